@@ -1,0 +1,272 @@
+"""Train SyNCRec, or either of its tasks alone: dataset folder -> run folder.
+
+    python main.py --data_name amazon --strd_ym 202312
+    torchrun --nproc_per_node 2 main.py --data_name amazon --strd_ym 202312
+
+The best checkpoint on validation is reloaded, and the test split is scored once, at the end.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+import typing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from src.evaluation.metrics import METRICS, summarise
+
+from src import ranking
+from src.arguments import as_json, build_parser, from_namespace
+from src.dataset.folder import Dataset, dataset_folder, open_dataset
+from src.errors import UserError, run_command
+from src.settings import Settings, check_settings
+from trainers import Trainer
+from utils import (
+    METRICS_COLUMNS,
+    ROOT,
+    Process,
+    Table,
+    environment,
+    read_json,
+    seed_everything,
+    start_process,
+    write_atomically,
+    write_json,
+)
+
+RUN_ONLY = ("resume", "overwrite", "device", "threads", "runs_dir", "run_name")  # not the result's
+
+
+def parse_settings(arguments: list[str] | None = None) -> Settings:
+    """The settings of the command line; `--config FILE` gives other defaults, flags win."""
+    parser = build_parser(Settings, __doc__.splitlines()[0])
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings as a JSON file")
+    first, _ = parser.parse_known_args(arguments)
+    if first.config:
+        parser.set_defaults(**config_defaults(first.config))
+    settings = from_namespace(Settings, parser.parse_args(arguments))
+    check_settings(settings)
+    if settings.select_metric not in METRICS:
+        raise UserError(
+            f"--select_metric {settings.select_metric} is unknown; give one of {', '.join(METRICS)}"
+        )
+    return settings
+
+
+def config_defaults(path: Path) -> dict:
+    """The settings of a JSON file, names and types checked."""
+    content = read_json(path, "--config")
+    types = typing.get_type_hints(Settings)
+    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(Settings)}
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold one JSON object of settings")
+    for name, value in content.items():
+        if name not in types:
+            raise UserError(f"--config {path}: unknown setting '{name}' (see main.py --help)")
+        whole_number = types[name] is float and type(value) is int
+        if type(value) is not types[name] and not whole_number:
+            raise UserError(
+                f"--config {path}: '{name}' must be {types[name].__name__}, not {value!r}"
+            )
+        if choices[name] and value not in choices[name]:
+            raise UserError(
+                f"--config {path}: '{name}' is {value!r}; give one of {', '.join(choices[name])}"
+            )
+    return content
+
+
+def run_folder(settings: Settings, dataset: Dataset) -> Path:
+    """runs/<data_name>/<run_name>/ of these settings."""
+    name = settings.run_name or f"{settings.mode}-{settings.loss}-seed{settings.seed}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"--run_name {name!r}: use letters, digits, '.', '_' and '-'")
+    return ROOT / settings.runs_dir / str(dataset.card["data_name"]) / name
+
+
+def open_run(settings: Settings, folder: Path) -> bool:
+    """Make the run folder, or find the run in it; True when it is finished already.
+
+    A folder of other settings is refused; `--overwrite` starts anew, `--resume` goes on.
+    """
+    config = folder / "config.json"
+    if settings.overwrite and folder.exists():
+        shutil.rmtree(folder)
+    if not config.is_file():
+        if settings.resume:
+            raise UserError(f"--resume: no run in {folder}; leave the flag out to start one")
+        return False
+    before, now = read_json(config, "config.json of the run"), as_json(settings)
+    differ = [name for name in now if name not in RUN_ONLY and before.get(name) != now[name]]
+    longer = settings.resume and set(differ) <= {"max_epochs", "patience_steps", "min_steps"}
+    if differ and not longer:
+        raise UserError(
+            f"{folder} holds a run with --{differ[0]} {before.get(differ[0])}, not "
+            f"{now[differ[0]]}; give another --run_name, or --overwrite"
+        )
+    if (folder / "results.json").is_file() and not differ:
+        return True
+    if not settings.resume:
+        raise UserError(f"{folder} holds an unfinished run; give --resume or --overwrite")
+    return False
+
+
+def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
+    """Train, then score validation and test with the best checkpoint; write the run folder."""
+    if settings.mode == "sdsr_separate":
+        parts = [
+            (dataset.only_domain(domain), folder / "domains" / str(domain))
+            for domain in range(len(dataset.domain_names))
+        ]
+    else:
+        parts = [(dataset, folder)]
+    trainers = []
+    for part, part_folder in parts:
+        if process.leads:
+            part_folder.mkdir(parents=True, exist_ok=True)
+        seed_everything(settings.seed)
+        trainer = Trainer(settings, part, part_folder, folder.parent / "candidates", process)
+        if settings.resume and (part_folder / "last.pt").is_file():
+            trainer.load(part_folder / "last.pt")
+        if len(parts) > 1 and process.leads:
+            print(f"domain {part.domain_names[0]}: {len(trainer.users)} users", flush=True)
+        trainer.fit()
+        if process.processes > 1:
+            dist.barrier()  # best.pt is there for everybody
+        trainer.load(part_folder / "best.pt", weights_only=True)
+        trainers.append(trainer)
+    results, tables = {}, []
+    for split in ("valid", "test"):
+        results[split], rows = score_split(trainers, dataset, split)
+        tables.extend(rows)
+    if process.leads:
+        if len(parts) > 1:
+            merge_metrics(trainers, folder)
+        ranks = pa.concat_tables(tables)
+        write_atomically(folder / "ranks.parquet", lambda path: pq.write_table(ranks, path))
+        write_json(folder / "results.json", results)
+
+
+def score_split(
+    trainers: list[Trainer], dataset: Dataset, split: str
+) -> tuple[dict, list[pa.Table]]:
+    """{protocol: {path: metrics}} and the rows of ranks.parquet, baselines included.
+
+    Several trainers are the domains' own models; their targets together are the dataset's.
+    """
+    ranks, tables = {}, []
+    domains = {}
+    for number, trainer in enumerate(trainers):
+        targets = ranking.split_targets(trainer.dataset, split)
+        found = trainer.rank(targets, sampled=True)
+        tables.append(ranking.rank_rows(trainer.dataset, targets, found))
+        own = targets.domains if len(trainers) == 1 else np.full(len(targets.domains), number)
+        for path, protocols in found.items():
+            for protocol, part in protocols.items():
+                ranks.setdefault((protocol, path), []).append(part)
+                domains.setdefault((protocol, path), []).append(own)
+    lead = trainers[0]
+    targets = ranking.split_targets(dataset, split)
+    base = baseline_ranks(lead, dataset, targets)
+    tables.append(ranking.rank_rows(dataset, targets, base))
+    for path, protocols in base.items():
+        for protocol, part in protocols.items():
+            ranks[protocol, path] = [part]
+            domains[protocol, path] = [targets.domains]
+    results: dict[str, dict] = {}
+    for (protocol, path), parts in ranks.items():
+        results.setdefault(protocol, {})[path] = summarise(
+            np.concatenate([part.better for part in parts]),
+            np.concatenate([part.tied for part in parts]),
+            np.concatenate(domains[protocol, path]),
+            dataset.domain_names,
+            ties=lead.settings.ties,
+        )
+    return results, tables
+
+
+def baseline_ranks(trainer: Trainer, dataset: Dataset, targets: ranking.Targets) -> dict:
+    """{path: {protocol: ranks}} of popularity and item-to-item Markov."""
+    settings = trainer.settings
+    negatives = None
+    if settings.sampled_negatives:
+        negatives = ranking.target_candidates(
+            dataset,
+            targets,
+            settings.sampled_negatives,
+            settings.candidate_seed,
+            trainer.candidates,
+        )
+    rows = np.arange(len(targets.events))
+    return {
+        name: ranking.rank_targets(scorer, dataset, targets, negatives, rows)
+        for name, scorer in ranking.baseline_scorers(dataset, targets).items()
+    }
+
+
+def merge_metrics(trainers: list[Trainer], folder: Path) -> None:
+    """metrics.csv of the domains' own models in one table; their means are of one domain each."""
+    merged = Table(folder / "metrics.csv", METRICS_COLUMNS)
+    for trainer in trainers:
+        part = Table(trainer.folder / "metrics.csv", METRICS_COLUMNS, trainer.progress.epoch)
+        merged.rows.extend(row for row in part.rows if row[4] in dataset_names(trainer))
+    merged.write([])
+
+
+def dataset_names(trainer: Trainer) -> list[str]:
+    return trainer.dataset.domain_names
+
+
+def results_table(results: dict, protocol: str = "full") -> str:
+    """The test metrics of each path, a row a domain."""
+    paths = results["test"][protocol]
+    names = list(next(iter(paths.values())))
+    width = max(len(name) for name in names)
+    lines = [f"test, protocol {protocol}: NDCG@10 / HR@10"]
+    lines.append("  ".join([" " * width, f"{'n':>6}", *(f"{path:>15}" for path in paths)]))
+    for name in names:
+        rows = [metrics[name] for metrics in paths.values()]
+        cells = [f"{row['ndcg@10']:.4f} / {row['hr@10']:.4f}".rjust(15) for row in rows]
+        lines.append("  ".join([name.ljust(width), f"{rows[0]['n']:6d}", *cells]))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    settings = parse_settings()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    process = start_process(settings.device)
+    folder = (
+        Path(settings.data_dir)
+        if settings.data_dir
+        else dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+    )
+    dataset = open_dataset(folder)
+    run = run_folder(settings, dataset)
+    if open_run(settings, run):
+        if process.leads:
+            print(f"finished already: {run}")
+    else:
+        if process.leads:
+            run.mkdir(parents=True, exist_ok=True)
+            saved = dataclasses.replace(settings, resume=False, overwrite=False)
+            write_json(run / "config.json", as_json(saved))
+            write_json(
+                run / "environment.json", environment(process.device, dataset.card["sha256"])
+            )
+        train(settings, dataset, run, process)
+    if process.leads:
+        if "generated" in dataset.card.get("notes", {}):
+            print("NOTE: the log is generated, not real behaviour")
+        print(results_table(json.loads((run / "results.json").read_text())))
+        print(f"run folder: {run}")
+    if process.processes > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_command(main)

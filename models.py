@@ -1,0 +1,206 @@
+"""SyNCRec: one user in two views, experts that each learn from one task, a tower for each.
+
+The paper: Park et al., "Pacer and Runner: Cooperative Learning Framework between Single- and
+Cross-Domain Sequential Recommendation", SIGIR 2024. Symbols: B users, N targets (all events of the
+batch's users), D domains, V items, H hidden size, K = K_c + K_s experts.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.layers import Experts, SequenceGate, TokenGate, Towers, dropout
+from src.losses import pairwise_loss, sc_mim, softmax_loss
+
+
+class StepLosses(NamedTuple):
+    """The losses of a batch: of each target in each view [N] (None where a view is not trained),
+    the mutual-information loss and its bound in nats (scalars)."""
+
+    single: Tensor | None
+    cross: Tensor | None
+    mim: Tensor
+    mim_bound: Tensor
+
+
+class Task(nn.Module):
+    """What one task has of its own: start tokens, positions, gates and towers.
+
+    SDSR has one start token, gate and tower a domain, CDSR one of each.
+    """
+
+    def __init__(self, settings, starts: int, gates: int):
+        super().__init__()
+        hidden = settings.hidden
+        self.start = nn.Parameter(torch.randn(starts, hidden) * 0.02)
+        self.position = nn.Parameter(torch.randn(settings.max_len, hidden) * 0.02)
+        self.norm = nn.LayerNorm(hidden)
+        if settings.gate == "token":
+            self.gate = TokenGate(gates, hidden, settings.experts)
+        else:
+            self.gate = SequenceGate(gates, hidden, settings.experts, settings.max_len)
+        self.towers = Towers(gates, hidden, settings.dropout) if settings.towers else None
+
+
+class SyNCRec(nn.Module):
+    """The asymmetric SDSR/CDSR pair.
+
+    Gradients: an expert learns from the task that owns it alone; gates, towers, start tokens and
+    positions belong to one task. The item table learns from both tasks, through the scores, the
+    gates and the inputs of each task's own experts; nothing flows back through a stopped expert.
+
+    Parameters
+    ----------
+    settings: the run's settings (src/settings.py).
+    item_starts: D + 1 numbers; the items of domain d are rows item_starts[d] … item_starts[d+1] − 1
+        of the item table, row 0 is padding.
+    """
+
+    def __init__(self, settings, item_starts: list[int]):
+        super().__init__()
+        self.settings = settings
+        self.item_starts = [int(start) for start in item_starts]
+        domains, hidden = len(item_starts) - 1, settings.hidden
+        self.item_table = nn.Parameter(torch.randn(self.item_starts[-1], hidden) * 0.02)
+        self.tasks = nn.ModuleDict()
+        if settings.runs_cross:
+            self.tasks["cross"] = Task(settings, starts=1, gates=1)
+        if settings.runs_single:
+            gates = 1 if settings.share_experts else domains
+            self.tasks["single"] = Task(settings, starts=domains, gates=gates)
+        if settings.share_experts and settings.mode == "syncrec":
+            self.tasks["single"].gate = self.tasks["cross"].gate
+            self.tasks["single"].towers = self.tasks["cross"].towers
+        self.experts = nn.ModuleDict(
+            {owner: self._experts(count) for owner, count in self._owners().items()}
+        )
+        if settings.target_domain_query:
+            self.query = nn.Parameter(torch.randn(domains, hidden) * 0.02)
+        if settings.mode == "syncrec":
+            # LC-NTG's s_d; plain attributes would not be in the checkpoint
+            self.register_buffer("gap_state", torch.full((domains,), 1.0 / domains))
+            critic = torch.eye(hidden) / hidden**0.5  # starts as a scaled dot product
+            self.critics = nn.Parameter(critic.repeat(domains, 1, 1))
+
+    def _owners(self) -> dict[str, int]:
+        """How many experts each task owns; a lone task owns them all."""
+        settings = self.settings
+        if settings.share_experts:
+            return {"shared": 1}
+        if settings.mode == "syncrec":
+            return {"cross": settings.experts_cross, "single": settings.experts_single}
+        return {settings.paths[0]: settings.experts}
+
+    def _experts(self, count: int) -> Experts:
+        settings = self.settings
+        return Experts(
+            count,
+            settings.hidden,
+            settings.layers,
+            settings.heads,
+            settings.dropout,
+            settings.attention_dropout,
+        )
+
+    def forward(self, batch) -> StepLosses:
+        """The loss of every target of a Batch (src/dataset/batches.py) in both views."""
+        outputs = {task: self.outputs(batch, task) for task in self.tasks}  # each [N, H]
+        losses = {task: self.target_losses(batch, output) for task, output in outputs.items()}
+        mim = bound = self.item_table.new_zeros(())
+        if self.settings.mode == "syncrec" and self.settings.sc_mim:
+            mim, bound = sc_mim(
+                outputs["single"],
+                outputs["cross"],
+                batch.pair_lengths,
+                batch.mim_pairs,
+                self.critics,
+                self.settings.mim_temperature,
+            )
+        return StepLosses(losses.get("single"), losses.get("cross"), mim, bound)
+
+    def outputs(self, batch, task: str) -> Tensor:
+        """h of every target in one view [N, H], in the batch's canonical order."""
+        view = getattr(batch, task)
+        inputs = self.embed(view, task)
+        mixture = self.mix(inputs, view, task)  # [N, H], in the order of the view
+        if task == "cross":
+            mixture = mixture.index_select(0, batch.cross_order)
+        return self.apply_towers(mixture, batch.counts, task)
+
+    def embed(self, view, task: str) -> Tensor:
+        """Inputs of one view [N, H]: the event before the target, or the start token; position;
+        in the cross view, on request, the domain of the target."""
+        own = self.tasks[task]
+        domain = view.domains if task == "single" else torch.zeros_like(view.domains)
+        items = F.embedding(view.inputs, self.item_table)
+        tokens = torch.where((view.inputs == 0)[:, None], own.start[domain], items)
+        tokens = tokens + F.embedding(view.positions, own.position)
+        if task == "cross" and self.settings.target_domain_query:
+            tokens = tokens + F.embedding(view.domains, self.query)
+        return dropout(own.norm(tokens), self.settings.dropout, self.training)
+
+    def mix(self, inputs: Tensor, view, task: str) -> Tensor:
+        """Σ_k g_k · expert_k over all experts [N, H]; the other task's experts are read, not
+        trained."""
+        own = self.tasks[task]
+        which = view.domains
+        if task == "cross" or self.settings.share_experts:
+            which = torch.zeros_like(which)
+        weights = own.gate(inputs, view, which)  # [N, K], CDSR's experts first
+        if self.settings.share_experts:
+            return self._mix_shared(inputs, view, weights, task)
+        mixture, first = 0.0, 0
+        for owner, experts in self.experts.items():
+            share = weights[:, first : first + experts.stack].T.unsqueeze(-1)  # [k, N, 1]
+            first += experts.stack
+            if owner == task or not self.settings.stop_gradient:
+                outputs = experts(inputs, view)  # [k, N, H]
+            else:
+                with torch.no_grad():
+                    outputs = experts(inputs, view)
+            mixture = mixture + (share * outputs).sum(0)
+        return mixture
+
+    def _mix_shared(self, inputs: Tensor, view, weights: Tensor, task: str) -> Tensor:
+        """K times the same expert: its value whole, its gradient by the share of the own slots."""
+        outputs = self.experts["shared"](inputs, view)[0]  # [N, H]
+        split = self.settings.experts_cross
+        if self.settings.mode != "syncrec":
+            return outputs * weights.sum(1, keepdim=True)
+        cross, single = weights[:, :split].sum(1), weights[:, split:].sum(1)
+        owned, stopped = (cross, single) if task == "cross" else (single, cross)
+        return owned[:, None] * outputs + stopped[:, None] * outputs.detach()
+
+    def apply_towers(self, mixture: Tensor, counts: list[int], task: str) -> Tensor:
+        """[N, H] -> [N, H], the targets of each domain through the tower of their task."""
+        towers = self.tasks[task].towers
+        if towers is None:
+            return mixture
+        if task == "cross" or self.settings.share_experts:
+            return towers(mixture, 0)
+        parts = mixture.split(counts)
+        return torch.cat([towers(part, d) for d, part in enumerate(parts) if len(part)])
+
+    def target_losses(self, batch, outputs: Tensor) -> Tensor:
+        """The step loss of each target [N]; both views have the same candidates and negatives."""
+        if self.settings.loss == "ce":
+            spans, start = [], 0
+            for domain, count in enumerate(batch.counts):
+                items = slice(self.item_starts[domain], self.item_starts[domain + 1])
+                if count:
+                    spans.append((slice(start, start + count), items))
+                start += count
+            return softmax_loss(outputs, self.item_table, batch.targets, spans)
+        positive = F.embedding(batch.targets, self.item_table)
+        negative = F.embedding(batch.negatives, self.item_table)
+        return pairwise_loss(outputs, positive, negative)
+
+    def last_outputs(self, batch, task: str) -> Tensor:
+        """h of each user's last target [B, H]: what ranks the next item of that target's domain."""
+        return self.outputs(batch, task)[batch.last]
+
+    def item_scores(self, outputs: Tensor, domain: int) -> Tensor:
+        """⟨h, E_i⟩ for the items of a domain: [n, H] -> [n, V_d]."""
+        return outputs @ self.item_table[self.item_starts[domain] : self.item_starts[domain + 1]].T

@@ -1,0 +1,262 @@
+"""Batches: the events of some users, packed without padding in the two aligned views.
+
+Every event of the window is a target once in each view. The canonical order of the targets is by
+domain, then user, then time, so the targets of a domain are one slice and the two losses of a
+target stand at the same place.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.dataset.folder import TRAIN, Dataset
+
+
+@dataclass(frozen=True)
+class View:
+    """N tokens of one view; a sequence is a user (cross) or a user's events in a domain (single).
+
+    Attention pads the sequences into slots: `groups` lists (sequences, length) of one block after
+    the other, `slots` the token of each slot and `tokens_to_slots` the slot of each token.
+    """
+
+    inputs: Tensor  # [N] the item before the target in this view; 0: the start token
+    positions: Tensor  # [N] from 0 at the start token
+    domains: Tensor  # [N] domain of the target
+    sequence: Tensor  # [N] number of the sequence
+    sequences: int
+    groups: list[tuple[int, int]]
+    slots: Tensor  # [Σ S·L]
+    tokens_to_slots: Tensor  # [N]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B users and their N targets, in the canonical order."""
+
+    targets: Tensor  # [N] items
+    negatives: Tensor  # [N] one other item of the target's domain
+    counts: list[int]  # D numbers of targets
+    domain_counts: Tensor  # [D] the same on the device
+    last: Tensor  # [B] place of each user's last target
+    cross_order: Tensor  # [N] place of each canonical target in the cross view
+    pair_lengths: Tensor  # [S] targets of each (domain, user) pair
+    mim_pairs: list[tuple[int, Tensor]]  # (domain, rows of S with at least two targets)
+    cross: View
+    single: View
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device; on the CPU it is the batch itself."""
+        return self if device.type == "cpu" else _to(self, device)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """Move every tensor inside, whatever holds it, without waiting for the copies."""
+    if isinstance(value, Tensor):
+        return value.pin_memory().to(device, non_blocking=True)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to(member, device) for member in value)
+    if dataclasses.is_dataclass(value):
+        moved = {
+            field.name: _to(getattr(value, field.name), device)
+            for field in dataclasses.fields(value)
+        }
+        return dataclasses.replace(value, **moved)
+    return value
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which events each of B users contributes: flat events [N], by user and time."""
+
+    users: np.ndarray  # [B]
+    events: np.ndarray  # [N] positions in the dataset's flat arrays
+    rows: np.ndarray  # [N] which of the B users
+
+
+def train_ends(dataset: Dataset) -> np.ndarray:
+    """[users] the end of each user's training events, which come before all others."""
+    train = np.add.reduceat((dataset.split == TRAIN).astype(np.int64), dataset.offsets[:-1])
+    return dataset.offsets[:-1] + train
+
+
+def newest(dataset: Dataset, users: np.ndarray, ends: np.ndarray, max_len: int) -> Windows:
+    """The newest `max_len` events of each user before `ends` [B] (exclusive, flat)."""
+    starts = np.maximum(dataset.offsets[users], ends - max_len)
+    return Windows(users, *_ranges(starts, ends))
+
+
+def newest_of_each_domain(
+    dataset: Dataset, users: np.ndarray, ends: np.ndarray, max_len: int
+) -> Windows:
+    """The newest `max_len` events of each user in each domain before `ends` [B]."""
+    events, rows = _ranges(dataset.offsets[users], ends)
+    order = np.lexsort((-events, dataset.domains[events], rows))  # newest first in each pair
+    keys = np.stack([rows[order], dataset.domains[events[order]]])
+    keep = _places(_lengths(keys)) < max_len
+    kept = np.sort(order[keep])
+    return Windows(users, events[kept], rows[kept])
+
+
+def only_domains(dataset: Dataset, windows: Windows, domains: np.ndarray) -> Windows:
+    """The events of each user's own domain of `domains` [B]."""
+    keep = dataset.domains[windows.events] == domains[windows.rows]
+    return Windows(windows.users, windows.events[keep], windows.rows[keep])
+
+
+def _ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of each half-open range one after the other, and the range of each."""
+    lengths = ends - starts
+    rows = np.repeat(np.arange(len(starts)), lengths)
+    return starts[rows] + _places(lengths), rows
+
+
+def _places(lengths: np.ndarray) -> np.ndarray:
+    """0 … length − 1 of each run, one after the other."""
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(starts, lengths)
+
+
+def _lengths(keys: np.ndarray) -> np.ndarray:
+    """Lengths of the runs of equal columns of keys [k, N]."""
+    if keys.shape[1] == 0:
+        return np.zeros(0, dtype=np.int64)
+    edges = np.flatnonzero((np.diff(keys) != 0).any(axis=0)) + 1
+    return np.diff(np.concatenate([[0], edges, [keys.shape[1]]]))
+
+
+def build_batch(dataset: Dataset, windows: Windows, seed: int, epoch: int) -> Batch:
+    """Pack the windows into both views; negatives are a function of seed, epoch and event."""
+    items = dataset.items[windows.events].astype(np.int64)
+    domains = dataset.domains[windows.events].astype(np.int64)
+    user_lengths = np.bincount(windows.rows, minlength=len(windows.users))
+    order = np.argsort(domains, kind="stable")  # by domain, user, time
+    pairs = np.stack([domains[order], windows.rows[order]])
+    pair_lengths = _lengths(pairs)
+    pair_starts = np.cumsum(pair_lengths) - pair_lengths
+    counts = np.bincount(domains, minlength=len(dataset.domain_names))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))  # where each event of the cross view stands canonically
+    return Batch(
+        targets=torch.from_numpy(items[order]),
+        negatives=torch.from_numpy(
+            draw_negatives(
+                dataset, windows.events[order], items[order], domains[order], seed, epoch
+            )
+        ),
+        counts=counts.tolist(),
+        domain_counts=torch.from_numpy(counts),
+        last=torch.from_numpy(place[np.cumsum(user_lengths) - 1]),
+        cross_order=torch.from_numpy(order),
+        pair_lengths=torch.from_numpy(pair_lengths),
+        mim_pairs=_mim_pairs(pairs[0, pair_starts], pair_lengths),
+        cross=_view(items, domains, user_lengths),
+        single=_view(items[order], domains[order], pair_lengths),
+    )
+
+
+def _mim_pairs(pair_domains: np.ndarray, pair_lengths: np.ndarray) -> list[tuple[int, Tensor]]:
+    """For each domain with at least two users of two targets or more: it, and their rows."""
+    eligible = np.flatnonzero(pair_lengths >= 2)
+    domains = pair_domains[eligible]
+    return [
+        (int(domain), torch.from_numpy(eligible[domains == domain]))
+        for domain in np.unique(domains)
+        if (domains == domain).sum() >= 2
+    ]
+
+
+def _view(items: np.ndarray, domains: np.ndarray, lengths: np.ndarray) -> View:
+    """Shift the targets by one inside each sequence of `lengths` and lay out attention's slots."""
+    positions = _places(lengths)
+    inputs = np.where(positions == 0, 0, np.roll(items, 1))
+    groups, slots, tokens_to_slots = attention_slots(lengths)
+    return View(
+        inputs=torch.from_numpy(inputs),
+        positions=torch.from_numpy(positions),
+        domains=torch.from_numpy(domains),
+        sequence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        sequences=len(lengths),
+        groups=groups,
+        slots=torch.from_numpy(slots),
+        tokens_to_slots=torch.from_numpy(tokens_to_slots),
+    )
+
+
+# Longest sequence of each group: padding costs at most a third, an attention call some 100 µs.
+GROUP_LENGTHS = np.array([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
+
+
+def attention_slots(
+    lengths: np.ndarray,
+) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
+    """Lay sequences [S] of packed tokens out in blocks of similar length.
+
+    Returns the (sequences, length) of each block, the token of each slot (a slot past its
+    sequence's end repeats the last token) and the slot of each token.
+    """
+    starts = np.cumsum(lengths) - lengths
+    group = np.searchsorted(GROUP_LENGTHS, lengths)
+    group = np.where(group == len(GROUP_LENGTHS), len(GROUP_LENGTHS) + lengths, group)
+    groups, slots, first = [], [], 0
+    tokens_to_slots = np.empty(lengths.sum(), dtype=np.int64)
+    for number in np.unique(group):
+        members = np.flatnonzero(group == number)
+        longest = int(lengths[members].max())
+        steps = np.arange(longest)
+        tokens = starts[members, None] + np.minimum(steps, lengths[members, None] - 1)  # [S, L]
+        places = first + np.arange(len(members) * longest).reshape(len(members), longest)
+        real = steps < lengths[members, None]
+        tokens_to_slots[tokens[real]] = places[real]
+        groups.append((len(members), longest))
+        slots.append(tokens.ravel())
+        first += tokens.size
+    return groups, np.concatenate(slots), tokens_to_slots
+
+
+def draw_negatives(
+    dataset: Dataset,
+    events: np.ndarray,
+    items: np.ndarray,
+    domains: np.ndarray,
+    seed: int,
+    epoch: int,
+) -> np.ndarray:
+    """[N] an item of each target's domain other than the target, uniformly.
+
+    A hash of (seed, epoch, event) in place of a stream of random numbers: the same negatives
+    however the users are batched or spread over processes.
+    """
+    key = _mix(np.uint64(seed) ^ _mix(np.asarray(epoch, dtype=np.uint64)))
+    draws = _mix(events.astype(np.uint64) ^ key)
+    first = dataset.item_starts[domains]
+    others = dataset.item_starts[domains + 1] - first - 1
+    negative = first + (draws % np.maximum(others, 1).astype(np.uint64)).astype(np.int64)
+    return negative + (negative >= items)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al., 2014): 64 bits in, 64 well-mixed bits out."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def epoch_batches(
+    users: np.ndarray, batch_size: int, seed: int, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[np.ndarray]:
+    """The users of each batch of an epoch, this process's share of them.
+
+    The order is a function of seed and epoch; the processes' shares of a batch are disjoint and
+    together the batch of a single process. The last batch is kept, however small.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(users)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size][rank::processes]

@@ -1,0 +1,41 @@
+"""Whether a dataset folder that exists is the one asked for."""
+
+import json
+from pathlib import Path
+
+from src.dataset.folder import FORMAT, open_dataset
+from src.errors import UserError
+
+HINT = "name a folder beside it with --variant NAME, or remove it"
+
+
+def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | None:
+    """The card of a folder made from the same raw files with the same options; None without one.
+
+    UserError when the folder holds something else: it is never overwritten.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    path = folder / "data_card.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        version, old_options, old_files = card["format"], card["options"], card["raw_files"]
+    except OSError:
+        raise UserError(
+            f"{folder} exists and is no dataset folder; choose another --out_dir"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read; {HINT}") from None
+    if version != FORMAT:
+        raise UserError(f"{folder} has format {version}, this version writes {FORMAT}; {HINT}")
+    different = [name for name in options if old_options.get(name) != options[name]]
+    if different:
+        changes = ", ".join(f"--{name} {old_options.get(name)}" for name in different)
+        raise UserError(f"{folder} was made with other options ({changes}); {HINT}")
+    if old_files != raw_files:
+        raise UserError(f"{folder} was made from another raw log; {HINT}")
+    try:
+        open_dataset(folder)
+    except UserError as error:
+        raise UserError(f"{folder} is damaged, remove it: {error}") from None
+    return card

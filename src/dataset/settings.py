@@ -1,0 +1,125 @@
+"""The settings of the data step: flags, help and the record in the data card."""
+
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from src.arguments import setting
+from src.errors import UserError
+
+PLACE = ("data_name", "variant", "raw_dir", "out_dir", "threads")  # settings that change no content
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What `make_dataset.py` can be told."""
+
+    data_name: str = setting("", "name of the log (needed)", group="what and where")
+    strd_ym: str = setting(
+        "", "YYYYMM (needed): events up to the end of this month, UTC", group="what and where"
+    )
+    raw_dir: str = setting(
+        "", "folder of the raw log; else src/dataset/raw/<data_name>", group="what and where"
+    )
+    out_dir: str = setting(
+        "",
+        "dataset folder; else src/dataset/processed/<data_name>/<strd_ym>[-<variant>]",
+        group="what and where",
+    )
+    variant: str = setting(
+        "",
+        "a name for these options: the folder becomes <strd_ym>-<variant>",
+        group="what and where",
+    )
+    threads: int = setting(
+        0, "threads of the data engine, 0: all; the content is the same", group="what and where"
+    )
+
+    format: str = setting(
+        "auto",
+        "table: .csv, .tsv (also .gz) or .parquet, one file or several, without a domain column "
+        "the file names are the domains; syncrec: amazon_seq.txt, voca_item.txt, voca_type.txt",
+        group="raw log",
+        choices=("auto", "table", "syncrec"),
+    )
+    user_col: str = setting("user_id", "column of the user", group="raw log")
+    item_col: str = setting("item_id", "column of the item", group="raw log")
+    domain_col: str = setting("domain", "column of the domain", group="raw log")
+    time_col: str = setting("unix_time", "column of the time, seconds since 1970", group="raw log")
+    shared_items: bool = setting(
+        False,
+        "an item id is one item whatever the domain, filed where it occurs most often; "
+        "else an id in two domains is two items",
+        group="raw log",
+    )
+
+    domains: tuple[str, ...] = setting(
+        (), "keep these domains only; none named: all", group="filters"
+    )
+    dedup: str = setting(
+        "none",
+        "drop repeated events, the first stays; exact: same user, item, domain and time; "
+        "consecutive: same item as the user's event before",
+        group="filters",
+        choices=("none", "exact", "consecutive"),
+    )
+    min_user_events: int = setting(
+        0, "drop users with fewer events (filters repeat until nothing changes)", group="filters"
+    )
+    min_item_events: int = setting(0, "drop items with fewer events", group="filters")
+    min_domains: int = setting(0, "drop users active in fewer domains", group="filters")
+    max_len: int = setting(
+        0, "keep the newest events of a user, after the filters; 0: all", group="filters"
+    )
+
+    tie_order: str = setting(
+        "hashed",
+        "order of a user's events of equal time; hashed: by SHA-256, meaningless and the same "
+        "everywhere; as_logged: by file and row, an artefact that models learn",
+        group="sequences",
+        choices=("hashed", "as_logged"),
+    )
+    split: str = setting(
+        "leave_one_out",
+        "a user's last event is the test target, the one before it the validation target; "
+        "a user with fewer than 3 events is training data entirely",
+        group="sequences",
+        choices=("leave_one_out",),
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("data_name", "strd_ym"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is needed, as in --data_name amazon --strd_ym 202312")
+        for name in ("data_name", "variant"):
+            value = getattr(self, name)
+            if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", value):
+                raise UserError(
+                    f"--{name} {value!r} names a folder: use letters, digits, '.', '_' and '-'"
+                )
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and value < 0:
+                raise UserError(f"--{name} is {value}; it cannot be negative")
+        cutoff(self.strd_ym)
+
+
+def cutoff(strd_ym: str) -> int:
+    """The first second after the month YYYYMM, since 1970 UTC; UserError for another form."""
+    if not re.fullmatch(r"(19[7-9]\d|[2-9]\d{3})(0[1-9]|1[0-2])", strd_ym):
+        raise UserError(f"--strd_ym {strd_ym!r} is no month; write YYYYMM, as in 202312")
+    year, month = int(strd_ym[:4]), int(strd_ym[4:])
+    if (year, month) == (9999, 12):
+        raise UserError("--strd_ym 999912 has no month after it; name an earlier one")
+    first = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    return int(first.timestamp())
+
+
+def month_of(unix_time: int) -> str:
+    """The month YYYYMM of a time."""
+    return datetime.fromtimestamp(unix_time, UTC).strftime("%Y%m")
+
+
+def content_options(settings: DatasetSettings, raw_format: str) -> dict:
+    """The settings that decide the content, as the card records them; `auto` as what it found."""
+    options = {name: value for name, value in asdict(settings).items() if name not in PLACE}
+    return options | {"format": raw_format, "domains": sorted(set(settings.domains))}

@@ -1,0 +1,205 @@
+"""Every setting of a training run: the flags of main.py, their help, and config.json."""
+
+from dataclasses import dataclass
+
+from src.arguments import setting
+from src.errors import UserError
+
+MODES = ("syncrec", "cdsr", "sdsr", "sdsr_separate")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one run. Symbols in the help are those of the paper."""
+
+    data_name: str = setting("amazon", "name of the dataset", group="data")
+    strd_ym: str = setting("202312", "cut-off month YYYYMM of the dataset", group="data")
+    variant: str = setting("", "variant of the dataset, as given to make_dataset.py", group="data")
+    data_dir: str = setting("", "dataset folder, in place of the three above", group="data")
+    run_name: str = setting("", "name of the run; empty: made from the settings", group="run")
+    runs_dir: str = setting("runs", "where run folders are made", group="run")
+    resume: bool = setting(False, "go on from last.pt of the run folder", group="run")
+    overwrite: bool = setting(False, "replace a run folder that exists", group="run")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run")
+    threads: int = setting(0, "CPU threads; 0: torch's choice", group="run")
+    precision: str = setting(
+        "float32", "type of the matrix products", group="run", choices=("float32", "bf16")
+    )
+    seed: int = setting(42, "seed of weights, order, dropout and negatives", group="run")
+
+    mode: str = setting(
+        "syncrec",
+        "both tasks, or one alone that owns all experts; sdsr_separate: one model a domain",
+        group="task",
+        choices=MODES,
+    )
+    loss: str = setting(
+        "ce",
+        "step loss: softmax over the domain's items, or one negative (the paper's)",
+        group="task",
+        choices=("ce", "bce"),
+    )
+    sdsr_context: str = setting(
+        "paired",
+        "SDSR sees its share of the user's newest max_len events, or max_len of its own domain",
+        group="task",
+        choices=("paired", "own"),
+    )
+    lambda_single: float = setting(1.0, "weight of the SDSR loss", group="task")
+
+    hidden: int = setting(64, "hidden size H", group="model")
+    layers: int = setting(2, "Transformer layers of an expert", group="model")
+    heads: int = setting(1, "attention heads", group="model")
+    dropout: float = setting(0.3, "dropout on embeddings and block outputs", group="model")
+    attention_dropout: float = setting(0.0, "dropout on attention weights", group="model")
+    max_len: int = setting(50, "newest events kept of a user, L", group="model")
+    experts_cross: int = setting(2, "experts that CDSR owns, K_c", group="model")
+    experts_single: int = setting(1, "experts that SDSR owns, K_s", group="model")
+    share_experts: bool = setting(
+        False, "one expert, gate and tower for all (the released code's model)", group="model"
+    )
+    stop_gradient: bool = setting(True, "an expert learns only from its owner task", group="model")
+    gate: str = setting(
+        "token",
+        "token: causal; sequence: the paper's, sees later positions in training",
+        group="model",
+        choices=("token", "sequence"),
+    )
+    towers: bool = setting(True, "feed-forward towers on the gated mixture", group="model")
+    target_domain_query: bool = setting(
+        False, "the cross view is told the domain that it is to rank", group="model"
+    )
+
+    lc_ntg: bool = setting(
+        True, "weight CDSR losses by the negative-transfer gap", group="negative transfer (LC-NTG)"
+    )
+    lc_ntg_alpha: float = setting(
+        0.9, "α, the share of the state that a step keeps", group="negative transfer (LC-NTG)"
+    )
+    lc_ntg_beta: float = setting(
+        0.0, "β, the share of the new gap; 0: 1 − α", group="negative transfer (LC-NTG)"
+    )
+    lc_ntg_tau: float = setting(
+        1.0, "τ of the softmax, in nats per target", group="negative transfer (LC-NTG)"
+    )
+    lc_ntg_floor: float = setting(
+        0.5,
+        "f, the least weight of a domain; 1: uniform weights",
+        group="negative transfer (LC-NTG)",
+    )
+    sc_mim: bool = setting(
+        True, "mutual-information loss between the views", group="mutual information (SC-MIM)"
+    )
+    lambda_mim: float = setting(
+        0.1, "weight of the mutual-information loss", group="mutual information (SC-MIM)"
+    )
+    mim_temperature: float = setting(
+        1.0, "temperature of the critic", group="mutual information (SC-MIM)"
+    )
+
+    batch_size: int = setting(128, "users a batch, over all processes", group="training")
+    grad_accum: int = setting(
+        1, "batches an optimiser step; SC-MIM's negatives stay the batch's", group="training"
+    )
+    optimizer: str = setting("adam", "optimiser", group="training", choices=("adam", "adamw"))
+    lr: float = setting(1e-3, "learning rate", group="training")
+    weight_decay: float = setting(0.0, "weight decay (adamw: decoupled)", group="training")
+    warmup_steps: int = setting(100, "steps of linear warm-up", group="training")
+    clip_norm: float = setting(5.0, "gradient norm bound; 0: none", group="training")
+    max_epochs: int = setting(100, "most epochs", group="training")
+    min_steps: int = setting(0, "no early stop before this step", group="training")
+    patience_steps: int = setting(
+        720, "stop after so many steps without a better validation", group="training"
+    )
+
+    select_metric: str = setting(
+        "ndcg@10", "validation metric that picks the best checkpoint", group="evaluation"
+    )
+    select_average: str = setting(
+        "macro",
+        "mean over domains or over users",
+        group="evaluation",
+        choices=("macro", "users"),
+    )
+    eval_users: int = setting(256, "users encoded at a time", group="evaluation")
+    sampled_negatives: int = setting(
+        100, "stored negatives of the sampled protocol; 0: leave it out", group="evaluation"
+    )
+    candidate_seed: int = setting(0, "seed of the stored negatives", group="evaluation")
+    ties: str = setting(
+        "expected",
+        "rank of a tied target: expectation, or the worst",
+        group="evaluation",
+        choices=("expected", "pessimistic"),
+    )
+
+    @property
+    def experts(self) -> int:
+        return self.experts_cross + self.experts_single
+
+    @property
+    def runs_single(self) -> bool:
+        """Whether the SDSR task is trained."""
+        return self.mode != "cdsr"
+
+    @property
+    def runs_cross(self) -> bool:
+        """Whether the CDSR task is trained."""
+        return self.mode in ("syncrec", "cdsr")
+
+    @property
+    def paths(self) -> list[str]:
+        """The ranking paths that the trained model has; the first one selects the checkpoint."""
+        return ["cross"] * self.runs_cross + ["single"] * self.runs_single
+
+
+POSITIVE = ("hidden", "layers", "heads", "experts_cross", "batch_size", "grad_accum", "max_epochs")
+NOT_NEGATIVE = (
+    "experts_single", "lambda_single", "lambda_mim", "weight_decay", "warmup_steps", "clip_norm",
+    "min_steps", "patience_steps", "sampled_negatives", "threads", "lc_ntg_beta", "seed",
+)  # fmt: skip
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse values and combinations that contradict each other (UserError)."""
+    for name in POSITIVE:
+        if getattr(settings, name) < 1:
+            raise UserError(f"--{name} must be at least 1, not {getattr(settings, name)}")
+    for name in NOT_NEGATIVE:
+        if getattr(settings, name) < 0:
+            raise UserError(f"--{name} must not be negative, not {getattr(settings, name)}")
+    for name in ("lr", "lc_ntg_tau", "mim_temperature"):
+        if not getattr(settings, name) > 0:
+            raise UserError(f"--{name} must be above 0, not {getattr(settings, name)}")
+    for name in ("dropout", "attention_dropout", "lc_ntg_alpha"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise UserError(f"--{name} must lie in [0, 1), not {getattr(settings, name)}")
+    if not 0 <= settings.lc_ntg_floor <= 1:
+        raise UserError(f"--lc_ntg_floor must lie in [0, 1], not {settings.lc_ntg_floor}")
+    if settings.max_len < 2:
+        raise UserError(f"--max_len must be at least 2, not {settings.max_len}")
+    if settings.hidden % settings.heads:
+        raise UserError(f"--hidden {settings.hidden} is not a multiple of --heads {settings.heads}")
+    _check_combinations(settings)
+
+
+def _check_combinations(settings: Settings) -> None:
+    if settings.resume and settings.overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one of them")
+    if settings.mode == "syncrec" and settings.experts_single < 1:
+        raise UserError("--mode syncrec needs --experts_single of at least 1; or use --mode cdsr")
+    if settings.sdsr_context == "own" and settings.mode not in ("sdsr", "sdsr_separate"):
+        raise UserError(
+            f"--sdsr_context own breaks the pairing of the tasks in --mode {settings.mode}; "
+            "use it with --mode sdsr or sdsr_separate"
+        )
+    if settings.target_domain_query and not settings.runs_cross:
+        raise UserError(
+            f"--target_domain_query asks for the cross view, which --mode "
+            f"{settings.mode} does not have; drop one of them"
+        )
+    if settings.share_experts and not settings.stop_gradient:
+        raise UserError(
+            "--share_experts and --no-stop_gradient contradict each other: with one "
+            "expert the gradient stops decide what it learns from; drop one of them"
+        )

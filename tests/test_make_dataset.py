@@ -1,0 +1,441 @@
+"""The data step as its user meets it: commands on raw logs, folders that come out of them."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from data_logs import DAY, MONTH, make, random_log, shared_log, write_log
+
+from src.dataset.folder import TEST, TRAIN, VALID, open_dataset
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A raw folder with a random log in it, and its rows."""
+    rows = random_log()
+    return write_log(tmp_path / "raw" / "events.csv", rows), rows
+
+
+def card_of(folder):
+    return json.loads((folder / "data_card.json").read_text())
+
+
+def sequences_of(folder):
+    """{user_id: [(item_id, domain, time, split)]} as the arrays and the id tables say."""
+    data = open_dataset(folder)
+    items, users = data.item_ids.to_pylist(), data.user_ids.to_pylist()
+    return {
+        users[u]: [
+            (
+                items[data.items[e] - 1],
+                data.domain_names[data.domains[e]],
+                int(data.times[e]),
+                int(data.split[e]),
+            )
+            for e in range(data.offsets[u], data.offsets[u + 1])
+        ]
+        for u in range(data.users)
+    }
+
+
+def events_of(folder):
+    """The multiset of (user_id, item_id, domain, time) in a folder."""
+    return Counter(
+        (user, item, domain, time)
+        for user, events in sequences_of(folder).items()
+        for item, domain, time, _ in events
+    )
+
+
+# --- the real logs: the counts that their README states -----------------------------------------
+
+ABXI = {
+    "Beauty": (4474, 10379, 50329),
+    "Electronics": (4474, 14188, 63800),
+    "Grocery_and_Gourmet_Food": (7144, 11837, 83663),
+    "Home_and_Kitchen": (7144, 16258, 89885),
+}
+SAMPLE = {
+    "Books": (500, 4528, 4846),
+    "Clothing_Shoes_and_Jewelry": (500, 4421, 4765),
+    "Sports_and_Outdoors": (500, 2311, 2505),
+    "Toys_and_Games": (500, 2382, 2563),
+    "Video_Games": (500, 1211, 1444),
+}
+CIAO_EVENTS = {"c01": 39887, "c02": 21968, "c03": 23923, "c05": 21885, "c10": 30382}
+
+
+def test_abxi_has_the_counts_of_its_readme(tmp_path):
+    make(shared_log("abxi"), tmp_path / "out", month="201407")
+    card = card_of(tmp_path / "out")
+    assert (card["users"], card["items"], card["events"]) == (9624, 52662, 287677)
+    found = {n: (d["users"], d["items"], d["events"]) for n, d in card["domains"].items()}
+    assert found == ABXI
+    assert round(card["audit"]["ties"]["share"], 2) == 0.50
+    assert round(card["audit"]["ties_across_domains"]["share"], 2) == 0.31
+
+
+def test_ciao_has_the_counts_of_its_readme(tmp_path):
+    make(shared_log("ciao"), tmp_path / "out", month="201104")
+    card = card_of(tmp_path / "out")
+    assert (card["users"], card["items"], card["events"]) == (7375, 105219, 284086)
+    assert list(card["domains"]) == [f"c{d:02d}" for d in range(1, 29)]
+    assert {name: card["domains"][name]["events"] for name in CIAO_EVENTS} == CIAO_EVENTS
+    assert round(card["audit"]["ties"]["share"], 2) == 0.43
+    assert round(card["audit"]["ties_across_domains"]["share"], 2) == 0.32
+    assert card["audit"]["duplicates"]["events"] == 355
+
+
+def test_the_released_sample_has_the_counts_of_its_readme(tmp_path):
+    make(shared_log("syncrec_sample") / "raw", tmp_path / "out", month="201810")
+    card = card_of(tmp_path / "out")
+    assert (card["users"], card["items"], card["events"]) == (500, 14853, 16123)
+    found = {n: (d["users"], d["items"], d["events"]) for n, d in card["domains"].items()}
+    assert found == SAMPLE
+    assert card["sequence_length"]["max"] == 516
+    assert round(card["audit"]["ties"]["share"], 2) == 0.71
+    assert round(card["audit"]["ties_across_domains"]["share"], 2) == 0.52
+    assert card["audit"]["duplicates"]["events"] == 337
+
+
+def test_an_earlier_month_equals_an_independent_recount(tmp_path):
+    folder = shared_log("abxi")
+    make(folder, tmp_path / "out", month="201206")
+    log = pd.read_csv(folder / "interactions.csv.gz", dtype={"user_id": str, "item_id": str})
+    log = log[log.unix_time < pd.Timestamp("2012-07-01", tz="UTC").timestamp()]
+    card = card_of(tmp_path / "out")
+    assert card["users"] == log.user_id.nunique()
+    assert card["items"] == len(log[["domain", "item_id"]].drop_duplicates())
+    assert card["events"] == len(log)
+    for name, part in log.groupby("domain"):
+        counts = card["domains"][name]
+        expected = (part.user_id.nunique(), part.item_id.nunique(), len(part))
+        assert (counts["users"], counts["items"], counts["events"]) == expected
+        assert counts["mean_length"] == round(len(part) / part.user_id.nunique(), 4)
+    beauty, grocery = (
+        set(log.user_id[log.domain == name]) for name in ("Beauty", "Grocery_and_Gourmet_Food")
+    )
+    assert card["overlap"]["Beauty"]["Grocery_and_Gourmet_Food"] == len(beauty & grocery)
+
+
+def test_abxi_five_core_has_its_reference_size(tmp_path):
+    flags = ["--min_user_events=5", "--min_item_events", "5"]
+    make(shared_log("abxi"), tmp_path / "out", *flags, month="201407")
+    card = card_of(tmp_path / "out")
+    assert (card["users"], card["items"], card["events"]) == (9218, 14228, 209836)
+
+
+# --- order and split ----------------------------------------------------------------------------
+
+
+def tie_hash(user, item, domain):
+    """SHA-256 of (key, user, item, domain), fields length-prefixed, written out with hashlib."""
+    fields = [b"syncrec tie order 1", *(text.encode() for text in (user, item, domain))]
+    return hashlib.sha256(b"".join(b"%d:%s" % (len(f), f) for f in fields)).digest()
+
+
+def test_events_go_by_time_then_by_the_hash_of_user_item_and_domain(log, tmp_path):
+    raw, rows = log
+    make(raw, tmp_path / "out")
+    expected = defaultdict(list)
+    for user, item, domain, time in sorted(rows, key=lambda row: (row[3], tie_hash(*row[:3]))):
+        expected[user].append((item, domain, time))
+    found = {
+        u: [event[:3] for event in events] for u, events in sequences_of(tmp_path / "out").items()
+    }
+    assert found == expected
+    assert list(found) == sorted(expected)
+
+
+def test_as_logged_keeps_the_order_of_files_and_rows_among_ties(tmp_path):
+    rows = [("u", f"i{n}", "d", MONTH) for n in (5, 3, 9, 1)]
+    write_log(tmp_path / "raw" / "b.csv", rows[2:])
+    raw = write_log(tmp_path / "raw" / "a.tsv", rows[:2])
+    make(raw, tmp_path / "out", "--tie_order=as_logged")
+    assert [item for item, *_ in sequences_of(tmp_path / "out")["u"]] == ["i5", "i3", "i9", "i1"]
+
+
+def test_the_last_event_is_the_test_target_and_the_one_before_validation(tmp_path):
+    rows = [
+        (user, f"i{day}", "d", MONTH + DAY * day)
+        for user, length in (("one", 1), ("two", 2), ("three", 3), ("five", 5))
+        for day in range(length)
+    ]
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
+    split = {u: [event[3] for event in s] for u, s in sequences_of(tmp_path / "out").items()}
+    assert split == {
+        "one": [TRAIN],
+        "two": [TRAIN, TRAIN],
+        "three": [TRAIN, VALID, TEST],
+        "five": [TRAIN, TRAIN, TRAIN, VALID, TEST],
+    }
+
+
+# --- the same content whatever the machine ------------------------------------------------------
+
+
+def test_neither_shuffling_nor_threads_nor_packing_changes_the_content_hash(log, tmp_path):
+    raw, rows = log
+    make(raw, tmp_path / "a")
+    shuffled = write_log(tmp_path / "raw2" / "e.tsv.gz", rows[::-1][7:] + rows[::-1][:7])
+    make(shuffled, tmp_path / "b", "--threads=4")
+    assert card_of(tmp_path / "a")["sha256"] == card_of(tmp_path / "b")["sha256"]
+    for file in (tmp_path / "a" / "sequences").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / "sequences" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("column", range(4))
+def test_one_changed_field_changes_the_content_hash(log, tmp_path, column):
+    raw, rows = log
+    make(raw, tmp_path / "a")
+    row = list(rows[0])
+    row[column] = ["another", "another", "Books" if row[2] != "Books" else "été", MONTH + 1][column]
+    make(write_log(tmp_path / "raw2" / "e.csv", [tuple(row), *rows[1:]]), tmp_path / "b")
+    assert card_of(tmp_path / "a")["sha256"] != card_of(tmp_path / "b")["sha256"]
+
+
+# --- filters ------------------------------------------------------------------------------------
+
+
+def brute_force_core(rows, users, items, domains):
+    """Drop one bad user or item at a time until there is none."""
+    rows = list(rows)
+    while True:
+        per_user = Counter(row[0] for row in rows)
+        per_item = Counter(row[1:3] for row in rows)
+        active = {user: len({r[2] for r in rows if r[0] == user}) for user in per_user}
+        bad = next((u for u in per_user if per_user[u] < users or active[u] < domains), None)
+        if bad is not None:
+            rows = [row for row in rows if row[0] != bad]
+            continue
+        bad = next((i for i in per_item if per_item[i] < items), None)
+        if bad is None:
+            return Counter(rows)
+        rows = [row for row in rows if row[1:3] != bad]
+
+
+@pytest.mark.parametrize(("users", "items", "domains"), [(9, 7, 0), (0, 9, 3), (14, 0, 0)])
+def test_filters_reach_the_fixed_point_of_a_brute_force_search(tmp_path, users, items, domains):
+    rows = random_log(seed=3, events=300)
+    raw = write_log(tmp_path / "raw" / "e.csv", rows)
+    flags = [f"--min_user_events={users}", f"--min_item_events={items}", f"--min_domains={domains}"]
+    make(raw, tmp_path / "out", *flags)
+    expected = brute_force_core(rows, users, items, domains)
+    assert 0 < sum(expected.values()) < len(rows)
+    assert events_of(tmp_path / "out") == expected
+
+
+def test_every_dropped_row_has_a_reason(log, tmp_path):
+    raw, rows = log
+    flags = ["--domains", "Books", "été", "--dedup=exact", "--min_user_events=5"]
+    make(raw, tmp_path / "out", *flags, "--min_item_events=6", "--max_len=7", month="201401")
+    card = card_of(tmp_path / "out")
+    names = ["after_cutoff", "other_domains", "dedup", "min_user_events", "min_item_events"]
+    assert list(card["dropped"]) == [*names, "max_len"]
+    assert card["dropped"]["after_cutoff"] == sum(row[3] >= MONTH + 31 * DAY for row in rows)
+    assert card["rows"] == len(rows) == card["events"] + sum(card["dropped"].values())
+    assert list(card["domains"]) == ["Books", "été"]
+
+
+def test_the_cut_off_is_the_last_second_of_the_month_in_utc(tmp_path):
+    end = MONTH + 31 * DAY
+    rows = [("u", f"i{k}", "d", end - 2 + k) for k in range(4)]
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out", month="201401")
+    assert [event[2] for event in sequences_of(tmp_path / "out")["u"]] == [end - 2, end - 1]
+
+
+def test_dedup_exact_keeps_one_of_equal_rows(log, tmp_path):
+    raw, rows = log
+    make(raw, tmp_path / "out", "--dedup=exact")
+    assert len(set(rows)) < len(rows)
+    assert events_of(tmp_path / "out") == Counter(set(rows))
+    assert card_of(tmp_path / "out")["audit"]["duplicates"]["events"] == 0
+
+
+def test_dedup_consecutive_keeps_the_first_of_a_run(tmp_path):
+    rows = [("u", item, "d", MONTH + day) for day, item in enumerate("aabbbab")]
+    rows += [("u", "b", "other", MONTH + 7), ("u", "c", "other", MONTH + 8)]  # another item
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out", "--dedup=consecutive")
+    found = [(item, time - MONTH) for item, _, time, _ in sequences_of(tmp_path / "out")["u"]]
+    assert found == [("a", 0), ("b", 2), ("a", 5), ("b", 6), ("b", 7), ("c", 8)]
+
+
+def test_max_len_keeps_the_newest_events_of_the_whole_order(log, tmp_path):
+    raw, _ = log
+    make(raw, tmp_path / "all")
+    make(raw, tmp_path / "short", "--max_len=4")
+    whole, short = sequences_of(tmp_path / "all"), sequences_of(tmp_path / "short")
+    assert {u: [e[:3] for e in s[-4:]] for u, s in whole.items()} == {
+        u: [e[:3] for e in s] for u, s in short.items()
+    }
+
+
+# --- items and domains --------------------------------------------------------------------------
+
+
+def test_an_item_id_in_two_domains_is_two_items(tmp_path):
+    rows = [("u", item, domain, MONTH) for domain in "ab" for item in ("1", "2")]
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
+    items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
+    found = [(row["item"], row["domain"], row["item_id"], row["count"]) for row in items]
+    assert found == [(1, "a", "1", 1), (2, "a", "2", 1), (3, "b", "1", 1), (4, "b", "2", 1)]
+
+
+def test_shared_items_go_to_the_domain_with_most_events(tmp_path):
+    where = {"x": "aab", "y": "ba", "z": "bba", "w": "bb"}  # y ties: the first name
+    rows = [
+        (f"u{n}", item, domain, MONTH + n)
+        for item, domains in where.items()
+        for n, domain in enumerate(domains)
+    ]
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out", "--shared_items")
+    items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
+    found = [(row["item_id"], row["domain"], row["count"]) for row in items]
+    assert found == [("x", "a", 3), ("y", "a", 2), ("w", "b", 2), ("z", "b", 3)]
+    assert card_of(tmp_path / "out")["domains"]["a"]["events"] == 5
+
+
+def test_ids_are_numbered_in_byte_order(tmp_path):
+    ids = ["é", "Z", "a", "_", "10", "9", "ﬀ", "𝄞", "B b"]
+    rows = [(user, item, "d", MONTH) for user in ids for item in ids]
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
+    data = open_dataset(tmp_path / "out")
+    expected = sorted(ids, key=str.encode)
+    assert data.user_ids.to_pylist() == data.item_ids.to_pylist() == expected
+
+
+# --- the folder ---------------------------------------------------------------------------------
+
+
+def test_the_tables_of_the_folder_say_what_the_arrays_say(log, tmp_path):
+    raw, rows = log
+    make(raw, tmp_path / "out")
+    out, data = tmp_path / "out", open_dataset(tmp_path / "out")
+    cross = pq.read_table(out / "cross.parquet").to_pylist()
+    names = data.domain_names
+    assert [row["user"] for row in cross] == list(range(data.users))
+    for user, row in enumerate(cross):
+        own = slice(data.offsets[user], data.offsets[user + 1])
+        assert row["items"] == data.items[own].tolist()
+        assert row["times"] == data.times[own].tolist()
+        assert row["domains"] == [names[d] for d in data.domains[own]]
+    files = {"Books": "Books", "Music & Film": "Music%20%26%20Film", "été": "%C3%A9t%C3%A9"}
+    assert {path.stem for path in (out / "single").iterdir()} == set(files.values())
+    for name, file in files.items():
+        single = pq.read_table(out / "single" / f"{file}.parquet").to_pylist()
+        expected = [
+            (row["user"], [(i, t) for i, d, t in _events(row) if d == name])
+            for row in cross
+            if name in row["domains"]
+        ]
+        assert [
+            (row["user"], list(zip(row["items"], row["times"], strict=True))) for row in single
+        ] == expected
+    users = pq.read_table(out / "users.parquet").to_pylist()
+    counts = Counter((row[0], row[2]) for row in rows)
+    for row in users:
+        assert [row[f"events_{name}"] for name in names] == [
+            counts[row["user_id"], n] for n in names
+        ]
+
+
+def _events(row):
+    return zip(row["items"], row["domains"], row["times"], strict=True)
+
+
+def test_the_card_has_the_agreed_keys_and_audits_what_it_describes(tmp_path):
+    rows = [
+        ("a", "1", "d", MONTH),
+        ("a", "1", "d", MONTH),  # tie and exact repeat
+        ("a", "2", "e", MONTH),  # tie across domains
+        ("a", "3", "d", MONTH + 5),  # validation
+        ("a", "9", "e", MONTH + 6),  # test: cold, and later training data exists
+        ("b", "1", "d", MONTH + 7),
+        ("b", "2", "e", MONTH + 8),
+        ("b", "1", "d", MONTH + 9),  # a repeat; test, nothing is later
+        ("c", "2", "e", MONTH + 9),  # training, at the time of b's test
+        ("c", "3", "d", MONTH + 10),
+        ("c", "1", "d", MONTH + 11),
+    ]
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
+    card = card_of(tmp_path / "out")
+    agreed = (
+        "data_name strd_ym cutoff source raw_files options users items events domains overlap "
+        "sequence_length time_range repeats split audit dropped sha256 format notes"
+    )
+    assert set(agreed.split()) <= set(card)
+    assert {name: count["events"] for name, count in card["audit"].items()} == {
+        "ties": 3,
+        "ties_across_domains": 3,
+        "future_leaks": 1,
+        "duplicates": 1,
+    }
+    assert card["repeats"]["events"] == 2
+    assert card["split"] == {
+        "protocol": "leave_one_out",
+        "valid_events": 3,
+        "test_events": 3,
+        "cold_test_items": 1,
+    }
+    assert card["overlap"] == {"d": {"d": 3, "e": 3}, "e": {"d": 3, "e": 3}}
+    assert card["sequence_length"] == {"mean": 3.6667, "p50": 3.0, "p95": 4.8, "max": 5}
+    assert card["time_range"] == {"first": "2014-01-01T00:00:00Z", "last": "2014-01-01T00:00:11Z"}
+    assert card["cutoff"] == "2014-12-31T23:59:59Z"
+    assert (
+        card["raw_files"][0]["sha256"]
+        == hashlib.sha256((tmp_path / "raw" / "e.csv").read_bytes()).hexdigest()
+    )
+
+
+def test_a_generated_log_says_so_on_the_console_and_in_the_cards(log, tmp_path, capsys):
+    _, rows = log
+    comments = "# generated: by a test\n# planted: Books 1.0\n# free text\n"
+    raw = write_log(tmp_path / "g" / "e.csv.gz", rows, comments=comments)
+    make(raw, tmp_path / "out")
+    lines = capsys.readouterr().out.splitlines()
+    assert "NOTE: generated log, by a test" in lines
+    assert "NOTE: planted: Books 1.0" in lines
+    card = card_of(tmp_path / "out")
+    assert card["notes"] == {"generated": "by a test", "planted": "Books 1.0"}
+    assert card["events"] == len(rows)
+    first = (tmp_path / "out" / "data_card.md").read_text().splitlines()[0]
+    assert "NOTE: generated log" in first
+
+
+def test_the_same_command_again_reuses_the_folder(log, tmp_path, capsys):
+    raw, _ = log
+    make(raw, tmp_path / "out", "--min_user_events=3")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    make(raw, tmp_path / "out", "--min_user_events=3", "--format=table", "--threads=2")
+    assert "reused" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == written
+
+
+def test_the_command_line_writes_the_default_folder_from_any_directory(tmp_path):
+    """A copy of the code in another place, run as a person runs it."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("processed"))
+    shutil.copy(ROOT / "make_dataset.py", tmp_path)
+    write_log(tmp_path / "src/dataset/raw/small/e.csv", random_log())
+    (tmp_path / "src/dataset/raw/small/README.md").write_text("not a table")
+    flags = ["--data_name=small", "--strd_ym=201401", "--variant", "v2"]
+    done = subprocess.run(
+        [sys.executable, "../make_dataset.py", *flags],
+        cwd=tmp_path / "src",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no bar where nobody looks
+    folder = tmp_path / "src/dataset/processed/small/201401-v2"
+    assert str(folder) in done.stdout
+    assert np.diff(open_dataset(folder).offsets).min() > 0

@@ -1,0 +1,174 @@
+"""Raw formats: what a person may put into the raw folder, and the events that are read from it."""
+
+import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_logs import HEADER, MONTH, fail, random_log, write_log
+
+from src.dataset import events as steps
+from src.dataset.engine import connected
+from src.dataset.readers import READERS, Columns, choose_format, parse
+from src.dataset.settings import DatasetSettings
+
+
+def read(folder, columns=None, raw_format="auto"):
+    """The events of a raw folder as (user, item, domain, time), sorted, and its notes."""
+    with connected(1, folder / "spill") as engine:
+        reader = READERS[choose_format(folder, raw_format)[0]]
+        raw = reader(engine, folder, columns or Columns())
+        rows = parse(engine, raw).to_pyarrow().to_pylist()
+    return sorted(tuple(row[name] for name in HEADER) for row in rows), raw.notes
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.csv.gz", "e.tsv.gz"])
+def test_text_tables_are_read_alike(tmp_path, name):
+    rows = random_log(events=30)
+    assert read(write_log(tmp_path / name, rows))[0] == sorted(rows)
+
+
+def test_a_parquet_table_is_read_like_text(tmp_path):
+    rows = random_log(events=30)
+    columns = dict(zip(HEADER, map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "e.parquet")
+    assert read(tmp_path)[0] == sorted(rows)
+
+
+def test_ids_stay_as_they_are_written(tmp_path):
+    rows = [("007", "1e5", "NULL", 1), ("7", "00", "nan", 2), ("1.0", "NA #1", "# x", 3)]
+    assert read(write_log(tmp_path / "e.csv", rows))[0] == sorted(rows)
+
+
+def test_whole_seconds_may_be_written_as_floats(tmp_path):
+    times = ["1.5e9", "1500000001.0", " 1500000002 ", "-86400", "+5"]
+    rows = [(f"u{n}", "i", "d", time) for n, time in enumerate(times)]
+    found = read(write_log(tmp_path / "e.csv", rows))[0]
+    assert [row[3] for row in found] == [1_500_000_000, 1_500_000_001, 1_500_000_002, -86_400, 5]
+
+
+def test_quoted_fields_blank_lines_byte_order_mark_and_windows_lines(tmp_path):
+    text = '\ufeffuser_id,item_id,domain,unix_time\r\n"a,b","say ""x""",d,1\r\n\r\nu,i,d,2\r\n'
+    (tmp_path / "e.csv").write_bytes(text.encode())
+    assert read(tmp_path)[0] == [("a,b", 'say "x"', "d", 1), ("u", "i", "d", 2)]
+
+
+def test_column_names_and_order_are_free(tmp_path):
+    rows = [(5, "x", "d", "i", "u")]
+    folder = write_log(tmp_path / "e.csv", rows, ("ts", "rating", "cat", "asin", "who"))
+    columns = Columns(user_id="who", item_id="asin", domain="cat", unix_time="ts")
+    assert read(folder, columns)[0] == [("u", "i", "d", 5)]
+
+
+def test_only_leading_comment_lines_are_comments(tmp_path):
+    rows = [("#u", "i # j", "d", 1)]
+    comments = '# generated: by a test: truly\n#seed:7\n# no pair, {"a": 1, "b": ["c\n'
+    found, notes = read(write_log(tmp_path / "e.csv", rows, comments=comments))
+    assert found == rows
+    assert notes == {"generated": "by a test: truly", "seed": "7"}
+
+
+def test_without_a_domain_column_the_file_names_are_the_domains(tmp_path):
+    header = ("user_id", "item_id", "unix_time")
+    write_log(tmp_path / "Books.v2.csv.gz", [("u", "1", 5)], header)
+    write_log(tmp_path / "Video Games.tsv", [("u", "2", 6)], header)
+    (tmp_path / "README.md").write_text("ignored")
+    (tmp_path / "meta.json").write_text("{}")
+    assert read(tmp_path)[0] == [("u", "1", "Books.v2", 5), ("u", "2", "Video Games", 6)]
+
+
+def test_two_files_cannot_both_be_one_domain(tmp_path, capsys):
+    header = ("user_id", "item_id", "unix_time")
+    for name in ("raw/Books.csv", "raw/Books.tsv"):
+        write_log(tmp_path / name, [("u", "1", 5)], header)
+    assert "both name domain Books" in fail(capsys, tmp_path / "raw", tmp_path / "out")
+
+
+def test_several_files_with_a_domain_column_are_one_log(tmp_path):
+    rows = random_log(events=30)
+    write_log(tmp_path / "part-1.csv", rows[:10])
+    write_log(tmp_path / "part-2.tsv.gz", rows[10:])
+    assert read(tmp_path)[0] == sorted(rows)
+
+
+# --- the released format ------------------------------------------------------------------------
+
+SEQUENCES = "\tuser_id\titem\ttype\tunix_time\tlist_len\n"
+USERS = ["0\tA1\tx,y,x\tBooks,Toys,Books\t5,5,9\t3\n", "1\tA2\ty\tToys\t7\t1\n"]
+
+
+def released(folder, users=USERS, items="xy", types=("Books", "Toys")):
+    folder.mkdir(exist_ok=True)
+    (folder / "amazon_seq.txt").write_text(SEQUENCES + "".join(users))
+    for name, column, words in (("voca_item", "item", items), ("voca_type", "type", types)):
+        lines = [f"{n}\t{word}\t1\n" for n, word in enumerate(words)]
+        (folder / f"{name}.txt").write_text(f"\t{column}\tcnt\n" + "".join(lines))
+    return folder
+
+
+def test_released_sequences_become_events(tmp_path):
+    assert read(released(tmp_path))[0] == [
+        ("A1", "x", "Books", 5),
+        ("A1", "x", "Books", 9),
+        ("A1", "y", "Toys", 5),
+        ("A2", "y", "Toys", 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("users", "words"),
+    [
+        ([USERS[0], "1\tA2\tz\tToys\t7\t1\n"], "row 3: item 'z' is not in voca_item.txt"),
+        (["0\tA2\ty\tGames\t7\t1\n"], "row 2: type 'Games' is not in voca_type.txt"),
+        ([USERS[0], "1\tA2\ty,x\tToys\t7\t1\n"], "row 3: the lists of user 'A2'"),
+        ([USERS[0], "1\tA2\ty\tToys\t7\t2\n"], "row 3: the lists of user 'A2'"),
+        ([USERS[0], "1\tA2\ty\tToys\tnow\t1\n"], "row 3: unix_time 'now'"),
+        ([USERS[0], "1\tA2\ty,\tToys,Toys\t7,8\t2\n"], "row 3: item '' is not in voca_item.txt"),
+        ([], "amazon_seq.txt is empty"),
+    ],
+)
+def test_faults_of_released_sequences(tmp_path, capsys, users, words):
+    raw = released(tmp_path / "raw", users)
+    assert words in fail(capsys, raw, tmp_path / "out")
+
+
+def test_released_format_has_its_own_column_names(tmp_path, capsys):
+    raw = released(tmp_path / "raw")
+    assert "--user_col" in fail(capsys, raw, tmp_path / "out", "--user_col=who")
+
+
+def test_a_missing_vocabulary(tmp_path, capsys):
+    raw = released(tmp_path / "raw")
+    (raw / "voca_type.txt").unlink()
+    assert "voca_type.txt is missing" in fail(capsys, raw, tmp_path / "out")
+
+
+# --- one definition for every engine ------------------------------------------------------------
+
+
+def test_every_step_can_be_written_for_spark():
+    """The steps are portable expressions: Ibis finds each operation in Spark's language too."""
+    columns = dict.fromkeys((*HEADER[:3], "file"), "string")
+    columns |= dict.fromkeys(("unix_time", "row", "place"), "int64")
+    events = ibis.table(columns, name="events")
+    settings = DatasetSettings(
+        data_name="t",
+        strd_ym="201401",
+        domains=("a",),
+        min_user_events=2,
+        min_item_events=2,
+        min_domains=2,
+        max_len=5,
+    )
+    chosen = [
+        *steps.selection_steps(settings, MONTH),
+        *steps.filter_steps(settings),
+        *steps.length_steps(settings),
+    ]
+    for step in chosen:
+        events = step.keep(events)
+    events = steps.without_consecutive_repeats(steps.without_exact_repeats(events), "hashed")
+    events = steps.share_items(events)
+    ordered = steps.leave_one_out(steps.with_order(events, "hashed"))
+    tables = [steps.user_ids(events), steps.item_ids(events), steps.domain_ids(events)]
+    sql = ibis.to_sql(steps.numbered_events(ordered, *tables), dialect="pyspark")
+    assert "SHA2(" in sql

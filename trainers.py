@@ -1,0 +1,490 @@
+"""The training loop: step, epoch, validation, checkpoint, resume, processes."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from src.evaluation.metrics import summarise
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from models import StepLosses, SyNCRec
+from src import ranking
+from src.dataset import batches
+from src.dataset.batches import Batch
+from src.dataset.folder import Dataset
+from src.errors import UserError
+from src.losses import domain_sums, lc_ntg_update, lc_ntg_weights, weighted_mean
+from src.ranking import Ranks, Targets
+from src.settings import Settings
+from utils import (
+    METRICS_COLUMNS,
+    TRANSFER_COLUMNS,
+    TRANSFER_STEP_COLUMNS,
+    Process,
+    Table,
+    write_atomically,
+)
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far the run is; saved with every checkpoint."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # optimiser steps done
+    best: float = -math.inf  # best validation metric
+    best_step: int = 0
+
+
+class Trainer:
+    """Trains one model on one dataset and keeps its run folder.
+
+    Parameters
+    ----------
+    settings: the run's settings.
+    dataset: what to train on; `mode sdsr_separate` passes one domain at a time.
+    folder: where last.pt, best.pt and the tables go.
+    candidates: where the stored negatives of the `sampled` protocol lie.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        folder: Path,
+        candidates: Path,
+        process: Process,
+    ):
+        self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
+        self.candidates = candidates
+        self.progress = Progress()
+        self.model = SyNCRec(settings, dataset.item_starts.tolist()).to(process.device)
+        self.network = _wrap(self.model, process)
+        self.optimizer = _optimizer(self.model, settings)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: min(1.0, (step + 1) / max(1, settings.warmup_steps))
+        )
+        self.train_ends = batches.train_ends(dataset)
+        has_events = self.train_ends - dataset.offsets[:-1] > 0
+        self.users = np.flatnonzero(has_events)
+        if len(self.users) == 0:
+            raise UserError(f"{dataset.folder} has no training events; loosen the filters")
+
+    # ---------------------------------------------------------------- the whole run
+
+    def fit(self) -> None:
+        """Train until the patience or the epochs run out; best.pt holds the best validation.
+
+        Raises UserError when the loss stops being finite.
+        """
+        last = self.progress.epoch if self.progress.epoch else None
+        metrics = Table(self.folder / "metrics.csv", METRICS_COLUMNS, last)
+        transfer = Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last)
+        steps = Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last)
+        valid = ranking.split_targets(self.dataset, "valid")
+        while not self.finished():
+            epoch = self.train_epoch()
+            ranks = self.rank(valid, sampled=False)
+            results = {
+                path: self.summarise(valid, protocols["full"]) for path, protocols in ranks.items()
+            }
+            improved = self._note_validation(results)
+            if self.process.leads:
+                metrics.write(self._metric_rows(epoch, results))
+                if epoch.gammas:
+                    transfer.write(epoch.transfer_rows(self.progress.epoch, self.dataset))
+                    steps.write(epoch.transfer_step_rows(self.progress, self.dataset))
+                self.save(self.folder / "last.pt")
+                if improved:
+                    self.save(self.folder / "best.pt")
+                self._say(epoch, results)
+
+    def finished(self) -> bool:
+        """Whether the epochs are done, or the patience is over after the minimum of steps."""
+        settings, progress = self.settings, self.progress
+        if progress.epoch >= settings.max_epochs:
+            return True
+        waited = progress.step - progress.best_step
+        return (
+            progress.epoch > 0
+            and progress.step >= settings.min_steps
+            and waited >= settings.patience_steps
+        )
+
+    # ---------------------------------------------------------------- one epoch, one step
+
+    def train_epoch(self) -> "EpochSums":
+        """One pass over the users; the order depends on seed and epoch alone."""
+        self.model.train()
+        epoch = EpochSums(len(self.dataset.domain_names), self.process.device)
+        total = math.ceil(len(self.users) / (self.settings.batch_size * self.settings.grad_accum))
+        with tqdm(
+            total=total,
+            desc=f"epoch {self.progress.epoch + 1}",
+            disable=None if self.process.leads else True,
+            leave=False,
+        ) as bar:
+            for step_batches in self._steps():
+                self.train_step(step_batches, epoch)
+                bar.update()
+        self.progress.epoch += 1
+        epoch.reduce(self.process)
+        if not torch.isfinite(epoch.losses).all():
+            raise UserError(
+                f"the training loss of epoch {self.progress.epoch} is not finite: "
+                "lower --lr or set --clip_norm"
+            )
+        return epoch
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """The batches of each optimiser step of the coming epoch."""
+        settings = self.settings
+        gathered: list[Batch] = []
+        for users in batches.epoch_batches(
+            self.users,
+            settings.batch_size,
+            settings.seed,
+            self.progress.epoch,
+            self.process.rank,
+            self.process.processes,
+        ):
+            gathered.append(self._batch(users))
+            if len(gathered) == settings.grad_accum:
+                yield gathered
+                gathered = []
+        if gathered:
+            yield gathered
+
+    def _batch(self, users: np.ndarray) -> Batch:
+        settings = self.settings
+        own = settings.sdsr_context == "own"
+        window = batches.newest_of_each_domain if own else batches.newest
+        events = window(self.dataset, users, self.train_ends[users], settings.max_len)
+        batch = batches.build_batch(self.dataset, events, settings.seed, self.progress.epoch)
+        return batch.to(self.process.device)
+
+    def train_step(self, step_batches: list[Batch], epoch: "EpochSums") -> None:
+        """One optimiser step over its batches; every mean is over the step's targets, not a
+        batch's or a process's."""
+        settings, process = self.settings, self.process
+        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches)).float()
+        gamma, weights = self._domain_weights()
+        self.optimizer.zero_grad(set_to_none=True)
+        gaps = torch.zeros_like(counts)
+        for number, batch in enumerate(step_batches, 1):
+            with self._no_sync(last=number == len(step_batches)):
+                with torch.autocast(
+                    process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
+                ):
+                    losses = self.network(batch)
+                objective = self._objective(losses, batch, counts, weights)
+                (objective + settings.lambda_mim * losses.mim / len(step_batches)).backward()
+            epoch.add(losses, batch, len(step_batches))
+            if settings.mode == "syncrec":
+                gap = losses.single.detach() - losses.cross.detach()
+                gaps += domain_sums(gap, batch.domain_counts)
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.progress.step += 1
+        if settings.mode == "syncrec":
+            self._update_gap_state(process.sum(gaps), counts, gamma, epoch)
+
+    def _objective(
+        self, losses: StepLosses, batch: Batch, counts: Tensor, weights: Tensor
+    ) -> Tensor:
+        """L_cross + λ_single · L_single, this batch's part of it.
+
+        The sums are the batch's, the denominators the step's. Times the processes, because
+        DistributedDataParallel averages what must be added.
+        """
+        total = torch.zeros((), device=counts.device)
+        if losses.cross is not None:
+            total = weighted_mean(domain_sums(losses.cross, batch.domain_counts), counts, weights)
+        if losses.single is not None:
+            share = self.settings.lambda_single if losses.cross is not None else 1.0
+            total = total + share * losses.single.sum() / counts.sum()
+        return total * self.process.processes
+
+    def _domain_weights(self) -> tuple[Tensor, Tensor]:
+        """γ and w of the step, from the state that the step before left; 1 without LC-NTG."""
+        settings = self.settings
+        domains = len(self.dataset.domain_names)
+        if settings.mode != "syncrec":
+            uniform = torch.ones(domains, device=self.process.device)
+            return uniform / domains, uniform
+        gamma, weights = lc_ntg_weights(
+            self.model.gap_state, settings.lc_ntg_tau, settings.lc_ntg_floor
+        )
+        return gamma, weights if settings.lc_ntg else torch.ones_like(weights)
+
+    def _update_gap_state(
+        self, gaps: Tensor, counts: Tensor, gamma: Tensor, epoch: "EpochSums"
+    ) -> None:
+        settings = self.settings
+        beta = settings.lc_ntg_beta or 1.0 - settings.lc_ntg_alpha
+        state, gap = lc_ntg_update(self.model.gap_state, gaps, counts, settings.lc_ntg_alpha, beta)
+        self.model.gap_state.copy_(state)
+        epoch.add_transfer(gaps, counts, gap, state, gamma, self._domain_weights()[1])
+
+    def _no_sync(self, last: bool):
+        """Gradients of all but the last batch of a step are added up before they are shared."""
+        if last or self.network is self.model:
+            return nullcontext()
+        return self.network.no_sync()
+
+    # ---------------------------------------------------------------- evaluation
+
+    def rank(self, targets: Targets, sampled: bool) -> dict[str, dict[str, Ranks]]:
+        """{path: {protocol: ranks}} of the model on a split, each process its share."""
+        self.model.eval()
+        settings, device = self.settings, self.process.device
+        rows = np.arange(self.process.rank, len(targets.events), self.process.processes)
+        found = {}
+        negatives = self._negatives(targets) if sampled else None
+        for path in settings.paths:
+            hidden = ranking.encode_targets(
+                self.model, self.dataset, targets, path, rows,
+                max_len=settings.max_len, context=settings.sdsr_context,
+                users_at_once=settings.eval_users, device=device,
+            )  # fmt: skip
+            place = np.zeros(len(targets.events), dtype=np.int64)
+            place[rows] = np.arange(len(rows))
+
+            def scorer(domain: int, some: np.ndarray, hidden=hidden, place=place) -> Tensor:
+                with torch.no_grad():
+                    return self.model.item_scores(hidden[place[some]], domain)
+
+            ranks = ranking.rank_targets(scorer, self.dataset, targets, negatives, rows)
+            found[path] = {name: self._gather(own) for name, own in ranks.items()}
+        return found
+
+    def _negatives(self, targets: Targets) -> np.ndarray | None:
+        settings = self.settings
+        if not settings.sampled_negatives:
+            return None
+        return ranking.target_candidates(
+            self.dataset,
+            targets,
+            settings.sampled_negatives,
+            settings.candidate_seed,
+            self.candidates,
+        )
+
+    def _gather(self, ranks: Ranks) -> Ranks:
+        """The ranks of all processes; each has zeros where the others have theirs."""
+        if self.process.processes == 1:
+            return ranks
+        return Ranks(
+            *(
+                self.process.sum(torch.from_numpy(part).to(self.process.device)).cpu().numpy()
+                for part in (ranks.better, ranks.tied, ranks.candidates)
+            )
+        )
+
+    def summarise(self, targets: Targets, ranks: Ranks) -> dict[str, dict[str, float]]:
+        """Metrics by domain, their macro mean and the mean over users."""
+        return summarise(
+            ranks.better,
+            ranks.tied,
+            targets.domains,
+            self.dataset.domain_names,
+            ties=self.settings.ties,
+        )
+
+    def _note_validation(self, results: dict[str, dict]) -> bool:
+        """Remember the validation metric of the first path; True when it is the best so far."""
+        value = results[self.settings.paths[0]][self.settings.select_average][
+            self.settings.select_metric
+        ]
+        if value <= self.progress.best:
+            return False
+        self.progress.best, self.progress.best_step = value, self.progress.step
+        return True
+
+    # ---------------------------------------------------------------- files
+
+    def save(self, path: Path) -> None:
+        """Write one dict with everything that the run needs to go on."""
+        state = {
+            "format": CHECKPOINT_FORMAT,
+            "data_sha256": self.dataset.card["sha256"],
+            "settings": shape_settings(self.settings),
+            "domain_names": self.dataset.domain_names,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "lc_ntg": getattr(self.model, "gap_state", None),
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "best": self.progress.best,
+            "best_step": self.progress.best_step,
+            "random": {"cpu": torch.get_rng_state()},
+        }
+        if self.process.device.type == "cuda":
+            state["random"]["cuda"] = torch.cuda.get_rng_state(self.process.device)
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def load(self, path: Path, weights_only: bool = False) -> None:
+        """Take up a checkpoint: the weights alone, or all of the run.
+
+        Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
+        """
+        state = read_checkpoint(path, self.process.device)
+        if state["data_sha256"] != self.dataset.card["sha256"]:
+            raise UserError(
+                f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
+                f"not {self.dataset.card['sha256'][:12]}…); train again or open that dataset"
+            )
+        wanted = shape_settings(self.settings)
+        differ = [name for name in wanted if state["settings"].get(name) != wanted[name]]
+        if differ:
+            raise UserError(
+                f"{path} is of another model: --{differ[0]} was "
+                f"{state['settings'].get(differ[0])}, now {wanted[differ[0]]}"
+            )
+        self.model.load_state_dict(state["model"])
+        if weights_only:
+            return
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.progress = Progress(state["epoch"], state["step"], state["best"], state["best_step"])
+        torch.set_rng_state(state["random"]["cpu"].cpu())
+        if self.process.device.type == "cuda" and "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.process.device)
+
+    def _metric_rows(self, epoch: "EpochSums", results: dict[str, dict]) -> Iterator[tuple]:
+        done = (self.progress.epoch, self.progress.step)
+        for path, domain, metric, value in epoch.loss_rows(self.dataset.domain_names):
+            yield (*done, "train", path, domain, metric, value)
+        for path, by_domain in results.items():
+            for domain, metrics in by_domain.items():
+                for metric, value in metrics.items():
+                    yield (*done, "valid", path, domain, metric, value)
+
+    def _say(self, epoch: "EpochSums", results: dict[str, dict]) -> None:
+        """One line an epoch."""
+        metric, average = self.settings.select_metric, self.settings.select_average
+        parts = [f"epoch {self.progress.epoch:3d}  step {self.progress.step:6d}"]
+        parts += [
+            f"{path} loss {value:.4f}"
+            for path, domain, name, value in epoch.loss_rows(self.dataset.domain_names)
+            if domain == "users" and name == "loss"
+        ]
+        parts += [
+            f"{path} {metric} {summary[average][metric]:.4f}" for path, summary in results.items()
+        ]
+        best = "  *" if self.progress.best_step == self.progress.step else ""
+        print("  ".join(parts) + best, flush=True)
+
+
+class EpochSums:
+    """What an epoch adds up, on the device: reading it once an epoch keeps steps free of waits."""
+
+    def __init__(self, domains: int, device: torch.device):
+        self.losses = torch.zeros(2, domains, device=device)  # single, cross
+        self.counts = torch.zeros(domains, device=device)
+        self.mim = torch.zeros(3, device=device)  # loss, bound, steps
+        self.gaps = torch.zeros(2, domains, device=device)  # sums of the gap, targets
+        self.weights = torch.zeros(domains, device=device)
+        self.gammas: list[tuple[Tensor, Tensor, Tensor]] = []  # φ, s, γ of every step
+        self.paths: set[str] = set()
+
+    def add(self, losses: StepLosses, batch: Batch, batches_of_step: int) -> None:
+        for row, (path, values) in enumerate((("single", losses.single), ("cross", losses.cross))):
+            if values is not None:
+                self.losses[row] += domain_sums(values.detach(), batch.domain_counts)
+                self.paths.add(path)
+        self.counts += batch.domain_counts
+        step = torch.stack([losses.mim.detach(), losses.mim_bound, torch.ones_like(losses.mim)])
+        self.mim += step / batches_of_step
+
+    def add_transfer(
+        self, gaps: Tensor, counts: Tensor, gap: Tensor, state: Tensor, gamma: Tensor, w: Tensor
+    ) -> None:
+        self.gaps += torch.stack([gaps, counts])
+        self.weights = w
+        self.gammas.append((gap, state, gamma))
+
+    def reduce(self, process: Process) -> None:
+        """Add up over processes; the gaps already are."""
+        for part in (self.losses, self.counts, self.mim):
+            process.sum(part)
+
+    def loss_rows(self, names: list[str]) -> Iterator[tuple[str, str, str, float]]:
+        """(path, domain, metric, value): the epoch's mean losses, in nats per target."""
+        counts = self.counts.tolist()
+        for path, sums in zip(("single", "cross"), self.losses.tolist(), strict=True):
+            if path not in self.paths:
+                continue
+            for name, loss, count in zip(names, sums, counts, strict=True):
+                if count:
+                    yield path, name, "loss", loss / count
+            yield path, "users", "loss", sum(sums) / sum(counts)
+        if len(self.paths) == 2:
+            loss, bound, steps = self.mim.tolist()
+            yield "cross", "macro", "mim_loss", loss / steps
+            yield "cross", "macro", "mim_bound", bound / steps
+
+    def transfer_rows(self, epoch: int, dataset: Dataset) -> Iterator[tuple]:
+        """The epoch's mean φ of each domain, s after it, the last step's γ and the next w."""
+        gaps = (self.gaps[0] / self.gaps[1]).tolist()
+        _, state, gamma = (part.tolist() for part in self.gammas[-1])
+        rows = zip(dataset.domain_names, gaps, state, gamma, self.weights.tolist(), strict=True)
+        for name, *values in rows:
+            yield (epoch, name, *values)
+
+    def transfer_step_rows(self, progress: Progress, dataset: Dataset) -> Iterator[tuple]:
+        first = progress.step - len(self.gammas) + 1
+        stacked = torch.stack([torch.stack(parts) for parts in self.gammas]).tolist()
+        for step, parts in enumerate(stacked, first):
+            for name, *values in zip(dataset.domain_names, *parts, strict=True):
+                yield (progress.epoch, step, name, *values)
+
+
+def _wrap(model: nn.Module, process: Process) -> nn.Module:
+    """The model as the steps call it; gradients are shared where there are several processes."""
+    if process.processes == 1:
+        return model
+    devices = [process.device] if process.device.type == "cuda" else None
+    # A domain that is absent from a batch leaves its tower and gate without a gradient.
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
+MODEL_SETTINGS = (
+    "mode", "loss", "sdsr_context", "hidden", "layers", "heads", "max_len", "experts_cross",
+    "experts_single", "share_experts", "gate", "towers", "target_domain_query",
+)  # fmt: skip
+
+
+def shape_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that a checkpoint must agree with."""
+    return {name: getattr(settings, name) for name in MODEL_SETTINGS}
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint's dict; nothing in it can run code."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; train first")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
+        raise UserError(f"checkpoint {path} cannot be read ({error})") from None
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise UserError(f"{path} is no checkpoint of this version; train again")
+    return state

@@ -1,0 +1,159 @@
+"""The run folder, seeds, device and processes, and the record of the environment."""
+
+import csv
+import io
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from src.errors import UserError
+
+ROOT = Path(__file__).resolve().parent
+METRICS_COLUMNS = ("epoch", "step", "split", "path", "domain", "metric", "value")
+TRANSFER_COLUMNS = ("epoch", "domain", "phi", "s", "gamma", "weight")
+TRANSFER_STEP_COLUMNS = ("epoch", "step", "domain", "phi", "s", "gamma")
+PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under a temporary name beside it, then rename: whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+class Table:
+    """A CSV file of a run: rows carry an epoch, the file is rewritten whole at every `write`."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], last_epoch: int | None = None):
+        """With `last_epoch`, go on from the file's rows up to that epoch; otherwise start anew."""
+        self.path = path
+        self.columns = columns
+        self.rows: list[tuple] = []
+        if last_epoch is not None and path.is_file():
+            with path.open(newline="") as file:
+                rows = list(csv.reader(file))[1:]
+            self.rows = [tuple(row) for row in rows if int(row[0]) <= last_epoch]
+
+    def write(self, rows: Iterable[tuple]) -> None:
+        """Add rows and write the file."""
+        self.rows.extend(rows)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        write_atomically(self.path, lambda temporary: temporary.write_text(text.getvalue()))
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those of the run, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.processes > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def start_process(device: str) -> Process:
+    """Join the other processes where torchrun started this one; choose the device."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if processes == 1:
+        return Process(chosen)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Process(chosen, dist.get_rank(), processes)
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is unknown; give auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: no usable GPU here; give --device cpu")
+        if device.index is None:
+            device = torch.device("cuda", local_rank)
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: only {torch.cuda.device_count()} GPUs here")
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator; data order and negatives have seeds of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that draw from the global one
+    torch.manual_seed(seed)
+
+
+def environment(device: torch.device, data_sha256: str) -> dict[str, Any]:
+    """What a run stood on: code, versions, device, data and the command."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "data_sha256": data_sha256,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a copy without a repository is as good a place to train
+    return done.stdout.strip()
+
+
+def read_json(path: Path, what: str) -> Any:
+    """A JSON file; UserError names the file and line where it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{what} {path}, line {error.lineno}: {error.msg}") from None

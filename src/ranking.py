@@ -157,13 +157,12 @@ def encode_targets(
 
 def baseline_scorers(dataset: Dataset, targets: Targets) -> dict[str, Scorer]:
     """Popularity and item-to-item Markov, fitted on the training events, as scorers."""
-    arrays = (dataset.items, dataset.domains, dataset.offsets, dataset.split)
-    popularity = Popularity.fit(*arrays, dataset.item_starts)
-    markov = Markov.fit(*arrays, dataset.item_starts)
-    return {
-        "popularity": lambda domain, rows: popularity.scores(domain, len(rows)),
-        "markov": lambda domain, rows: markov.scores(domain, targets.users[rows]),
-    }
+    models = {"popularity": Popularity.fit(dataset), "markov": Markov.fit(dataset)}
+
+    def scorer_of(model: Popularity | Markov) -> Scorer:
+        return lambda domain, rows: model.scores(domain, targets.events[rows])
+
+    return {name: scorer_of(model) for name, model in models.items()}
 
 
 def rank_rows(dataset: Dataset, targets: Targets, ranks: dict[str, dict[str, Ranks]]) -> pa.Table:

@@ -1,12 +1,15 @@
 """Small raw logs for the tests of the data step, and the command run on them."""
 
 import gzip
+import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from make_dataset import main
+from src.dataset.folder import open_dataset
 from src.errors import run_command
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -50,6 +53,38 @@ def write_log(path: Path, rows: list[tuple], header: tuple = HEADER, comments: s
 def make(raw_dir: Path, out_dir: Path, *flags: str, month: str = "201412") -> None:
     """Run make_dataset.py's command on a log, errors passed on."""
     main(["--data_name=t", f"--strd_ym={month}", *_places(raw_dir, out_dir), *flags])
+
+
+def card_of(folder: Path) -> dict:
+    """The data card of a dataset folder."""
+    return json.loads((folder / "data_card.json").read_text())
+
+
+def sequences_of(folder: Path) -> dict[str, list[tuple]]:
+    """{user_id: [(item_id, domain, time, split)]} as the arrays and the id tables say."""
+    data = open_dataset(folder)
+    items, users = data.item_ids.to_pylist(), data.user_ids.to_pylist()
+    return {
+        users[u]: [
+            (
+                items[data.items[e] - 1],
+                data.domain_names[data.domains[e]],
+                int(data.times[e]),
+                int(data.split[e]),
+            )
+            for e in range(data.offsets[u], data.offsets[u + 1])
+        ]
+        for u in range(data.users)
+    }
+
+
+def events_of(folder: Path) -> Counter:
+    """The multiset of (user_id, item_id, domain, time) in a folder."""
+    return Counter(
+        (user, item, domain, time)
+        for user, events in sequences_of(folder).items()
+        for item, domain, time, _ in events
+    )
 
 
 def fail(capsys, raw_dir: Path, out_dir: Path, *flags: str, month: str = "201412") -> str:

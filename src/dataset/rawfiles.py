@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import re
 import shutil
 import tempfile
 import zlib
@@ -41,8 +42,8 @@ def read_head(path: Path) -> TextHead:
 
 def notes_of(comments: list[str]) -> dict[str, str]:
     """The comments of the form `key: value`."""
-    pairs = [comment.split(":", 1) for comment in comments if ":" in comment]
-    return {key.strip(): value.strip() for key, value in pairs}
+    pairs = [re.fullmatch(r"([\w-]+):\s*(.*)", comment) for comment in comments]
+    return {pair[1]: pair[2] for pair in pairs if pair}
 
 
 def editor_row(path: Path, record: int) -> int:

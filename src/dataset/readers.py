@@ -115,9 +115,10 @@ def read_table(engine: BaseBackend, folder: Path, columns: Columns) -> RawLog:
     order = [*vars(columns), "file", "row", "place"]
     events = ibis.union(*[part.select(order) for part in parts])
     comments = [line for path in files for line in _comments_of(path)]
-    names = ", ".join(path.name for path in files)
-    source = " · ".join([f"event table {names}", *dict.fromkeys(comments)])
-    return RawLog(events, files, columns, source, notes_of(comments))
+    notes = notes_of(comments)
+    said = [notes[key] for key in ("source", "generated") if key in notes]
+    source = " · ".join([f"event table {', '.join(path.name for path in files)}", *said])
+    return RawLog(events, files, columns, source, notes)
 
 
 def read_syncrec(engine: BaseBackend, folder: Path, columns: Columns) -> RawLog:

@@ -3,21 +3,22 @@
     python -m src.dataset.synthetic --out DIR --users 2000 --events 40 --seed 42
 
 Each user drifts through interests. An interest is a cluster of items and a place in it; it lasts
-for some events while its place moves forward, then jumps along a fixed graph of clusters or back to
+for some events, one place further at each, then jumps along a fixed graph of clusters or back to
 the user's taste. One such path is *shared*; besides it each (user, domain) pair has a path of its
 *own*, with a taste of its own. Domain d of relatedness r_d reads the shared path for a share r_d of
 the users and its own path for the others. So
 
 - at r = 1 what the user does in the other related domains tells the present interest (positive
   transfer); at r = 0 the events of other domains carry no information at all, not even a clock: an
-  own path runs on a shuffled copy of the user's order of domains (negative transfer, as far as a
-  model pays for ignoring them);
+  own path runs on a shuffled copy of the user's sessions (negative transfer, as far as a model pays
+  for ignoring them);
 - the law of one domain's events taken alone is the same at every r, and all domains have the same
   number of items and expected events: differences between domains come from relatedness alone.
 
-Inside a domain the items of a cluster form a ring. An event takes the item at the interest's
-place, or one just after it; the other events are noise by popularity. Noise and the shift break
-first-order chains of items while the interest lasts: memory pays.
+A session is a run of events in one domain. Inside a domain the items of a cluster form a ring: an
+event takes the item at the interest's place or the one after it; the other events are noise by
+popularity. Noise and the shift break first-order chains of items while the interest lasts: memory
+pays.
 """
 
 import dataclasses
@@ -38,9 +39,8 @@ FILE_NAME = "interactions.csv.gz"
 FIRST_SECOND = 1_577_836_800  # 2020-01-01 00:00 UTC
 END_SECOND = 1_706_745_600  # 2024-02-01 00:00 UTC
 SHORTEST_HISTORY = 180 * 86_400  # seconds between a user's two ends
-ADVANCE = 0.5  # chance that a lasting interest moves one place forward, at an event of any domain
-SHIFTS = 3  # an item stands 0, 1 or 2 places after the interest's, with equal chance
-SESSION_ENDS = 0.5  # chance that the next event begins a new session, in a domain drawn anew
+SHIFTS = 2  # an item stands at the interest's place or at the next, with equal chance
+SESSION_ENDS = 0.4  # chance that the next event begins a new session, in a domain drawn anew
 SUCCESSORS = 2  # clusters that a cluster leads to
 FOLLOW = 0.5  # share of the jumps that follow the graph of clusters; the others follow the taste
 TASTE_SHARPNESS = 2.0  # power of exponential weights: a user has a few preferred clusters
@@ -57,8 +57,8 @@ class SyntheticConfig:
     events: int = setting(
         40, "mean events a user: uniform from half to one and a half of it", group="size"
     )
-    clusters: int = setting(12, "clusters of items, common to all domains", group="size")
-    cluster_items: int = setting(25, "items of a cluster in each domain", group="size")
+    clusters: int = setting(10, "clusters of items, common to all domains", group="size")
+    cluster_items: int = setting(20, "items of a cluster in each domain", group="size")
     domains: tuple[str, ...] = setting(
         ("gen_Books", "gen_Clothing", "gen_Games", "gen_Sports", "gen_Toys"),
         "names of the domains",
@@ -69,8 +69,8 @@ class SyntheticConfig:
         "for each domain the share, 0 to 1, of the users for whom it reads the shared interest",
         group="what is planted",
     )
-    jump: float = setting(0.1, "chance that an interest ends at an event", group="what is planted")
-    noise: float = setting(0.25, "share of events by popularity alone", group="what is planted")
+    jump: float = setting(0.15, "chance that an interest ends at an event", group="what is planted")
+    noise: float = setting(0.15, "share of events by popularity alone", group="what is planted")
     seed: int = setting(42, "the same seed gives the same bytes")
 
 
@@ -179,9 +179,7 @@ def _draw_common(rng: np.random.Generator, n: int, weights: np.ndarray) -> np.nd
     return np.searchsorted(upto, rng.random(n) * upto[-1], side="right")
 
 
-def _domain_sequences(
-    rng: np.random.Generator, sessions: np.ndarray, n_domains: int
-) -> np.ndarray:
+def _domain_sequences(rng: np.random.Generator, sessions: np.ndarray, n_domains: int) -> np.ndarray:
     """[users, longest] the domain of each event: of each session, by the user's own shares.
 
     Nothing else decides it, so that any order of a user's sessions is as likely as any other.
@@ -207,9 +205,8 @@ def _interest_paths(
         successor = leads_to[before, np.floor(rng.random(users) * SUCCESSORS).astype(np.int64)]
         follows, jumps = rng.random(users) < FOLLOW, rng.random(users) < config.jump
         clusters[:, t] = np.where(jumps, np.where(follows, successor, _draw(rng, taste)), before)
-        forward = places[:, t - 1] + (rng.random(users) < ADVANCE)
         entry = _zipf_draw(rng, users, ring, ENTRY_EXPONENT)
-        places[:, t] = np.where(jumps, entry, forward % ring)
+        places[:, t] = np.where(jumps, entry, (places[:, t - 1] + 1) % ring)
     return clusters * ring + places
 
 

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
-from src.evaluation.metrics import METRICS, summarise
 
 from src import ranking
 from src.arguments import as_json, build_parser, from_namespace
-from src.dataset.folder import Dataset, dataset_folder, open_dataset
+from src.dataset.folder import VALID, Dataset, dataset_folder, open_dataset
 from src.errors import UserError, run_command
+from src.evaluation.metrics import METRICS, summarise
 from src.settings import Settings, check_settings
 from trainers import Trainer
 from utils import (
@@ -80,6 +80,15 @@ def config_defaults(path: Path) -> dict:
     return content
 
 
+def open_data(settings: Settings) -> Dataset:
+    """The dataset that the settings name."""
+    if settings.data_dir:
+        return open_dataset(Path(settings.data_dir))
+    return open_dataset(
+        dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+    )
+
+
 def run_folder(settings: Settings, dataset: Dataset) -> Path:
     """runs/<data_name>/<run_name>/ of these settings."""
     name = settings.run_name or f"{settings.mode}-{settings.loss}-seed{settings.seed}"
@@ -88,17 +97,29 @@ def run_folder(settings: Settings, dataset: Dataset) -> Path:
     return ROOT / settings.runs_dir / str(dataset.card["data_name"]) / name
 
 
-def open_run(settings: Settings, folder: Path) -> bool:
+def open_run(settings: Settings, folder: Path, process: Process, dataset: Dataset) -> bool:
     """Make the run folder, or find the run in it; True when it is finished already.
 
-    A folder of other settings is refused; `--overwrite` starts anew, `--resume` goes on.
+    A folder of other settings or data is refused; `--overwrite` starts anew, `--resume` goes on
+    with an unfinished run, or with a finished one that is to train longer.
     """
-    config = folder / "config.json"
     if settings.overwrite and folder.exists():
         shutil.rmtree(folder)
+    if find_run(settings, folder, dataset.card["sha256"]):
+        return True
+    check_targets(settings, dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").unlink(missing_ok=True)  # those of the shorter run
+    saved = dataclasses.replace(settings, resume=False, overwrite=False)
+    write_json(folder / "environment.json", environment(process.device, dataset.card["sha256"]))
+    write_json(folder / "config.json", as_json(saved))
+    return False
+
+
+def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
+    """Whether the folder holds this run, finished; UserError when it holds another one."""
+    config = folder / "config.json"
     if not config.is_file():
-        if settings.resume:
-            raise UserError(f"--resume: no run in {folder}; leave the flag out to start one")
         return False
     before, now = read_json(config, "config.json of the run"), as_json(settings)
     differ = [name for name in now if name not in RUN_ONLY and before.get(name) != now[name]]
@@ -108,11 +129,33 @@ def open_run(settings: Settings, folder: Path) -> bool:
             f"{folder} holds a run with --{differ[0]} {before.get(differ[0])}, not "
             f"{now[differ[0]]}; give another --run_name, or --overwrite"
         )
+    trained_on = read_json(folder / "environment.json", "environment.json of the run")
+    if trained_on["data_sha256"] != data_sha256:
+        raise UserError(
+            f"{folder} holds a run on other data (sha256 {trained_on['data_sha256'][:12]}…, not "
+            f"{data_sha256[:12]}…); give another --run_name, or --overwrite"
+        )
     if (folder / "results.json").is_file() and not differ:
         return True
     if not settings.resume:
         raise UserError(f"{folder} holds an unfinished run; give --resume or --overwrite")
     return False
+
+
+def check_targets(settings: Settings, dataset: Dataset) -> None:
+    """Refuse data without validation targets: there would be nothing to select by."""
+    events = np.asarray(dataset.split) == VALID
+    counts = np.bincount(dataset.domains[events], minlength=len(dataset.domain_names))
+    if not counts.any():
+        raise UserError(
+            f"{dataset.folder} has no validation targets: every user has fewer than 3 events"
+        )
+    if settings.mode == "sdsr_separate" and not counts.all():
+        name = dataset.domain_names[int(counts.argmin())]
+        raise UserError(
+            f"{dataset.folder}: domain {name} has no validation target to select its own model "
+            "by; leave it out with make_dataset.py --domains, or use --mode sdsr"
+        )
 
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
@@ -129,7 +172,7 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
         if process.leads:
             part_folder.mkdir(parents=True, exist_ok=True)
         seed_everything(settings.seed)
-        trainer = Trainer(settings, part, part_folder, folder.parent / "candidates", process)
+        trainer = Trainer(settings, part, part_folder, process)
         if settings.resume and (part_folder / "last.pt").is_file():
             trainer.load(part_folder / "last.pt")
         if len(parts) > 1 and process.leads:
@@ -141,7 +184,7 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
         trainers.append(trainer)
     results, tables = {}, []
     for split in ("valid", "test"):
-        results[split], rows = score_split(trainers, dataset, split)
+        results[split], rows = score_split(trainers, dataset, split, folder.parent / "candidates")
         tables.extend(rows)
     if process.leads:
         if len(parts) > 1:
@@ -152,26 +195,31 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
 
 
 def score_split(
-    trainers: list[Trainer], dataset: Dataset, split: str
+    trainers: list[Trainer], dataset: Dataset, split: str, candidates: Path
 ) -> tuple[dict, list[pa.Table]]:
     """{protocol: {path: metrics}} and the rows of ranks.parquet, baselines included.
 
     Several trainers are the domains' own models; their targets together are the dataset's.
+    `candidates` is the folder of the stored negatives.
     """
     ranks, tables = {}, []
     domains = {}
+    lead = trainers[0]
+    targets = ranking.split_targets(dataset, split)
+    negatives = split_negatives(lead.settings, dataset, targets, candidates)
     for number, trainer in enumerate(trainers):
-        targets = ranking.split_targets(trainer.dataset, split)
-        found = trainer.rank(targets, sampled=True)
-        tables.append(ranking.rank_rows(trainer.dataset, targets, found))
-        own = targets.domains if len(trainers) == 1 else np.full(len(targets.domains), number)
+        own_targets, own_negatives, own = targets, negatives, targets.domains
+        if len(trainers) > 1:
+            rows = np.flatnonzero(targets.domains == number)  # in the order of the whole
+            own_targets, own = ranking.split_targets(trainer.dataset, split), targets.domains[rows]
+            own_negatives = None if negatives is None else negatives[rows]
+        found = trainer.rank(own_targets, own_negatives)
+        tables.append(ranking.rank_rows(trainer.dataset, own_targets, found))
         for path, protocols in found.items():
             for protocol, part in protocols.items():
                 ranks.setdefault((protocol, path), []).append(part)
                 domains.setdefault((protocol, path), []).append(own)
-    lead = trainers[0]
-    targets = ranking.split_targets(dataset, split)
-    base = baseline_ranks(lead, dataset, targets)
+    base = baseline_ranks(dataset, targets, negatives)
     tables.append(ranking.rank_rows(dataset, targets, base))
     for path, protocols in base.items():
         for protocol, part in protocols.items():
@@ -189,18 +237,21 @@ def score_split(
     return results, tables
 
 
-def baseline_ranks(trainer: Trainer, dataset: Dataset, targets: ranking.Targets) -> dict:
+def split_negatives(
+    settings: Settings, dataset: Dataset, targets: ranking.Targets, folder: Path
+) -> np.ndarray | None:
+    """The stored negatives of a split's targets, the same for every model; None without them."""
+    if not settings.sampled_negatives:
+        return None
+    return ranking.target_candidates(
+        dataset, targets, settings.sampled_negatives, settings.candidate_seed, folder
+    )
+
+
+def baseline_ranks(
+    dataset: Dataset, targets: ranking.Targets, negatives: np.ndarray | None
+) -> dict:
     """{path: {protocol: ranks}} of popularity and item-to-item Markov."""
-    settings = trainer.settings
-    negatives = None
-    if settings.sampled_negatives:
-        negatives = ranking.target_candidates(
-            dataset,
-            targets,
-            settings.sampled_negatives,
-            settings.candidate_seed,
-            trainer.candidates,
-        )
     rows = np.arange(len(targets.events))
     return {
         name: ranking.rank_targets(scorer, dataset, targets, negatives, rows)
@@ -230,7 +281,10 @@ def results_table(results: dict, protocol: str = "full") -> str:
     lines.append("  ".join([" " * width, f"{'n':>6}", *(f"{path:>15}" for path in paths)]))
     for name in names:
         rows = [metrics[name] for metrics in paths.values()]
-        cells = [f"{row['ndcg@10']:.4f} / {row['hr@10']:.4f}".rjust(15) for row in rows]
+        cells = [
+            f"{row['ndcg@10']:.4f} / {row['hr@10']:.4f}".rjust(15) if row["n"] else f"{'–':>15}"
+            for row in rows
+        ]
         lines.append("  ".join([name.ljust(width), f"{rows[0]['n']:6d}", *cells]))
     return "\n".join(lines)
 
@@ -240,25 +294,13 @@ def main() -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     process = start_process(settings.device)
-    folder = (
-        Path(settings.data_dir)
-        if settings.data_dir
-        else dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
-    )
-    dataset = open_dataset(folder)
+    dataset = open_data(settings)
     run = run_folder(settings, dataset)
-    if open_run(settings, run):
-        if process.leads:
-            print(f"finished already: {run}")
-    else:
-        if process.leads:
-            run.mkdir(parents=True, exist_ok=True)
-            saved = dataclasses.replace(settings, resume=False, overwrite=False)
-            write_json(run / "config.json", as_json(saved))
-            write_json(
-                run / "environment.json", environment(process.device, dataset.card["sha256"])
-            )
+    finished = process.agree(lambda: open_run(settings, run, process, dataset))
+    if not finished:
         train(settings, dataset, run, process)
+    elif process.leads:
+        print(f"finished already: {run}")
     if process.leads:
         if "generated" in dataset.card.get("notes", {}):
             print("NOTE: the log is generated, not real behaviour")

@@ -26,7 +26,7 @@ class StepLosses(NamedTuple):
 
 
 class Task(nn.Module):
-    """What one task has of its own: start tokens, positions, gates and towers.
+    """What one task has of its own: start tokens, positions, gates and (set later) towers.
 
     SDSR has one start token, gate and tower a domain, CDSR one of each.
     """
@@ -41,7 +41,7 @@ class Task(nn.Module):
             self.gate = TokenGate(gates, hidden, settings.experts)
         else:
             self.gate = SequenceGate(gates, hidden, settings.experts, settings.max_len)
-        self.towers = Towers(gates, hidden, settings.dropout) if settings.towers else None
+        self.towers = None
 
 
 class SyNCRec(nn.Module):
@@ -64,20 +64,23 @@ class SyNCRec(nn.Module):
         self.item_starts = [int(start) for start in item_starts]
         domains, hidden = len(item_starts) - 1, settings.hidden
         self.item_table = nn.Parameter(torch.randn(self.item_starts[-1], hidden) * 0.02)
-        self.tasks = nn.ModuleDict()
-        if settings.runs_cross:
-            self.tasks["cross"] = Task(settings, starts=1, gates=1)
-        if settings.runs_single:
-            gates = 1 if settings.share_experts else domains
-            self.tasks["single"] = Task(settings, starts=domains, gates=gates)
-        if settings.share_experts and settings.mode == "syncrec":
-            self.tasks["single"].gate = self.tasks["cross"].gate
-            self.tasks["single"].towers = self.tasks["cross"].towers
+        # What a flag can remove is drawn last, so that it changes no other initial weight.
         self.experts = nn.ModuleDict(
             {owner: self._experts(count) for owner, count in self._owners().items()}
         )
+        gates = {"cross": 1, "single": 1 if settings.share_experts else domains}
+        starts = {"cross": 1, "single": domains}
+        self.tasks = nn.ModuleDict(
+            {task: Task(settings, starts[task], gates[task]) for task in settings.paths}
+        )
+        if settings.towers:
+            for task, own in self.tasks.items():
+                own.towers = Towers(gates[task], hidden, settings.dropout)
         if settings.target_domain_query:
             self.query = nn.Parameter(torch.randn(domains, hidden) * 0.02)
+        if settings.share_experts and settings.mode == "syncrec":
+            self.tasks["single"].gate = self.tasks["cross"].gate
+            self.tasks["single"].towers = self.tasks["cross"].towers
         if settings.mode == "syncrec":
             # LC-NTG's s_d; plain attributes would not be in the checkpoint
             self.register_buffer("gap_state", torch.full((domains,), 1.0 / domains))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from src.evaluation.metrics import summarise
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from src.dataset import batches
 from src.dataset.batches import Batch
 from src.dataset.folder import Dataset
 from src.errors import UserError
+from src.evaluation.metrics import summarise
 from src.losses import domain_sums, lc_ntg_update, lc_ntg_weights, weighted_mean
 from src.ranking import Ranks, Targets
 from src.settings import Settings
@@ -53,31 +53,25 @@ class Trainer:
     settings: the run's settings.
     dataset: what to train on; `mode sdsr_separate` passes one domain at a time.
     folder: where last.pt, best.pt and the tables go.
-    candidates: where the stored negatives of the `sampled` protocol lie.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        dataset: Dataset,
-        folder: Path,
-        candidates: Path,
-        process: Process,
-    ):
+    def __init__(self, settings: Settings, dataset: Dataset, folder: Path, process: Process):
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
-        self.candidates = candidates
         self.progress = Progress()
         self.model = SyNCRec(settings, dataset.item_starts.tolist()).to(process.device)
         self.network = _wrap(self.model, process)
         self.optimizer = _optimizer(self.model, settings)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min(1.0, (step + 1) / max(1, settings.warmup_steps))
-        )
         self.train_ends = batches.train_ends(dataset)
         has_events = self.train_ends - dataset.offsets[:-1] > 0
         self.users = np.flatnonzero(has_events)
         if len(self.users) == 0:
             raise UserError(f"{dataset.folder} has no training events; loosen the filters")
+        self.steps_per_epoch = math.ceil(
+            len(self.users) / (settings.batch_size * settings.grad_accum)
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: lr_share(step, settings, self.steps_per_epoch)
+        )
 
     # ---------------------------------------------------------------- the whole run
 
@@ -93,7 +87,7 @@ class Trainer:
         valid = ranking.split_targets(self.dataset, "valid")
         while not self.finished():
             epoch = self.train_epoch()
-            ranks = self.rank(valid, sampled=False)
+            ranks = self.rank(valid)
             results = {
                 path: self.summarise(valid, protocols["full"]) for path, protocols in ranks.items()
             }
@@ -103,9 +97,11 @@ class Trainer:
                 if epoch.gammas:
                     transfer.write(epoch.transfer_rows(self.progress.epoch, self.dataset))
                     steps.write(epoch.transfer_step_rows(self.progress, self.dataset))
-                self.save(self.folder / "last.pt")
-                if improved:
+                if (
+                    improved
+                ):  # before last.pt: a run that stops between them trains this epoch again
                     self.save(self.folder / "best.pt")
+                self.save(self.folder / "last.pt")
                 self._say(epoch, results)
 
     def finished(self) -> bool:
@@ -126,9 +122,8 @@ class Trainer:
         """One pass over the users; the order depends on seed and epoch alone."""
         self.model.train()
         epoch = EpochSums(len(self.dataset.domain_names), self.process.device)
-        total = math.ceil(len(self.users) / (self.settings.batch_size * self.settings.grad_accum))
         with tqdm(
-            total=total,
+            total=self.steps_per_epoch,
             desc=f"epoch {self.progress.epoch + 1}",
             disable=None if self.process.leads else True,
             leave=False,
@@ -245,13 +240,17 @@ class Trainer:
 
     # ---------------------------------------------------------------- evaluation
 
-    def rank(self, targets: Targets, sampled: bool) -> dict[str, dict[str, Ranks]]:
-        """{path: {protocol: ranks}} of the model on a split, each process its share."""
+    def rank(
+        self, targets: Targets, negatives: np.ndarray | None = None
+    ) -> dict[str, dict[str, Ranks]]:
+        """{path: {protocol: ranks}} of the model on a split, each process its share.
+
+        With stored `negatives` [n, count] the protocols are `full` and `sampled`, else `full`.
+        """
         self.model.eval()
         settings, device = self.settings, self.process.device
         rows = np.arange(self.process.rank, len(targets.events), self.process.processes)
         found = {}
-        negatives = self._negatives(targets) if sampled else None
         for path in settings.paths:
             hidden = ranking.encode_targets(
                 self.model, self.dataset, targets, path, rows,
@@ -268,18 +267,6 @@ class Trainer:
             ranks = ranking.rank_targets(scorer, self.dataset, targets, negatives, rows)
             found[path] = {name: self._gather(own) for name, own in ranks.items()}
         return found
-
-    def _negatives(self, targets: Targets) -> np.ndarray | None:
-        settings = self.settings
-        if not settings.sampled_negatives:
-            return None
-        return ranking.target_candidates(
-            self.dataset,
-            targets,
-            settings.sampled_negatives,
-            settings.candidate_seed,
-            self.candidates,
-        )
 
     def _gather(self, ranks: Ranks) -> Ranks:
         """The ranks of all processes; each has zeros where the others have theirs."""
@@ -340,20 +327,8 @@ class Trainer:
 
         Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
         """
-        state = read_checkpoint(path, self.process.device)
-        if state["data_sha256"] != self.dataset.card["sha256"]:
-            raise UserError(
-                f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
-                f"not {self.dataset.card['sha256'][:12]}…); train again or open that dataset"
-            )
-        wanted = shape_settings(self.settings)
-        differ = [name for name in wanted if state["settings"].get(name) != wanted[name]]
-        if differ:
-            raise UserError(
-                f"{path} is of another model: --{differ[0]} was "
-                f"{state['settings'].get(differ[0])}, now {wanted[differ[0]]}"
-            )
-        self.model.load_state_dict(state["model"])
+        device = self.process.device
+        state = load_weights(self.model, path, self.settings, self.dataset, device)
         if weights_only:
             return
         self.optimizer.load_state_dict(state["optimizer"])
@@ -466,6 +441,14 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
+def lr_share(step: int, settings: Settings, steps_per_epoch: int) -> float:
+    """The share of --lr that step number `step` (from 0) is taken with."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    if settings.lr_schedule == "constant":
+        return warm
+    return warm * max(0.0, 1.0 - step / (settings.max_epochs * steps_per_epoch))
+
+
 MODEL_SETTINGS = (
     "mode", "loss", "sdsr_context", "hidden", "layers", "heads", "max_len", "experts_cross",
     "experts_single", "share_experts", "gate", "towers", "target_domain_query",
@@ -475,6 +458,30 @@ MODEL_SETTINGS = (
 def shape_settings(settings: Settings) -> dict[str, Any]:
     """The settings that a checkpoint must agree with."""
     return {name: getattr(settings, name) for name in MODEL_SETTINGS}
+
+
+def load_weights(
+    model: SyNCRec, path: Path, settings: Settings, dataset: Dataset, device: torch.device
+) -> dict[str, Any]:
+    """Give a model the weights of a checkpoint and return all that is in it.
+
+    Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
+    """
+    state = read_checkpoint(path, device)
+    if state["data_sha256"] != dataset.card["sha256"]:
+        raise UserError(
+            f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
+            f"not {dataset.card['sha256'][:12]}…); train again or open that dataset"
+        )
+    wanted = shape_settings(settings)
+    differ = [name for name in wanted if state["settings"].get(name) != wanted[name]]
+    if differ:
+        raise UserError(
+            f"{path} is of another model: --{differ[0]} was "
+            f"{state['settings'].get(differ[0])}, now {wanted[differ[0]]}"
+        )
+    model.load_state_dict(state["model"])
+    return state
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

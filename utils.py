@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from src.errors import UserError
+from src.errors import EXIT_USER_ERROR, UserError
 
 ROOT = Path(__file__).resolve().parent
 METRICS_COLUMNS = ("epoch", "step", "split", "path", "domain", "metric", "value")
@@ -83,6 +83,22 @@ class Process:
         if self.processes > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def agree(self, decide: Callable[[], bool]) -> bool:
+        """What the leading process decides, for all of them; its UserError ends them all."""
+        if self.processes == 1:
+            return decide()
+        told: list[Any] = [None]
+        if self.leads:
+            try:
+                told = [decide()]
+            except UserError as error:
+                dist.broadcast_object_list([error], device=self.device)
+                raise
+        dist.broadcast_object_list(told, device=self.device)
+        if isinstance(told[0], UserError):
+            sys.exit(EXIT_USER_ERROR)  # the leading process says why
+        return told[0]
 
 
 def start_process(device: str) -> Process:

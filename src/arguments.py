@@ -13,7 +13,7 @@ from typing import Any
 from src.errors import EXIT_USER_ERROR
 
 
-class _OneLineParser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """argparse, but a wrong flag is told in one line instead of under the whole usage."""
 
     def error(self, message: str) -> typing.NoReturn:
@@ -30,7 +30,7 @@ def setting(
 
 def build_parser(config_class: type, description: str) -> argparse.ArgumentParser:
     """A parser with one flag a field of `config_class`, grouped as the fields say."""
-    parser = _OneLineParser(
+    parser = OneLineParser(
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

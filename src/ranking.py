@@ -53,7 +53,10 @@ def split_targets(dataset: Dataset, split: str) -> Targets:
 def target_candidates(
     dataset: Dataset, targets: Targets, count: int, seed: int, folder: Path
 ) -> np.ndarray:
-    """[n, count] stored negatives of each target: columns of its domain's items, −1 where none."""
+    """[n, count] stored negatives of each target: columns of its domain's items, −1 where none.
+
+    `dataset` is the whole one, also where each domain has a model of its own.
+    """
     sizes = np.diff(dataset.item_starts)
     columns = targets.items - dataset.item_starts[targets.domains]
     key = {
@@ -64,7 +67,7 @@ def target_candidates(
         "seed": seed,
     }
     return stored_candidates(
-        folder / f"{targets.split}-{len(dataset.domain_names)}-{count}-{seed}.npz",
+        folder / f"{targets.split}-{key['data_sha256'][:12]}-{count}-{seed}.npz",
         key,
         lambda: sampled_candidates(columns, targets.domains, sizes, count, seed),
     )

@@ -18,7 +18,7 @@ class Settings:
     data_dir: str = setting("", "dataset folder, in place of the three above", group="data")
     run_name: str = setting("", "name of the run; empty: made from the settings", group="run")
     runs_dir: str = setting("runs", "where run folders are made", group="run")
-    resume: bool = setting(False, "go on from last.pt of the run folder", group="run")
+    resume: bool = setting(False, "go on from last.pt of the run folder, if there", group="run")
     overwrite: bool = setting(False, "replace a run folder that exists", group="run")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run")
     threads: int = setting(0, "CPU threads; 0: torch's choice", group="run")
@@ -105,6 +105,12 @@ class Settings:
     lr: float = setting(1e-3, "learning rate", group="training")
     weight_decay: float = setting(0.0, "weight decay (adamw: decoupled)", group="training")
     warmup_steps: int = setting(100, "steps of linear warm-up", group="training")
+    lr_schedule: str = setting(
+        "constant",
+        "after the warm-up: constant, or linear to 0 at max_epochs",
+        group="training",
+        choices=("constant", "linear"),
+    )
     clip_norm: float = setting(5.0, "gradient norm bound; 0: none", group="training")
     max_epochs: int = setting(100, "most epochs", group="training")
     min_steps: int = setting(0, "no early stop before this step", group="training")

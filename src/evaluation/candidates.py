@@ -1,6 +1,7 @@
 """Sampled candidates: drawn once from a seed, stored, the same for every model."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def stored_candidates(path: Path, key: dict, make: Callable[[], np.ndarray]) -> 
     try:
         with np.load(path, allow_pickle=False) as stored:
             found, candidates = str(stored["key"]), stored["candidates"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it to draw again") from None
     if found != wanted:
         raise UserError(f"{path} holds the candidates of other data; delete it to draw again")

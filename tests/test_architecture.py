@@ -1,0 +1,130 @@
+"""The import graph and the sizes of files and functions are those of the architecture."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOT_MODULES = {path.stem for path in ROOT.glob("*.py")}
+FOLDERS = ("src", "tests", "experiments", "benchmarks")
+FILES = sorted(
+    [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+)
+PRODUCT = [path for path in FILES if path.parent == ROOT or (ROOT / "src") in path.parents]
+NEEDED = (
+    "README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "requirements.txt",
+    "requirements-dev.txt", "train.sh", "test.sh", "make_dataset.py", "main.py", "models.py",
+    "trainers.py", "utils.py", "configs/quick.json", "configs/paper.json", "configs/released.json",
+    "src/dataset", "src/dataset/raw", "src/dataset/batches.py", "src/dataset/folder.py",
+    "src/dataset/synthetic.py", "src/layers.py", "src/losses.py", "src/evaluation",
+    "src/baselines", "experiments", "results",
+)  # fmt: skip
+TRAINING = (
+    "main", "trainers", "models", "utils", "recommend", "src.ranking", "src.evaluation",
+    "src.baselines", "src.settings", "src.dataset.batches", "src.dataset.folder",
+)  # fmt: skip
+DATA_ENGINES = {"duckdb", "ibis"}
+
+
+def name_of(path: Path) -> str:
+    """The dotted module name of a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PRODUCT}
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Every module that a file imports, wherever in it; project modules by their own name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the whole name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else node.module)
+    return frozenset(found)
+
+
+def project_imports(module: str) -> set[str]:
+    return {name for name in imports(MODULES[module]) if name in MODULES}
+
+
+def reached(module: str) -> set[str]:
+    """All project modules that importing one loads, itself included, packages above them too."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in MODULES and name not in found:
+            found.add(name)
+            waiting += [*imports(MODULES[name]), name.rpartition(".")[0]]
+    return found
+
+
+def below(package: str) -> list[str]:
+    return [name for name in MODULES if name == package or name.startswith(package + ".")]
+
+
+def test_the_graph_is_read_as_it_is():
+    """Else every test below could pass on an empty graph."""
+    assert {"src.layers", "src.losses"} <= project_imports("models")
+    assert "src.dataset.batches" in project_imports("trainers")
+    assert "src.evaluation.metrics" in reached("main")
+    assert any(DATA_ENGINES & {name.split(".")[0] for name in imports(path)} for path in PRODUCT)
+
+
+def test_the_model_stands_on_layers_and_losses_alone():
+    assert project_imports("models") <= {"src.layers", "src.losses"}
+
+
+@pytest.mark.parametrize("module", below("src"))
+def test_nothing_in_src_imports_a_root_module(module):
+    assert not {name.split(".")[0] for name in imports(MODULES[module])} & ROOT_MODULES
+
+
+@pytest.mark.parametrize(
+    ("package", "other"),
+    [("src.dataset", "src.evaluation"), ("src.evaluation", "src.dataset")],
+)
+def test_dataset_and_evaluation_do_not_import_each_other(package, other):
+    for module in below(package):
+        assert not reached(module) & set(below(other)), module
+
+
+def test_no_module_imports_itself_through_others():
+    for module in MODULES:
+        for name in project_imports(module):
+            assert module not in reached(name) or name == module.rpartition(".")[0], (
+                f"{module} -> {name} -> … -> {module}"
+            )
+
+
+@pytest.mark.parametrize("package", TRAINING)
+def test_training_and_ranking_need_no_data_engine(package):
+    for module in below(package):
+        for name in reached(module):
+            engines = DATA_ENGINES & {used.split(".")[0] for used in imports(MODULES[name])}
+            assert not engines, f"{module} reaches {engines} through {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_says_its_job_and_stays_readable(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 500
+    assert ast.get_docstring(tree) or not text.strip(), "no docstring that says the file's job"
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 60, f"{node.name}, line {node.lineno}, has {length} lines"
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_what_the_architecture_names_is_there(path):
+    assert (ROOT / path).exists()

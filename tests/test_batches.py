@@ -1,0 +1,317 @@
+"""Batches: every event is a target once in each view, and nothing depends on how users are grouped."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_dataset, make_model, random_users, train_batch
+from scipy.stats import chi2
+
+from src import ranking
+from src.dataset import batches
+from src.layers import dropout
+
+SIZES = (6, 5, 9, 4)
+
+
+def sequences(view):
+    """[(positions, inputs, domains)] of a view, sequence by sequence."""
+    found = []
+    for number in range(view.sequences):
+        rows = view.sequence == number
+        parts = view.positions[rows], view.inputs[rows], view.domains[rows]
+        found.append(tuple(part.tolist() for part in parts))
+    return found
+
+
+def by_domain(items, domains):
+    """{domain: its items in time order}."""
+    return {d: [x for x, own in zip(items, domains, strict=True) if own == d] for d in set(domains)}
+
+
+# ------------------------------------------------------------------------ the two views
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_training_event_is_a_target_once_in_each_view(seed):
+    users = random_users(seed, longest=14)
+    batch = train_batch(make_dataset(users, SIZES))
+    order = sorted(  # canonical: by domain, then user, then time
+        (domains[t], user, t)
+        for user, (_, domains) in enumerate(users)
+        for t in range(len(domains))
+    )
+    assert batch.targets.tolist() == [users[user][0][t] for _, user, t in order]
+    assert batch.single.domains.tolist() == [domain for domain, _, _ in order]
+    assert batch.cross.domains[batch.cross_order].tolist() == [domain for domain, _, _ in order]
+    flat = [(user, t) for user, (items, _) in enumerate(users) for t in range(len(items))]
+    assert [flat[place] for place in batch.cross_order.tolist()] == [pair[1:] for pair in order]
+    assert batch.counts == np.bincount([domain for domain, _, _ in order], minlength=4).tolist()
+    assert batch.domain_counts.tolist() == batch.counts
+    last = [order.index((domains[-1], u, len(domains) - 1)) for u, (_, domains) in enumerate(users)]
+    assert batch.last.tolist() == last
+
+
+def test_the_cross_view_is_each_users_whole_sequence_shifted_by_one():
+    users = random_users(5)
+    batch = train_batch(make_dataset(users, SIZES))
+    expected = [(list(range(len(x))), [0, *x[:-1]], d) for x, d in users]
+    assert sequences(batch.cross) == expected
+
+
+def test_the_single_view_is_each_users_events_of_one_domain_shifted_by_one():
+    users = random_users(5)
+    batch = train_batch(make_dataset(users, SIZES))
+    expected = [
+        (list(range(len(own))), [0, *own[:-1]], [domain] * len(own))
+        for domain in range(4)
+        for own in (by_domain(*user).get(domain, []) for user in users)
+        if own
+    ]
+    assert sequences(batch.single) == expected
+    assert batch.pair_lengths.tolist() == [len(positions) for positions, _, _ in expected]
+
+
+def test_held_out_events_are_no_training_targets_and_no_inputs():
+    users = [([1, 2, 3, 6], [0, 0, 0, 0]), ([4, 7, 5, 6], [0, 1, 0, 0])]
+    batch = train_batch(make_dataset(users, SIZES, held_out=2))
+    assert sorted(batch.targets.tolist()) == [1, 2, 4, 7]
+    assert set(batch.cross.inputs.tolist()) == {0, 1, 4}
+
+
+# ------------------------------------------------------------------------ windows
+
+ITEMS = [1, 2, 7, 3, 8, 9, 4, 5]
+DOMAINS = [0, 0, 1, 0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("max_len", "kept"), [(3, [9, 4, 5]), (8, ITEMS), (20, ITEMS)], ids=["cut", "equal", "longer"]
+)
+def test_a_window_holds_the_newest_events(max_len, kept):
+    dataset = make_dataset([([6], [0]), (ITEMS, DOMAINS), ([6], [0])], SIZES)
+    windows = batches.newest(dataset, np.array([1]), np.array([9]), max_len)
+    assert dataset.items[windows.events].tolist() == kept
+    assert windows.rows.tolist() == [0] * len(kept)
+
+
+def test_a_window_of_each_domain_holds_the_newest_events_of_each():
+    dataset = make_dataset([([6, 7], [0, 1]), (ITEMS, DOMAINS)], SIZES)
+    windows = batches.newest_of_each_domain(dataset, np.array([1, 0]), np.array([10, 2]), 2)
+    kept = [dataset.items[windows.events[windows.rows == row]].tolist() for row in (0, 1)]
+    assert kept == [[8, 9, 4, 5], [6, 7]]
+    batch = batches.build_batch(dataset, windows, 0, 0)
+    assert int(batch.single.positions.max()) == 1
+    earlier = batches.newest_of_each_domain(dataset, np.array([1]), np.array([7]), 2)
+    assert dataset.items[earlier.events].tolist() == [2, 7, 3, 8]
+
+
+def test_only_domains_keeps_each_users_events_of_its_own_domain():
+    dataset = make_dataset([(ITEMS, DOMAINS), (ITEMS, DOMAINS)], SIZES)
+    windows = batches.newest(dataset, np.array([0, 1]), np.array([8, 16]), 5)
+    own = batches.only_domains(dataset, windows, np.array([1, 0]))
+    assert dataset.items[own.events[own.rows == 0]].tolist() == [8, 9]
+    assert dataset.items[own.events[own.rows == 1]].tolist() == [3, 4, 5]
+
+
+# ------------------------------------------------------------------------ attention slots
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_attention_slots_hold_every_token_once_and_give_it_back(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, [5, 40, 300, 700][seed], size=30)
+    groups, slots, tokens_to_slots = batches.attention_slots(lengths)
+    tokens = lengths.sum()
+    assert sum(count for count, _ in groups) == len(lengths)
+    assert len(slots) == sum(count * length for count, length in groups)
+    assert len(set(tokens_to_slots.tolist())) == tokens
+    assert slots[tokens_to_slots].tolist() == list(range(tokens))
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    start, found = 0, []
+    for count, length in groups:  # every row is one sequence, from its first token, in time order
+        for row in slots[start : start + count * length].reshape(count, length):
+            own = np.flatnonzero(sequence == sequence[row[0]])
+            assert row[: len(own)].tolist() == own.tolist()
+            assert set(row[len(own) :].tolist()) <= {own[-1]}  # past its end: the last token again
+            found.append(sequence[row[0]])
+        start += count * length
+    assert sorted(found) == list(range(len(lengths)))
+
+
+def test_attention_pads_sequences_to_little_more_than_their_length():
+    lengths = np.arange(1, 257)
+    _, slots, _ = batches.attention_slots(lengths)
+    assert len(slots) < 1.34 * lengths.sum()
+
+
+# ------------------------------------------------------------------------ negatives
+
+
+def negatives_of(users, copies, seed=0, epoch=0):
+    """(dataset, targets, their domains, negatives) of every user `copies` times in the log."""
+    dataset = make_dataset(users * copies, SIZES)
+    events = np.arange(len(dataset.items))
+    items, domains = dataset.items.astype(np.int64), dataset.domains.astype(np.int64)
+    drawn = batches.draw_negatives(dataset, events, items, domains, seed, epoch)
+    return dataset, items, domains, drawn
+
+
+def test_a_negative_is_another_item_of_the_targets_domain():
+    dataset, items, domains, drawn = negatives_of(random_users(1), 50)
+    assert (drawn != items).all()
+    assert (drawn >= dataset.item_starts[domains]).all()
+    assert (drawn < dataset.item_starts[domains + 1]).all()
+
+
+@pytest.mark.parametrize("target", [12, 16, 20])
+def test_negatives_are_uniform_over_the_other_items(target):
+    """Chi-square over the eight others of a domain of nine; first, inner and last target."""
+    _, _, _, drawn = negatives_of([([target] * 10, [2] * 10)], 400)
+    counts = np.bincount(drawn, minlength=21)[12:21]
+    others = np.delete(counts, target - 12)
+    assert counts[target - 12] == 0
+    statistic = float(((others - 500) ** 2 / 500).sum())
+    assert statistic < chi2.ppf(1 - 1e-4, df=7)
+
+
+def test_negatives_change_with_seed_and_epoch_and_with_nothing_else():
+    users = random_users(2)
+    dataset = make_dataset(users, SIZES)
+    whole = negative_of_each_event(dataset, [np.arange(7)])
+    assert negative_of_each_event(dataset, [np.array([5, 0, 3]), np.array([6, 1, 4, 2])]) == whole
+    for key in ({"seed": 4}, {"epoch": 1}):
+        other = negative_of_each_event(dataset, [np.arange(7)], **key)
+        same = sum(other[place] == negative for place, negative in whole.items())
+        assert same < len(whole) / 2
+
+
+def negative_of_each_event(dataset, parts, seed=3, epoch=0):
+    """{(user, t): negative} of the training events, batched as `parts` says."""
+    found = {}
+    for users in parts:
+        batch = train_batch(dataset, users, seed=seed, epoch=epoch)
+        flat = [(int(u), t) for u in users for t in range(int(np.diff(dataset.offsets)[u]))]
+        places = [flat[row] for row in batch.cross_order.tolist()]
+        found |= dict(zip(places, batch.negatives.tolist(), strict=True))
+    return found
+
+
+# ------------------------------------------------------------------------ the order of an epoch
+
+
+def epoch_of(seed=1, epoch=0, batch_size=4, **shares):
+    users = np.arange(100, 123)
+    return list(batches.epoch_batches(users, batch_size, seed, epoch, **shares))
+
+
+def test_an_epoch_has_every_user_once_and_keeps_its_short_last_batch():
+    found = epoch_of()
+    assert [len(part) for part in found] == [4, 4, 4, 4, 4, 3]
+    assert sorted(np.concatenate(found).tolist()) == list(range(100, 123))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(**key):
+        return np.concatenate(epoch_of(**key)).tolist()
+
+    assert order() == order() == order(batch_size=7)
+    assert len({tuple(order(seed=seed, epoch=epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
+
+
+def test_the_shares_of_three_processes_are_disjoint_and_together_the_batch():
+    shares = [epoch_of(batch_size=6, rank=rank, processes=3) for rank in range(3)]
+    for whole, *parts in zip(epoch_of(batch_size=6), *shares, strict=True):
+        together = np.concatenate(parts).tolist()
+        assert sorted(together) == sorted(whole.tolist())
+        assert max(len(part) for part in parts) - min(len(part) for part in parts) <= 1
+
+
+# ------------------------------------------------------------------------ the context of a target
+
+
+def encode(dataset, model, path, max_len, split="test", context="paired"):
+    return ranking.encode_targets(
+        model, dataset, ranking.split_targets(dataset, split), path, np.arange(1),
+        max_len=max_len, context=context, users_at_once=8, device=torch.device("cpu"),
+    )[0]  # fmt: skip
+
+
+HELD = ([1, 7, 2, 8, 3, 9, 4], [0, 1, 0, 1, 0, 1, 0])  # validation target 9, test target 4
+CONTEXTS = {  # what the output may depend on, of the places 0 … 6; never place 6, the target
+    ("cross", 16, "paired"): {0, 1, 2, 3, 4, 5},
+    ("cross", 4, "paired"): {3, 4, 5},
+    ("single", 16, "paired"): {0, 2, 4},
+    ("single", 4, "paired"): {4},
+    ("single", 2, "own"): {4},
+    ("single", 3, "own"): {2, 4},
+}
+
+
+@pytest.mark.parametrize("case", CONTEXTS, ids=str)
+def test_a_test_target_is_ranked_from_the_newest_events_before_it(case):
+    """The validation event included, at most max_len − 1; the single view's own domain alone."""
+    path, max_len, context = case
+    dataset = make_dataset([HELD], SIZES, held_out=2)
+    model = make_model(dataset, max_len=max_len).eval()
+    before = encode(dataset, model, path, max_len, context=context)
+    seen = set()
+    for place, (item, domain) in enumerate(zip(*HELD, strict=True)):
+        items = list(HELD[0])
+        items[place] = item + 1 if domain else item % 6 + 1
+        other = make_dataset([(items, HELD[1])], SIZES, held_out=2)
+        after = encode(other, model, path, max_len, context=context)
+        if (after - before).abs().max() > 1e-6:
+            seen.add(place)
+    assert seen == CONTEXTS[case]
+
+
+def test_a_target_is_ranked_as_the_same_event_would_be_in_training():
+    """Position and input of the last place are those of a training window that ends there."""
+    model = make_model(make_dataset([HELD], SIZES), max_len=5).eval()
+    trained = make_dataset([HELD], SIZES)
+    batch = train_batch(trained, max_len=5)
+    for path in ("cross", "single"):
+        ranked = encode(make_dataset([HELD], SIZES, held_out=1), model, path, 5)
+        torch.testing.assert_close(ranked, model.last_outputs(batch, path)[0].float())
+
+
+# ------------------------------------------------------------------------ dropout
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
+    torch.manual_seed(0)
+    n = 100_003  # no multiple of the four draws of a random word
+    out = dropout(torch.ones(n), rate, training=True)
+    kept = out != 0
+    assert torch.equal(out[kept], torch.full_like(out[kept], 1 / (1 - rate)))
+    sigma = (rate * (1 - rate) / n) ** 0.5
+    assert abs(float(kept.float().mean()) - (1 - rate)) < 4 * sigma
+    assert abs(float(out.mean()) - 1.0) < 4 * sigma / (1 - rate)
+    for lag in (1, 2, 3, 4):  # neighbours share a random word, and are independent all the same
+        both = float((kept[lag:] & kept[:-lag]).float().mean())
+        assert abs(both - (1 - rate) ** 2) < 5 * sigma
+
+
+def test_dropout_draws_a_new_mask_each_time_and_the_same_one_from_a_seed():
+    torch.manual_seed(0)
+    first, second = (dropout(torch.ones(64), 0.5, training=True) for _ in "ab")
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(torch.ones(64), 0.5, training=True), first)
+
+
+@pytest.mark.parametrize(("rate", "training"), [(0.0, True), (0.5, False)])
+def test_dropout_of_rate_zero_or_in_evaluation_is_the_identity(rate, training):
+    x = torch.randn(3, 5)
+    assert torch.equal(dropout(x, rate, training), x)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5, 2)], ids=str)
+def test_the_gradient_passes_where_the_value_passed(shape):
+    torch.manual_seed(0)
+    x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
+    out = dropout(x, 0.4, training=True)
+    out.sum().backward()
+    assert 0 < int((out == 0).sum()) < x.numel()
+    assert torch.equal(x.grad, out.detach())  # of ones, so the mask itself

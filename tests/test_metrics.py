@@ -1,0 +1,108 @@
+"""Metrics against tables computed by hand, and ties against all the orders they stand for."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from src.evaluation.metrics import CUTOFFS, METRICS, summarise, target_metrics
+
+LOG3, LOG4, LOG5, LOG6 = (math.log2(n) for n in (3, 4, 5, 6))
+
+# better, tied, metric, value: each worked out on paper from the ranks better + 1 … better + tied
+BY_HAND = [
+    (0, 1, "hr@1", 1),
+    (0, 1, "ndcg@10", 1),
+    (0, 1, "mrr", 1),
+    (1, 1, "hr@1", 0),
+    (1, 1, "ndcg@5", 1 / LOG3),
+    (4, 1, "hr@5", 1),
+    (5, 1, "hr@5", 0),
+    (4, 1, "ndcg@5", 1 / LOG6),
+    (5, 1, "ndcg@5", 0),
+    (0, 2, "hr@1", 1 / 2),  # ranks 1, 2
+    (0, 2, "ndcg@1", 1 / 2),
+    (0, 2, "ndcg@5", (1 + 1 / LOG3) / 2),
+    (0, 2, "mrr", (1 + 1 / 2) / 2),
+    (3, 4, "hr@5", 2 / 4),  # ranks 4, 5, 6, 7
+    (3, 4, "ndcg@5", (1 / LOG5 + 1 / LOG6) / 4),
+    (3, 4, "mrr", (1 / 4 + 1 / 5 + 1 / 6 + 1 / 7) / 4),
+    (20, 7, "hr@20", 0),
+    (19, 2, "hr@20", 1 / 2),
+]
+
+
+@pytest.mark.parametrize(("better", "tied", "metric", "value"), BY_HAND)
+def test_a_metric_equals_the_value_computed_by_hand(better, tied, metric, value):
+    found = target_metrics(np.array([better]), np.array([tied]))
+    assert found[metric][0] == pytest.approx(value, abs=1e-12)
+
+
+def metric_of_rank(metric: str, rank: int) -> float:
+    """The textbook definition at one known rank."""
+    if metric == "mrr":
+        return 1 / rank
+    name, k = metric.split("@")
+    hit = rank <= int(k)
+    return float(hit) if name == "hr" else hit / math.log2(rank + 1)
+
+
+@pytest.mark.parametrize("scores", [[2, 2, 2, 1], [3, 1, 1, 1], [0, 0, 0, 0], [1, 2, 3, 4]])
+@pytest.mark.parametrize("target", range(4))
+def test_ties_are_the_mean_over_every_order_of_the_tied_items(scores, target):
+    orders = [
+        order
+        for order in itertools.permutations(range(4))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]
+    better = sum(score > scores[target] for score in scores)
+    tied = scores.count(scores[target])
+    found = target_metrics(np.array([better]), np.array([tied]))
+    for metric in METRICS:
+        expected = np.mean([metric_of_rank(metric, order.index(target) + 1) for order in orders])
+        assert found[metric][0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("candidates", [3, 10, 101, 5000])
+def test_a_constant_scorer_gets_exactly_the_expectation_of_random_ranking(candidates):
+    found = target_metrics(np.array([0]), np.array([candidates]))
+    ranks = range(1, candidates + 1)
+    for k in CUTOFFS:
+        assert found[f"hr@{k}"][0] == pytest.approx(min(k, candidates) / candidates, abs=1e-12)
+        gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k) / candidates
+        assert found[f"ndcg@{k}"][0] == pytest.approx(gain, abs=1e-12)
+    assert found["mrr"][0] == pytest.approx(sum(1 / r for r in ranks) / candidates, abs=1e-12)
+
+
+def test_pessimistic_ties_take_the_last_of_the_tied_ranks():
+    found = target_metrics(np.array([0, 3]), np.array([6, 2]), ties="pessimistic")
+    for metric in METRICS:
+        expected = [metric_of_rank(metric, rank) for rank in (6, 5)]
+        assert found[metric] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_summary_holds_domains_macro_mean_and_users_with_n_beside_each():
+    better, tied = np.array([0, 1, 4, 0]), np.ones(4, dtype=int)
+    summary = summarise(better, tied, np.array([0, 0, 0, 2]), ["a", "empty", "b"])
+    assert summary["a"]["hr@1"] == pytest.approx(1 / 3) and summary["a"]["n"] == 3
+    assert summary["b"]["hr@1"] == 1 and summary["b"]["n"] == 1
+    assert summary["empty"] == {"n": 0}
+    assert summary["macro"]["hr@1"] == pytest.approx((1 / 3 + 1) / 2)
+    assert summary["users"]["hr@1"] == pytest.approx(2 / 4)
+    assert summary["macro"]["n"] == summary["users"]["n"] == 4
+    assert set(summary["a"]) == {*METRICS, "n"}
+
+
+def test_a_split_without_targets_gives_no_numbers():
+    none = np.zeros(0, dtype=int)
+    summary = summarise(none, none, none, ["a"])
+    assert summary == {"a": {"n": 0}, "macro": {"n": 0}, "users": {"n": 0}}
+
+
+@pytest.mark.parametrize(
+    ("better", "tied", "ties"), [(0, 0, "expected"), (-1, 1, "expected"), (0, 1, "optimistic")]
+)
+def test_counts_that_cannot_be_are_refused(better, tied, ties):
+    with pytest.raises(ValueError, match="must be"):
+        target_metrics(np.array([better]), np.array([tied]), ties=ties)

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The main job, from a bare machine with Python 3.11 or newer: environment, dataset, training,
+# results.
+#
+#     bash train.sh                # the quick configuration on the bundled, generated log
+#     bash train.sh --seed 7       # another run: extra flags pass through to main.py
+#
+# What exists is used again: the environment, the dataset, a finished run. A run that was
+# interrupted goes on from its last epoch. --overwrite trains anew.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$ROOT/environment.sh"
+
+DATASET=(
+  --data_name=amazon
+  --strd_ym=202312
+)
+TRAINING=(
+  --config="$ROOT/configs/quick.json"
+  --mode=syncrec
+  --loss=ce
+  --device=auto
+)
+
+case " $* " in
+  *" --overwrite "* | *" --help "* | *" -h "*) ;;
+  *) TRAINING+=(--resume) ;;
+esac
+
+make_environment requirements.txt
+"$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}"
+"$PYTHON" "$ROOT/main.py" "${DATASET[@]}" "${TRAINING[@]}" "$@"

@@ -25,7 +25,7 @@ from src.dataset.folder import VALID, Dataset, dataset_folder, open_dataset
 from src.errors import UserError, run_command
 from src.evaluation.metrics import METRICS, summarise
 from src.settings import Settings, check_settings
-from trainers import Trainer
+from trainers import Trainer, read_checkpoint
 from utils import (
     METRICS_COLUMNS,
     ROOT,
@@ -103,11 +103,13 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     A folder of other settings or data is refused; `--overwrite` starts anew, `--resume` goes on
     with an unfinished run, or with a finished one that is to train longer.
     """
+    check_targets(settings, dataset)
     if settings.overwrite and folder.exists():
         shutil.rmtree(folder)
     if find_run(settings, folder, dataset.card["sha256"]):
         return True
-    check_targets(settings, dataset)
+    for checkpoint in sorted(folder.rglob("last.pt")):  # before anything is changed
+        read_checkpoint(checkpoint, settings, dataset, torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").unlink(missing_ok=True)  # those of the shorter run
     saved = dataclasses.replace(settings, resume=False, overwrite=False)
@@ -289,8 +291,9 @@ def results_table(results: dict, protocol: str = "full") -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    settings = parse_settings()
+def main(arguments: list[str] | None = None) -> None:
+    """Train, or find the run finished, and print its table. Raises UserError for mistakes."""
+    settings = parse_settings(arguments)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     process = start_process(settings.device)

@@ -26,7 +26,7 @@ from src.errors import UserError, run_command
 from src.evaluation.ranks import NonFiniteScore, check_finite
 from src.ranking import Targets, encode_targets
 from src.settings import Settings, check_settings
-from trainers import load_weights
+from trainers import read_checkpoint
 from utils import start_process, write_atomically
 
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
@@ -78,7 +78,9 @@ def open_trained(folder: Path, device: torch.device) -> TrainedRun:
     models = []
     for part_folder, part in parts:
         model = SyNCRec(settings, part.item_starts.tolist()).to(device).eval()
-        load_weights(model, part_folder / "best.pt", settings, part, device)
+        model.load_state_dict(
+            read_checkpoint(part_folder / "best.pt", settings, part, device)["model"]
+        )
         models.append(model)
     return TrainedRun(settings, dataset, models, device)
 

@@ -327,8 +327,8 @@ class Trainer:
 
         Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
         """
-        device = self.process.device
-        state = load_weights(self.model, path, self.settings, self.dataset, device)
+        state = read_checkpoint(path, self.settings, self.dataset, self.process.device)
+        self.model.load_state_dict(state["model"])
         if weights_only:
             return
         self.optimizer.load_state_dict(state["optimizer"])
@@ -460,14 +460,14 @@ def shape_settings(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in MODEL_SETTINGS}
 
 
-def load_weights(
-    model: SyNCRec, path: Path, settings: Settings, dataset: Dataset, device: torch.device
+def read_checkpoint(
+    path: Path, settings: Settings, dataset: Dataset, device: torch.device
 ) -> dict[str, Any]:
-    """Give a model the weights of a checkpoint and return all that is in it.
+    """A checkpoint's dict; nothing in it can run code.
 
     Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
     """
-    state = read_checkpoint(path, device)
+    state = _read_checkpoint(path, device)
     if state["data_sha256"] != dataset.card["sha256"]:
         raise UserError(
             f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
@@ -480,18 +480,16 @@ def load_weights(
             f"{path} is of another model: --{differ[0]} was "
             f"{state['settings'].get(differ[0])}, now {wanted[differ[0]]}"
         )
-    model.load_state_dict(state["model"])
     return state
 
 
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """A checkpoint's dict; nothing in it can run code."""
+def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
-        raise UserError(f"checkpoint {path} cannot be read ({error})") from None
+        raise UserError(f"{path} is torn ({type(error).__name__}); train again") from None
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise UserError(f"{path} is no checkpoint of this version; train again")
     return state

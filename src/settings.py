@@ -172,7 +172,7 @@ def check_settings(settings: Settings) -> None:
         if getattr(settings, name) < 1:
             raise UserError(f"--{name} must be at least 1, not {getattr(settings, name)}")
     for name in NOT_NEGATIVE:
-        if getattr(settings, name) < 0:
+        if not getattr(settings, name) >= 0:  # so that NaN is refused too
             raise UserError(f"--{name} must not be negative, not {getattr(settings, name)}")
     for name in ("lr", "lc_ntg_tau", "mim_temperature"):
         if not getattr(settings, name) > 0:

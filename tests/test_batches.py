@@ -1,4 +1,4 @@
-"""Batches: every event is a target once in each view, and nothing depends on how users are grouped."""
+"""Batches: every event is a target once in each view, however the users are grouped; dropout."""
 
 import numpy as np
 import pytest
@@ -142,6 +142,9 @@ def test_attention_pads_sequences_to_little_more_than_their_length():
     lengths = np.arange(1, 257)
     _, slots, _ = batches.attention_slots(lengths)
     assert len(slots) < 1.34 * lengths.sum()
+    groups, slots, _ = batches.attention_slots(np.array([900, 300, 500, 300]))  # above all groups
+    assert sorted(groups) == [(1, 500), (1, 900), (2, 300)]
+    assert len(slots) == 2000
 
 
 # ------------------------------------------------------------------------ negatives

@@ -1,5 +1,6 @@
 """The losses are those of the method: LC-NTG traced by hand, SC-MIM, and both step losses."""
 
+import itertools
 import math
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_domains_weight_falls_as_its_gap_falls_and_never_below_the_floor():
         state, _ = losses.lc_ntg_update(torch.full((4,), 0.25), sums, counts, 0.9, 0.1)
         found.append(losses.lc_ntg_weights(state, temperature=0.3, floor=0.2)[1])
     falling = [float(weights[1]) for weights in found]
-    assert all(before > after for before, after in zip(falling, falling[1:], strict=False))
+    assert all(before > after for before, after in itertools.pairwise(falling))
     assert falling[-1] == pytest.approx(0.2, abs=1e-6)
     for weights in found:
         assert float(weights.sum()) == pytest.approx(4)  # the mean weight stays 1

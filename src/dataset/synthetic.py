@@ -26,6 +26,7 @@ import gzip
 import io
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,7 +291,7 @@ def command_line(config: SyntheticConfig) -> str:
         if field.name != "out":
             value = getattr(config, field.name)
             words = value if isinstance(value, tuple) else (value,)
-            flags.append(f"--{field.name} {' '.join(map(str, words))}")
+            flags.append(f"--{field.name} {shlex.join(map(str, words))}")
     return f"python -m src.dataset.synthetic --out DIR {' '.join(flags)}"
 
 

@@ -1,0 +1,66 @@
+"""Popularity and item-to-item Markov on sequences small enough to count by hand."""
+
+import numpy as np
+import pytest
+from conftest import make_dataset
+
+from src.baselines.markov import Markov, item_before
+from src.baselines.popularity import Popularity
+
+# Domain 0 has the items 1, 2, 3, domain 1 the items 4, 5, 6. The last two events of a user are
+# the validation and the test target.
+USERS = [
+    ([1, 4, 2, 5, 1, 2, 3], [0, 1, 0, 1, 0, 0, 0]),  # trains on 1 4 2 5 1
+    ([1, 2, 6, 4, 1, 3], [0, 0, 1, 1, 0, 0]),  # trains on 1 2 6 4
+    ([3, 5, 4], [0, 1, 1]),  # trains on 3
+]
+
+
+@pytest.fixture
+def dataset():
+    return make_dataset(USERS, [3, 3], held_out=2)
+
+
+def test_popularity_counts_training_events_only(dataset):
+    scores = Popularity.fit(dataset).scores(0, np.array([6, 12]))
+    assert scores.tolist() == [[3, 2, 1], [3, 2, 1]]
+    assert Popularity.fit(dataset).scores(1, np.array([15])).tolist() == [[2, 1, 1]]
+
+
+def test_the_item_before_is_the_last_of_the_same_domain_and_user(dataset):
+    before = item_before(dataset)
+    assert before[:7].tolist() == [0, 0, 1, 4, 2, 1, 2]
+    assert before[7:13].tolist() == [0, 1, 0, 6, 2, 1]
+    assert before[13:].tolist() == [0, 0, 5]
+
+
+def test_the_test_target_is_ranked_from_the_validation_event(dataset):
+    markov = Markov.fit(dataset)
+    # first user: 1 2 1 in domain 0, then 2 (valid), 3 (test): the item before the test target is 2
+    counts = np.floor(markov.scores(0, np.array([6])).numpy())
+    assert counts.tolist() == [[1, 0, 0]]  # in training 1 followed 2 once
+
+
+def test_transitions_are_counted_from_training_events_only(dataset):
+    counts = np.floor(Markov.fit(dataset).scores(0, np.array([5, 12])).numpy())
+    assert counts.tolist() == [[0, 2, 0], [0, 2, 0]]  # 1 -> 2 twice; 1 -> 3 is a test target
+
+
+def test_popularity_orders_what_no_transition_tells_apart(dataset):
+    scores = Markov.fit(dataset).scores(0, np.array([6]))[0]
+    assert scores.argsort(descending=True).tolist() == [0, 1, 2]
+    assert 0 < scores[2] < scores[1] < 1
+
+
+def test_popularity_never_outweighs_one_transition():
+    users = [([1] * 50 + [2, 3, 1, 1], [0] * 54), ([2, 2, 2], [0] * 3)]
+    markov = Markov.fit(make_dataset(users, [3], held_out=2))
+    # the first user's training ends 2, 3: from 2 only 3 follows, though 1 is far more popular
+    scores = markov.scores(0, np.array([51]))[0]
+    assert scores.argmax() == 2
+
+
+def test_without_an_item_before_popularity_alone_ranks(dataset):
+    scores = Markov.fit(dataset).scores(1, np.array([14]))[0]
+    assert (scores < 1).all()
+    assert scores.argsort(descending=True)[0] == 0

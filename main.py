@@ -173,7 +173,7 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
     for part, part_folder in parts:
         if process.leads:
             part_folder.mkdir(parents=True, exist_ok=True)
-        seed_everything(settings.seed)
+        seed_everything(settings.seed + process.rank)  # dropout of its own for each process
         trainer = Trainer(settings, part, part_folder, process)
         if settings.resume and (part_folder / "last.pt").is_file():
             trainer.load(part_folder / "last.pt")

@@ -5,6 +5,9 @@ Cross-Domain Sequential Recommendation", SIGIR 2024. Symbols: B users, N targets
 batch's users), D domains, V items, H hidden size, K = K_c + K_s experts.
 """
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -23,6 +26,15 @@ class StepLosses(NamedTuple):
     cross: Tensor | None
     mim: Tensor
     mim_bound: Tensor
+
+
+@contextmanager
+def own_draws(seed: int, part: str) -> Iterator[None]:
+    """Initial weights of a part from a stream of its own, so that a flag that adds or removes one
+    part changes no other's weights, nor the dropout that follows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{seed}/{part}".encode()))
+        yield
 
 
 class Task(nn.Module):
@@ -63,21 +75,24 @@ class SyNCRec(nn.Module):
         self.settings = settings
         self.item_starts = [int(start) for start in item_starts]
         domains, hidden = len(item_starts) - 1, settings.hidden
-        self.item_table = nn.Parameter(torch.randn(self.item_starts[-1], hidden) * 0.02)
-        # What a flag can remove is drawn last, so that it changes no other initial weight.
-        self.experts = nn.ModuleDict(
-            {owner: self._experts(count) for owner, count in self._owners().items()}
-        )
+        with own_draws(settings.seed, "items"):
+            self.item_table = nn.Parameter(torch.randn(self.item_starts[-1], hidden) * 0.02)
+        self.experts = nn.ModuleDict()
+        for owner, count in self._owners().items():
+            with own_draws(settings.seed, f"{owner} experts"):
+                self.experts[owner] = self._experts(count)
         gates = {"cross": 1, "single": 1 if settings.share_experts else domains}
         starts = {"cross": 1, "single": domains}
-        self.tasks = nn.ModuleDict(
-            {task: Task(settings, starts[task], gates[task]) for task in settings.paths}
-        )
-        if settings.towers:
-            for task, own in self.tasks.items():
-                own.towers = Towers(gates[task], hidden, settings.dropout)
-        if settings.target_domain_query:
-            self.query = nn.Parameter(torch.randn(domains, hidden) * 0.02)
+        self.tasks = nn.ModuleDict()
+        for task in settings.paths:
+            with own_draws(settings.seed, task):
+                self.tasks[task] = Task(settings, starts[task], gates[task])
+            with own_draws(settings.seed, f"{task} towers"):
+                if settings.towers:
+                    self.tasks[task].towers = Towers(gates[task], hidden, settings.dropout)
+        with own_draws(settings.seed, "query"):
+            if settings.target_domain_query:
+                self.query = nn.Parameter(torch.randn(domains, hidden) * 0.02)
         if settings.share_experts and settings.mode == "syncrec":
             self.tasks["single"].gate = self.tasks["cross"].gate
             self.tasks["single"].towers = self.tasks["cross"].towers

@@ -133,7 +133,7 @@ class Trainer:
                 bar.update()
         self.progress.epoch += 1
         epoch.reduce(self.process)
-        if not torch.isfinite(epoch.losses).all():
+        if not (torch.isfinite(epoch.losses).all() and torch.isfinite(epoch.mim).all()):
             raise UserError(
                 f"the training loss of epoch {self.progress.epoch} is not finite: "
                 "lower --lr or set --clip_norm"

@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class _Pad(torch.autograd.Function):
@@ -26,6 +27,7 @@ class _Pad(torch.autograd.Function):
         return tokens.index_select(1, slots)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (tokens_to_slots,) = ctx.saved_tensors
         return gradient.index_select(1, tokens_to_slots), None, None
@@ -41,6 +43,7 @@ class _Unpad(torch.autograd.Function):
         return padded.index_select(1, tokens_to_slots)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         (tokens_to_slots,) = ctx.saved_tensors
         padded = gradient.new_zeros(gradient.shape[0], ctx.slots, gradient.shape[2])
@@ -187,7 +190,8 @@ class TokenGate(nn.Module):
         gates, hidden, experts = self.weight.shape
         every = x @ self.weight.transpose(0, 1).reshape(hidden, gates * experts)  # [N, G·K]
         index = which[:, None, None].expand(-1, 1, experts)
-        return every.view(-1, gates, experts).gather(1, index)[:, 0].float().softmax(-1)
+        weights = every.view(-1, gates, experts).gather(1, index)[:, 0]
+        return weights.to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
 
 
 class SequenceGate(nn.Module):
@@ -205,7 +209,8 @@ class SequenceGate(nn.Module):
         """Inputs [N, H] and the gate of each token [N] -> weights [N, K], equal in a sequence."""
         parts = torch.einsum("nh,nhk->nk", x, self.weight[which, view.positions])
         sums = parts.new_zeros(view.sequences, parts.shape[1]).index_add(0, view.sequence, parts)
-        return sums.float().softmax(-1)[view.sequence]
+        sums = sums.to(torch.promote_types(x.dtype, torch.float32))
+        return sums.softmax(-1)[view.sequence]
 
 
 class Towers(nn.Module):

@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 2**22  # logits held at a time; 16 MiB in float32, which a large cache still takes
 
@@ -40,6 +41,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor):
         rows, items, targets, log_sum = ctx.saved_tensors
         hidden_gradient = torch.empty_like(rows)

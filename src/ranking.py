@@ -146,7 +146,7 @@ def encode_targets(
     The target is the last event of its window, so the input is the newest `max_len` − 1 events
     before it; the single view keeps those of its domain, or has as many of its own (`own`).
     """
-    outputs = []
+    outputs = [torch.zeros(0, model.settings.hidden, device=device)]  # no rows, no targets
     window = batches.newest_of_each_domain if context == "own" else batches.newest
     for start in range(0, len(rows), users_at_once):
         some = rows[start : start + users_at_once]

@@ -41,7 +41,8 @@ class Settings:
     )
     sdsr_context: str = setting(
         "paired",
-        "SDSR sees its share of the user's newest max_len events, or max_len of its own domain",
+        "SDSR sees its share of the user's newest max_len events, or max_len of its own domain "
+        "(as sdsr_separate always does)",
         group="task",
         choices=("paired", "own"),
     )
@@ -88,7 +89,9 @@ class Settings:
         group="negative transfer (LC-NTG)",
     )
     sc_mim: bool = setting(
-        True, "mutual-information loss between the views", group="mutual information (SC-MIM)"
+        True,
+        "mutual-information loss between the views; negatives are a process's users",
+        group="mutual information (SC-MIM)",
     )
     lambda_mim: float = setting(
         0.1, "weight of the mutual-information loss", group="mutual information (SC-MIM)"

@@ -6,6 +6,7 @@ target stand at the same place.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -255,8 +256,12 @@ def epoch_batches(
     """The users of each batch of an epoch, this process's share of them.
 
     The order is a function of seed and epoch; the processes' shares of a batch are disjoint and
-    together the batch of a single process. The last batch is kept, however small.
+    together the batch of a single process. The last batch is kept, however small; one with fewer
+    users than processes joins the batch before it, so that no process is left without work.
     """
     order = np.random.default_rng([seed, epoch]).permutation(users)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size][rank::processes]
+    starts = list(range(0, len(order), batch_size))
+    if len(starts) > 1 and len(order) - starts[-1] < processes:
+        starts.pop()
+    for start, end in itertools.pairwise([*starts, len(order)]):
+        yield order[start:end][rank::processes]

@@ -66,7 +66,7 @@ def test_the_file_says_that_it_is_generated_and_what_is_planted():
     assert list(keys) == list(header(SyntheticConfig()))
     assert "not real behaviour" in keys["generated"]
     planted = json.loads(keys["planted_relatedness"])
-    assert sorted(planted.values()) == [0.0, 0.1, 0.4, 0.7, 1.0]
+    assert sorted(planted.values()) == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert json.loads(keys["planted_sequential"]) == list(planted)
     rows = [line.split(",") for line in lines[len(keys) + 1 :]]
     assert lines[len(keys)] == "user_id,item_id,domain,unix_time"
@@ -92,13 +92,13 @@ def test_times_are_distinct_rising_and_some_lie_after_the_cut_off(log):
 def test_sizes_are_as_asked_and_do_not_follow_relatedness(log):
     lengths = np.bincount(log.users)
     assert (lengths.min(), lengths.max()) == (20, 60)
-    assert log.item_slots.shape == (5, 200)
-    assert (np.sort(log.item_slots, axis=1) == np.arange(200)).all()
+    assert log.item_slots.shape == (5, 300)
+    assert (np.sort(log.item_slots, axis=1) == np.arange(300)).all()
     events = np.bincount(log.domains)
     assert events.max() / events.min() < 1.1
 
 
-def test_events_take_the_item_at_the_interest_or_the_next_of_its_ring(log):
+def test_events_take_an_item_at_the_interest_or_a_few_places_on_in_its_ring(log):
     slots, ring = log.item_slots[log.domains, log.items], SyntheticConfig().cluster_items
     signal = ~log.noise
     assert (slots[signal] // ring == log.interests[signal] // ring).all()

@@ -16,9 +16,9 @@ the users and its own path for the others. So
   number of items and expected events: differences between domains come from relatedness alone.
 
 A session is a run of events in one domain. Inside a domain the items of a cluster form a ring: an
-event takes the item at the interest's place or the one after it; the other events are noise by
-popularity. Noise and the shift break first-order chains of items while the interest lasts: memory
-pays.
+event takes an item at the interest's place or a few places on; the other events are noise by
+popularity. Noise and spread blur first-order chains of items while the interest lasts, so a model
+that remembers more than the last item ranks better than item-to-item Markov.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ FILE_NAME = "interactions.csv.gz"
 FIRST_SECOND = 1_577_836_800  # 2020-01-01 00:00 UTC
 END_SECOND = 1_706_745_600  # 2024-02-01 00:00 UTC
 SHORTEST_HISTORY = 180 * 86_400  # seconds between a user's two ends
-SHIFTS = 2  # an item stands at the interest's place or at the next, with equal chance
+SHIFTS = 8  # an item stands 0 … 7 places after the interest's, with equal chance
 SESSION_ENDS = 0.4  # chance that the next event begins a new session, in a domain drawn anew
 SUCCESSORS = 2  # clusters that a cluster leads to
 FOLLOW = 0.5  # share of the jumps that follow the graph of clusters; the others follow the taste
@@ -59,19 +59,19 @@ class SyntheticConfig:
         40, "mean events a user: uniform from half to one and a half of it", group="size"
     )
     clusters: int = setting(10, "clusters of items, common to all domains", group="size")
-    cluster_items: int = setting(20, "items of a cluster in each domain", group="size")
+    cluster_items: int = setting(30, "items of a cluster in each domain", group="size")
     domains: tuple[str, ...] = setting(
         ("gen_Books", "gen_Clothing", "gen_Games", "gen_Sports", "gen_Toys"),
         "names of the domains",
         group="what is planted",
     )
     relatedness: tuple[float, ...] = setting(
-        (0.1, 1.0, 0.4, 0.0, 0.7),
+        (0.25, 1.0, 0.5, 0.0, 0.75),
         "for each domain the share, 0 to 1, of the users for whom it reads the shared interest",
         group="what is planted",
     )
-    jump: float = setting(0.15, "chance that an interest ends at an event", group="what is planted")
-    noise: float = setting(0.15, "share of events by popularity alone", group="what is planted")
+    jump: float = setting(0.05, "chance that an interest ends at an event", group="what is planted")
+    noise: float = setting(0.3, "share of events by popularity alone", group="what is planted")
     seed: int = setting(42, "the same seed gives the same bytes")
 
 

@@ -1,0 +1,163 @@
+"""Tables and figure of the planted log: gap and weight against what was planted.
+
+    python experiments/planted.py runs/amazon --out results/planted
+
+Reads the runs of experiments/planted.sh; writes OUT.md (tables), OUT.csv (their values) and, where
+matplotlib is installed (requirements-dev.txt), OUT.png.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.dataset.folder import dataset_folder, read_card
+from src.errors import UserError, run_command
+from utils import ROOT, read_json, write_atomically
+
+SEEDS = (1, 2, 3)
+SWEEP = {
+    "uniform weights": "planted-uniform-1",
+    "default": "planted-default-1",
+    "τ 1, floor 0": "planted-tau1-floor0",
+    "τ 0.1, floor 0": "planted-tau0.1-floor0",
+    "τ 0.03, floor 0": "planted-tau0.03-floor0",
+}
+
+
+def planted_relatedness() -> dict[str, float]:
+    """{domain: relatedness}, as the bundled log's own header and data card say."""
+    notes = read_card(dataset_folder(ROOT, "amazon", "202312"))["notes"]
+    planted = json.loads(notes["planted_relatedness"])
+    return dict(sorted(planted.items(), key=lambda pair: -pair[1]))
+
+
+def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
+    """(test results under `full`, transfer.csv) of a run."""
+    results = read_json(folder / "results.json", "results of the run")["test"]["full"]
+    return results, pd.read_csv(folder / "transfer.csv")
+
+
+def last_epoch(transfer: pd.DataFrame, column: str, domains: list[str]) -> np.ndarray:
+    """[D] a column of the last epoch."""
+    final = transfer[transfer.epoch == transfer.epoch.max()].set_index("domain")
+    return final.loc[domains, column].to_numpy()
+
+
+def seed_table(runs: Path, planted: dict[str, float]) -> tuple[str, list[tuple]]:
+    """What three seeds found: φ, γ and NDCG@10 of each domain."""
+    domains = list(planted)
+    gap, gamma, scores = [], [], {}
+    for seed in SEEDS:
+        results, transfer = read_run(runs / f"planted-default-{seed}")
+        uniform, _ = read_run(runs / f"planted-uniform-{seed}")
+        gap.append(last_epoch(transfer, "phi", domains))
+        gamma.append(last_epoch(transfer, "gamma", domains))
+        for name, source, path in (
+            ("SyNCRec cross", results, "cross"),
+            ("SyNCRec single", results, "single"),
+            ("cross, uniform weights", uniform, "cross"),
+            ("item Markov", results, "markov"),
+            ("popularity", results, "popularity"),
+        ):
+            row = [source[path][domain]["ndcg@10"] for domain in domains]
+            scores.setdefault(name, []).append(row)
+    columns = {"relatedness": np.array([list(planted.values())]), "φ": gap, "γ": gamma, **scores}
+    lines = ["| domain | " + " | ".join(columns) + " | cross ÷ uniform |"]
+    lines.append("|---|" + "---:|" * (len(columns) + 1))
+    rows = []
+    for place, domain in enumerate(domains):
+        cells = []
+        for name, values in columns.items():
+            seeds = np.array(values)[:, place]
+            cells.append(_cell(name, seeds))
+            rows += [(domain, name, n, float(v)) for n, v in enumerate(seeds, 1)]
+        ratio = np.array(scores["SyNCRec cross"]) / np.array(scores["cross, uniform weights"])
+        cells.append(f"{ratio.mean(0)[place]:.3f} (least {ratio.min(0)[place]:.3f})")
+        lines.append(f"| {domain} | " + " | ".join(cells) + " |")
+    truth = list(planted.values())
+    each = [spearmanr(truth, row).statistic for row in gamma]
+    mean = spearmanr(truth, np.mean(gamma, axis=0)).statistic
+    lines.append("")
+    lines.append(
+        f"Rank correlation of γ with the planted relatedness: {mean:.2f} on the mean over seeds; "
+        "by seed " + ", ".join(f"{value:.2f}" for value in each) + ". Lowest mean γ: "
+        f"{domains[int(np.argmin(np.mean(gamma, axis=0)))]}."
+    )
+    return "\n".join(lines) + "\n", rows
+
+
+def _cell(name: str, seeds: np.ndarray) -> str:
+    if len(seeds) == 1:
+        return f"{seeds[0]:g}"
+    digits = 4 if name not in ("φ", "γ") else 3
+    return f"{seeds.mean():.{digits}f} ± {seeds.std(ddof=1):.{digits}f}"
+
+
+def sweep_table(runs: Path, planted: dict[str, float]) -> str:
+    """One seed from inert to starving: weight w at the end, and the cross path's NDCG@10."""
+    domains = list(planted)
+    heads = [f"{name} (r = {planted[name]:g})" for name in domains]
+    lines = ["| weighting | " + " | ".join(heads) + " | macro |", "|---|" + "---:|" * 6]
+    for label, name in SWEEP.items():
+        results, transfer = read_run(runs / name)
+        weights = last_epoch(transfer, "weight", domains)
+        scores = [results["cross"][domain]["ndcg@10"] for domain in domains]
+        cells = [f"{w:.2f} → {s:.3f}" for w, s in zip(weights, scores, strict=True)]
+        macro = results["cross"]["macro"]["ndcg@10"]
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {macro:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: Path, planted: dict[str, float], out: Path) -> None:
+    """γ over the epochs for each weighting of the sweep; one line a domain."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no figure: matplotlib is not installed (requirements-dev.txt)")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [label for label in SWEEP if label != "uniform weights"]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(11, 2.8), sharey=True)
+    colours = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7"]
+    for axis, label in zip(axes, shown, strict=True):
+        _, transfer = read_run(runs / SWEEP[label])
+        for colour, (domain, relatedness) in zip(colours, planted.items(), strict=True):
+            rows = transfer[transfer.domain == domain]
+            axis.plot(rows.epoch, rows.gamma, color=colour, label=f"{domain}, r = {relatedness:g}")
+        axis.set(title=label, xlabel="epoch")
+    axes[0].set_ylabel("γ")
+    axes[0].legend(fontsize=6, frameon=False)
+    figure.tight_layout()
+    figure.savefig(out, dpi=130, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("runs", type=Path, help="folder of the runs")
+    parser.add_argument("--out", type=Path, required=True, help="OUT.md, OUT.csv, OUT.png")
+    arguments = parser.parse_args()
+    if not arguments.runs.is_dir():
+        raise UserError(f"{arguments.runs} does not exist; run experiments/planted.sh")
+    planted = planted_relatedness()
+    table, rows = seed_table(arguments.runs, planted)
+    text = f"{table}\n{sweep_table(arguments.runs, planted)}"
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.out.with_suffix(".md"), lambda path: path.write_text(text))
+    with arguments.out.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("domain", "quantity", "seed", "value"), *rows])
+    draw(arguments.runs, planted, arguments.out.with_suffix(".png"))
+    print(text)
+
+
+if __name__ == "__main__":
+    run_command(main)

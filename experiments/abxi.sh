@@ -4,7 +4,7 @@
 #     bash experiments/abxi.sh RAW_DIR
 #
 # RAW_DIR holds ABXI's interactions.csv.gz (user_id,item_id,domain,unix_time). JOBS runs go side by
-# side (default 2, one thread each); a run that is finished is not run again.
+# side (default 2, one thread each); a finished run is not run again, a broken one goes on.
 set -euo pipefail
 raw_dir=$(realpath "${1:?usage: bash experiments/abxi.sh RAW_DIR}")
 cd "$(dirname "$0")/.."
@@ -15,10 +15,9 @@ PYTHON=${PYTHON:-.venv/bin/python}
 
 mkdir -p runs/abxi/logs
 run() { # mode loss
-  local name="$1-$2" resume=()
-  [ -f "runs/abxi/$name/last.pt" ] && [ ! -f "runs/abxi/$name/results.json" ] && resume=(--resume)
+  local name="$1-$2"
   "$PYTHON" main.py --config configs/abxi.json --mode "$1" --loss "$2" --run_name "$name" \
-    "${resume[@]}" >>"runs/abxi/logs/$name.log" 2>&1 && echo "done: $name"
+    --resume >>"runs/abxi/logs/$name.log" 2>&1 && echo "done: $name"
 }
 export -f run
 export PYTHON

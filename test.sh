@@ -5,7 +5,7 @@
 #     bash test.sh -k losses
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$ROOT/environment.sh"
+source "$ROOT/src/environment.sh"
 
 make_environment requirements-dev.txt
 cd "$ROOT"

@@ -9,7 +9,7 @@
 # interrupted goes on from its last epoch. --overwrite trains anew.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$ROOT/environment.sh"
+source "$ROOT/src/environment.sh"
 
 DATASET=(
   --data_name=amazon

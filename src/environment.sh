@@ -1,4 +1,4 @@
-# Sourced by train.sh and test.sh: .venv beside this file with the packages of a requirements file.
+# Sourced by train.sh and test.sh: .venv in the root with the packages of a requirements file.
 #
 #     make_environment requirements.txt    # sets PYTHON to the environment's interpreter
 #
@@ -22,9 +22,9 @@ find_python() { # the first Python that can make an environment, 3.11 or newer
   fail "no Python 3.11 or newer with venv and pip was found; install one (python3.11, python3.11-venv)"
 }
 
-make_environment() { # requirements file, by its name beside this file
+make_environment() { # requirements file, by its name in the root
   local root venv stamp base name
-  root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   venv="$root/.venv"
   PYTHON="$venv/bin/python"
   stamp="$venv/.installed-$1"

@@ -81,7 +81,7 @@ class Settings:
         0.0, "β, the share of the new gap; 0: 1 − α", group="negative transfer (LC-NTG)"
     )
     lc_ntg_tau: float = setting(
-        1.0, "τ of the softmax, in nats per target", group="negative transfer (LC-NTG)"
+        0.3, "τ of the softmax, in nats per target", group="negative transfer (LC-NTG)"
     )
     lc_ntg_floor: float = setting(
         0.5,

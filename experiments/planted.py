@@ -97,6 +97,8 @@ def _cell(name: str, seeds: np.ndarray) -> str:
     if len(seeds) == 1:
         return f"{seeds[0]:g}"
     digits = 4 if name not in ("φ", "γ") else 3
+    if np.ptp(seeds) == 0:  # the same data and no randomness: a baseline
+        return f"{seeds[0]:.{digits}f}"
     return f"{seeds.mean():.{digits}f} ± {seeds.std(ddof=1):.{digits}f}"
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import re
 import shutil
-import typing
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +19,27 @@ import torch
 import torch.distributed as dist
 
 from src import ranking
-from src.arguments import as_json, build_parser, from_namespace
-from src.dataset.folder import VALID, Dataset, dataset_folder, open_dataset
+from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
+from src.checkpoint import read_checkpoint
+from src.dataset.folder import VALID, Dataset
 from src.errors import UserError, run_command
 from src.evaluation.metrics import METRICS, summarise
 from src.settings import Settings, check_settings
-from trainers import Trainer, read_checkpoint
+from trainers import Trainer
 from utils import (
     METRICS_COLUMNS,
     ROOT,
     Process,
     Table,
     environment,
-    read_json,
+    open_data,
     seed_everything,
     start_process,
     write_atomically,
     write_json,
 )
 
+RESERVED = ("candidates", "logs")  # folders beside the runs
 RUN_ONLY = ("resume", "overwrite", "device", "threads", "runs_dir", "run_name")  # not the result's
 
 
@@ -48,45 +49,16 @@ def parse_settings(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings as a JSON file")
     first, _ = parser.parse_known_args(arguments)
     if first.config:
-        parser.set_defaults(**config_defaults(first.config))
+        parser.set_defaults(**config_defaults(Settings, first.config))
     settings = from_namespace(Settings, parser.parse_args(arguments))
     check_settings(settings)
     if settings.select_metric not in METRICS:
         raise UserError(
             f"--select_metric {settings.select_metric} is unknown; give one of {', '.join(METRICS)}"
         )
+    if settings.data_dir:  # a run must be found again from any folder
+        settings = dataclasses.replace(settings, data_dir=str(Path(settings.data_dir).resolve()))
     return settings
-
-
-def config_defaults(path: Path) -> dict:
-    """The settings of a JSON file, names and types checked."""
-    content = read_json(path, "--config")
-    types = typing.get_type_hints(Settings)
-    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(Settings)}
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold one JSON object of settings")
-    for name, value in content.items():
-        if name not in types:
-            raise UserError(f"--config {path}: unknown setting '{name}' (see main.py --help)")
-        whole_number = types[name] is float and type(value) is int
-        if type(value) is not types[name] and not whole_number:
-            raise UserError(
-                f"--config {path}: '{name}' must be {types[name].__name__}, not {value!r}"
-            )
-        if choices[name] and value not in choices[name]:
-            raise UserError(
-                f"--config {path}: '{name}' is {value!r}; give one of {', '.join(choices[name])}"
-            )
-    return content
-
-
-def open_data(settings: Settings) -> Dataset:
-    """The dataset that the settings name."""
-    if settings.data_dir:
-        return open_dataset(Path(settings.data_dir))
-    return open_dataset(
-        dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
-    )
 
 
 def run_folder(settings: Settings, dataset: Dataset) -> Path:
@@ -94,6 +66,8 @@ def run_folder(settings: Settings, dataset: Dataset) -> Path:
     name = settings.run_name or f"{settings.mode}-{settings.loss}-seed{settings.seed}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"--run_name {name!r}: use letters, digits, '.', '_' and '-'")
+    if name in RESERVED:
+        raise UserError(f"--run_name {name} is reserved; give another name")
     return ROOT / settings.runs_dir / str(dataset.card["data_name"]) / name
 
 
@@ -104,13 +78,16 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     with an unfinished run, or with a finished one that is to train longer.
     """
     check_targets(settings, dataset)
-    if settings.overwrite and folder.exists():
+    if settings.overwrite and (folder / "config.json").is_file():
         shutil.rmtree(folder)
     if find_run(settings, folder, dataset.card["sha256"]):
         return True
     for checkpoint in sorted(folder.rglob("last.pt")):  # before anything is changed
         read_checkpoint(checkpoint, settings, dataset, torch.device("cpu"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
     (folder / "results.json").unlink(missing_ok=True)  # those of the shorter run
     saved = dataclasses.replace(settings, resume=False, overwrite=False)
     write_json(folder / "environment.json", environment(process.device, dataset.card["sha256"]))
@@ -125,7 +102,12 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
         return False
     before, now = read_json(config, "config.json of the run"), as_json(settings)
     differ = [name for name in now if name not in RUN_ONLY and before.get(name) != now[name]]
-    longer = settings.resume and set(differ) <= {"max_epochs", "patience_steps", "min_steps"}
+    # Only a longer run continues this one; a linear schedule was set out for its own epochs.
+    may_grow = {"patience_steps", "min_steps"}
+    may_grow |= {"max_epochs"} if settings.lr_schedule == "constant" else set()
+    longer = settings.resume and all(
+        name in may_grow and now[name] > before[name] for name in differ
+    )
     if differ and not longer:
         raise UserError(
             f"{folder} holds a run with --{differ[0]} {before.get(differ[0])}, not "
@@ -266,12 +248,9 @@ def merge_metrics(trainers: list[Trainer], folder: Path) -> None:
     merged = Table(folder / "metrics.csv", METRICS_COLUMNS)
     for trainer in trainers:
         part = Table(trainer.folder / "metrics.csv", METRICS_COLUMNS, trainer.progress.epoch)
-        merged.rows.extend(row for row in part.rows if row[4] in dataset_names(trainer))
+        names = trainer.dataset.domain_names
+        merged.rows.extend(row for row in part.rows if row[4] in names)
     merged.write([])
-
-
-def dataset_names(trainer: Trainer) -> list[str]:
-    return trainer.dataset.domain_names
 
 
 def results_table(results: dict, protocol: str = "full") -> str:

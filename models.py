@@ -33,7 +33,8 @@ def own_draws(seed: int, part: str) -> Iterator[None]:
     """Initial weights of a part from a stream of its own, so that a flag that adds or removes one
     part changes no other's weights, nor the dropout that follows."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(f"{seed}/{part}".encode()))
+        # the CPU generator alone: torch.manual_seed would reseed the GPUs and their dropout too
+        torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{part}".encode()))
         yield
 
 
@@ -91,7 +92,7 @@ class SyNCRec(nn.Module):
                 if settings.towers:
                     self.tasks[task].towers = Towers(gates[task], hidden, settings.dropout)
         with own_draws(settings.seed, "query"):
-            if settings.target_domain_query:
+            if settings.target_domain_query and settings.runs_cross:
                 self.query = nn.Parameter(torch.randn(domains, hidden) * 0.02)
         if settings.share_experts and settings.mode == "syncrec":
             self.tasks["single"].gate = self.tasks["cross"].gate

@@ -18,16 +18,15 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from main import config_defaults, open_data
 from models import SyNCRec
-from src.arguments import build_parser, from_namespace, setting
+from src.arguments import build_parser, config_defaults, from_namespace, setting
+from src.checkpoint import read_checkpoint
 from src.dataset.folder import TEST, Dataset
 from src.errors import UserError, run_command
 from src.evaluation.ranks import NonFiniteScore, check_finite
 from src.ranking import Targets, encode_targets
 from src.settings import Settings, check_settings
-from trainers import read_checkpoint
-from utils import start_process, write_atomically
+from utils import open_data, start_process, write_atomically
 
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 
@@ -66,7 +65,7 @@ def open_trained(folder: Path, device: torch.device) -> TrainedRun:
     Raises UserError when the folder holds no trained run, or its dataset is not the one it was
     trained on.
     """
-    settings = Settings(**config_defaults(folder / "config.json"))
+    settings = Settings(**config_defaults(Settings, folder / "config.json"))
     check_settings(settings)
     dataset = open_data(settings)
     parts = [(folder, dataset)]

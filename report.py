@@ -10,12 +10,12 @@ import csv
 import io
 from pathlib import Path
 
-from src.arguments import OneLineParser
+from src.arguments import OneLineParser, read_json
+from src.baselines import BASELINES
 from src.errors import UserError, run_command
 from src.evaluation.metrics import METRICS
-from utils import read_json, write_atomically
+from utils import write_atomically
 
-BASELINES = ("popularity", "markov")
 COLUMNS = ("run", "mode", "loss", "seed", "path", "split", "protocol", "domain", "metric", "value")
 
 
@@ -25,6 +25,8 @@ def read_runs(folders: list[Path]) -> dict[str, tuple[dict, dict]]:
     for folder in folders:
         if not (folder / "results.json").is_file():
             raise UserError(f"{folder} holds no finished run (no results.json); train it first")
+        if folder.name in runs:
+            raise UserError(f"two runs are called {folder.name}; report one of them")
         config = read_json(folder / "config.json", "config of the run")
         results = read_json(folder / "results.json", "results of the run")
         environment = read_json(folder / "environment.json", "environment of the run")
@@ -79,13 +81,18 @@ def markdown_table(rows: list[tuple], split: str, protocol: str, metrics: list[s
     lines.append("|---|---|" + "---:|" * len(domains))
     for run, path in order:
         values = models[run, path]
-        cells = [
-            " / ".join(f"{values[name, metric]:.4f}"[1:] for metric in metrics) for name in domains
-        ]
+        cells = [_cell(values, name, metrics) for name in domains]
         shown = "" if run == path else path
         lines.append(f"| {run} | {shown} | " + " | ".join(cells) + " |")
     title = f"{split}, protocol `{protocol}`: {' / '.join(metric.upper() for metric in metrics)}"
     return f"{title}\n\n" + "\n".join(lines) + "\n"
+
+
+def _cell(values: dict[tuple[str, str], float], domain: str, metrics: list[str]) -> str:
+    """The metrics of a domain; a dash where it has no target."""
+    if not values[domain, "n"]:
+        return "–"
+    return " / ".join(f"{values[domain, metric]:.4f}".removeprefix("0") for metric in metrics)
 
 
 def write_tables(rows: list[tuple], table: str, out: Path) -> None:

@@ -11,9 +11,11 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$ROOT/src/environment.sh"
 
-DATASET=(
+DATASET=( # which log, for both commands
   --data_name=amazon
   --strd_ym=202312
+)
+MAKING=( # more flags of make_dataset.py, such as --raw_dir or --min_user_events=5
 )
 TRAINING=(
   --config="$ROOT/configs/quick.json"
@@ -28,5 +30,5 @@ case " $* " in
 esac
 
 make_environment requirements.txt
-"$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}"
+"$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}" "${MAKING[@]}"
 "$PYTHON" "$ROOT/main.py" "${DATASET[@]}" "${TRAINING[@]}" "$@"

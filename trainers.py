@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,11 @@ from tqdm import tqdm
 
 from models import StepLosses, SyNCRec
 from src import ranking
+from src.checkpoint import CHECKPOINT_FORMAT, model_settings, read_checkpoint
 from src.dataset import batches
 from src.dataset.batches import Batch
 from src.dataset.folder import Dataset
+from src.epoch import EpochSums
 from src.errors import UserError
 from src.evaluation.metrics import summarise
 from src.losses import domain_sums, lc_ntg_update, lc_ntg_weights, weighted_mean
@@ -31,8 +32,6 @@ from utils import (
     Table,
     write_atomically,
 )
-
-CHECKPOINT_FORMAT = 1
 
 
 @dataclasses.dataclass
@@ -66,6 +65,11 @@ class Trainer:
         self.users = np.flatnonzero(has_events)
         if len(self.users) == 0:
             raise UserError(f"{dataset.folder} has no training events; loosen the filters")
+        if min(len(self.users), settings.batch_size) < process.processes:
+            raise UserError(
+                f"{process.processes} processes share batches of --batch_size "
+                f"{settings.batch_size} among {len(self.users)} users; start fewer"
+            )
         self.steps_per_epoch = math.ceil(
             len(self.users) / (settings.batch_size * settings.grad_accum)
         )
@@ -93,13 +97,13 @@ class Trainer:
             }
             improved = self._note_validation(results)
             if self.process.leads:
+                done, names = self.progress, self.dataset.domain_names
                 metrics.write(self._metric_rows(epoch, results))
                 if epoch.gammas:
-                    transfer.write(epoch.transfer_rows(self.progress.epoch, self.dataset))
-                    steps.write(epoch.transfer_step_rows(self.progress, self.dataset))
-                if (
-                    improved
-                ):  # before last.pt: a run that stops between them trains this epoch again
+                    transfer.write(epoch.transfer_rows(done.epoch, names))
+                    steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))
+                # best.pt first: a run that stops between the two trains this epoch again
+                if improved:
                     self.save(self.folder / "best.pt")
                 self.save(self.folder / "last.pt")
                 self._say(epoch, results)
@@ -118,10 +122,14 @@ class Trainer:
 
     # ---------------------------------------------------------------- one epoch, one step
 
-    def train_epoch(self) -> "EpochSums":
+    def train_epoch(self) -> EpochSums:
         """One pass over the users; the order depends on seed and epoch alone."""
         self.model.train()
-        epoch = EpochSums(len(self.dataset.domain_names), self.process.device)
+        epoch = EpochSums(
+            len(self.dataset.domain_names),
+            self.process.device,
+            with_mim=self.settings.mode == "syncrec" and self.settings.sc_mim,
+        )
         with tqdm(
             total=self.steps_per_epoch,
             desc=f"epoch {self.progress.epoch + 1}",
@@ -132,7 +140,7 @@ class Trainer:
                 self.train_step(step_batches, epoch)
                 bar.update()
         self.progress.epoch += 1
-        epoch.reduce(self.process)
+        epoch.reduce(self.process.sum)
         if not (torch.isfinite(epoch.losses).all() and torch.isfinite(epoch.mim).all()):
             raise UserError(
                 f"the training loss of epoch {self.progress.epoch} is not finite: "
@@ -167,7 +175,7 @@ class Trainer:
         batch = batches.build_batch(self.dataset, events, settings.seed, self.progress.epoch)
         return batch.to(self.process.device)
 
-    def train_step(self, step_batches: list[Batch], epoch: "EpochSums") -> None:
+    def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> None:
         """One optimiser step over its batches; every mean is over the step's targets, not a
         batch's or a process's."""
         settings, process = self.settings, self.process
@@ -224,7 +232,7 @@ class Trainer:
         return gamma, weights if settings.lc_ntg else torch.ones_like(weights)
 
     def _update_gap_state(
-        self, gaps: Tensor, counts: Tensor, gamma: Tensor, epoch: "EpochSums"
+        self, gaps: Tensor, counts: Tensor, gamma: Tensor, epoch: EpochSums
     ) -> None:
         settings = self.settings
         beta = settings.lc_ntg_beta or 1.0 - settings.lc_ntg_alpha
@@ -255,7 +263,7 @@ class Trainer:
             hidden = ranking.encode_targets(
                 self.model, self.dataset, targets, path, rows,
                 max_len=settings.max_len, context=settings.sdsr_context,
-                users_at_once=settings.eval_users, device=device,
+                users_at_once=settings.eval_users, device=device, bar=self.process.leads,
             )  # fmt: skip
             place = np.zeros(len(targets.events), dtype=np.int64)
             place[rows] = np.arange(len(rows))
@@ -306,7 +314,7 @@ class Trainer:
         state = {
             "format": CHECKPOINT_FORMAT,
             "data_sha256": self.dataset.card["sha256"],
-            "settings": shape_settings(self.settings),
+            "settings": model_settings(self.settings),
             "domain_names": self.dataset.domain_names,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -338,7 +346,7 @@ class Trainer:
         if self.process.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.process.device)
 
-    def _metric_rows(self, epoch: "EpochSums", results: dict[str, dict]) -> Iterator[tuple]:
+    def _metric_rows(self, epoch: EpochSums, results: dict[str, dict]) -> Iterator[tuple]:
         done = (self.progress.epoch, self.progress.step)
         for path, domain, metric, value in epoch.loss_rows(self.dataset.domain_names):
             yield (*done, "train", path, domain, metric, value)
@@ -347,7 +355,7 @@ class Trainer:
                 for metric, value in metrics.items():
                     yield (*done, "valid", path, domain, metric, value)
 
-    def _say(self, epoch: "EpochSums", results: dict[str, dict]) -> None:
+    def _say(self, epoch: EpochSums, results: dict[str, dict]) -> None:
         """One line an epoch."""
         metric, average = self.settings.select_metric, self.settings.select_average
         parts = [f"epoch {self.progress.epoch:3d}  step {self.progress.step:6d}"]
@@ -363,77 +371,15 @@ class Trainer:
         print("  ".join(parts) + best, flush=True)
 
 
-class EpochSums:
-    """What an epoch adds up, on the device: reading it once an epoch keeps steps free of waits."""
-
-    def __init__(self, domains: int, device: torch.device):
-        self.losses = torch.zeros(2, domains, device=device)  # single, cross
-        self.counts = torch.zeros(domains, device=device)
-        self.mim = torch.zeros(3, device=device)  # loss, bound, steps
-        self.gaps = torch.zeros(2, domains, device=device)  # sums of the gap, targets
-        self.weights = torch.zeros(domains, device=device)
-        self.gammas: list[tuple[Tensor, Tensor, Tensor]] = []  # φ, s, γ of every step
-        self.paths: set[str] = set()
-
-    def add(self, losses: StepLosses, batch: Batch, batches_of_step: int) -> None:
-        for row, (path, values) in enumerate((("single", losses.single), ("cross", losses.cross))):
-            if values is not None:
-                self.losses[row] += domain_sums(values.detach(), batch.domain_counts)
-                self.paths.add(path)
-        self.counts += batch.domain_counts
-        step = torch.stack([losses.mim.detach(), losses.mim_bound, torch.ones_like(losses.mim)])
-        self.mim += step / batches_of_step
-
-    def add_transfer(
-        self, gaps: Tensor, counts: Tensor, gap: Tensor, state: Tensor, gamma: Tensor, w: Tensor
-    ) -> None:
-        self.gaps += torch.stack([gaps, counts])
-        self.weights = w
-        self.gammas.append((gap, state, gamma))
-
-    def reduce(self, process: Process) -> None:
-        """Add up over processes; the gaps already are."""
-        for part in (self.losses, self.counts, self.mim):
-            process.sum(part)
-
-    def loss_rows(self, names: list[str]) -> Iterator[tuple[str, str, str, float]]:
-        """(path, domain, metric, value): the epoch's mean losses, in nats per target."""
-        counts = self.counts.tolist()
-        for path, sums in zip(("single", "cross"), self.losses.tolist(), strict=True):
-            if path not in self.paths:
-                continue
-            for name, loss, count in zip(names, sums, counts, strict=True):
-                if count:
-                    yield path, name, "loss", loss / count
-            yield path, "users", "loss", sum(sums) / sum(counts)
-        if len(self.paths) == 2:
-            loss, bound, steps = self.mim.tolist()
-            yield "cross", "macro", "mim_loss", loss / steps
-            yield "cross", "macro", "mim_bound", bound / steps
-
-    def transfer_rows(self, epoch: int, dataset: Dataset) -> Iterator[tuple]:
-        """The epoch's mean φ of each domain, s after it, the last step's γ and the next w."""
-        gaps = (self.gaps[0] / self.gaps[1]).tolist()
-        _, state, gamma = (part.tolist() for part in self.gammas[-1])
-        rows = zip(dataset.domain_names, gaps, state, gamma, self.weights.tolist(), strict=True)
-        for name, *values in rows:
-            yield (epoch, name, *values)
-
-    def transfer_step_rows(self, progress: Progress, dataset: Dataset) -> Iterator[tuple]:
-        first = progress.step - len(self.gammas) + 1
-        stacked = torch.stack([torch.stack(parts) for parts in self.gammas]).tolist()
-        for step, parts in enumerate(stacked, first):
-            for name, *values in zip(dataset.domain_names, *parts, strict=True):
-                yield (progress.epoch, step, name, *values)
-
-
 def _wrap(model: nn.Module, process: Process) -> nn.Module:
     """The model as the steps call it; gradients are shared where there are several processes."""
     if process.processes == 1:
         return model
     devices = [process.device] if process.device.type == "cuda" else None
     # A domain that is absent from a batch leaves its tower and gate without a gradient.
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+    return DistributedDataParallel(
+        model, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
+    )
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -447,49 +393,3 @@ def lr_share(step: int, settings: Settings, steps_per_epoch: int) -> float:
     if settings.lr_schedule == "constant":
         return warm
     return warm * max(0.0, 1.0 - step / (settings.max_epochs * steps_per_epoch))
-
-
-MODEL_SETTINGS = (
-    "mode", "loss", "sdsr_context", "hidden", "layers", "heads", "max_len", "experts_cross",
-    "experts_single", "share_experts", "gate", "towers", "target_domain_query",
-)  # fmt: skip
-
-
-def shape_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a checkpoint must agree with."""
-    return {name: getattr(settings, name) for name in MODEL_SETTINGS}
-
-
-def read_checkpoint(
-    path: Path, settings: Settings, dataset: Dataset, device: torch.device
-) -> dict[str, Any]:
-    """A checkpoint's dict; nothing in it can run code.
-
-    Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
-    """
-    state = _read_checkpoint(path, device)
-    if state["data_sha256"] != dataset.card["sha256"]:
-        raise UserError(
-            f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
-            f"not {dataset.card['sha256'][:12]}…); train again or open that dataset"
-        )
-    wanted = shape_settings(settings)
-    differ = [name for name in wanted if state["settings"].get(name) != wanted[name]]
-    if differ:
-        raise UserError(
-            f"{path} is of another model: --{differ[0]} was "
-            f"{state['settings'].get(differ[0])}, now {wanted[differ[0]]}"
-        )
-    return state
-
-
-def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; train first")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
-        raise UserError(f"{path} is torn ({type(error).__name__}); train again") from None
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(f"{path} is no checkpoint of this version; train again")
-    return state

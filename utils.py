@@ -18,7 +18,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from src.dataset.folder import Dataset, dataset_folder, open_dataset
 from src.errors import EXIT_USER_ERROR, UserError
+from src.settings import Settings
 
 ROOT = Path(__file__).resolve().parent
 METRICS_COLUMNS = ("epoch", "step", "split", "path", "domain", "metric", "value")
@@ -105,10 +107,10 @@ def start_process(device: str) -> Process:
     """Join the other processes where torchrun started this one; choose the device."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if processes == 1:
-        return Process(chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    if processes == 1:
+        return Process(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     return Process(chosen, dist.get_rank(), processes)
 
@@ -127,6 +129,8 @@ def _device(name: str, local_rank: int) -> torch.device:
             raise UserError(f"--device {name}: no usable GPU here; give --device cpu")
         if device.index is None:
             device = torch.device("cuda", local_rank)
+        elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(f"--device {name} would put every process on one GPU; give cuda")
         if device.index >= torch.cuda.device_count():
             raise UserError(f"--device {name}: only {torch.cuda.device_count()} GPUs here")
     return device
@@ -163,13 +167,10 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def read_json(path: Path, what: str) -> Any:
-    """A JSON file; UserError names the file and line where it cannot be read."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{what} {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{what} {path}, line {error.lineno}: {error.msg}") from None
+def open_data(settings: Settings) -> Dataset:
+    """The dataset that the settings name."""
+    if settings.data_dir:
+        return open_dataset(Path(settings.data_dir))
+    return open_dataset(
+        dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+    )

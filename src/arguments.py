@@ -6,11 +6,21 @@ and the choices. What the flags leave at its default is written down as fully as
 
 import argparse
 import dataclasses
+import json
 import typing
 from pathlib import Path
 from typing import Any
 
-from src.errors import EXIT_USER_ERROR
+from src.errors import EXIT_USER_ERROR, UserError
+
+
+class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """argparse's help with defaults, but silent about those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in ("", None, ()):
+            return action.help
+        return super()._get_help_string(action)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -33,7 +43,7 @@ def build_parser(config_class: type, description: str) -> argparse.ArgumentParse
     parser = OneLineParser(
         description=description,
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpWithDefaults,
     )
     groups: dict[str, Any] = {}
     types = typing.get_type_hints(config_class)
@@ -76,3 +86,37 @@ def as_json(config: Any) -> dict[str, Any]:
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(config).items()
     }
+
+
+def config_defaults(config_class: type, path: Path) -> dict[str, Any]:
+    """The settings that a JSON file gives, names, types and choices checked (UserError)."""
+    content = read_json(path, "--config")
+    types = typing.get_type_hints(config_class)
+    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold one JSON object of settings")
+    for name, value in content.items():
+        if name not in types:
+            raise UserError(f"--config {path}: unknown setting '{name}' (see --help)")
+        whole_number = types[name] is float and type(value) is int
+        if type(value) is not types[name] and not whole_number:
+            raise UserError(
+                f"--config {path}: '{name}' must be {types[name].__name__}, not {value!r}"
+            )
+        if choices[name] and value not in choices[name]:
+            raise UserError(
+                f"--config {path}: '{name}' is {value!r}; give one of {', '.join(choices[name])}"
+            )
+    return content
+
+
+def read_json(path: Path, what: str) -> Any:
+    """A JSON file; UserError names the file and line where it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{what} {path}, line {error.lineno}: {error.msg}") from None

@@ -1,5 +1,6 @@
 """What a user did wrong, said in one line."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,7 +16,8 @@ def run_command(command: Callable[[], None]) -> None:
     try:
         command()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # once, not once a process
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -208,8 +208,8 @@ class SequenceGate(nn.Module):
     def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
         """Inputs [N, H] and the gate of each token [N] -> weights [N, K], equal in a sequence."""
         parts = torch.einsum("nh,nhk->nk", x, self.weight[which, view.positions])
+        parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
         sums = parts.new_zeros(view.sequences, parts.shape[1]).index_add(0, view.sequence, parts)
-        sums = sums.to(torch.promote_types(x.dtype, torch.float32))
         return sums.softmax(-1)[view.sequence]
 
 

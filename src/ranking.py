@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from src.baselines import BASELINES
 from src.baselines.markov import Markov
 from src.baselines.popularity import Popularity
 from src.dataset import batches
@@ -139,16 +141,18 @@ def _name_fault(
 @torch.no_grad()
 def encode_targets(
     model, dataset: Dataset, targets: Targets, path: str, rows: np.ndarray, *,
-    max_len: int, context: str, users_at_once: int, device: torch.device,
+    max_len: int, context: str, users_at_once: int, device: torch.device, bar: bool = False,
 ) -> Tensor:  # fmt: skip
     """h of each target in `rows` from its context alone: [rows, H].
 
     The target is the last event of its window, so the input is the newest `max_len` − 1 events
-    before it; the single view keeps those of its domain, or has as many of its own (`own`).
+    before it; the single view keeps those of its domain, or has as many of its own (`own`). With
+    `bar`, progress is shown on a terminal.
     """
     outputs = [torch.zeros(0, model.settings.hidden, device=device)]  # no rows, no targets
     window = batches.newest_of_each_domain if context == "own" else batches.newest
-    for start in range(0, len(rows), users_at_once):
+    starts = range(0, len(rows), users_at_once)
+    for start in tqdm(starts, f"rank {path}", leave=False, disable=None if bar else True):
         some = rows[start : start + users_at_once]
         events = window(dataset, targets.users[some], targets.events[some] + 1, max_len)
         if path == "single":
@@ -160,7 +164,7 @@ def encode_targets(
 
 def baseline_scorers(dataset: Dataset, targets: Targets) -> dict[str, Scorer]:
     """Popularity and item-to-item Markov, fitted on the training events, as scorers."""
-    models = {"popularity": Popularity.fit(dataset), "markov": Markov.fit(dataset)}
+    models = dict(zip(BASELINES, (Popularity.fit(dataset), Markov.fit(dataset)), strict=True))
 
     def scorer_of(model: Popularity | Markov) -> Scorer:
         return lambda domain, rows: model.scores(domain, targets.events[rows])

@@ -1,5 +1,6 @@
 """Every setting of a training run: the flags of main.py, their help, and config.json."""
 
+import math
 from dataclasses import dataclass
 
 from src.arguments import setting
@@ -68,7 +69,7 @@ class Settings:
     )
     towers: bool = setting(True, "feed-forward towers on the gated mixture", group="model")
     target_domain_query: bool = setting(
-        False, "the cross view is told the domain that it is to rank", group="model"
+        False, "the cross view, where there is one, is told the domain to rank", group="model"
     )
 
     lc_ntg: bool = setting(
@@ -162,10 +163,20 @@ class Settings:
         return ["cross"] * self.runs_cross + ["single"] * self.runs_single
 
 
-POSITIVE = ("hidden", "layers", "heads", "experts_cross", "batch_size", "grad_accum", "max_epochs")
+POSITIVE = (
+    "eval_users",
+    "hidden",
+    "layers",
+    "heads",
+    "experts_cross",
+    "batch_size",
+    "grad_accum",
+    "max_epochs",
+)
 NOT_NEGATIVE = (
     "experts_single", "lambda_single", "lambda_mim", "weight_decay", "warmup_steps", "clip_norm",
     "min_steps", "patience_steps", "sampled_negatives", "threads", "lc_ntg_beta", "seed",
+    "candidate_seed",
 )  # fmt: skip
 
 
@@ -178,7 +189,7 @@ def check_settings(settings: Settings) -> None:
         if not getattr(settings, name) >= 0:  # so that NaN is refused too
             raise UserError(f"--{name} must not be negative, not {getattr(settings, name)}")
     for name in ("lr", "lc_ntg_tau", "mim_temperature"):
-        if not getattr(settings, name) > 0:
+        if not 0 < getattr(settings, name) < math.inf:
             raise UserError(f"--{name} must be above 0, not {getattr(settings, name)}")
     for name in ("dropout", "attention_dropout", "lc_ntg_alpha"):
         if not 0 <= getattr(settings, name) < 1:
@@ -201,11 +212,6 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError(
             f"--sdsr_context own breaks the pairing of the tasks in --mode {settings.mode}; "
             "use it with --mode sdsr or sdsr_separate"
-        )
-    if settings.target_domain_query and not settings.runs_cross:
-        raise UserError(
-            f"--target_domain_query asks for the cross view, which --mode "
-            f"{settings.mode} does not have; drop one of them"
         )
     if settings.share_experts and not settings.stop_gradient:
         raise UserError(

@@ -16,7 +16,8 @@ PRODUCT = [path for path in FILES if path.parent == ROOT or (ROOT / "src") in pa
 NEEDED = (
     "README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "requirements.txt",
     "requirements-dev.txt", "train.sh", "test.sh", "make_dataset.py", "main.py", "models.py",
-    "trainers.py", "utils.py", "configs/quick.json", "configs/paper.json", "configs/released.json",
+    "trainers.py", "utils.py", "recommend.py", "report.py", ".ci/run",
+    "configs/quick.json", "configs/paper.json", "configs/released.json",
     "src/dataset", "src/dataset/raw", "src/dataset/batches.py", "src/dataset/folder.py",
     "src/dataset/synthetic.py", "src/layers.py", "src/losses.py", "src/evaluation",
     "src/baselines", "experiments", "results",

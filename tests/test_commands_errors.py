@@ -42,7 +42,10 @@ def run(finished, runs):
     [
         (["--sdsr_context=own"], ["--sdsr_context own", "--mode syncrec", "sdsr_separate"]),
         (["--resume", "--overwrite"], ["--resume and --overwrite contradict"]),
-        (["--mode=sdsr", "--target_domain_query"], ["--target_domain_query", "--mode sdsr"]),
+        (["--eval_users=0"], ["--eval_users must be at least 1"]),
+        (["--candidate_seed=-1"], ["--candidate_seed must not be negative"]),
+        (["--lr=inf"], ["--lr must be above 0"]),
+        (["--run_name=candidates"], ["--run_name candidates is reserved"]),
         (["--share_experts", "--no-stop_gradient"], ["--share_experts and --no-stop_gradient"]),
         (["--experts_single=0"], ["--experts_single"]),
         (["--hidden=9", "--heads=2"], ["--hidden 9 is not a multiple of --heads 2"]),

@@ -1,11 +1,14 @@
 """The configurations that the repository ships."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from main import parse_settings
+from models import SyNCRec
+from src.settings import MODES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -19,6 +22,14 @@ def test_every_config_gives_the_settings_that_it_names(path):
     settings = load(path.stem)
     for name, value in json.loads(path.read_text()).items():
         assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_trains_in_every_mode(path, mode):
+    settings = parse_settings(["--config", str(path), "--mode", mode])
+    model = SyNCRec(dataclasses.replace(settings, hidden=8, heads=1), [1, 4, 9])
+    assert list(model.tasks) == settings.paths
 
 
 def test_the_config_of_the_paper_is_the_paper_s_run():

@@ -42,6 +42,8 @@ SAMPLE = {
 }
 CIAO_EVENTS = {"c01": 39887, "c02": 21968, "c03": 23923, "c05": 21885, "c10": 30382}
 
+BUNDLED = Path(__file__).parents[1] / "src" / "dataset" / "raw" / "amazon"
+
 
 def test_abxi_has_the_counts_of_its_readme(tmp_path):
     make(shared_log("abxi"), tmp_path / "out", month="201407")
@@ -76,11 +78,22 @@ def test_the_released_sample_has_the_counts_of_its_readme(tmp_path):
     assert card["audit"]["duplicates"]["events"] == 337
 
 
-def test_an_earlier_month_equals_an_independent_recount(tmp_path):
-    folder = shared_log("abxi")
-    make(folder, tmp_path / "out", month="201206")
-    log = pd.read_csv(folder / "interactions.csv.gz", dtype={"user_id": str, "item_id": str})
-    log = log[log.unix_time < pd.Timestamp("2012-07-01", tz="UTC").timestamp()]
+@pytest.mark.parametrize(
+    ("name", "month", "end", "pair"),
+    [
+        ("bundled", "202206", "2022-07-01", ("gen_Books", "gen_Toys")),
+        ("abxi", "201206", "2012-07-01", ("Beauty", "Grocery_and_Gourmet_Food")),
+    ],
+)
+def test_an_earlier_month_equals_an_independent_recount(tmp_path, name, month, end, pair):
+    folder = BUNDLED if name == "bundled" else shared_log(name)
+    make(folder, tmp_path / "out", month=month)
+    log = pd.read_csv(
+        folder / "interactions.csv.gz",
+        dtype={"user_id": str, "item_id": str},
+        skiprows=5 if name == "bundled" else 0,  # lines that say that the log is generated
+    )
+    log = log[log.unix_time < pd.Timestamp(end, tz="UTC").timestamp()]
     card = card_of(tmp_path / "out")
     assert card["users"] == log.user_id.nunique()
     assert card["items"] == len(log[["domain", "item_id"]].drop_duplicates())
@@ -90,10 +103,8 @@ def test_an_earlier_month_equals_an_independent_recount(tmp_path):
         expected = (part.user_id.nunique(), part.item_id.nunique(), len(part))
         assert (counts["users"], counts["items"], counts["events"]) == expected
         assert counts["mean_length"] == round(len(part) / part.user_id.nunique(), 4)
-    beauty, grocery = (
-        set(log.user_id[log.domain == name]) for name in ("Beauty", "Grocery_and_Gourmet_Food")
-    )
-    assert card["overlap"]["Beauty"]["Grocery_and_Gourmet_Food"] == len(beauty & grocery)
+    first, second = (set(log.user_id[log.domain == domain]) for domain in pair)
+    assert card["overlap"][pair[0]][pair[1]] == len(first & second)
 
 
 def test_abxi_five_core_has_its_reference_size(tmp_path):

@@ -1,0 +1,3 @@
+"""Simple recommenders that stand in every table."""
+
+BASELINES = ("popularity", "markov")  # their names as ranking paths

@@ -77,8 +77,8 @@ class Dataset:
             domains=np.zeros(int(keep.sum()), dtype=np.int16),
             times=self.times[keep],
             split=self.split[keep],
-            folder_users=users,
-            folder_items=first - 1,
+            folder_users=users if self.folder_users is None else self.folder_users[users],
+            folder_items=self.folder_items + first - 1,
         )
 
 
@@ -119,6 +119,7 @@ def read_card(folder: Path) -> dict:
     try:
         card = json.loads(path.read_text())
         version = card["format"]
+        card["data_name"], card["sha256"], card["domains"]  # what every reader needs
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); make the dataset again") from None
     if version != FORMAT:

@@ -116,6 +116,11 @@ def _check_choice(events: Table, settings: DatasetSettings) -> None:
 def _check_domains(sequences: Sequences) -> None:
     """A domain with one item cannot be ranked: every score is right."""
     names = sequences.domain_names
+    taken = {"macro", "users"} & set(names)
+    if taken:
+        raise UserError(
+            f"domain {taken.pop()!r} has the name of a mean in the results; rename it in the log"
+        )
     lone = np.flatnonzero(np.bincount(sequences.item_domains, minlength=len(names)) == 1)
     if len(lone):
         others = [name for d, name in enumerate(names) if d not in lone]

@@ -1,0 +1,77 @@
+"""What one training epoch adds up, and the rows of the run's tables that come of it."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from src.dataset.batches import Batch
+from src.losses import domain_sums
+
+
+class EpochSums:
+    """What an epoch adds up, on the device: reading it once an epoch keeps steps free of waits."""
+
+    def __init__(self, domains: int, device: torch.device, with_mim: bool = False):
+        self.with_mim = with_mim
+        self.losses = torch.zeros(2, domains, device=device)  # single, cross
+        self.counts = torch.zeros(domains, dtype=torch.int64, device=device)
+        self.mim = torch.zeros(3, device=device)  # loss, bound, steps
+        self.gaps = torch.zeros(2, domains, device=device)  # sums of the gap, targets
+        self.weights = torch.zeros(domains, device=device)
+        self.gammas: list[tuple[Tensor, Tensor, Tensor]] = []  # φ, s, γ of every step
+        self.paths: set[str] = set()
+
+    def add(self, losses, batch: Batch, batches_of_step: int) -> None:
+        """Add the StepLosses (models.py) of one batch of a step."""
+        for row, (path, values) in enumerate((("single", losses.single), ("cross", losses.cross))):
+            if values is not None:
+                self.losses[row] += domain_sums(values.detach(), batch.domain_counts)
+                self.paths.add(path)
+        self.counts += batch.domain_counts
+        step = torch.stack([losses.mim.detach(), losses.mim_bound, torch.ones_like(losses.mim)])
+        self.mim += step / batches_of_step
+
+    def add_transfer(
+        self, gaps: Tensor, counts: Tensor, gap: Tensor, state: Tensor, gamma: Tensor, w: Tensor
+    ) -> None:
+        """Add what LC-NTG did in a step: each [D], in the order of `transfer.csv`."""
+        self.gaps += torch.stack([gaps, counts])
+        self.weights = w
+        self.gammas.append((gap, state, gamma))
+
+    def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
+        """Add up over processes, in place; the gaps already are."""
+        for part in (self.losses, self.counts, self.mim):
+            add_up(part)
+
+    def loss_rows(self, names: list[str]) -> Iterator[tuple[str, str, str, float]]:
+        """(path, domain, metric, value): the epoch's mean losses, in nats per target."""
+        counts = self.counts.tolist()
+        for path, sums in zip(("single", "cross"), self.losses.tolist(), strict=True):
+            if path not in self.paths:
+                continue
+            for name, loss, count in zip(names, sums, counts, strict=True):
+                if count:
+                    yield path, name, "loss", loss / count
+            yield path, "users", "loss", sum(sums) / sum(counts)
+        if self.with_mim:
+            loss, bound, steps = self.mim.tolist()
+            yield "cross", "macro", "mim_loss", loss / steps
+            yield "cross", "macro", "mim_bound", bound / steps
+
+    def transfer_rows(self, epoch: int, names: list[str]) -> Iterator[tuple]:
+        """The epoch's mean φ of each domain, s after it, the last step's γ and the next w."""
+        gaps = (self.gaps[0] / self.gaps[1]).tolist()
+        _, state, gamma = (part.tolist() for part in self.gammas[-1])
+        rows = zip(names, gaps, state, gamma, self.weights.tolist(), strict=True)
+        for name, *values in rows:
+            yield (epoch, name, *values)
+
+    def transfer_step_rows(self, epoch: int, last_step: int, names: list[str]) -> Iterator[tuple]:
+        """φ, s after it and γ of every step; `last_step` is the number of the epoch's last."""
+        first = last_step - len(self.gammas) + 1
+        stacked = torch.stack([torch.stack(parts) for parts in self.gammas]).tolist()
+        for step, parts in enumerate(stacked, first):
+            for name, *values in zip(names, *parts, strict=True):
+                yield (epoch, step, name, *values)

@@ -16,7 +16,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 mkdir -p runs/abxi/logs
 run() { # mode loss
   local name="$1-$2" budget=()
-  [ "$2" = bce ] && budget=(--max_epochs 25) # its validation still creeps up then; see the README
+  [ "$2" = bce ] && budget=(--max_epochs 25) # a fixed budget: its validation rises slowly
   "$PYTHON" main.py --config configs/abxi.json --mode "$1" --loss "$2" --run_name "$name" \
     "${budget[@]}" --resume >>"runs/abxi/logs/$name.log" 2>&1 && echo "done: $name"
 }
@@ -31,3 +31,4 @@ for loss in ce bce; do
   for mode in sdsr_separate sdsr cdsr syncrec; do names+=("runs/abxi/$mode-$loss"); done
 done
 "$PYTHON" report.py table "${names[@]}" --out results/abxi
+"$PYTHON" experiments/abxi_differences.py runs/abxi --out results/abxi_differences

@@ -32,6 +32,7 @@ from utils import (
     Process,
     Table,
     environment,
+    model_parts,
     open_data,
     seed_everything,
     start_process,
@@ -144,13 +145,7 @@ def check_targets(settings: Settings, dataset: Dataset) -> None:
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
     """Train, then score validation and test with the best checkpoint; write the run folder."""
-    if settings.mode == "sdsr_separate":
-        parts = [
-            (dataset.only_domain(domain), folder / "domains" / str(domain))
-            for domain in range(len(dataset.domain_names))
-        ]
-    else:
-        parts = [(dataset, folder)]
+    parts = model_parts(settings, dataset, folder)
     trainers = []
     for part, part_folder in parts:
         if process.leads:
@@ -186,9 +181,14 @@ def score_split(
     Several trainers are the domains' own models; their targets together are the dataset's.
     `candidates` is the folder of the stored negatives.
     """
-    ranks, tables = {}, []
-    domains = {}
-    lead = trainers[0]
+    tables, lead = [], trainers[0]
+    ranks: dict[tuple[str, str], list[tuple[ranking.Ranks, np.ndarray]]] = {}
+
+    def note(found: dict[str, dict[str, ranking.Ranks]], domains: np.ndarray) -> None:
+        for path, protocols in found.items():
+            for protocol, part in protocols.items():
+                ranks.setdefault((protocol, path), []).append((part, domains))
+
     targets = ranking.split_targets(dataset, split)
     negatives = split_negatives(lead.settings, dataset, targets, candidates)
     for number, trainer in enumerate(trainers):
@@ -199,22 +199,16 @@ def score_split(
             own_negatives = None if negatives is None else negatives[rows]
         found = trainer.rank(own_targets, own_negatives)
         tables.append(ranking.rank_rows(trainer.dataset, own_targets, found))
-        for path, protocols in found.items():
-            for protocol, part in protocols.items():
-                ranks.setdefault((protocol, path), []).append(part)
-                domains.setdefault((protocol, path), []).append(own)
+        note(found, own)
     base = baseline_ranks(dataset, targets, negatives)
     tables.append(ranking.rank_rows(dataset, targets, base))
-    for path, protocols in base.items():
-        for protocol, part in protocols.items():
-            ranks[protocol, path] = [part]
-            domains[protocol, path] = [targets.domains]
+    note(base, targets.domains)
     results: dict[str, dict] = {}
     for (protocol, path), parts in ranks.items():
         results.setdefault(protocol, {})[path] = summarise(
-            np.concatenate([part.better for part in parts]),
-            np.concatenate([part.tied for part in parts]),
-            np.concatenate(domains[protocol, path]),
+            np.concatenate([part.better for part, _ in parts]),
+            np.concatenate([part.tied for part, _ in parts]),
+            np.concatenate([domains for _, domains in parts]),
             dataset.domain_names,
             ties=lead.settings.ties,
         )

@@ -11,6 +11,7 @@ from src.arguments import build_parser, from_namespace
 from src.dataset.card import as_date, make_card
 from src.dataset.card_text import card_console, generated_notes
 from src.dataset.engine import connected, rows
+from src.dataset.folder import dataset_folder
 from src.dataset.rawfiles import file_record
 from src.dataset.readers import READERS, Columns, choose_format, parse, raw_files
 from src.dataset.reuse import existing_card
@@ -19,7 +20,7 @@ from src.dataset.settings import DatasetSettings, content_options, cutoff
 from src.dataset.writer import new_folder, write_dataset
 from src.errors import run_command
 
-DATASET = Path(__file__).resolve().parent / "src" / "dataset"
+ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,8 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = build_parser(DatasetSettings, "Make a dataset folder from a raw multi-domain log.")
     settings = from_namespace(DatasetSettings, parser.parse_args(arguments))
-    raw_dir = Path(settings.raw_dir) if settings.raw_dir else DATASET / "raw" / settings.data_name
-    folder = Path(settings.out_dir) if settings.out_dir else default_folder(settings)
+    raw_dir = ROOT / "src" / "dataset" / "raw" / settings.data_name
+    raw_dir = Path(settings.raw_dir) if settings.raw_dir else raw_dir
+    folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+    folder = Path(settings.out_dir) if settings.out_dir else folder
     raw_format, reason = choose_format(raw_dir, settings.format)
     print(f"reading {raw_dir} as {raw_format} ({reason})")
     options = content_options(settings, raw_format)
@@ -44,12 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
     for name in sorted(set(settings.domains) - set(card["domains"])):
         notes.append(f"NOTE: no event of domain {name} is left")
     print("\n".join([*notes, card_console(card), f"dataset folder: {folder}"]))
-
-
-def default_folder(settings: DatasetSettings) -> Path:
-    """src/dataset/processed/<data_name>/<strd_ym>[-<variant>]"""
-    name = "-".join(filter(None, [settings.strd_ym, settings.variant]))
-    return DATASET / "processed" / settings.data_name / name
 
 
 def make_dataset(

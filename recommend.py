@@ -26,7 +26,7 @@ from src.errors import UserError, run_command
 from src.evaluation.ranks import NonFiniteScore, check_finite
 from src.ranking import Targets, encode_targets
 from src.settings import Settings, check_settings
-from utils import open_data, start_process, write_atomically
+from utils import model_parts, open_data, start_process, write_atomically
 
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 
@@ -68,14 +68,8 @@ def open_trained(folder: Path, device: torch.device) -> TrainedRun:
     settings = Settings(**config_defaults(Settings, folder / "config.json"))
     check_settings(settings)
     dataset = open_data(settings)
-    parts = [(folder, dataset)]
-    if settings.mode == "sdsr_separate":
-        parts = [
-            (folder / "domains" / str(domain), dataset.only_domain(domain))
-            for domain in range(len(dataset.domain_names))
-        ]
     models = []
-    for part_folder, part in parts:
+    for part, part_folder in model_parts(settings, dataset, folder):
         model = SyNCRec(settings, part.item_starts.tolist()).to(device).eval()
         model.load_state_dict(
             read_checkpoint(part_folder / "best.pt", settings, part, device)["model"]

@@ -174,3 +174,13 @@ def open_data(settings: Settings) -> Dataset:
     return open_dataset(
         dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
     )
+
+
+def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:
+    """The models of a run: what each is trained on, and where its checkpoints lie."""
+    if settings.mode != "sdsr_separate":
+        return [(dataset, folder)]
+    return [
+        (dataset.only_domain(domain), folder / "domains" / str(domain))
+        for domain in range(len(dataset.domain_names))
+    ]

@@ -16,7 +16,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 mkdir -p runs/abxi/logs
 run() { # mode loss
   local name="$1-$2" budget=()
-  [ "$2" = bce ] && budget=(--max_epochs 25) # a fixed budget: its validation rises slowly
+  [ "$2" = bce ] && budget=(--max_epochs 25) # at the latest: it learns slowly
   "$PYTHON" main.py --config configs/abxi.json --mode "$1" --loss "$2" --run_name "$name" \
     "${budget[@]}" --resume >>"runs/abxi/logs/$name.log" 2>&1 && echo "done: $name"
 }

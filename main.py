@@ -161,9 +161,11 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
             dist.barrier()  # best.pt is there for everybody
         trainer.load(part_folder / "best.pt", weights_only=True)
         trainers.append(trainer)
-    results, tables = {}, []
+    results, tables, baselines = {}, [], ranking.fit_baselines(dataset)
     for split in ("valid", "test"):
-        results[split], rows = score_split(trainers, dataset, split, folder.parent / "candidates")
+        results[split], rows = score_split(
+            trainers, baselines, dataset, split, folder.parent / "candidates"
+        )
         tables.extend(rows)
     if process.leads:
         if len(parts) > 1:
@@ -174,12 +176,12 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
 
 
 def score_split(
-    trainers: list[Trainer], dataset: Dataset, split: str, candidates: Path
+    trainers: list[Trainer], baselines: dict, dataset: Dataset, split: str, candidates: Path
 ) -> tuple[dict, list[pa.Table]]:
     """{protocol: {path: metrics}} and the rows of ranks.parquet, baselines included.
 
     Several trainers are the domains' own models; their targets together are the dataset's.
-    `candidates` is the folder of the stored negatives.
+    `baselines` are fitted on the dataset; `candidates` is the folder of the stored negatives.
     """
     tables, lead = [], trainers[0]
     ranks: dict[tuple[str, str], list[tuple[ranking.Ranks, np.ndarray]]] = {}
@@ -200,7 +202,7 @@ def score_split(
         found = trainer.rank(own_targets, own_negatives)
         tables.append(ranking.rank_rows(trainer.dataset, own_targets, found))
         note(found, own)
-    base = baseline_ranks(dataset, targets, negatives)
+    base = baseline_ranks(baselines, dataset, targets, negatives)
     tables.append(ranking.rank_rows(dataset, targets, base))
     note(base, targets.domains)
     results: dict[str, dict] = {}
@@ -227,13 +229,13 @@ def split_negatives(
 
 
 def baseline_ranks(
-    dataset: Dataset, targets: ranking.Targets, negatives: np.ndarray | None
+    baselines: dict, dataset: Dataset, targets: ranking.Targets, negatives: np.ndarray | None
 ) -> dict:
-    """{path: {protocol: ranks}} of popularity and item-to-item Markov."""
+    """{path: {protocol: ranks}} of the fitted baselines."""
     rows = np.arange(len(targets.events))
     return {
         name: ranking.rank_targets(scorer, dataset, targets, negatives, rows)
-        for name, scorer in ranking.baseline_scorers(dataset, targets).items()
+        for name, scorer in ranking.baseline_scorers(baselines, targets).items()
     }
 
 

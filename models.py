@@ -14,14 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.layers import Experts, SequenceGate, TokenGate, Towers, dropout
+from src.layers import EvenGate, Experts, SequenceGate, TokenGate, Towers, dropout
 from src.losses import pairwise_loss, sc_mim, softmax_loss
 
 
 class StepLosses(NamedTuple):
-    """The losses of a batch: of each target in each view [N] (None where a view is not trained),
-    the mutual-information loss and its bound in nats (scalars)."""
+    """The losses of a batch, in nats.
 
+    `objective` is what the step losses add to the objective, and has their gradient; the losses of
+    each target in each view [N] (None where a view is not trained) are values alone. The
+    mutual-information loss is a scalar with a gradient, its bound one without.
+    """
+
+    objective: Tensor
     single: Tensor | None
     cross: Tensor | None
     mim: Tensor
@@ -52,8 +57,10 @@ class Task(nn.Module):
         self.norm = nn.LayerNorm(hidden)
         if settings.gate == "token":
             self.gate = TokenGate(gates, hidden, settings.experts)
-        else:
+        elif settings.gate == "sequence":
             self.gate = SequenceGate(gates, hidden, settings.experts, settings.max_len)
+        else:
+            self.gate = EvenGate(settings.experts)
         self.towers = None
 
 
@@ -123,10 +130,19 @@ class SyNCRec(nn.Module):
             settings.attention_dropout,
         )
 
-    def forward(self, batch) -> StepLosses:
-        """The loss of every target of a Batch (src/dataset/batches.py) in both views."""
+    def forward(self, batch, coefficients: dict[str, Tensor] | None = None) -> StepLosses:
+        """The losses of a Batch (src/dataset/batches.py) in both views.
+
+        `coefficients` [N] of each task are what the objective multiplies the targets' losses by, in
+        the canonical order; without them, 1. They are an input because the softmax over a catalogue
+        makes its gradient along with its value.
+        """
         outputs = {task: self.outputs(batch, task) for task in self.tasks}  # each [N, H]
-        losses = {task: self.target_losses(batch, output) for task, output in outputs.items()}
+        objective, losses = self.item_table.new_zeros(()), {}
+        for task, output in outputs.items():
+            own = None if coefficients is None else coefficients[task]
+            part, losses[task] = self.target_losses(batch, output, own)
+            objective = objective + part
         mim = bound = self.item_table.new_zeros(())
         if self.settings.mode == "syncrec" and self.settings.sc_mim:
             mim, bound = sc_mim(
@@ -137,54 +153,56 @@ class SyNCRec(nn.Module):
                 self.critics,
                 self.settings.mim_temperature,
             )
-        return StepLosses(losses.get("single"), losses.get("cross"), mim, bound)
+        return StepLosses(objective, losses.get("single"), losses.get("cross"), mim, bound)
 
-    def outputs(self, batch, task: str) -> Tensor:
-        """h of every target in one view [N, H], in the batch's canonical order."""
+    def outputs(self, batch, task: str, last: bool = False) -> Tensor:
+        """h of every target in one view [N, H], in the batch's canonical order; with `last`, of
+        each user's last target alone [B, H], in that order."""
         view = getattr(batch, task)
-        inputs = self.embed(view, task)
-        mixture = self.mix(inputs, view, task)  # [N, H], in the order of the view
-        if task == "cross":
-            mixture = mixture.index_select(0, batch.cross_order)
-        return self.apply_towers(mixture, batch.counts, task)
+        counts, places = batch.counts, view.places
+        if last:
+            counts, places = batch.last_counts, places[batch.last]
+        mixture = self.mix(self.embed(view, task), view, places, task)
+        return self.apply_towers(mixture, counts, task)
 
     def embed(self, view, task: str) -> Tensor:
-        """Inputs of one view [N, H]: the event before the target, or the start token; position;
+        """Inputs of one view [M, H]: the event before the target, or the start token; position;
         in the cross view, on request, the domain of the target."""
         own = self.tasks[task]
         domain = view.domains if task == "single" else torch.zeros_like(view.domains)
-        items = F.embedding(view.inputs, self.item_table)
+        items = self.item_rows(view.inputs)
         tokens = torch.where((view.inputs == 0)[:, None], own.start[domain], items)
         tokens = tokens + F.embedding(view.positions, own.position)
         if task == "cross" and self.settings.target_domain_query:
             tokens = tokens + F.embedding(view.domains, self.query)
         return dropout(own.norm(tokens), self.settings.dropout, self.training)
 
-    def mix(self, inputs: Tensor, view, task: str) -> Tensor:
-        """Σ_k g_k · expert_k over all experts [N, H]; the other task's experts are read, not
-        trained."""
-        own = self.tasks[task]
+    def mix(self, inputs: Tensor, view, places: Tensor, task: str) -> Tensor:
+        """Σ_k g_k · expert_k over all experts at some slots: inputs [M, H], places [n] -> [n, H].
+
+        The other task's experts are read, not trained.
+        """
+        own, settings = self.tasks[task], self.settings
         which = view.domains
-        if task == "cross" or self.settings.share_experts:
+        if task == "cross" or settings.share_experts:
             which = torch.zeros_like(which)
-        weights = own.gate(inputs, view, which)  # [N, K], CDSR's experts first
-        if self.settings.share_experts:
-            return self._mix_shared(inputs, view, weights, task)
+        weights = own.gate(inputs, view, which)[places]  # [n, K], CDSR's experts first
+        if settings.share_experts:
+            return self._mix_shared(inputs, view, places, weights, task)
         mixture, first = 0.0, 0
         for owner, experts in self.experts.items():
-            share = weights[:, first : first + experts.stack].T.unsqueeze(-1)  # [k, N, 1]
+            share = weights[:, first : first + experts.stack]
             first += experts.stack
-            if owner == task or not self.settings.stop_gradient:
-                outputs = experts(inputs, view)  # [k, N, H]
-            else:
-                with torch.no_grad():
-                    outputs = experts(inputs, view)
-            mixture = mixture + (share * outputs).sum(0)
+            learns = owner == task or not settings.stop_gradient
+            mixture = mixture + experts(inputs, share, view, places, learns)
         return mixture
 
-    def _mix_shared(self, inputs: Tensor, view, weights: Tensor, task: str) -> Tensor:
+    def _mix_shared(
+        self, inputs: Tensor, view, places: Tensor, weights: Tensor, task: str
+    ) -> Tensor:
         """K times the same expert: its value whole, its gradient by the share of the own slots."""
-        outputs = self.experts["shared"](inputs, view)[0]  # [N, H]
+        whole = torch.ones_like(weights[:, :1])
+        outputs = self.experts["shared"](inputs, whole, view, places)  # [n, H]
         split = self.settings.experts_cross
         if self.settings.mode != "syncrec":
             return outputs * weights.sum(1, keepdim=True)
@@ -202,24 +220,43 @@ class SyNCRec(nn.Module):
         parts = mixture.split(counts)
         return torch.cat([towers(part, d) for d, part in enumerate(parts) if len(part)])
 
-    def target_losses(self, batch, outputs: Tensor) -> Tensor:
-        """The step loss of each target [N]; both views have the same candidates and negatives."""
+    def target_losses(
+        self, batch, outputs: Tensor, coefficients: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Σ coefficient · loss, and the step loss of each target [N]; both views have the same
+        candidates and negatives."""
+        if coefficients is None:
+            dtype = torch.promote_types(outputs.dtype, torch.float32)
+            coefficients = torch.ones(len(outputs), dtype=dtype, device=outputs.device)
         if self.settings.loss == "ce":
-            spans, start = [], 0
-            for domain, count in enumerate(batch.counts):
-                items = slice(self.item_starts[domain], self.item_starts[domain + 1])
-                if count:
-                    spans.append((slice(start, start + count), items))
-                start += count
-            return softmax_loss(outputs, self.item_table, batch.targets, spans)
-        positive = F.embedding(batch.targets, self.item_table)
-        negative = F.embedding(batch.negatives, self.item_table)
-        return pairwise_loss(outputs, positive, negative)
+            spans = self._softmax_spans(batch.counts)
+            return softmax_loss(outputs, self.item_table, batch.targets, spans, coefficients)
+        positive = self.item_rows(batch.targets)
+        negative = self.item_rows(batch.negatives)
+        losses = pairwise_loss(outputs, positive, negative)
+        return (coefficients * losses).sum(), losses.detach()
+
+    def _softmax_spans(self, counts: list[int]) -> list[tuple[slice, slice]]:
+        """The targets and the items that they are ranked among, a pair of slices a domain."""
+        if self.settings.softmax_items == "all":
+            return [(slice(0, sum(counts)), slice(1, self.item_starts[-1]))]
+        spans, start = [], 0
+        for domain, count in enumerate(counts):
+            items = slice(self.item_starts[domain], self.item_starts[domain + 1])
+            if count:
+                spans.append((slice(start, start + count), items))
+            start += count
+        return spans
+
+    def item_rows(self, items: Tensor) -> Tensor:
+        """Rows of the item table: [n] -> [n, H]."""
+        return F.embedding(items, self.item_table, sparse=self.settings.sparse_items)
 
     def last_outputs(self, batch, task: str) -> Tensor:
         """h of each user's last target [B, H]: what ranks the next item of that target's domain."""
-        return self.outputs(batch, task)[batch.last]
+        return self.outputs(batch, task, last=True)[batch.last_rank]
 
-    def item_scores(self, outputs: Tensor, domain: int) -> Tensor:
-        """⟨h, E_i⟩ for the items of a domain: [n, H] -> [n, V_d]."""
-        return outputs @ self.item_table[self.item_starts[domain] : self.item_starts[domain + 1]].T
+    def item_scores(self, outputs: Tensor, domain: int, items: slice = slice(None)) -> Tensor:
+        """⟨h, E_i⟩ for the items of a domain, or some of them: [n, H] -> [n, V_d]."""
+        table = self.item_table[self.item_starts[domain] : self.item_starts[domain + 1]]
+        return outputs @ table[items].T

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from models import StepLosses, SyNCRec
+from models import SyNCRec
 from src import ranking
 from src.checkpoint import CHECKPOINT_FORMAT, model_settings, read_checkpoint
 from src.dataset import batches
@@ -21,7 +22,7 @@ from src.dataset.folder import Dataset
 from src.epoch import EpochSums
 from src.errors import UserError
 from src.evaluation.metrics import summarise
-from src.losses import domain_sums, lc_ntg_update, lc_ntg_weights, weighted_mean
+from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
 from src.ranking import Ranks, Targets
 from src.settings import Settings
 from utils import (
@@ -59,7 +60,7 @@ class Trainer:
         self.progress = Progress()
         self.model = SyNCRec(settings, dataset.item_starts.tolist()).to(process.device)
         self.network = _wrap(self.model, process)
-        self.optimizer = _optimizer(self.model, settings)
+        self.optimizers = _optimizers(self.model, settings)
         self.train_ends = batches.train_ends(dataset)
         has_events = self.train_ends - dataset.offsets[:-1] > 0
         self.users = np.flatnonzero(has_events)
@@ -73,9 +74,12 @@ class Trainer:
         self.steps_per_epoch = math.ceil(
             len(self.users) / (settings.batch_size * settings.grad_accum)
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: lr_share(step, settings, self.steps_per_epoch)
-        )
+        self.schedulers = {
+            name.replace("optimizer", "scheduler"): torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: lr_share(step, settings, self.steps_per_epoch)
+            )
+            for name, optimizer in self.optimizers.items()
+        }
 
     # ---------------------------------------------------------------- the whole run
 
@@ -181,43 +185,41 @@ class Trainer:
         settings, process = self.settings, self.process
         counts = self.process.sum(sum(batch.domain_counts for batch in step_batches)).float()
         gamma, weights = self._domain_weights()
-        self.optimizer.zero_grad(set_to_none=True)
+        by_domain = self._coefficients(counts, weights)
+        self.model.zero_grad(set_to_none=True)
         gaps = torch.zeros_like(counts)
         for number, batch in enumerate(step_batches, 1):
+            coefficients = {
+                task: values.repeat_interleave(batch.domain_counts, output_size=len(batch.targets))
+                for task, values in by_domain.items()
+            }
             with self._no_sync(last=number == len(step_batches)):
                 with torch.autocast(
                     process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
                 ):
-                    losses = self.network(batch)
-                objective = self._objective(losses, batch, counts, weights)
-                (objective + settings.lambda_mim * losses.mim / len(step_batches)).backward()
-            epoch.add(losses, batch, len(step_batches))
-            if settings.mode == "syncrec":
-                gap = losses.single.detach() - losses.cross.detach()
-                gaps += domain_sums(gap, batch.domain_counts)
+                    losses = self.network(batch, coefficients)
+                mim = settings.lambda_mim * losses.mim / len(step_batches)
+                (losses.objective + mim).backward()
+            gaps += epoch.add(losses, batch, len(step_batches))
         if settings.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-        self.optimizer.step()
-        self.scheduler.step()
+            clip_gradients(self.model.parameters(), settings.clip_norm)
+        for part in (*self.optimizers.values(), *self.schedulers.values()):
+            part.step()
         self.progress.step += 1
         if settings.mode == "syncrec":
             self._update_gap_state(process.sum(gaps), counts, gamma, epoch)
 
-    def _objective(
-        self, losses: StepLosses, batch: Batch, counts: Tensor, weights: Tensor
-    ) -> Tensor:
-        """L_cross + λ_single · L_single, this batch's part of it.
+    def _coefficients(self, counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """What L_cross + λ_single · L_single multiplies the loss of a target by: [D] for each task.
 
-        The sums are the batch's, the denominators the step's. Times the processes, because
-        DistributedDataParallel averages what must be added.
+        The denominators are the step's, over all its batches and processes. Times the processes,
+        because DistributedDataParallel averages what must be added.
         """
-        total = torch.zeros((), device=counts.device)
-        if losses.cross is not None:
-            total = weighted_mean(domain_sums(losses.cross, batch.domain_counts), counts, weights)
-        if losses.single is not None:
-            share = self.settings.lambda_single if losses.cross is not None else 1.0
-            total = total + share * losses.single.sum() / counts.sum()
-        return total * self.process.processes
+        settings, processes = self.settings, self.process.processes
+        share = settings.lambda_single if settings.runs_cross else 1.0
+        single = (share * processes / counts.sum()).expand(len(counts))
+        cross = processes * mean_coefficients(counts, weights)
+        return {task: {"single": single, "cross": cross}[task] for task in settings.paths}
 
     def _domain_weights(self) -> tuple[Tensor, Tensor]:
         """γ and w of the step, from the state that the step before left; 1 without LC-NTG."""
@@ -265,14 +267,10 @@ class Trainer:
                 max_len=settings.max_len, context=settings.sdsr_context,
                 users_at_once=settings.eval_users, device=device, bar=self.process.leads,
             )  # fmt: skip
-            place = np.zeros(len(targets.events), dtype=np.int64)
-            place[rows] = np.arange(len(rows))
-
-            def scorer(domain: int, some: np.ndarray, hidden=hidden, place=place) -> Tensor:
-                with torch.no_grad():
-                    return self.model.item_scores(hidden[place[some]], domain)
-
-            ranks = ranking.rank_targets(scorer, self.dataset, targets, negatives, rows)
+            scorer = ranking.model_scorer(self.model, hidden, rows, len(targets.events))
+            ranks = ranking.rank_targets(
+                scorer, self.dataset, targets, negatives, rows, device, bar=self.process.leads
+            )
             found[path] = {name: self._gather(own) for name, own in ranks.items()}
         return found
 
@@ -280,12 +278,8 @@ class Trainer:
         """The ranks of all processes; each has zeros where the others have theirs."""
         if self.process.processes == 1:
             return ranks
-        return Ranks(
-            *(
-                self.process.sum(torch.from_numpy(part).to(self.process.device)).cpu().numpy()
-                for part in (ranks.better, ranks.tied, ranks.candidates)
-            )
-        )
+        own = torch.from_numpy(np.stack([ranks.better, ranks.tied, ranks.candidates]))
+        return Ranks(*self.process.sum(own.to(self.process.device)).cpu().numpy())
 
     def summarise(self, targets: Targets, ranks: Ranks) -> dict[str, dict[str, float]]:
         """Metrics by domain, their macro mean and the mean over users."""
@@ -317,8 +311,7 @@ class Trainer:
             "settings": model_settings(self.settings),
             "domain_names": self.dataset.domain_names,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            **{name: part.state_dict() for name, part in self._steppers()},
             "lc_ntg": getattr(self.model, "gap_state", None),
             "epoch": self.progress.epoch,
             "step": self.progress.step,
@@ -339,12 +332,17 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if weights_only:
             return
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        for name, part in self._steppers():
+            part.load_state_dict(state[name])
         self.progress = Progress(state["epoch"], state["step"], state["best"], state["best_step"])
         torch.set_rng_state(state["random"]["cpu"].cpu())
         if self.process.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.process.device)
+
+    def _steppers(self) -> Iterator[tuple[str, Any]]:
+        """The optimisers and schedulers by their names in a checkpoint."""
+        yield from self.optimizers.items()
+        yield from self.schedulers.items()
 
     def _metric_rows(self, epoch: EpochSums, results: dict[str, dict]) -> Iterator[tuple]:
         done = (self.progress.epoch, self.progress.step)
@@ -382,9 +380,32 @@ def _wrap(model: nn.Module, process: Process) -> nn.Module:
     )
 
 
-def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def _optimizers(model: SyNCRec, settings: Settings) -> dict[str, torch.optim.Optimizer]:
+    """The optimiser; with `sparse_items` another one for the rows of the item table."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    dense = [p for p in model.parameters() if not (settings.sparse_items and p is model.item_table)]
+    found = {
+        "optimizer": kind(dense, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    }
+    if settings.sparse_items:
+        found["item_optimizer"] = torch.optim.SparseAdam([model.item_table], lr=settings.lr)
+    return found
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], bound: float) -> None:
+    """Scale all gradients so that their common norm is at most `bound`; sparse ones too, which
+    torch's own clipping does not take."""
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # a row drawn twice counts by its sum
+            values.append(parameter.grad.values())
+        else:
+            values.append(parameter.grad)
+    norm = nn.utils.get_total_norm(values)
+    torch._foreach_mul_(values, (bound / (norm + 1e-6)).clamp(max=1.0))
 
 
 def lr_share(step: int, settings: Settings, steps_per_epoch: int) -> float:

@@ -22,15 +22,19 @@ class EpochSums:
         self.gammas: list[tuple[Tensor, Tensor, Tensor]] = []  # φ, s, γ of every step
         self.paths: set[str] = set()
 
-    def add(self, losses, batch: Batch, batches_of_step: int) -> None:
-        """Add the StepLosses (models.py) of one batch of a step."""
+    def add(self, losses, batch: Batch, batches_of_step: int) -> Tensor:
+        """Add the StepLosses (models.py) of one batch of a step; returns the sums of the gap
+        l_single − l_cross by domain [D], where both tasks are trained."""
+        sums = torch.zeros_like(self.losses)
         for row, (path, values) in enumerate((("single", losses.single), ("cross", losses.cross))):
             if values is not None:
-                self.losses[row] += domain_sums(values.detach(), batch.domain_counts)
+                sums[row] = domain_sums(values, batch.domain_counts)
                 self.paths.add(path)
+        self.losses += sums
         self.counts += batch.domain_counts
         step = torch.stack([losses.mim.detach(), losses.mim_bound, torch.ones_like(losses.mim)])
         self.mim += step / batches_of_step
+        return sums[0] - sums[1]
 
     def add_transfer(
         self, gaps: Tensor, counts: Tensor, gap: Tensor, state: Tensor, gamma: Tensor, w: Tensor

@@ -17,11 +17,20 @@ from src.dataset import batches
 from src.dataset.folder import TEST, VALID, Dataset
 from src.errors import UserError
 from src.evaluation.candidates import sampled_candidates, stored_candidates
-from src.evaluation.ranks import NonFiniteScore, count_better_tied, count_in_candidates
+from src.evaluation.ranks import (
+    FEWEST,
+    Counts,
+    NonFiniteScore,
+    Scores,
+    count_ranks,
+    rows_at_once,
+    to_device,
+)
 
 SPLITS = {"valid": VALID, "test": TEST}
-CHUNK_ELEMENTS = 2**22  # scores held at a time
-Scorer = Callable[[int, np.ndarray], Tensor]  # (domain, rows of the targets) -> [rows, V_d]
+CPU = torch.device("cpu")
+KEYS_AT_ONCE = 2**16  # targets whose windows are held at a time to find equal ones
+Scorer = Callable[[int, np.ndarray], Scores]  # (domain, rows of the targets) -> their scores
 
 
 @dataclass(frozen=True)
@@ -81,28 +90,32 @@ def rank_targets(
     targets: Targets,
     negatives: np.ndarray | None,
     rows: np.ndarray,
+    device: torch.device = CPU,
+    bar: bool = False,
 ) -> dict[str, Ranks]:
     """Rank the targets `rows` in one scoring pass: `full` and, with negatives, `sampled`.
 
-    The other rows stay 0, so the ranks of several processes add up. A score that is not finite
-    raises UserError with the user and the item.
+    The scorer is asked for a block of rows of one domain, and then for its scores a chunk of the
+    domain's items at a time, on `device`: no tensor over targets and items is held. The other rows
+    of the ranks stay 0, so the ranks of several processes add up. A score that is not finite raises
+    UserError with the user and the item. With `bar`, progress is shown on a terminal.
     """
     found = {"full": _no_ranks(len(targets.events))}
     if negatives is not None:
         found["sampled"] = _no_ranks(len(targets.events))
-    for domain, chunk in _chunks(dataset, targets, rows):
-        scores = scorer(domain, chunk)
-        columns = torch.from_numpy(targets.items[chunk] - dataset.item_starts[domain])
-        columns = columns.to(scores.device)
+    sizes = np.diff(dataset.item_starts)
+    blocks = list(_blocks(sizes, targets, rows, device))
+    for domain, block in tqdm(blocks, "score", leave=False, disable=None if bar else True):
+        filled = np.resize(block, max(len(block), FEWEST))  # the first ones again
+        columns = targets.items[filled] - dataset.item_starts[domain]
+        drawn = None if negatives is None else negatives[filled]
         try:
-            better, tied = count_better_tied(scores, columns)
+            counts = count_ranks(scorer(domain, filled), int(sizes[domain]), columns, drawn, device)
         except NonFiniteScore as fault:
-            raise _name_fault(fault, dataset, targets, domain, chunk) from None
-        _fill(found["full"], chunk, better, tied, np.full(len(chunk), scores.shape[1]))
+            raise _name_fault(fault, dataset, targets, domain, filled) from None
+        _fill(found["full"], block, counts[0], sizes[domain])
         if negatives is not None:
-            drawn = torch.from_numpy(negatives[chunk]).to(scores.device)
-            better, tied = count_in_candidates(scores, columns, drawn)
-            _fill(found["sampled"], chunk, better, tied, 1 + (negatives[chunk] >= 0).sum(1))
+            _fill(found["sampled"], block, counts[1], 1 + (negatives[block] >= 0).sum(1))
     return found
 
 
@@ -110,21 +123,21 @@ def _no_ranks(count: int) -> Ranks:
     return Ranks(*(np.zeros(count, dtype=np.int64) for _ in range(3)))
 
 
-def _fill(ranks: Ranks, rows: np.ndarray, better: Tensor, tied: Tensor, count: np.ndarray) -> None:
-    ranks.better[rows] = better.cpu().numpy()
-    ranks.tied[rows] = tied.cpu().numpy()
-    ranks.candidates[rows] = count
+def _fill(ranks: Ranks, rows: np.ndarray, counts: Counts, candidates: np.ndarray) -> None:
+    ranks.better[rows] = counts.better[: len(rows)]
+    ranks.tied[rows] = counts.tied[: len(rows)]
+    ranks.candidates[rows] = candidates
 
 
-def _chunks(
-    dataset: Dataset, targets: Targets, rows: np.ndarray
+def _blocks(
+    sizes: np.ndarray, targets: Targets, rows: np.ndarray, device: torch.device
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of one domain at a time, few enough that their scores stay in bounds."""
-    for domain, items in enumerate(np.diff(dataset.item_starts)):
+    """The rows of one domain at a time, in even blocks as large as the domain's items allow."""
+    for domain, items in enumerate(sizes.tolist()):
         own = rows[targets.domains[rows] == domain]
-        size = max(1, CHUNK_ELEMENTS // int(items))
-        for start in range(0, len(own), size):
-            yield domain, own[start : start + size]
+        if len(own):
+            count = -(-len(own) // rows_at_once(items, device))
+            yield from ((domain, block) for block in np.array_split(own, count))
 
 
 def _name_fault(
@@ -146,28 +159,101 @@ def encode_targets(
     """h of each target in `rows` from its context alone: [rows, H].
 
     The target is the last event of its window, so the input is the newest `max_len` − 1 events
-    before it; the single view keeps those of its domain, or has as many of its own (`own`). With
-    `bar`, progress is shown on a terminal.
+    before it; the single view keeps those of its domain, or has as many of its own (`own`). Targets
+    with equal inputs (the same items before them and, where the path looks at it, the same domain)
+    are encoded once and share one h. With `bar`, progress is shown on a terminal.
     """
-    outputs = [torch.zeros(0, model.settings.hidden, device=device)]  # no rows, no targets
-    window = batches.newest_of_each_domain if context == "own" else batches.newest
-    starts = range(0, len(rows), users_at_once)
-    for start in tqdm(starts, f"rank {path}", leave=False, disable=None if bar else True):
-        some = rows[start : start + users_at_once]
+
+    def windows(some: np.ndarray) -> batches.Windows:
+        window = batches.newest_of_each_domain if context == "own" else batches.newest
         events = window(dataset, targets.users[some], targets.events[some] + 1, max_len)
         if path == "single":
             events = batches.only_domains(dataset, events, targets.domains[some])
-        batch = batches.build_batch(dataset, events, seed=0, epoch=0).to(device)
+        return events
+
+    # The single view starts with its domain and has its tower; the cross view may be told it.
+    told = path == "single" or model.settings.target_domain_query
+    domains = targets.domains if told else np.zeros_like(targets.domains)
+    keys = [
+        _input_keys(dataset, windows(some), domains[some]) for some in _parts(rows, KEYS_AT_ONCE)
+    ]
+    first, same = _distinct_rows(keys)
+    outputs = [torch.zeros(0, model.settings.hidden, device=device)]  # no rows, no targets
+    parts = list(_parts(rows[first], users_at_once))
+    for some in tqdm(parts, f"rank {path}", leave=False, disable=None if bar else True):
+        batch = batches.build_batch(dataset, windows(some), seed=0, epoch=0).to(device)
         outputs.append(model.last_outputs(batch, path).float())
-    return torch.cat(outputs)
+    return torch.cat(outputs)[to_device(same, device)]
 
 
-def baseline_scorers(dataset: Dataset, targets: Targets) -> dict[str, Scorer]:
-    """Popularity and item-to-item Markov, fitted on the training events, as scorers."""
-    models = dict(zip(BASELINES, (Popularity.fit(dataset), Markov.fit(dataset)), strict=True))
+def _parts(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _input_keys(dataset: Dataset, windows: batches.Windows, domains: np.ndarray) -> np.ndarray:
+    """[n, longest window] int32: the domain of each target, then the items before it, then 0.
+
+    `domains` [n] is what the path knows of it. An item says its own domain, so rows are equal where
+    the inputs are. The windows end with the target, which is no input.
+    """
+    lengths = np.bincount(windows.rows, minlength=len(domains))
+    ends = np.cumsum(lengths)
+    places = 1 + np.arange(len(windows.rows)) - np.repeat(ends - lengths, lengths)
+    keys = np.zeros((len(domains), int(lengths.max(initial=1))), dtype=np.int32)
+    before = places < lengths[windows.rows]
+    keys[windows.rows[before], places[before]] = dataset.items[windows.events[before]]
+    keys[:, 0] = domains
+    return keys
+
+
+def _distinct_rows(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each kind among the rows of all parts, in their order, and the kind of each.
+
+    Rows of different parts are compared as if filled up with zeros.
+    """
+    count, width = sum(map(len, parts)), max((part.shape[1] for part in parts), default=1)
+    keys = np.zeros((count, width), dtype=np.int32)
+    start = 0
+    for part in parts:
+        keys[start : start + len(part), : part.shape[1]] = part
+        start += len(part)
+    whole = keys.view(np.dtype((np.void, keys.itemsize * width)))[:, 0]  # a row as one value
+    _, first, kind = np.unique(whole, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return first[order], place[kind]
+
+
+def model_scorer(model, hidden: Tensor, rows: np.ndarray, count: int) -> Scorer:
+    """A model as a scorer of the targets `rows`, out of `count`, whose h [rows, H] are given."""
+    places = np.zeros(count, dtype=np.int64)
+    places[rows] = np.arange(len(rows))
+
+    def scorer(domain: int, some: np.ndarray) -> Scores:
+        own = hidden[to_device(places[some], hidden.device)]  # [some, H]
+
+        @torch.no_grad()
+        def scores(columns: slice | Tensor) -> Tensor:
+            return model.item_scores(own, domain, columns)
+
+        return scores
+
+    return scorer
+
+
+def fit_baselines(dataset: Dataset) -> dict[str, Popularity | Markov]:
+    """Popularity and item-to-item Markov, fitted on the training events."""
+    markov = Markov.fit(dataset)
+    return dict(zip(BASELINES, (markov.popularity, markov), strict=True))
+
+
+def baseline_scorers(models: dict[str, Popularity | Markov], targets: Targets) -> dict[str, Scorer]:
+    """Fitted baselines as scorers of a split's targets."""
 
     def scorer_of(model: Popularity | Markov) -> Scorer:
-        return lambda domain, rows: model.scores(domain, targets.events[rows])
+        return lambda domain, rows: model.scorer(domain, targets.events[rows])
 
     return {name: scorer_of(model) for name, model in models.items()}
 

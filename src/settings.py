@@ -40,6 +40,12 @@ class Settings:
         group="task",
         choices=("ce", "bce"),
     )
+    softmax_items: str = setting(
+        "domain",
+        "what --loss ce ranks a target among: the items of its domain, or of all domains",
+        group="task",
+        choices=("domain", "all"),
+    )
     sdsr_context: str = setting(
         "paired",
         "SDSR sees its share of the user's newest max_len events, or max_len of its own domain "
@@ -63,9 +69,10 @@ class Settings:
     stop_gradient: bool = setting(True, "an expert learns only from its owner task", group="model")
     gate: str = setting(
         "token",
-        "token: causal; sequence: the paper's, sees later positions in training",
+        "token: causal; sequence: the paper's, sees later positions in training; none: all "
+        "experts weigh the same",
         group="model",
-        choices=("token", "sequence"),
+        choices=("token", "sequence", "none"),
     )
     towers: bool = setting(True, "feed-forward towers on the gated mixture", group="model")
     target_domain_query: bool = setting(
@@ -106,6 +113,12 @@ class Settings:
         1, "batches an optimiser step; SC-MIM's negatives stay the batch's", group="training"
     )
     optimizer: str = setting("adam", "optimiser", group="training", choices=("adam", "adamw"))
+    sparse_items: bool = setting(
+        False,
+        "update only the items of a batch, whose moments then stand still between (not Adam; "
+        "with --loss bce)",
+        group="training",
+    )
     lr: float = setting(1e-3, "learning rate", group="training")
     weight_decay: float = setting(0.0, "weight decay (adamw: decoupled)", group="training")
     warmup_steps: int = setting(100, "steps of linear warm-up", group="training")
@@ -213,6 +226,12 @@ def _check_combinations(settings: Settings) -> None:
             f"--sdsr_context own breaks the pairing of the tasks in --mode {settings.mode}; "
             "use it with --mode sdsr or sdsr_separate"
         )
+    if settings.sparse_items and settings.loss != "bce":
+        raise UserError(
+            "--sparse_items needs --loss bce: the softmax of --loss ce moves every item of a domain"
+        )
+    if settings.sparse_items and settings.weight_decay:
+        raise UserError("--sparse_items has no weight decay; give --weight_decay 0")
     if settings.share_experts and not settings.stop_gradient:
         raise UserError(
             "--share_experts and --no-stop_gradient contradict each other: with one "

@@ -71,6 +71,20 @@ def train_batch(dataset, users=None, max_len=16, seed=3, epoch=0):
     return batches.build_batch(dataset, windows, seed, epoch)
 
 
+def losses_with_gradient(model, batch) -> dict[str, torch.Tensor]:
+    """The softmax loss of every target [N] in each view, by torch's own and differentiable."""
+    found = {}
+    for task in model.tasks:
+        parts, start = [], 0
+        for domain, outputs in enumerate(model.outputs(batch, task).split(batch.counts)):
+            own = batch.targets[start : start + len(outputs)] - model.item_starts[domain]
+            scores = model.item_scores(outputs, domain)
+            parts.append(torch.nn.functional.cross_entropy(scores, own, reduction="none"))
+            start += len(outputs)
+        found[task] = torch.cat(parts)
+    return found
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of real logs; the test is skipped where it is not there."""

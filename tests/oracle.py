@@ -16,10 +16,10 @@ def expert_forward(experts, which, x):
         attention = layer.attention
         joint = x @ attention.project_in.weight[which] + attention.project_in.bias[which]
         hidden = x.shape[1]
-        size = hidden // attention.heads
+        size = hidden // experts.heads
         query, key, value = joint.split(hidden, dim=1)
         heads = []
-        for head in range(attention.heads):
+        for head in range(experts.heads):
             part = slice(head * size, (head + 1) * size)
             scores = query[:, part] @ key[:, part].T / math.sqrt(size)
             later = torch.triu(torch.ones_like(scores, dtype=torch.bool), diagonal=1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_dataset
 
 from src.baselines.markov import Markov, item_before
@@ -64,3 +65,13 @@ def test_without_an_item_before_popularity_alone_ranks(dataset):
     scores = Markov.fit(dataset).scores(1, np.array([14]))[0]
     assert (scores < 1).all()
     assert scores.argsort(descending=True)[0] == 0
+
+
+@pytest.mark.parametrize("kind", [Popularity, Markov])
+def test_scores_of_some_columns_are_those_of_all_of_them(kind, dataset):
+    """Ranking asks for a chunk of items at a time, or for any columns, one perhaps twice."""
+    model, events = kind.fit(dataset), np.array([5, 6, 12])
+    whole = model.scores(0, events)
+    assert whole.shape == (3, 3)
+    for columns in (slice(1, 3), slice(0, 1), torch.tensor([2, 0, 2])):
+        assert torch.equal(model.scorer(0, events)(columns), whole[:, columns])

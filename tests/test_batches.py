@@ -41,14 +41,17 @@ def test_every_training_event_is_a_target_once_in_each_view(seed):
         for t in range(len(domains))
     )
     assert batch.targets.tolist() == [users[user][0][t] for _, user, t in order]
-    assert batch.single.domains.tolist() == [domain for domain, _, _ in order]
-    assert batch.cross.domains[batch.cross_order].tolist() == [domain for domain, _, _ in order]
-    flat = [(user, t) for user, (items, _) in enumerate(users) for t in range(len(items))]
-    assert [flat[place] for place in batch.cross_order.tolist()] == [pair[1:] for pair in order]
+    for view in (batch.single, batch.cross):
+        assert view.domains[view.places].tolist() == [domain for domain, _, _ in order]
+    places = batch.cross.places
+    users_and_times = zip(batch.cross.sequence[places], batch.cross.positions[places], strict=True)
+    assert [(int(user), int(t)) for user, t in users_and_times] == [place[1:] for place in order]
     assert batch.counts == np.bincount([domain for domain, _, _ in order], minlength=4).tolist()
     assert batch.domain_counts.tolist() == batch.counts
     last = [order.index((domains[-1], u, len(domains) - 1)) for u, (_, domains) in enumerate(users)]
-    assert batch.last.tolist() == last
+    assert batch.last[batch.last_rank].tolist() == last
+    assert batch.last.tolist() == sorted(last)
+    assert batch.last_counts == np.bincount([d[-1] for _, d in users], minlength=4).tolist()
 
 
 def test_the_cross_view_is_each_users_whole_sequence_shifted_by_one():
@@ -113,40 +116,6 @@ def test_only_domains_keeps_each_users_events_of_its_own_domain():
     assert dataset.items[own.events[own.rows == 1]].tolist() == [3, 4, 5]
 
 
-# ------------------------------------------------------------------------ attention slots
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_attention_slots_hold_every_token_once_and_give_it_back(seed):
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, [5, 40, 300, 700][seed], size=30)
-    groups, slots, tokens_to_slots = batches.attention_slots(lengths)
-    tokens = lengths.sum()
-    assert sum(count for count, _ in groups) == len(lengths)
-    assert len(slots) == sum(count * length for count, length in groups)
-    assert len(set(tokens_to_slots.tolist())) == tokens
-    assert slots[tokens_to_slots].tolist() == list(range(tokens))
-    sequence = np.repeat(np.arange(len(lengths)), lengths)
-    start, found = 0, []
-    for count, length in groups:  # every row is one sequence, from its first token, in time order
-        for row in slots[start : start + count * length].reshape(count, length):
-            own = np.flatnonzero(sequence == sequence[row[0]])
-            assert row[: len(own)].tolist() == own.tolist()
-            assert set(row[len(own) :].tolist()) <= {own[-1]}  # past its end: the last token again
-            found.append(sequence[row[0]])
-        start += count * length
-    assert sorted(found) == list(range(len(lengths)))
-
-
-def test_attention_pads_sequences_to_little_more_than_their_length():
-    lengths = np.arange(1, 257)
-    _, slots, _ = batches.attention_slots(lengths)
-    assert len(slots) < 1.34 * lengths.sum()
-    groups, slots, _ = batches.attention_slots(np.array([900, 300, 500, 300]))  # above all groups
-    assert sorted(groups) == [(1, 500), (1, 900), (2, 300)]
-    assert len(slots) == 2000
-
-
 # ------------------------------------------------------------------------ negatives
 
 
@@ -193,9 +162,9 @@ def negative_of_each_event(dataset, parts, seed=3, epoch=0):
     found = {}
     for users in parts:
         batch = train_batch(dataset, users, seed=seed, epoch=epoch)
-        flat = [(int(u), t) for u in users for t in range(int(np.diff(dataset.offsets)[u]))]
-        places = [flat[row] for row in batch.cross_order.tolist()]
-        found |= dict(zip(places, batch.negatives.tolist(), strict=True))
+        rows = users[batch.cross.sequence[batch.cross.places]].tolist()
+        times = batch.cross.positions[batch.cross.places].tolist()
+        found |= dict(zip(zip(rows, times, strict=True), batch.negatives.tolist(), strict=True))
     return found
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_dataset, make_model, random_users, train_batch
-from torch.utils._python_dispatch import TorchDispatchMode
+from conftest import losses_with_gradient, make_dataset, make_model, random_users, train_batch
 
 from models import SyNCRec
 from src import losses
@@ -108,10 +107,12 @@ def test_the_cross_loss_divides_by_the_weights_of_its_targets():
     sums = losses.domain_sums(values, counts)
     assert sums.tolist() == [4.0, 5.0, 0.0, 2.0]
     # (.5·1 + .5·3 + 2·5 + 1·2) / (.5 + .5 + 2 + 1); the absent domain's weight is in neither sum
-    assert float(losses.weighted_mean(sums, counts, weights)) == pytest.approx(14 / 4)
+    mean = (sums * losses.mean_coefficients(counts, weights)).sum()
+    assert float(mean) == pytest.approx(14 / 4)
     for scale in (0.1, 1.0, 7.0):  # γ can't rescale the loss against the other terms
         uniform = torch.full((4,), scale)
-        assert float(losses.weighted_mean(sums, counts, uniform)) == pytest.approx(11 / 4)
+        mean = (sums * losses.mean_coefficients(counts, uniform)).sum()
+        assert float(mean) == pytest.approx(11 / 4)
 
 
 # ------------------------------------------------------------------------ LC-NTG, in training
@@ -127,9 +128,9 @@ def target_losses(model, step_batches):
     """[(domain, l_single, l_cross)] of every target of a step, one by one."""
     rows = []
     for batch in step_batches:
-        found = model(batch)
-        domains = batch.single.domains.tolist()
-        rows += list(zip(domains, found.single, found.cross, strict=True))
+        found = losses_with_gradient(model, batch)
+        domains = np.repeat(np.arange(len(batch.counts)), batch.counts).tolist()
+        rows += list(zip(domains, found["single"], found["cross"], strict=True))
     return rows
 
 
@@ -174,8 +175,8 @@ def test_without_the_correction_the_cross_loss_is_the_plain_mean(how, tmp_path):
     trainer = make_trainer(dataset, tmp_path, **(CORRECTION | how))
     trainer.model.gap_state.copy_(STATE)
     batch = trainer._batch(np.arange(dataset.users))
-    found = trainer.model(batch)
-    (found.cross.mean() + LAMBDA_SINGLE * found.single.mean()).backward()
+    found = losses_with_gradient(trainer.model, batch)
+    (found["cross"].mean() + LAMBDA_SINGLE * found["single"].mean()).backward()
     expected = gradients(trainer.model)
     run_step(trainer, [batch])
     assert_same_gradients(gradients(trainer.model), expected)
@@ -300,97 +301,6 @@ def test_independent_views_hold_no_information():
 
 
 # ------------------------------------------------------------------------ step losses
-
-COUNTS, ITEMS = (5, 0, 3, 11), (7, 4, 12, 3)
-
-
-def softmax_case(dtype, hidden=6):
-    """Outputs, table, targets and spans of domains with the counts and items above."""
-    torch.manual_seed(1)
-    rows = torch.randn(sum(COUNTS), hidden, dtype=dtype, requires_grad=True)
-    table = torch.randn(1 + sum(ITEMS), hidden, dtype=dtype, requires_grad=True)
-    targets, spans, row, item = [], [], 0, 1
-    for count, items in zip(COUNTS, ITEMS, strict=True):
-        if count:
-            spans.append((slice(row, row + count), slice(item, item + items)))
-        targets.append(torch.randint(item, item + items, (count,)))
-        row, item = row + count, item + items
-    return rows, table, torch.cat(targets), spans
-
-
-def unchunked(rows, table, targets, spans):
-    parts = [
-        F.cross_entropy(
-            rows[own] @ table[items].T, targets[own] - items.start, reduction="none"
-        )
-        for own, items in spans
-    ]  # fmt: skip
-    return torch.cat(parts)
-
-
-@pytest.mark.parametrize("chunk", [1, 25, 2**22], ids=["one row", "some rows", "all rows"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-def test_chunked_cross_entropy_equals_torch(dtype, chunk, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", chunk)
-    rows, table, targets, spans = softmax_case(dtype)
-    scale = torch.linspace(-1, 2, len(targets), dtype=dtype)
-    found = []
-    for function in (losses.softmax_loss, unchunked):
-        loss = function(rows, table, targets, spans)
-        found.append((loss, *torch.autograd.grad((scale * loss).sum(), (rows, table))))
-    tolerance = 1e-12 if dtype == torch.float64 else 2e-6
-    for got, expected in zip(*found, strict=True):
-        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
-
-
-def test_the_gradient_of_cross_entropy_passes_the_numerical_check(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 25)
-    rows, table, targets, spans = softmax_case(torch.float64, hidden=2)
-    torch.autograd.gradcheck(lambda h, e: losses.softmax_loss(h, e, targets, spans), (rows, table))
-
-
-def test_cross_entropy_under_bf16_autocast_stays_within_its_rounding():
-    rows, table, targets, spans = softmax_case(torch.float32, hidden=32)
-    expected = unchunked(rows.double(), table.double(), targets, spans)
-    exact = torch.autograd.grad(expected.sum(), (rows, table))
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = losses.softmax_loss(rows, table, targets, spans)
-    assert loss.dtype == torch.float32
-    # bf16 keeps 8 bits: inputs and logits (up to ~15 here) are each off by at most 1 in 2⁸
-    assert (loss - expected).abs().max() < 15 * 3 * 2**-8
-    for got, want in zip(torch.autograd.grad(loss.sum(), (rows, table)), exact, strict=True):
-        assert got.dtype == torch.float32
-        assert float((got - want).norm() / want.norm()) < 0.03
-
-
-class LargestTensor(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation returned."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return result
-
-
-def test_cross_entropy_never_holds_targets_times_items(monkeypatch):
-    """Forward and backward: nothing larger than the table or a chunk, nothing of it kept."""
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 1000)
-    torch.manual_seed(0)
-    rows = torch.randn(200, 2, requires_grad=True)
-    table = torch.randn(501, 2, requires_grad=True)
-    spans = [(slice(0, 200), slice(1, 501))]  # 100,000 logits
-    kept = []
-    largest = LargestTensor()
-    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
-    with hooks, largest:
-        loss = losses.softmax_loss(rows, table, torch.randint(1, 501, (200,)), spans)
-        loss.sum().backward()
-    assert largest.elements <= 2 * 501
-    assert kept and max(tensor.numel() for tensor in kept) <= 2 * 501
 
 
 def test_bce_is_torchs_binary_cross_entropy_of_target_and_negative():

@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import make_dataset, make_model, random_users, train_batch
+from conftest import losses_with_gradient, make_dataset, make_model, random_users, train_batch
 
 from src.losses import sc_mim
 
@@ -39,15 +39,16 @@ def both_ways(users, dtype, sizes=SIZES, **settings):
     model = make_model(dataset, dtype=dtype, **settings)
     order = places(dataset, users)
     negatives = dict(zip(order, batch.negatives.tolist(), strict=True))
-    fast = model(batch)
+    weights = torch.linspace(0.5, 2.0, len(order), dtype=dtype)  # so that no target hides
+    fast = model(batch, {"single": weights, "cross": weights.flip(0)})
     found = oracle.losses(model, users, negatives)
     slow = [torch.stack([found[place][view] for place in order]) for view in (0, 1)]
     slow_mim = oracle.mim(model, users, found)
-    weights = torch.linspace(0.5, 2.0, len(order), dtype=dtype)  # so that no target hides
+    slow_objective = (weights * slow[0]).sum() + (weights.flip(0) * slow[1]).sum()
 
-    def gradients(single, cross, mim):
+    def gradients(objective, mim):
         model.zero_grad()
-        ((weights * single).sum() + (weights.flip(0) * cross).sum() + mim).backward()
+        (objective + mim).backward()
         return {
             name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
             for name, p in model.named_parameters()
@@ -58,9 +59,10 @@ def both_ways(users, dtype, sizes=SIZES, **settings):
         "h_cross": (model.outputs(batch, "cross"), torch.stack([found[p][3] for p in order])),
         "single": (fast.single, slow[0]),
         "cross": (fast.cross, slow[1]),
+        "objective": (fast.objective, slow_objective),
         "mim": (fast.mim, slow_mim.to(dtype)),
     }
-    grads = gradients(fast.single, fast.cross, fast.mim), gradients(*slow, slow_mim)
+    grads = gradients(fast.objective, fast.mim), gradients(slow_objective, slow_mim)
     return outputs, grads
 
 
@@ -99,7 +101,7 @@ def test_long_sequences_in_several_attention_groups_equal_the_oracle():
 def test_an_expert_gets_exactly_no_gradient_from_the_task_that_does_not_own_it(task):
     dataset = make_dataset(random_users(2), SIZES)
     model = make_model(dataset)
-    getattr(model(train_batch(dataset)), task).sum().backward()
+    losses_with_gradient(model, train_batch(dataset))[task].sum().backward()
     other = "single" if task == "cross" else "cross"
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in other_parameters(model, other))
     for expert_gradient in model.experts[task].layers[0].widen.weight.grad:
@@ -113,7 +115,7 @@ def other_parameters(model, task):
 def test_without_stop_gradient_both_tasks_train_all_experts():
     dataset = make_dataset(random_users(2), SIZES)
     model = make_model(dataset, stop_gradient=False)
-    model(train_batch(dataset)).cross.sum().backward()
+    losses_with_gradient(model, train_batch(dataset))["cross"].sum().backward()
     assert model.experts["single"].layers[0].widen.weight.grad.abs().max() > 0
 
 
@@ -132,8 +134,7 @@ def test_the_mutual_information_loss_trains_each_views_own_experts_only():
 def test_the_item_table_learns_from_both_tasks():
     dataset = make_dataset(random_users(2), SIZES)
     model = make_model(dataset)
-    losses = model(train_batch(dataset))
-    for loss in (losses.single, losses.cross):
+    for loss in losses_with_gradient(model, train_batch(dataset)).values():
         (gradient,) = torch.autograd.grad(loss.sum(), model.item_table, retain_graph=True)
         assert gradient.abs().max() > 0
 
@@ -146,8 +147,10 @@ def test_the_experts_start_distinct_and_share_experts_makes_them_one():
     shared = make_model(dataset, share_experts=True)
     assert shared.tasks["single"].gate is shared.tasks["cross"].gate
     batch = train_batch(dataset)
-    alone = shared.experts["shared"](shared.embed(batch.cross, "cross"), batch.cross)[0]
-    mixture = shared.mix(shared.embed(batch.cross, "cross"), batch.cross, "cross")
+    view, inputs = batch.cross, shared.embed(batch.cross, "cross")
+    whole = inputs.new_ones(len(view.places), 1)
+    alone = shared.experts["shared"](inputs, whole, view, view.places)
+    mixture = shared.mix(inputs, view, view.places, "cross")
     torch.testing.assert_close(mixture, alone)  # the mixture is its single encoder
 
 

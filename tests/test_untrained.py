@@ -13,6 +13,7 @@ from conftest import make_dataset
 from src import ranking
 from src.errors import UserError
 from src.evaluation.metrics import summarise
+from src.evaluation.ranks import SIDES
 from src.settings import Settings
 from trainers import Trainer
 from utils import Process
@@ -58,8 +59,12 @@ def test_an_untrained_model_ranks_like_chance(settings, dataset, tmp_path):
                 assert abs(found[name][metric] - by_rank.mean()) < error, (path, name, metric)
 
 
+@pytest.mark.parametrize("side", [1024, 4], ids=["one chunk", "many chunks"])
 @pytest.mark.parametrize("negatives", [None, 12], ids=["full", "sampled"])
-def test_a_constant_scorer_gets_exactly_the_expectation_of_random_ranking(negatives, dataset):
+def test_a_constant_scorer_gets_exactly_the_expectation_of_random_ranking(
+    negatives, side, dataset, monkeypatch
+):
+    monkeypatch.setitem(SIDES, "cpu", side)
     targets = ranking.split_targets(dataset, "test")
     drawn = None
     if negatives:  # the candidates, by column: any but the target, fewer where the domain is small
@@ -69,7 +74,7 @@ def test_a_constant_scorer_gets_exactly_the_expectation_of_random_ranking(negati
         drawn = np.where(places < sizes[:, None], places, -1)
 
     def constant(domain, rows):
-        return torch.full((len(rows), SIZES[domain]), 0.3)
+        return lambda columns: torch.full((len(rows), SIZES[domain]), 0.3)[:, columns]
 
     rows = np.arange(len(targets.events))
     ranks = ranking.rank_targets(constant, dataset, targets, drawn, rows)
@@ -103,7 +108,7 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_user_and_item(fault, 
     def scorer(domain, rows):
         scores = torch.zeros(len(rows), SIZES[domain])
         scores[torch.from_numpy(rows == row), 5] = fault
-        return scores
+        return lambda columns: scores[:, columns]
 
     user, item = int(targets.users[row]), int(named.item_starts[2]) + 5
     with pytest.raises(UserError) as caught:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.baselines.popularity import Popularity
 from src.dataset.folder import TRAIN, Dataset
+from src.evaluation.ranks import Scores
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,28 @@ class Markov:
         pairs = (np.ones(len(rows)), (before[rows], items[rows]))
         return cls(csr_array(pairs, shape=(size, size)), before, Popularity.fit(dataset))
 
-    def scores(self, domain: int, events: np.ndarray) -> Tensor:
+    def scorer(self, domain: int, events: np.ndarray) -> Scores:
         """Transition counts from the item before each target; popularity breaks ties.
 
-        Places [n] of the targets in the flat arrays -> [n, V_d] float64. Without an item before,
-        popularity alone.
+        Places [n] of the targets in the flat arrays -> (columns) -> [n, columns] float64. Without
+        an item before, popularity alone.
         """
         starts = self.popularity.item_starts
         own = slice(int(starts[domain]), int(starts[domain + 1]))
-        counts = self.transitions[self.before[events]][:, own].toarray()
-        popularity = self.popularity.scores(domain, events)
-        share = popularity / (self.popularity.counts.sum() + 1)  # below 1, so below any count
-        return torch.from_numpy(counts) + share
+        counts = self.transitions[self.before[events]][:, own].tocsc()  # asked for by columns
+        popularity = self.popularity.counts
+        share = torch.from_numpy(popularity[own] / (popularity.sum() + 1))  # [V_d], each below 1
+
+        def scores(columns: slice | Tensor) -> Tensor:
+            where = columns if isinstance(columns, slice) else columns.numpy()
+            transitions = torch.from_numpy(counts[:, where].toarray(order="C"))
+            return transitions.add_(share[columns])
+
+        return scores
+
+    def scores(self, domain: int, events: np.ndarray) -> Tensor:
+        """Of all items of the domain at once [n, V_d]."""
+        return self.scorer(domain, events)(slice(None))
 
 
 def item_before(dataset: Dataset) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Batches: the events of some users, packed without padding in the two aligned views.
+"""Batches: the events of some users, packed in the two aligned views.
 
 Every event of the window is a target once in each view. The canonical order of the targets is by
 domain, then user, then time, so the targets of a domain are one slice and the two losses of a
@@ -22,18 +22,18 @@ from src.dataset.folder import TRAIN, Dataset
 class View:
     """N tokens of one view; a sequence is a user (cross) or a user's events in a domain (single).
 
-    Attention pads the sequences into slots: `groups` lists (sequences, length) of one block after
-    the other, `slots` the token of each slot and `tokens_to_slots` the slot of each token.
+    The tokens stand in M slots, M a little above N: attention runs over tiles, runs of slots of
+    one length that hold whole sequences one after the other. `groups` lists (tiles, length) of one
+    block after the other. A slot that no sequence fills has zeros and the number `sequences`.
     """
 
-    inputs: Tensor  # [N] the item before the target in this view; 0: the start token
-    positions: Tensor  # [N] from 0 at the start token
-    domains: Tensor  # [N] domain of the target
-    sequence: Tensor  # [N] number of the sequence
+    inputs: Tensor  # [M] the item before the target in this view; 0: the start token
+    positions: Tensor  # [M] from 0 at the start token
+    domains: Tensor  # [M] domain of the target
+    sequence: Tensor  # [M] number of the sequence, `sequences` where there is none
     sequences: int
     groups: list[tuple[int, int]]
-    slots: Tensor  # [Σ S·L]
-    tokens_to_slots: Tensor  # [N]
+    places: Tensor  # [N] slot of each target, in the canonical order
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Batch:
     negatives: Tensor  # [N] one other item of the target's domain
     counts: list[int]  # D numbers of targets
     domain_counts: Tensor  # [D] the same on the device
-    last: Tensor  # [B] place of each user's last target
-    cross_order: Tensor  # [N] place of each canonical target in the cross view
+    last: Tensor  # [B] places of the users' last targets, in the canonical order
+    last_counts: list[int]  # D numbers of them
+    last_rank: Tensor  # [B] where each user's stands among them
     pair_lengths: Tensor  # [S] targets of each (domain, user) pair
     mim_pairs: list[tuple[int, Tensor]]  # (domain, rows of S with at least two targets)
     cross: View
@@ -143,6 +144,11 @@ def build_batch(dataset: Dataset, windows: Windows, seed: int, epoch: int) -> Ba
     counts = np.bincount(domains, minlength=len(dataset.domain_names))
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))  # where each event of the cross view stands canonically
+    last = place[np.cumsum(user_lengths) - 1]  # of each user
+    last_order = np.argsort(last)
+    last_rank = np.empty_like(last_order)
+    last_rank[last_order] = np.arange(len(last))
+    last_domains = domains[order][last]
     return Batch(
         targets=torch.from_numpy(items[order]),
         negatives=torch.from_numpy(
@@ -152,12 +158,13 @@ def build_batch(dataset: Dataset, windows: Windows, seed: int, epoch: int) -> Ba
         ),
         counts=counts.tolist(),
         domain_counts=torch.from_numpy(counts),
-        last=torch.from_numpy(place[np.cumsum(user_lengths) - 1]),
-        cross_order=torch.from_numpy(order),
+        last=torch.from_numpy(last[last_order]),
+        last_counts=np.bincount(last_domains, minlength=len(counts)).tolist(),
+        last_rank=torch.from_numpy(last_rank),
         pair_lengths=torch.from_numpy(pair_lengths),
         mim_pairs=_mim_pairs(pairs[0, pair_starts], pair_lengths),
-        cross=_view(items, domains, user_lengths),
-        single=_view(items[order], domains[order], pair_lengths),
+        cross=_view(items, domains, user_lengths, order),
+        single=_view(items[order], domains[order], pair_lengths, np.arange(len(order))),
     )
 
 
@@ -172,52 +179,85 @@ def _mim_pairs(pair_domains: np.ndarray, pair_lengths: np.ndarray) -> list[tuple
     ]
 
 
-def _view(items: np.ndarray, domains: np.ndarray, lengths: np.ndarray) -> View:
-    """Shift the targets by one inside each sequence of `lengths` and lay out attention's slots."""
+def _view(items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> View:
+    """Shift the targets by one inside each sequence of `lengths` and lay them out in tiles.
+
+    `order` holds the place of each canonical target among the tokens.
+    """
     positions = _places(lengths)
     inputs = np.where(positions == 0, 0, np.roll(items, 1))
-    groups, slots, tokens_to_slots = attention_slots(lengths)
+    groups, slots = attention_tiles(lengths)
+
+    def laid_out(values: np.ndarray, empty: int = 0) -> Tensor:
+        filled = np.full(sum(count * length for count, length in groups), empty, dtype=np.int64)
+        filled[slots] = values
+        return torch.from_numpy(filled)
+
     return View(
-        inputs=torch.from_numpy(inputs),
-        positions=torch.from_numpy(positions),
-        domains=torch.from_numpy(domains),
-        sequence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        inputs=laid_out(inputs),
+        positions=laid_out(positions),
+        domains=laid_out(domains),
+        sequence=laid_out(np.repeat(np.arange(len(lengths)), lengths), empty=len(lengths)),
         sequences=len(lengths),
         groups=groups,
-        slots=torch.from_numpy(slots),
-        tokens_to_slots=torch.from_numpy(tokens_to_slots),
+        places=torch.from_numpy(slots[order]),
     )
 
 
-# Longest sequence of each group: padding costs at most a third, an attention call some 100 µs.
-GROUP_LENGTHS = np.array([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
+# Lengths up to which sequences share tiles of one length. Short tiles cost attention little, many
+# kinds of them cost calls: the coarse steps unless they would leave more than a twentieth empty.
+SHORTEST_TILE = 32
+COARSE_STEPS = tuple(32 * 2**k for k in range(12))
+FINE_STEPS = tuple(4 * 2**k * eighth for k in range(12) for eighth in range(8, 16))
 
 
-def attention_slots(
-    lengths: np.ndarray,
-) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
-    """Lay sequences [S] of packed tokens out in blocks of similar length.
+def attention_tiles(lengths: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Lay sequences [S] of N tokens out in tiles, whole and without overlap.
 
-    Returns the (sequences, length) of each block, the token of each slot (a slot past its
-    sequence's end repeats the last token) and the slot of each token.
+    Returns the (tiles, length) of each block and the slot of each token [N].
     """
-    starts = np.cumsum(lengths) - lengths
-    group = np.searchsorted(GROUP_LENGTHS, lengths)
-    group = np.where(group == len(GROUP_LENGTHS), len(GROUP_LENGTHS) + lengths, group)
-    groups, slots, first = [], [], 0
-    tokens_to_slots = np.empty(lengths.sum(), dtype=np.int64)
-    for number in np.unique(group):
-        members = np.flatnonzero(group == number)
-        longest = int(lengths[members].max())
-        steps = np.arange(longest)
-        tokens = starts[members, None] + np.minimum(steps, lengths[members, None] - 1)  # [S, L]
-        places = first + np.arange(len(members) * longest).reshape(len(members), longest)
-        real = steps < lengths[members, None]
-        tokens_to_slots[tokens[real]] = places[real]
-        groups.append((len(members), longest))
-        slots.append(tokens.ravel())
-        first += tokens.size
-    return groups, np.concatenate(slots), tokens_to_slots
+    for steps in (COARSE_STEPS, FINE_STEPS):
+        groups, starts = _fill_tiles(lengths, steps)
+        if lengths.sum() >= 0.95 * sum(count * length for count, length in groups):
+            break
+    return groups, np.repeat(starts, lengths) + _places(lengths)
+
+
+def _fill_tiles(
+    lengths: np.ndarray, steps: tuple[int, ...]
+) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """The (tiles, length) of each block and the first slot of each sequence [S].
+
+    The longest sequence left opens a tile; the longest that still fits goes on in it.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    present, first = np.unique(-lengths[order], return_index=True)
+    sizes = (-present).tolist()  # the lengths that occur, longest first
+    waiting = np.diff(np.append(first, len(order))).tolist()
+    taken, starts = first.tolist(), np.empty(len(lengths), dtype=np.int64)
+    groups, slot, tokens = [], 0, int(lengths.sum())
+    longest = 0
+    while longest < len(sizes):
+        shortest = max((step for step in steps if step < sizes[longest]), default=0)
+        length = sizes[longest] if shortest else min(SHORTEST_TILE, tokens)
+        count = 0
+        while longest < len(sizes) and sizes[longest] > shortest:
+            room, kind = length, longest
+            while kind < len(sizes) and room:
+                fitting = min(waiting[kind], room // sizes[kind])
+                if fitting:
+                    own = order[taken[kind] : taken[kind] + fitting]
+                    starts[own] = slot + length - room + sizes[kind] * np.arange(fitting)
+                    taken[kind] += fitting
+                    waiting[kind] -= fitting
+                    room -= fitting * sizes[kind]
+                    tokens -= fitting * sizes[kind]
+                kind += 1
+            slot, count = slot + length, count + 1
+            while longest < len(sizes) and not waiting[longest]:
+                longest += 1
+        groups.append((count, length))
+    return groups, starts
 
 
 def draw_negatives(

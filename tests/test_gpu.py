@@ -1,0 +1,117 @@
+"""What only a GPU can show: the same losses there, steps that never wait, bf16 within its rounding.
+
+The comparisons run on the CPU too, where they hold the bounds to what float32 and bf16 allow.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from small_benches import padded_batch, small_bench
+
+from benchmarks.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
+from src.dataset import batches
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
+
+
+def coefficients(bench):
+    ones = torch.ones(bench.tokens, device=bench.batch.targets.device)
+    return {"single": ones, "cross": ones}
+
+
+def scaled(tensor, like):
+    """Gradients grow with the number of targets; their rounding with them."""
+    return tensor / max(1.0, like.abs().max().item())
+
+
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_in_float32_the_model_is_the_padded_oracle(device, loss):
+    bench = small_bench(device=device, dtype=torch.float32, users=40, hidden=32, loss=loss)
+    model = bench.trainer.model
+    padded = PaddedSyNCRec.of(model)
+    fast = model(bench.batch, coefficients(bench))
+    slow = padded(padded_batch(bench), coefficients(bench))
+    for name in ("single", "cross", "mim"):
+        torch.testing.assert_close(
+            getattr(fast, name), getattr(slow, name), rtol=2e-5, atol=2e-5, msg=name
+        )
+    for losses in (fast, slow):
+        (losses.objective + losses.mim).backward()
+    for parameter, form, own in weight_pairs(model, padded):
+        torch.testing.assert_close(
+            scaled(form(parameter.grad), own.grad), scaled(own.grad, own.grad),
+            rtol=2e-5, atol=2e-5,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_bf16_stays_within_its_rounding_of_float32(device, loss):
+    bench = small_bench(
+        device=device, dtype=torch.float32, users=40, hidden=64, loss=loss, noise=0.1
+    )
+    model = bench.trainer.model
+    with torch.no_grad():
+        exact = model(bench.batch)
+        with torch.autocast(device, torch.bfloat16):
+            rough = model(bench.batch)
+    for task in ("single", "cross"):
+        expected, got = getattr(exact, task), getattr(rough, task)
+        assert expected.std() > 0.1  # the targets do differ
+        # bf16 keeps 8 bits; scores are of the order of 1, and their errors have no direction
+        assert 0 < (got - expected).abs().max() < 0.08
+        assert (got - expected).mean().abs() < 0.003
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_training_lowers_the_losses_as_the_oracles_training_does(device, precision):
+    bench = small_bench(
+        device=device, dtype=torch.float32, users=10, hidden=32, experts_cross=1,
+        precision=precision, noise=0.0, lr=3e-3,
+    )  # fmt: skip
+    slow, padded = PaddedTrainer(bench.trainer.model), padded_batch(bench)
+    for _ in range(20):
+        bench.step()
+        expected = slow.train_step(padded)
+    with torch.no_grad():
+        got = bench.trainer.model(bench.batch)
+        expected = slow.network(padded, coefficients(bench))
+    for task in ("single", "cross"):
+        assert getattr(got, task).mean() < 1.3  # 2 ln 2 = 1.386 before
+        torch.testing.assert_close(
+            getattr(got, task).mean(), getattr(expected, task).mean(), rtol=0.02, atol=0.02
+        )
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_a_training_step_never_waits_for_the_gpu(loss, precision):
+    bench = small_bench(
+        device="cuda", dtype=torch.float32, users=40, hidden=64, loss=loss, precision=precision,
+        dropout=0.5, clip_norm=1.0, warmup_steps=5,
+    )  # fmt: skip
+    trainer = bench.trainer
+    for _ in range(3):
+        bench.step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batch = batches.build_batch(trainer.dataset, bench.windows, 1, 1)
+        trainer.train_step([batch.to(trainer.process.device)], bench.epoch)
+        bench.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+def test_a_batch_arrives_on_the_gpu_whole():
+    bench = small_bench(device="cuda", dtype=torch.float32)
+    for field in dataclasses.fields(bench.batch):
+        value = getattr(bench.batch, field.name)
+        if isinstance(value, torch.Tensor):
+            assert value.is_cuda, field.name

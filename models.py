@@ -14,7 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.layers import EvenGate, Experts, SequenceGate, TokenGate, Towers, dropout
+from src.layers import (
+    EvenGate,
+    Experts,
+    SequenceGate,
+    TokenGate,
+    Towers,
+    dropout,
+    product_dtype,
+    tiles_of,
+)
 from src.losses import pairwise_loss, sc_mim, softmax_loss
 
 
@@ -137,11 +146,12 @@ class SyNCRec(nn.Module):
         the canonical order; without them, 1. They are an input because the softmax over a catalogue
         makes its gradient along with its value.
         """
-        outputs = {task: self.outputs(batch, task) for task in self.tasks}  # each [N, H]
+        rows = self._look_up(batch)
+        outputs = {task: self.outputs(batch, task, items=rows[task]) for task in self.tasks}
         objective, losses = self.item_table.new_zeros(()), {}
-        for task, output in outputs.items():
+        for task, output in outputs.items():  # each [N, H]
             own = None if coefficients is None else coefficients[task]
-            part, losses[task] = self.target_losses(batch, output, own)
+            part, losses[task] = self.target_losses(batch, output, rows, own)
             objective = objective + part
         mim = bound = self.item_table.new_zeros(())
         if self.settings.mode == "syncrec" and self.settings.sc_mim:
@@ -155,22 +165,24 @@ class SyNCRec(nn.Module):
             )
         return StepLosses(objective, losses.get("single"), losses.get("cross"), mim, bound)
 
-    def outputs(self, batch, task: str, last: bool = False) -> Tensor:
+    def outputs(self, batch, task: str, last: bool = False, items: Tensor | None = None) -> Tensor:
         """h of every target in one view [N, H], in the batch's canonical order; with `last`, of
-        each user's last target alone [B, H], in that order."""
+        each user's last target alone [B, H], in that order.
+
+        `items` are the item rows of the view's inputs [M, H], if they have been looked up.
+        """
         view = getattr(batch, task)
         counts, places = batch.counts, view.places
         if last:
             counts, places = batch.last_counts, places[batch.last]
-        mixture = self.mix(self.embed(view, task), view, places, task)
-        return self.apply_towers(mixture, counts, task)
+        inputs = self.embed(view, task, self.item_rows(view.inputs) if items is None else items)
+        return self.apply_towers(self.mix(inputs, view, places, task), counts, task)
 
-    def embed(self, view, task: str) -> Tensor:
+    def embed(self, view, task: str, items: Tensor) -> Tensor:
         """Inputs of one view [M, H]: the event before the target, or the start token; position;
         in the cross view, on request, the domain of the target."""
         own = self.tasks[task]
         domain = view.domains if task == "single" else torch.zeros_like(view.domains)
-        items = self.item_rows(view.inputs)
         tokens = torch.where((view.inputs == 0)[:, None], own.start[domain], items)
         tokens = tokens + F.embedding(view.positions, own.position)
         if task == "cross" and self.settings.target_domain_query:
@@ -180,29 +192,35 @@ class SyNCRec(nn.Module):
     def mix(self, inputs: Tensor, view, places: Tensor, task: str) -> Tensor:
         """Σ_k g_k · expert_k over all experts at some slots: inputs [M, H], places [n] -> [n, H].
 
-        The other task's experts are read, not trained.
+        The other task's experts are read, not trained. Where no gradient is wanted, the last layer
+        is computed at those slots alone.
         """
         own, settings = self.tasks[task], self.settings
         which = view.domains
         if task == "cross" or settings.share_experts:
             which = torch.zeros_like(which)
-        weights = own.gate(inputs, view, which)[places]  # [n, K], CDSR's experts first
+        tiles = tiles_of(view.groups, view.sequence, product_dtype(inputs))
+        weights = own.gate(inputs, view, which)  # [M, K], CDSR's experts first
+        rows = None if torch.is_grad_enabled() else places
+        if rows is not None:
+            weights = weights[rows]
         if settings.share_experts:
-            return self._mix_shared(inputs, view, places, weights, task)
-        mixture, first = 0.0, 0
-        for owner, experts in self.experts.items():
-            share = weights[:, first : first + experts.stack]
-            first += experts.stack
-            learns = owner == task or not settings.stop_gradient
-            mixture = mixture + experts(inputs, share, view, places, learns)
-        return mixture
+            mixture = self._mix_shared(inputs, tiles, weights, task, rows)
+        else:
+            mixture, first = 0.0, 0
+            for owner, experts in self.experts.items():
+                share = weights[:, first : first + experts.stack]
+                first += experts.stack
+                learns = owner == task or not settings.stop_gradient
+                mixture = mixture + experts(inputs, share, tiles, learns, rows)
+        return mixture if rows is not None else mixture.index_select(0, places)
 
     def _mix_shared(
-        self, inputs: Tensor, view, places: Tensor, weights: Tensor, task: str
+        self, inputs: Tensor, tiles: list, weights: Tensor, task: str, rows: Tensor | None
     ) -> Tensor:
         """K times the same expert: its value whole, its gradient by the share of the own slots."""
         whole = torch.ones_like(weights[:, :1])
-        outputs = self.experts["shared"](inputs, whole, view, places)  # [n, H]
+        outputs = self.experts["shared"](inputs, whole, tiles, rows=rows)  # [n, H]
         split = self.settings.experts_cross
         if self.settings.mode != "syncrec":
             return outputs * weights.sum(1, keepdim=True)
@@ -220,20 +238,27 @@ class SyNCRec(nn.Module):
         parts = mixture.split(counts)
         return torch.cat([towers(part, d) for d, part in enumerate(parts) if len(part)])
 
+    def _look_up(self, batch) -> dict[str, Tensor]:
+        """All rows of the item table that the batch needs, in one lookup with one gradient."""
+        needed = {task: getattr(batch, task).inputs for task in self.tasks}
+        if self.settings.loss == "bce":
+            needed |= {"targets": batch.targets, "negatives": batch.negatives}
+        rows = self.item_rows(torch.cat(list(needed.values())))
+        parts = rows.split([len(items) for items in needed.values()])
+        return dict(zip(needed, parts, strict=True))
+
     def target_losses(
-        self, batch, outputs: Tensor, coefficients: Tensor | None
+        self, batch, outputs: Tensor, rows: dict[str, Tensor], coefficients: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Σ coefficient · loss, and the step loss of each target [N]; both views have the same
-        candidates and negatives."""
+        candidates and negatives, `rows` of the item table."""
         if coefficients is None:
             dtype = torch.promote_types(outputs.dtype, torch.float32)
             coefficients = torch.ones(len(outputs), dtype=dtype, device=outputs.device)
         if self.settings.loss == "ce":
             spans = self._softmax_spans(batch.counts)
             return softmax_loss(outputs, self.item_table, batch.targets, spans, coefficients)
-        positive = self.item_rows(batch.targets)
-        negative = self.item_rows(batch.negatives)
-        losses = pairwise_loss(outputs, positive, negative)
+        losses = pairwise_loss(outputs, rows["targets"], rows["negatives"])
         return (coefficients * losses).sum(), losses.detach()
 
     def _softmax_spans(self, counts: list[int]) -> list[tuple[slice, slice]]:

@@ -11,6 +11,7 @@ on a CPU, [K] on a GPU.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ class Pass:
     """What all experts of a pass have in common."""
 
     tiles: list[Tiles]
-    rows: Tensor  # [N] the slots whose outputs are wanted
+    rows: Tensor | None  # [n] slots whose outputs are wanted where no backward pass follows
     heads: int
     product: torch.dtype  # of the operands of matrix products
     masks: DropoutMasks
@@ -85,6 +86,12 @@ class Saved(NamedTuple):
     second_sum: tuple[Tensor, Tensor, Tensor]
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products of x compute in: the type of autocast, where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def tiles_of(groups: list[tuple[int, int]], sequence: Tensor, dtype: torch.dtype) -> list[Tiles]:
     """The tiles of a view from its (count, length) groups and the sequence of each slot [M]."""
     found, start = [], 0
@@ -100,28 +107,26 @@ def tiles_of(groups: list[tuple[int, int]], sequence: Tensor, dtype: torch.dtype
 
 
 class ExpertMixture(torch.autograd.Function):
-    """Σ_k share_k · expert_k over the experts of one owner, on the rows of the pass."""
+    """Σ_k share_k · expert_k over the experts of one owner."""
 
     @staticmethod
     def forward(ctx, x: Tensor, share: Tensor, run: Pass, learns: bool, *weights: Tensor) -> Tensor:
-        """Inputs x [M, H], share [N, K], weights by layer -> [N, H].
+        """Inputs x [M, H], share [n, K], weights layer by layer -> [n, H], n = M or the rows alone.
 
         Where the experts do not learn, the share alone gets a gradient.
         """
-        layers = _layers(weights)
         outputs, saved, mixture = [], [], None
         with torch.autocast(x.device.type, enabled=False):
-            for expert in _experts(run, layers[0]):
-                hidden, steps = _start(x, layers[0], expert), []
-                for number, layer in enumerate(layers):
-                    rows = run.rows if number == len(layers) - 1 else None
-                    inputs = hidden
-                    hidden, step = layer_forward(inputs, _one(layer, expert), run, rows)
+            for own, layers in zip(_shares(share, run), _experts(weights, run), strict=True):
+                hidden, steps = x.expand(*own.shape[:-1], *x.shape), []
+                for layer in layers:
+                    inputs, rows = hidden, run.rows if layer is layers[-1] else None
+                    hidden, step = layer_forward(inputs, layer, run, rows)
                     if run.training and learns:
-                        steps.append((inputs, rows, step))
+                        steps.append((inputs, step))
                 saved.append(steps)
                 outputs.append(hidden if run.training else None)
-                mixture = _add_share(mixture, hidden, share.mT[expert])
+                mixture = _add_share(mixture, hidden, own)
         ctx.save_for_backward(x, share, *weights)
         ctx.run, ctx.learns, ctx.outputs, ctx.saved = run, learns, outputs, saved
         return mixture
@@ -129,43 +134,50 @@ class ExpertMixture(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
+        if not ctx.outputs:
+            raise RuntimeError("the experts keep their activations for one backward pass only")
         x, share, *weights = ctx.saved_tensors
-        layers = _layers(weights)
+        run, learns = ctx.run, ctx.learns
+        found = [torch.empty_like(weight) for weight in weights] if learns else []
         share_gradient = torch.empty_like(share)
-        found = [torch.empty_like(weight) if ctx.learns else None for weight in weights]
-        x_gradient = torch.zeros_like(x) if ctx.learns else None
-        for expert in _experts(ctx.run, layers[0]):
-            share_gradient.mT[expert] = (gradient * ctx.outputs.pop(0)).sum(-1)
-            steps = ctx.saved.pop(0)
-            if not ctx.learns:
-                continue
-            hidden = gradient * share.mT[expert].unsqueeze(-1)
-            for layer, into in reversed(list(zip(layers, _layers(found), strict=True))):
-                inputs, rows, step = steps.pop()
-                hidden = layer_backward(
-                    hidden, inputs, step, _one(layer, expert), _one(into, expert), ctx.run, rows
-                )
-            x_gradient += hidden if hidden.dim() == 2 else hidden.sum(0)
+        for column in _shares(share_gradient, run):
+            # what is saved goes as soon as it is used: the peak of memory is here
+            torch.sum(gradient * ctx.outputs.pop(0), -1, out=column)
+        if not learns:
+            return None, share_gradient, None, None, *[None] * len(weights)
+        x_gradient = torch.zeros_like(x)
+        for own, layers, into in zip(
+            _shares(share, run), _experts(weights, run), _experts(found, run), strict=True
+        ):
+            hidden, steps = gradient * own.unsqueeze(-1), ctx.saved.pop(0)
+            for layer, gradients in zip(reversed(layers), reversed(into), strict=True):
+                inputs, step = steps.pop()
+                hidden = layer_backward(hidden, inputs, step, layer, gradients, run)
+            x_gradient += hidden.sum(0) if run.stacked else hidden
         return x_gradient, share_gradient, None, None, *found
 
 
-def _experts(run: Pass, layer: LayerWeights) -> list[int] | list[slice]:
-    """The experts one by one, or all of them at once."""
-    return [slice(None)] if run.stacked else list(range(len(layer.widen)))
+def _experts(weights: Sequence[Tensor], run: Pass) -> list[list[LayerWeights]]:
+    """The layers of each expert, or of all of them as one stack."""
+    size = len(LayerWeights._fields)
+    each = [weights] if run.stacked else zip(*(weight.unbind(0) for weight in weights), strict=True)
+    return [
+        [LayerWeights(*own[first : first + size]) for first in range(0, len(own), size)]
+        for own in each
+    ]
 
 
-def _start(x: Tensor, layer: LayerWeights, expert: int | slice) -> Tensor:
-    """The inputs of one expert [M, H], or of all of them [K, M, H] without a copy."""
-    return x.expand(len(layer.widen), *x.shape) if isinstance(expert, slice) else x
+def _shares(share: Tensor, run: Pass) -> Sequence[Tensor]:
+    """The share of each expert [n], or of all of them [K, n], out of [n, K]."""
+    return [share.mT] if run.stacked else share.unbind(1)
 
 
 def _add_share(mixture: Tensor | None, output: Tensor, share: Tensor) -> Tensor:
-    """mixture + Σ share · output: output […, N, H], share […, N] -> [N, H]."""
-    weighted = output * share.unsqueeze(-1) if mixture is None or output.dim() == 3 else None
-    if weighted is None:
+    """mixture + Σ share · output: output […, n, H], share […, n] -> [n, H]."""
+    if mixture is not None:
         return torch.addcmul(mixture, output, share.unsqueeze(-1))
-    weighted = weighted if weighted.dim() == 2 else weighted.sum(0)
-    return weighted if mixture is None else mixture + weighted
+    weighted = output * share.unsqueeze(-1)
+    return weighted if weighted.dim() == 2 else weighted.sum(0)
 
 
 def layer_forward(
@@ -194,9 +206,9 @@ def layer_forward(
 
 def layer_backward(
     gradient: Tensor, x: Tensor, saved: Saved, weights: LayerWeights, gradients: LayerWeights,
-    run: Pass, rows: Tensor | None,
+    run: Pass,
 ) -> Tensor:  # fmt: skip
-    """∂/∂x […, M, H] from ∂/∂output […, n, H]; writes ∂/∂weights into `gradients`."""
+    """∂/∂x […, M, H] from ∂/∂output […, M, H]; writes ∂/∂weights into `gradients`."""
     kind, w = run.product, _cast(weights, run.product)
     total = _norm_backward(
         gradient, saved.second_sum, weights.output_norm,
@@ -217,8 +229,6 @@ def layer_backward(
     _product_into(gradients.project_out, saved.attended.mT, branch)
     _sum_into(gradients.project_out_bias, branch)
     attended = branch @ w.project_out.mT
-    if rows is not None:
-        attended, total = _spread(attended, rows, x.shape), _spread(total, rows, x.shape)
     joint = attend_backward(attended, saved, run)  # […, M, 3H]
     _product_into(gradients.project_in, x.to(kind).mT, joint)
     _sum_into(gradients.project_in_bias, joint)
@@ -234,52 +244,56 @@ def attend(joint: Tensor, run: Pass) -> tuple[Tensor, list[tuple[Tensor, Tensor 
     attended = joint.new_empty(*joint.shape[:-1], hidden)
     scale, kept = 1.0 / math.sqrt(hidden // run.heads), []
     for tiles in run.tiles:
-        query, key, value = (_heads(part, tiles, run.heads) for part in joint.split(hidden, -1))
+        query, key, value = _heads(joint, tiles, run.heads, 3)
         mask = _mask(tiles, len(query), run.heads)
         weights = torch.baddbmm(mask, query, key.mT, alpha=scale).softmax(-1)
         drawn = run.attention_masks.draw(weights.shape)
         dropped = _dropped(weights, drawn, run.attention_masks, weights.dtype)
-        _from_heads(torch.bmm(dropped, value), attended, tiles, run.heads)
+        (into,) = _blocks(attended, tiles, run.heads, 1)
+        if len(into.shape) == 4 and run.heads == 1:
+            torch.bmm(dropped, value, out=into[:, 0])
+        else:
+            _from_heads(torch.bmm(dropped, value), into)
         kept.append((weights, drawn))
     return attended, kept
 
 
 def attend_backward(gradient: Tensor, saved: Saved, run: Pass) -> Tensor:
     """∂/∂joint […, M, 3H] from ∂/∂attended […, M, H]."""
-    hidden = gradient.shape[-1]
     result = torch.empty_like(saved.joint)
-    into = result.split(hidden, -1)
-    scale = 1.0 / math.sqrt(hidden // run.heads)
+    scale = 1.0 / math.sqrt(gradient.shape[-1] // run.heads)
     for tiles, (weights, drawn) in zip(run.tiles, saved.attention, strict=True):
-        query, key, value = (
-            _heads(part, tiles, run.heads) for part in saved.joint.split(hidden, -1)
-        )
-        out = _heads(gradient, tiles, run.heads)
+        query, key, value = _heads(saved.joint, tiles, run.heads, 3)
+        (out,) = _heads(gradient, tiles, run.heads, 1)
+        into = _blocks(result, tiles, run.heads, 3)
         dropped = _dropped(weights, drawn, run.attention_masks, weights.dtype)
-        value_gradient = torch.bmm(dropped.mT, out)
+        _from_heads(torch.bmm(dropped.mT, out), into[2])
         score = _dropped(torch.bmm(out, value.mT), drawn, run.attention_masks, weights.dtype)
         score = torch._softmax_backward_data(score, weights, -1, weights.dtype).mul_(scale)
-        _from_heads(torch.bmm(score, key), into[0], tiles, run.heads)
-        _from_heads(torch.bmm(score.mT, query), into[1], tiles, run.heads)
-        _from_heads(value_gradient, into[2], tiles, run.heads)
+        _from_heads(torch.bmm(score, key), into[0])
+        _from_heads(torch.bmm(score.mT, query), into[1])
     return result
 
 
-def _heads(x: Tensor, tiles: Tiles, heads: int) -> Tensor:
-    """The slots of the tiles […, M, H] as [… · count · heads, length, H / heads]."""
-    part = x.narrow(-2, tiles.start, tiles.count * tiles.length)
-    part = part.unflatten(-2, (tiles.count, tiles.length)).unflatten(-1, (heads, -1))
-    part = part.transpose(-3, -2).flatten(0, -3)
-    # the bf16 products of the CPU copy strided operands, slower than this
-    return part.contiguous() if part.dtype == torch.bfloat16 else part
+def _blocks(x: Tensor, tiles: Tiles, heads: int, parts: int) -> tuple[Tensor, ...]:
+    """The slots of the tiles in each part of […, M, parts · H]: views
+    […, count, heads, length, H / heads]."""
+    block = x.narrow(-2, tiles.start, tiles.count * tiles.length)
+    block = block.view(*x.shape[:-2], tiles.count, tiles.length, parts, heads, -1)
+    return block.transpose(-3, -2).transpose(-4, -3).unbind(-2)
 
 
-def _from_heads(x: Tensor, into: Tensor, tiles: Tiles, heads: int) -> None:
-    """The way back of `_heads`, into the slots of the tiles."""
-    part = into.narrow(-2, tiles.start, tiles.count * tiles.length)
-    part = part.unflatten(-2, (tiles.count, tiles.length)).unflatten(-1, (heads, -1))
-    part = part.transpose(-3, -2)
-    part.copy_(x.view(part.shape))
+def _heads(x: Tensor, tiles: Tiles, heads: int, parts: int) -> tuple[Tensor, ...]:
+    """Each part of […, M, parts · H] as [… · count · heads, length, H / heads]."""
+    found = (block.flatten(0, -3) for block in _blocks(x, tiles, heads, parts))
+    if x.dtype == torch.bfloat16:  # whose products on a CPU are slower on strided operands
+        return tuple(part.contiguous() for part in found)
+    return tuple(found)
+
+
+def _from_heads(x: Tensor, into: Tensor) -> None:
+    """The way back of `_heads`, into one of the `_blocks`."""
+    into.copy_(x.view(into.shape))
 
 
 def _mask(tiles: Tiles, batch: int, heads: int) -> Tensor:
@@ -294,22 +308,16 @@ def _mask(tiles: Tiles, batch: int, heads: int) -> Tensor:
 # ------------------------------------------------------------------------ small steps
 
 
-def _layers(weights: tuple[Tensor, ...] | list[Tensor]) -> list[LayerWeights]:
-    size = len(LayerWeights._fields)
-    return [LayerWeights(*weights[i : i + size]) for i in range(0, len(weights), size)]
-
-
-def _one(weights: LayerWeights, expert: int | slice) -> LayerWeights:
-    """The weights of one expert, without the stack's dimension; of all where it is a slice."""
-    return LayerWeights(*(weight[expert] for weight in weights))
-
-
 def _cast(weights: LayerWeights, kind: torch.dtype) -> LayerWeights:
+    if weights.widen.dtype == kind:
+        return weights
     return LayerWeights(*(weight.to(kind) for weight in weights))
 
 
 def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    return (torch.addmm if x.dim() == 2 else torch.baddbmm)(bias, x, weight)
+    if x.dim() == 2:
+        return torch.addmm(bias[0], x, weight)  # a bias vector is added inside the product
+    return torch.baddbmm(bias, x, weight)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -374,8 +382,3 @@ def _norm_backward(
     _sum_into(bias_gradient, gradient)
     only_x = [True, False, False]
     return backward(gradient * weight, x, size, mean, inverse, None, None, only_x)[0]
-
-
-def _spread(x: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
-    """The way back of selecting rows: […, n, H] -> `shape` […, M, H], 0 elsewhere."""
-    return x.new_zeros(*x.shape[:-2], *shape[-2:]).index_copy_(-2, rows, x)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.dropout import DropoutMasks, dropout
-from src.encoder import ExpertMixture, LayerWeights, Pass, tiles_of
+from src.encoder import ExpertMixture, LayerWeights, Pass, Tiles, product_dtype, tiles_of  # noqa: F401 - the model's
 
 
 class StackedLinear(nn.Module):
@@ -87,23 +87,30 @@ class Experts(nn.Module):
         self.dropout_rate, self.attention_dropout = dropout_rate, attention_dropout
         self.layers = nn.ModuleList(EncoderLayer(stack, hidden) for _ in range(layers))
 
-    def forward(self, x: Tensor, share: Tensor, view, rows: Tensor, learns: bool = True) -> Tensor:
-        """Σ_k share_k · expert_k: inputs [M, H], shares [N, K], slots wanted [N] -> [N, H].
+    def forward(
+        self,
+        x: Tensor,
+        share: Tensor,
+        tiles: list[Tiles],
+        learns: bool = True,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Σ_k share_k · expert_k: inputs [M, H], shares [n, K] -> [n, H].
 
         Without `learns` the experts are read, not trained: the gradient reaches the shares alone.
+        `rows` [n], where no gradient is wanted, are the slots that the last layer is needed for.
         """
-        device = x.device
-        autocast = torch.is_autocast_enabled(device.type)
-        product = torch.get_autocast_dtype(device.type) if autocast else x.dtype
+        rate = self.dropout_rate if self.training else 0.0
+        attention_rate = self.attention_dropout if self.training else 0.0
         run = Pass(
-            tiles=tiles_of(view.groups, view.sequence, product),
+            tiles=tiles,
             rows=rows,
             heads=self.heads,
-            product=product,
-            masks=DropoutMasks(self.dropout_rate if self.training else 0.0, device),
-            attention_masks=DropoutMasks(self.attention_dropout if self.training else 0.0, device),
+            product=product_dtype(x),
+            masks=DropoutMasks(rate, x.device),
+            attention_masks=DropoutMasks(attention_rate, x.device),
             training=torch.is_grad_enabled(),
-            stacked=device.type != "cpu",
+            stacked=x.device.type != "cpu",
         )
         weights = [weight for layer in self.layers for weight in layer.weights()]
         return ExpertMixture.apply(x, share, run, learns, *weights)

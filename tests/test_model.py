@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import losses_with_gradient, make_dataset, make_model, random_users, train_batch
 
+from src.encoder import tiles_of
 from src.losses import sc_mim
 
 SIZES = (6, 5, 9, 4)
@@ -147,10 +148,11 @@ def test_the_experts_start_distinct_and_share_experts_makes_them_one():
     shared = make_model(dataset, share_experts=True)
     assert shared.tasks["single"].gate is shared.tasks["cross"].gate
     batch = train_batch(dataset)
-    view, inputs = batch.cross, shared.embed(batch.cross, "cross")
-    whole = inputs.new_ones(len(view.places), 1)
-    alone = shared.experts["shared"](inputs, whole, view, view.places)
-    mixture = shared.mix(inputs, view, view.places, "cross")
+    view = batch.cross
+    inputs = shared.embed(view, "cross", shared.item_rows(view.inputs))
+    tiles = tiles_of(view.groups, view.sequence, inputs.dtype)
+    alone = shared.experts["shared"](inputs, inputs.new_ones(len(inputs), 1), tiles)
+    mixture = shared.mix(inputs, view, torch.arange(len(inputs)), "cross")
     torch.testing.assert_close(mixture, alone)  # the mixture is its single encoder
 
 

@@ -137,6 +137,7 @@ class SyNCRec(nn.Module):
             settings.heads,
             settings.dropout,
             settings.attention_dropout,
+            settings.compile,
         )
 
     def forward(self, batch, coefficients: dict[str, Tensor] | None = None) -> StepLosses:

@@ -140,7 +140,7 @@ class Trainer:
             disable=None if self.process.leads else True,
             leave=False,
         ) as bar:
-            for step_batches in self._steps():
+            for step_batches in batches.one_ahead(self._steps()):
                 self.train_step(step_batches, epoch)
                 bar.update()
         self.progress.epoch += 1

@@ -106,7 +106,7 @@ def main() -> None:
         parser.error("--steps and --warmup must be at least 1")
     warnings.simplefilter("ignore")  # advice of Lightning's on workers and loggers
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    lightning.seed_everything(options.seed)
+    lightning.seed_everything(options.seed, verbose=False)
 
     model = sasrec(options.precision, options.warmup + options.steps)
     model.fit(Dataset.construct(training_events(options.folder)))

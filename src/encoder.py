@@ -10,8 +10,9 @@ GPU the experts of one owner run as one batch of products. Below, […] is the b
 on a CPU, [K] on a GPU.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,6 +69,7 @@ class Pass:
     masks: DropoutMasks
     attention_masks: DropoutMasks
     training: bool  # whether a backward pass follows
+    compiled: bool  # whether torch.compile has made the layers' code
     stacked: bool  # all experts in one batch of products, or one after the other
 
 
@@ -116,12 +118,13 @@ class ExpertMixture(torch.autograd.Function):
         Where the experts do not learn, the share alone gets a gradient.
         """
         outputs, saved, mixture = [], [], None
+        forward, _ = _layer_functions(run.compiled)
         with torch.autocast(x.device.type, enabled=False):
             for own, layers in zip(_shares(share, run), _experts(weights, run), strict=True):
                 hidden, steps = x.expand(*own.shape[:-1], *x.shape), []
                 for layer in layers:
                     inputs, rows = hidden, run.rows if layer is layers[-1] else None
-                    hidden, step = layer_forward(inputs, layer, run, rows)
+                    hidden, step = forward(inputs, layer, run, rows, _draw(run, inputs, rows))
                     if run.training and learns:
                         steps.append((inputs, step))
                 saved.append(steps)
@@ -145,14 +148,14 @@ class ExpertMixture(torch.autograd.Function):
             torch.sum(gradient * ctx.outputs.pop(0), -1, out=column)
         if not learns:
             return None, share_gradient, None, None, *[None] * len(weights)
-        x_gradient = torch.zeros_like(x)
+        x_gradient, (_, backward) = torch.zeros_like(x), _layer_functions(run.compiled)
         for own, layers, into in zip(
             _shares(share, run), _experts(weights, run), _experts(found, run), strict=True
         ):
             hidden, steps = gradient * own.unsqueeze(-1), ctx.saved.pop(0)
             for layer, gradients in zip(reversed(layers), reversed(into), strict=True):
                 inputs, step = steps.pop()
-                hidden = layer_backward(hidden, inputs, step, layer, gradients, run)
+                hidden = backward(hidden, inputs, step, layer, gradients, run)
             x_gradient += hidden.sum(0) if run.stacked else hidden
         return x_gradient, share_gradient, None, None, *found
 
@@ -165,6 +168,12 @@ def _experts(weights: Sequence[Tensor], run: Pass) -> list[list[LayerWeights]]:
         [LayerWeights(*own[first : first + size]) for first in range(0, len(own), size)]
         for own in each
     ]
+
+
+def _draw(run: Pass, x: Tensor, rows: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What the two dropout masks of a layer are made of, for inputs x […, M, H]."""
+    shape = (*x.shape[:-2], x.shape[-2] if rows is None else len(rows), x.shape[-1])
+    return run.masks.draw(shape), run.masks.draw(shape)
 
 
 def _shares(share: Tensor, run: Pass) -> Sequence[Tensor]:
@@ -180,26 +189,40 @@ def _add_share(mixture: Tensor | None, output: Tensor, share: Tensor) -> Tensor:
     return weighted if weighted.dim() == 2 else weighted.sum(0)
 
 
+@functools.cache
+def _layer_functions(compiled: bool) -> tuple[Callable, Callable]:
+    """The two passes of a layer; compiled, or as they are where torch finds no compiler."""
+    if not compiled:
+        return layer_forward, layer_backward
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(layer_forward, dynamic=True), torch.compile(layer_backward, dynamic=True)
+
+
 def layer_forward(
-    x: Tensor, weights: LayerWeights, run: Pass, rows: Tensor | None
+    x: Tensor,
+    weights: LayerWeights,
+    run: Pass,
+    rows: Tensor | None,
+    drawn: tuple[Tensor | None, Tensor | None],
 ) -> tuple[Tensor, Saved]:
-    """One post-norm layer: x […, M, H] -> […, n, H], n = M, or the `rows` alone."""
+    """One post-norm layer: x […, M, H] -> […, n, H], n = M, or the `rows` alone; `drawn` […, n, H]
+    are the draws of its two dropout masks."""
     w = _cast(weights, run.product)
     joint = _affine(w.project_in_bias, x.to(run.product), w.project_in)  # […, M, 3H]
     attended, attention = attend(joint, run)  # […, M, H]
     if rows is not None:
         attended, x = attended.index_select(-2, rows), x.index_select(-2, rows)
     branch = _affine(w.project_out_bias, attended, w.project_out)
-    total, first_drawn = _add_dropped(x, branch, run.masks)
+    total = _add_dropped(x, branch, drawn[0], run.masks)
     middle, *first = _norm(total, weights.attention_norm, weights.attention_norm_bias)
     wide = _affine(w.widen_bias, middle.to(run.product), w.widen)  # […, n, 4H]
     active = F.gelu(wide)
     branch = _affine(w.narrow_bias, active, w.narrow)
-    total_2, second_drawn = _add_dropped(middle, branch, run.masks)
+    total_2 = _add_dropped(middle, branch, drawn[1], run.masks)
     output, *second = _norm(total_2, weights.output_norm, weights.output_norm_bias)
     saved = Saved(
-        joint, attention, attended, first_drawn, (total, *first),
-        middle, wide, active, second_drawn, (total_2, *second),
+        joint, attention, attended, drawn[0], (total, *first),
+        middle, wide, active, drawn[1], (total_2, *second),
     )  # fmt: skip
     return output, saved
 
@@ -338,13 +361,11 @@ def _sum_into(result: Tensor, x: Tensor) -> None:
     torch.sum(x, dim=-2, keepdim=True, dtype=result.dtype, out=result)
 
 
-def _add_dropped(x: Tensor, branch: Tensor, masks: DropoutMasks) -> tuple[Tensor, Tensor | None]:
-    """x + dropout(branch), and what was drawn."""
-    drawn = masks.draw(branch.shape)
+def _add_dropped(x: Tensor, branch: Tensor, drawn: Tensor | None, masks: DropoutMasks) -> Tensor:
+    """x + dropout(branch)."""
     if drawn is None:
-        return x + branch, None
-    kept = masks.kept(drawn, x.dtype)
-    return torch.addcmul(x, branch.to(x.dtype), kept, value=masks.scale), drawn
+        return x + branch
+    return torch.addcmul(x, branch.to(x.dtype), masks.kept(drawn, x.dtype), value=masks.scale)
 
 
 def _dropped(x: Tensor, drawn: Tensor | None, masks: DropoutMasks, kind: torch.dtype) -> Tensor:

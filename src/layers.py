@@ -81,9 +81,10 @@ class Experts(nn.Module):
         heads: int,
         dropout_rate: float,
         attention_dropout: float = 0.0,
+        compiled: bool = False,
     ):
         super().__init__()
-        self.stack, self.heads = stack, heads
+        self.stack, self.heads, self.compiled = stack, heads, compiled
         self.dropout_rate, self.attention_dropout = dropout_rate, attention_dropout
         self.layers = nn.ModuleList(EncoderLayer(stack, hidden) for _ in range(layers))
 
@@ -110,6 +111,7 @@ class Experts(nn.Module):
             masks=DropoutMasks(rate, x.device),
             attention_masks=DropoutMasks(attention_rate, x.device),
             training=torch.is_grad_enabled(),
+            compiled=self.compiled,
             stacked=x.device.type != "cpu",
         )
         weights = [weight for layer in self.layers for weight in layer.weights()]

@@ -26,6 +26,9 @@ class Settings:
     precision: str = setting(
         "float32", "type of the matrix products", group="run", choices=("float32", "bf16")
     )
+    compile: bool = setting(
+        False, "run the experts' layers through torch.compile, where a compiler is", group="run"
+    )
     seed: int = setting(42, "seed of weights, order, dropout and negatives", group="run")
 
     mode: str = setting(

@@ -70,6 +70,8 @@ def view_outputs(model, items, domains, task):
 
 
 def gate_weights(gate, which, x):
+    if not hasattr(gate, "weight"):  # no gate
+        return torch.full((len(x), gate.experts), 1.0 / gate.experts, dtype=x.dtype)
     if gate.weight.dim() == 3:  # token gate [G, H, K]
         return (x @ gate.weight[which]).softmax(-1)
     flat = gate.weight[which, : len(x)].reshape(-1, gate.weight.shape[-1])  # [T·H, K]
@@ -120,6 +122,8 @@ def step_loss(model, output, item, domain, negative):
         up, down = output @ model.item_table[item], output @ model.item_table[negative]
         return -torch.sigmoid(up).log() - (1 - torch.sigmoid(down)).log()
     first, end = model.item_starts[domain], model.item_starts[domain + 1]
+    if model.settings.softmax_items == "all":
+        first, end = 1, model.item_starts[-1]
     logits = model.item_table[first:end] @ output
     return -logits.log_softmax(0)[item - first]
 

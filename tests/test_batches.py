@@ -287,3 +287,23 @@ def test_the_gradient_passes_where_the_value_passed(shape):
     out.sum().backward()
     assert 0 < int((out == 0).sum()) < x.numel()
     assert torch.equal(x.grad, out.detach())  # of ones, so the mask itself
+
+
+# ------------------------------------------------------------------------ one batch ahead
+
+
+def test_batches_made_ahead_are_the_same_in_the_same_order():
+    assert list(batches.one_ahead(iter(range(1, 9)))) == list(range(1, 9))
+    assert list(batches.one_ahead(iter(()))) == []
+
+
+def test_an_error_of_the_loader_reaches_the_training_loop():
+    def broken():
+        yield 1
+        raise ValueError("row 2")
+
+    found = []
+    with pytest.raises(ValueError, match="row 2"):
+        for item in batches.one_ahead(broken()):
+            found.append(item)
+    assert found in ([], [1])

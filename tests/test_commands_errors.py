@@ -41,6 +41,11 @@ def run(finished, runs):
     ("given", "said"),
     [
         (["--sdsr_context=own"], ["--sdsr_context own", "--mode syncrec", "sdsr_separate"]),
+        (["--sparse_items"], ["--sparse_items needs --loss bce"]),
+        (
+            ["--sparse_items", "--loss=bce", "--weight_decay=.1"],
+            ["--sparse_items has no weight decay"],
+        ),
         (["--resume", "--overwrite"], ["--resume and --overwrite contradict"]),
         (["--eval_users=0"], ["--eval_users must be at least 1"]),
         (["--candidate_seed=-1"], ["--candidate_seed must not be negative"]),

@@ -33,6 +33,7 @@ def expert_pass(stacked=False, heads=1, dropout=0.0, attention_dropout=0.0, dtyp
         masks=DropoutMasks(dropout, CPU),
         attention_masks=DropoutMasks(attention_dropout, CPU),
         training=True,
+        compiled=False,
         stacked=stacked,
     )
 

@@ -15,6 +15,8 @@ VARIANTS = {
     "bce": {"loss": "bce"},
     "one layer, two heads": {"layers": 1, "heads": 2},
     "sequence gate": {"gate": "sequence"},
+    "no gate": {"gate": "none"},
+    "softmax over all items": {"softmax_items": "all"},
     "domain query": {"target_domain_query": True},
     "no towers": {"towers": False},
     "no stop-gradient": {"stop_gradient": False},

@@ -3,7 +3,7 @@
 A layer is a handful of matrix products with cheap steps between them, and at small hidden sizes the
 cheap steps cost more than the products if each walks through memory on its own. Written out, the
 backward pass adds into the buffers that are there, keeps a byte of each dropout mask, and holds no
-copy that it can do without. tests/test_encoder.py compares it with automatic differentiation.
+copy that it can do without. tests/test_encoder.py compares it with finite differences.
 
 On a CPU one expert at a time runs through a layer, so that its activations stay in the cache; on a
 GPU the experts of one owner run as one batch of products. Below, […] is the batch of experts: none

@@ -20,7 +20,9 @@ NEEDED = (
     "configs/quick.json", "configs/paper.json", "configs/released.json",
     "src/dataset", "src/dataset/raw", "src/dataset/batches.py", "src/dataset/folder.py",
     "src/dataset/synthetic.py", "src/layers.py", "src/losses.py", "src/evaluation",
-    "src/baselines", "experiments", "results",
+    "src/baselines", "experiments", "results", "docs/performance.md",
+    "benchmarks/step.py", "benchmarks/domains.py", "benchmarks/evaluate.py",
+    "benchmarks/catalogue.py", "benchmarks/end_to_end.py", "benchmarks/gpu.sh",
 )  # fmt: skip
 TRAINING = (
     "main", "trainers", "models", "utils", "recommend", "src.ranking", "src.evaluation",

@@ -41,7 +41,15 @@ from utils import (
 )
 
 RESERVED = ("candidates", "logs")  # folders beside the runs
-RUN_ONLY = ("resume", "overwrite", "device", "threads", "runs_dir", "run_name")  # not the result's
+RUN_ONLY = (
+    "resume",
+    "overwrite",
+    "device",
+    "threads",
+    "compile",
+    "runs_dir",
+    "run_name",
+)  # not the result's
 
 
 def parse_settings(arguments: list[str] | None = None) -> Settings:
@@ -101,8 +109,10 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     config = folder / "config.json"
     if not config.is_file():
         return False
-    before, now = read_json(config, "config.json of the run"), as_json(settings)
-    differ = [name for name in now if name not in RUN_ONLY and before.get(name) != now[name]]
+    now = as_json(settings)
+    # a setting that came after the run has the value that the run had without it
+    before = as_json(Settings()) | read_json(config, "config.json of the run")
+    differ = [name for name in now if name not in RUN_ONLY and before[name] != now[name]]
     # Only a longer run continues this one; a linear schedule was set out for its own epochs.
     may_grow = {"patience_steps", "min_steps"}
     may_grow |= {"max_epochs"} if settings.lr_schedule == "constant" else set()
@@ -111,7 +121,7 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     )
     if differ and not longer:
         raise UserError(
-            f"{folder} holds a run with --{differ[0]} {before.get(differ[0])}, not "
+            f"{folder} holds a run with --{differ[0]} {before[differ[0]]}, not "
             f"{now[differ[0]]}; give another --run_name, or --overwrite"
         )
     trained_on = read_json(folder / "environment.json", "environment.json of the run")

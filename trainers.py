@@ -56,6 +56,11 @@ class Trainer:
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, folder: Path, process: Process):
+        if settings.sparse_items and process.processes > 1:
+            raise UserError(
+                "--sparse_items runs in one process: sparse gradients are not shared; drop it, or "
+                "start without torchrun"
+            )
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
         self.progress = Progress()
         self.model = SyNCRec(settings, dataset.item_starts.tolist()).to(process.device)

@@ -112,9 +112,11 @@ def keep_freed_memory() -> None:
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        for option in (trim_threshold, mmap_threshold):
-            mallopt(option, 2**31 - 1)
+    if mallopt is None:
+        return
+    if not mallopt(mmap_threshold, 2**31 - 1):
+        mallopt(mmap_threshold, 2**25)  # the most that glibc before 2.35 takes
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def start_process(device: str) -> Process:

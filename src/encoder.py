@@ -89,9 +89,11 @@ class Saved(NamedTuple):
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """What matrix products of x compute in: the type of autocast, where it is on."""
+    """What matrix products of x compute in: the type of autocast, where it is on; float64 stays."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def tiles_of(groups: list[tuple[int, int]], sequence: Tensor, dtype: torch.dtype) -> list[Tiles]:
@@ -372,7 +374,7 @@ def _dropped(x: Tensor, drawn: Tensor | None, masks: DropoutMasks, kind: torch.d
     """x with the mask that was drawn before, as `kind`."""
     if drawn is None:
         return x.to(kind)
-    return masks.kept(drawn, kind).mul_(masks.scale).mul_(x)
+    return masks.kept(drawn, x.dtype).mul_(masks.scale).mul_(x).to(kind)
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

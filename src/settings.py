@@ -119,7 +119,7 @@ class Settings:
     sparse_items: bool = setting(
         False,
         "update only the items of a batch, whose moments then stand still between (not Adam; "
-        "with --loss bce)",
+        "with --loss bce, in one process)",
         group="training",
     )
     lr: float = setting(1e-3, "learning rate", group="training")
@@ -233,6 +233,8 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError(
             "--sparse_items needs --loss bce: the softmax of --loss ce moves every item of a domain"
         )
+    if settings.softmax_items == "all" and settings.loss != "ce":
+        raise UserError("--softmax_items all needs --loss ce; there is no softmax with bce")
     if settings.sparse_items and settings.weight_decay:
         raise UserError("--sparse_items has no weight decay; give --weight_decay 0")
     if settings.share_experts and not settings.stop_gradient:

@@ -11,7 +11,10 @@ import pytest
 import torch
 from command_runs import DOMAINS, ROOT, command, contents, flags, make_data, make_log, train
 
-from main import main, parse_settings
+from main import find_run, main, parse_settings
+from src.arguments import as_json
+from src.errors import UserError
+from src.settings import Settings
 
 METRICS = [f"{name}@{k}" for name in ("hr", "ndcg") for k in (1, 5, 10, 20)] + ["mrr"]
 BASELINES = {"popularity", "markov"}
@@ -265,3 +268,16 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
 def test_the_log_of_the_helpers_is_the_same_every_time(tmp_path):
     first, second = (make_log(tmp_path / name) for name in "ab")
     assert contents(first) == contents(second)
+
+
+def test_a_run_from_before_a_setting_came_is_found_again(tmp_path):
+    """The setting's default is what the run had."""
+    saved = as_json(Settings(lr=0.01))
+    del saved["softmax_items"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "environment.json").write_text(json.dumps({"data_sha256": "data"}))
+    (tmp_path / "results.json").write_text("{}")
+    assert find_run(Settings(lr=0.01), tmp_path, "data")
+    assert find_run(Settings(lr=0.01, compile=True), tmp_path, "data")
+    with pytest.raises(UserError, match="--softmax_items domain, not all"):
+        find_run(Settings(lr=0.01, softmax_items="all"), tmp_path, "data")

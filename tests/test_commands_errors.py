@@ -41,6 +41,7 @@ def run(finished, runs):
     ("given", "said"),
     [
         (["--sdsr_context=own"], ["--sdsr_context own", "--mode syncrec", "sdsr_separate"]),
+        (["--softmax_items=all", "--loss=bce"], ["--softmax_items all needs --loss ce"]),
         (["--sparse_items"], ["--sparse_items needs --loss bce"]),
         (
             ["--sparse_items", "--loss=bce", "--weight_decay=.1"],

@@ -8,6 +8,7 @@ import torch
 from conftest import make_dataset
 
 from src.epoch import EpochSums
+from src.errors import UserError
 from src.settings import Settings
 from trainers import Trainer, clip_gradients
 from utils import Process
@@ -90,3 +91,10 @@ def test_gradients_are_clipped_by_their_common_norm_whatever_their_layout(bound)
     clip_gradients([sparse, other], bound)
     torch.testing.assert_close(sparse.grad.to_dense(), dense.grad)
     torch.testing.assert_close(other.grad, plain.grad)
+
+
+def test_several_processes_are_refused(tmp_path):
+    settings = Settings(loss="bce", sparse_items=True, hidden=8)
+    process = Process(torch.device("cpu"), rank=0, processes=2)
+    with pytest.raises(UserError, match="--sparse_items runs in one process"):
+        Trainer(settings, make_dataset(USERS, SIZES), tmp_path, process)

@@ -20,7 +20,7 @@ measure() { # name, benchmark, flags…
 
 wanted="$*"
 measure step_512_float32 step --hidden 512 --dtype float32 --rounds 3
-measure step_512_bfloat16 step --hidden 512 --dtype bfloat16 --rounds 3
+measure step_512_bfloat16 step --hidden 512 --dtype bfloat16 --rounds 5 --skip_oracle
 measure step_64_float32 step --hidden 64 --dtype float32
 measure step_64_bfloat16 step --hidden 64 --dtype bfloat16
 measure domains domains

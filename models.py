@@ -235,9 +235,8 @@ class SyNCRec(nn.Module):
         if towers is None:
             return mixture
         if task == "cross" or self.settings.share_experts:
-            return towers(mixture, 0)
-        parts = mixture.split(counts)
-        return torch.cat([towers(part, d) for d, part in enumerate(parts) if len(part)])
+            counts = [len(mixture)]
+        return towers(mixture, counts)
 
     def _look_up(self, batch) -> dict[str, Tensor]:
         """All rows of the item table that the batch needs, in one lookup with one gradient."""

@@ -16,7 +16,7 @@ from src.encoder import ExpertMixture, LayerWeights, Pass, Tiles, product_dtype,
 
 
 class StackedLinear(nn.Module):
-    """K linear maps: [n, in] -> [n, out] each."""
+    """The weights of K linear maps [n, in] -> [n, out]."""
 
     def __init__(self, stack: int, inputs: int, outputs: int):
         super().__init__()
@@ -24,21 +24,14 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(stack, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(stack, 1, outputs))
 
-    def one(self, x: Tensor, which: int) -> Tensor:
-        """The map `which` alone: [n, in] -> [n, out]."""
-        return torch.addmm(self.bias[which], x, self.weight[which])
-
 
 class StackedLayerNorm(nn.Module):
-    """K layer norms over the last dimension of [n, H]."""
+    """The weights of K layer norms over the last dimension of [n, H]."""
 
     def __init__(self, stack: int, hidden: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(stack, 1, hidden))
         self.bias = nn.Parameter(torch.zeros(stack, 1, hidden))
-
-    def one(self, x: Tensor, which: int) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weight[which, 0], self.bias[which, 0])
 
 
 class CausalAttention(nn.Module):
@@ -178,7 +171,23 @@ class Towers(nn.Module):
         self.second = StackedLinear(stack, hidden, hidden)
         self.norm = StackedLayerNorm(stack, hidden)
 
-    def forward(self, x: Tensor, which: int) -> Tensor:
-        """[n, H] -> [n, H] through tower `which`."""
-        fed = self.second.one(F.gelu(self.first.one(x, which)), which)
-        return self.norm.one(x + dropout(fed, self.dropout_rate, self.training), which)
+    def forward(self, x: Tensor, counts: list[int]) -> Tensor:
+        """[N, H] -> [N, H], the first counts[0] rows through the first tower, and so on."""
+        blocks = (self.first, self.second, self.norm)
+        stacked = [part for block in blocks for part in (block.weight, block.bias)]
+        # unbound at once: the gradient of a tower's own slice would be as large as the stack
+        towers = zip(*(part.unbind(0) for part in stacked), strict=True)
+        parts = [
+            self._tower(part, *weights)
+            for part, weights in zip(x.split(counts), towers, strict=True)
+            if len(part)
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _tower(
+        self, x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor,
+        norm: Tensor, norm_bias: Tensor,
+    ) -> Tensor:  # fmt: skip
+        fed = torch.addmm(second_bias, F.gelu(torch.addmm(first_bias, x, first)), second)
+        total = x + dropout(fed, self.dropout_rate, self.training)
+        return F.layer_norm(total, x.shape[-1:], norm[0], norm_bias[0])

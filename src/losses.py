@@ -285,9 +285,9 @@ def sc_mim(
         return zero, zero
     pooled_single = torch.segment_reduce(single, "mean", lengths=lengths, unsafe=True)  # [S, H]
     pooled_cross = torch.segment_reduce(cross, "mean", lengths=lengths, unsafe=True)
-    losses, bounds = [], []
+    losses, bounds, critic = [], [], critics.unbind(0)
     for domain, rows in pairs:
-        loss = info_nce(pooled_single[rows], pooled_cross[rows], critics[domain], temperature)
+        loss = info_nce(pooled_single[rows], pooled_cross[rows], critic[domain], temperature)
         losses.append(loss)
         bounds.append(math.log(len(rows)) - loss.detach())
     return torch.stack(losses).mean(), torch.stack(bounds).mean()

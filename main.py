@@ -41,15 +41,8 @@ from utils import (
 )
 
 RESERVED = ("candidates", "logs")  # folders beside the runs
-RUN_ONLY = (
-    "resume",
-    "overwrite",
-    "device",
-    "threads",
-    "compile",
-    "runs_dir",
-    "run_name",
-)  # not the result's
+# What a run may be found again without: it changes where and how, not the result.
+RUN_ONLY = {"resume", "overwrite", "device", "threads", "compile", "runs_dir", "run_name"}
 
 
 def parse_settings(arguments: list[str] | None = None) -> Settings:

@@ -21,8 +21,7 @@ from src.layers import (
     TokenGate,
     Towers,
     dropout,
-    product_dtype,
-    tiles_of,
+    view_tiles,
 )
 from src.losses import pairwise_loss, sc_mim, softmax_loss
 
@@ -200,7 +199,7 @@ class SyNCRec(nn.Module):
         which = view.domains
         if task == "cross" or settings.share_experts:
             which = torch.zeros_like(which)
-        tiles = tiles_of(view.groups, view.sequence, product_dtype(inputs))
+        tiles = view_tiles(view, inputs)
         weights = own.gate(inputs, view, which)  # [M, K], CDSR's experts first
         rows = None if torch.is_grad_enabled() else places
         if rows is not None:

@@ -178,9 +178,9 @@ class Trainer:
 
     def _batch(self, users: np.ndarray) -> Batch:
         settings = self.settings
-        own = settings.sdsr_context == "own"
-        window = batches.newest_of_each_domain if own else batches.newest
-        events = window(self.dataset, users, self.train_ends[users], settings.max_len)
+        events = batches.context_windows(
+            self.dataset, users, self.train_ends[users], settings.max_len, settings.sdsr_context
+        )
         batch = batches.build_batch(self.dataset, events, settings.seed, self.progress.epoch)
         return batch.to(self.process.device)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from src.dropout import DropoutMasks
+from src.products import add_product
 
 EPSILON = 1e-5  # of the layer norms, as in torch
 FAR = -1e9  # added to a score that may not be: its softmax is exactly 0
@@ -86,14 +87,6 @@ class Saved(NamedTuple):
     active: Tensor  # […, n, 4H] after it
     second_drawn: Tensor | None
     second_sum: tuple[Tensor, Tensor, Tensor]
-
-
-def product_dtype(x: Tensor) -> torch.dtype:
-    """What matrix products of x compute in: the type of autocast, where it is on; float64 stays."""
-    kind = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
-        return x.dtype
-    return torch.get_autocast_dtype(kind)
 
 
 def tiles_of(groups: list[tuple[int, int]], sequence: Tensor, dtype: torch.dtype) -> list[Tiles]:
@@ -245,7 +238,7 @@ def layer_backward(
     wide = torch.ops.aten.gelu_backward(branch @ w.narrow.mT, saved.wide)
     _product_into(gradients.widen, saved.middle.to(kind).mT, wide)
     _sum_into(gradients.widen_bias, wide)
-    middle = _add_product(total, wide, w.widen.mT)
+    middle = add_product(total, wide, w.widen.mT)
     total = _norm_backward(
         middle, saved.first_sum, weights.attention_norm,
         gradients.attention_norm, gradients.attention_norm_bias,
@@ -257,7 +250,7 @@ def layer_backward(
     joint = attend_backward(attended, saved, run)  # […, M, 3H]
     _product_into(gradients.project_in, x.to(kind).mT, joint)
     _sum_into(gradients.project_in_bias, joint)
-    return _add_product(total, joint, w.project_in.mT)
+    return add_product(total, joint, w.project_in.mT)
 
 
 # ------------------------------------------------------------------------ attention
@@ -343,13 +336,6 @@ def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     if x.dim() == 2:
         return torch.addmm(bias[0], x, weight)  # a bias vector is added inside the product
     return torch.baddbmm(bias, x, weight)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """total + a·b, in place."""
-    if a.dtype != total.dtype:
-        return total.add_(a @ b)
-    return total.addmm_(a, b) if a.dim() == 2 else total.baddbmm_(a, b)
 
 
 def _product_into(result: Tensor, a: Tensor, b: Tensor) -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.dropout import DropoutMasks, dropout
-from src.encoder import ExpertMixture, LayerWeights, Pass, Tiles, product_dtype, tiles_of  # noqa: F401 - the model's
+from src.encoder import ExpertMixture, LayerWeights, Pass, Tiles, tiles_of
+from src.products import product_dtype
 
 
 class StackedLinear(nn.Module):
@@ -61,6 +62,11 @@ class EncoderLayer(nn.Module):
             self.widen, self.narrow, self.output_norm,
         )  # fmt: skip
         return LayerWeights(*(part for block in blocks for part in (block.weight, block.bias)))
+
+
+def view_tiles(view, x: Tensor) -> list[Tiles]:
+    """The attention tiles of a view with inputs x, for all experts that read it."""
+    return tiles_of(view.groups, view.sequence, product_dtype(x))
 
 
 class Experts(nn.Module):

@@ -11,20 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from src.products import add_product, product_dtype
+
 # The tiles of the softmax loss, by measurement on two cores (see `_tile_shape`).
 CHUNK_ELEMENTS = 2**22  # logits held at a time; 16 MiB in float32, which a large cache still takes
 TILE_ROWS = 256  # more targets at a time gain nothing
 LEAST_ROWS = 64  # below, three products of so few rows cost more than four of TILE_ROWS
 TILE_ITEMS = 4096  # where the items are cut; 4 MiB of logits with TILE_ROWS
 ALIGNMENT = 16  # float32 rows of logits start on a cache line; else a product is up to half slower
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """What matrix products of x compute in: autocast's dtype if it is on; float64 stays."""
-    kind = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
-        return x.dtype
-    return torch.get_autocast_dtype(kind)
 
 
 def _aligned(width: int) -> int:
@@ -128,16 +122,9 @@ class _Tiles:
             share = self.products[: share.numel()].view(share.shape).copy_(share)
         share = share[:, : part.stop - part.start]
         if self.hidden_gradient is not None:
-            _add_product(self.hidden_gradient[chunk], share, self.items[part])
+            add_product(self.hidden_gradient[chunk], share, self.items[part])
         if self.table_gradient is not None:
-            _add_product(self.table_gradient[part], share.T, self.scaled[chunk])
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)
+            add_product(self.table_gradient[part], share.T, self.scaled[chunk])
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -207,7 +194,7 @@ def softmax_loss(
     """
     grad = torch.is_grad_enabled()
     wanted = grad and hidden.requires_grad, grad and table.requires_grad
-    kind = _product_dtype(hidden)
+    kind = product_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         return _SoftmaxLoss.apply(hidden, table, targets, spans, coefficients, kind, wanted)
 

@@ -165,8 +165,8 @@ def encode_targets(
     """
 
     def windows(some: np.ndarray) -> batches.Windows:
-        window = batches.newest_of_each_domain if context == "own" else batches.newest
-        events = window(dataset, targets.users[some], targets.events[some] + 1, max_len)
+        users, ends = targets.users[some], targets.events[some] + 1
+        events = batches.context_windows(dataset, users, ends, max_len, context)
         if path == "single":
             events = batches.only_domains(dataset, events, targets.domains[some])
         return events

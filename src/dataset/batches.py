@@ -108,6 +108,14 @@ def newest_of_each_domain(
     return Windows(users, events[kept], rows[kept])
 
 
+def context_windows(
+    dataset: Dataset, users: np.ndarray, ends: np.ndarray, max_len: int, context: str
+) -> Windows:
+    """The windows that `--sdsr_context` names: `own` ones of each domain, or the newest of all."""
+    window = newest_of_each_domain if context == "own" else newest
+    return window(dataset, users, ends, max_len)
+
+
 def only_domains(dataset: Dataset, windows: Windows, domains: np.ndarray) -> Windows:
     """The events of each user's own domain of `domains` [B]."""
     keep = dataset.domains[windows.events] == domains[windows.rows]

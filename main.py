@@ -13,54 +13,75 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from src import ranking
 from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
 from src.checkpoint import read_checkpoint
 from src.dataset.folder import VALID, Dataset
 from src.errors import UserError, run_command
-from src.evaluation.metrics import METRICS, summarise
-from src.settings import Settings, check_settings
+from src.evaluate import asked_protocols, evaluate_run, run_protocols
+from src.evaluation.metrics import METRICS
+from src.files import write_json
+from src.settings import ADDED_SCORES, RUN_ONLY, SCORING, Settings, check_settings
 from trainers import Trainer
 from utils import (
     METRICS_COLUMNS,
     ROOT,
     Process,
     Table,
+    best_models,
     environment,
     model_parts,
     open_data,
     seed_everything,
     start_process,
-    write_atomically,
-    write_json,
 )
 
 RESERVED = ("candidates", "logs")  # folders beside the runs
-# What a run may be found again without: it changes where and how, not the result.
-RUN_ONLY = {"resume", "overwrite", "device", "threads", "compile", "runs_dir", "run_name"}
 
 
-def parse_settings(arguments: list[str] | None = None) -> Settings:
-    """The settings of the command line; `--config FILE` gives other defaults, flags win."""
+def parse_command(arguments: list[str] | None = None) -> tuple[Settings, Path | None]:
+    """The settings of the command line, and the run folder of `--evaluate`.
+
+    `--config FILE`, or the run of `--evaluate`, gives other defaults; flags win.
+    """
     parser = build_parser(Settings, __doc__.splitlines()[0])
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings as a JSON file")
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--config", metavar="FILE", type=Path, help="settings as a JSON file")
+    files.add_argument(
+        "--evaluate", metavar="RUN", type=Path,
+        help="score a finished run folder again, without training; with the flags of evaluation",
+    )  # fmt: skip
     first, _ = parser.parse_known_args(arguments)
-    if first.config:
-        parser.set_defaults(**config_defaults(Settings, first.config))
+    if first.evaluate and not (first.evaluate / "results.json").is_file():
+        raise UserError(f"--evaluate {first.evaluate} holds no finished run (no results.json)")
+    file = first.evaluate / "config.json" if first.evaluate else first.config
+    defaults = config_defaults(Settings, file) if file else {}
+    parser.set_defaults(**defaults)
     settings = from_namespace(Settings, parser.parse_args(arguments))
     check_settings(settings)
+    run_protocols(settings)  # refuses unknown ones
+    if first.evaluate:
+        _check_same_run(settings, defaults)
     if settings.select_metric not in METRICS:
         raise UserError(
             f"--select_metric {settings.select_metric} is unknown; give one of {', '.join(METRICS)}"
         )
     if settings.data_dir:  # a run must be found again from any folder
         settings = dataclasses.replace(settings, data_dir=str(Path(settings.data_dir).resolve()))
-    return settings
+    return settings, first.evaluate
+
+
+def _check_same_run(settings: Settings, before: dict) -> None:
+    """Refuse, with `--evaluate`, a flag that would be about another training."""
+    before = dataclasses.asdict(Settings()) | before
+    for name, value in dataclasses.asdict(settings).items():
+        if name not in RUN_ONLY | SCORING | {"data_dir"} and value != before[name]:
+            raise UserError(
+                f"--evaluate scores the run as it was trained, with --{name} {before[name]}; "
+                f"drop --{name}, or train another run"
+            )
 
 
 def run_folder(settings: Settings, dataset: Dataset) -> Path:
@@ -105,7 +126,8 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     now = as_json(settings)
     # a setting that came after the run has the value that the run had without it
     before = as_json(Settings()) | read_json(config, "config.json of the run")
-    differ = [name for name in now if name not in RUN_ONLY and before[name] != now[name]]
+    ignored = RUN_ONLY | ADDED_SCORES
+    differ = [name for name in now if name not in ignored and before[name] != now[name]]
     # Only a longer run continues this one; a linear schedule was set out for its own epochs.
     may_grow = {"patience_steps", "min_steps"}
     may_grow |= {"max_epochs"} if settings.lr_schedule == "constant" else set()
@@ -117,17 +139,22 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
             f"{folder} holds a run with --{differ[0]} {before[differ[0]]}, not "
             f"{now[differ[0]]}; give another --run_name, or --overwrite"
         )
-    trained_on = read_json(folder / "environment.json", "environment.json of the run")
-    if trained_on["data_sha256"] != data_sha256:
-        raise UserError(
-            f"{folder} holds a run on other data (sha256 {trained_on['data_sha256'][:12]}…, not "
-            f"{data_sha256[:12]}…); give another --run_name, or --overwrite"
-        )
+    check_data(folder, data_sha256, "give another --run_name, or --overwrite")
     if (folder / "results.json").is_file() and not differ:
         return True
     if not settings.resume:
         raise UserError(f"{folder} holds an unfinished run; give --resume or --overwrite")
     return False
+
+
+def check_data(folder: Path, data_sha256: str, way_out: str) -> None:
+    """Refuse a run folder that stands on other data."""
+    trained_on = read_json(folder / "environment.json", "environment.json of the run")
+    if trained_on["data_sha256"] != data_sha256:
+        raise UserError(
+            f"{folder} holds a run on other data (sha256 {trained_on['data_sha256'][:12]}…, not "
+            f"{data_sha256[:12]}…); {way_out}"
+        )
 
 
 def check_targets(settings: Settings, dataset: Dataset) -> None:
@@ -148,98 +175,46 @@ def check_targets(settings: Settings, dataset: Dataset) -> None:
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
     """Train, then score validation and test with the best checkpoint; write the run folder."""
-    parts = model_parts(settings, dataset, folder)
     trainers = []
-    for part, part_folder in parts:
+    for part, part_folder in model_parts(settings, dataset, folder):
         if process.leads:
             part_folder.mkdir(parents=True, exist_ok=True)
         seed_everything(settings.seed + process.rank)  # dropout of its own for each process
         trainer = Trainer(settings, part, part_folder, process)
         if settings.resume and (part_folder / "last.pt").is_file():
             trainer.load(part_folder / "last.pt")
-        if len(parts) > 1 and process.leads:
+        if part is not dataset and process.leads:
             print(f"domain {part.domain_names[0]}: {len(trainer.users)} users", flush=True)
         trainer.fit()
-        if process.processes > 1:
-            dist.barrier()  # best.pt is there for everybody
-        trainer.load(part_folder / "best.pt", weights_only=True)
         trainers.append(trainer)
-    results, tables, baselines = {}, [], ranking.fit_baselines(dataset)
-    for split in ("valid", "test"):
-        results[split], rows = score_split(
-            trainers, baselines, dataset, split, folder.parent / "candidates"
-        )
-        tables.extend(rows)
+    if len(trainers) > 1 and process.leads:
+        merge_metrics(trainers, folder)
+    if process.processes > 1:
+        dist.barrier()  # best.pt is there for everybody
+    score(settings, dataset, folder, process, keep=False)
+
+
+def score(settings: Settings, dataset: Dataset, folder: Path, process: Process, keep: bool) -> None:
+    """Rank with the best checkpoints; with `keep`, what the folder has of other protocols stays."""
+    ensemble = best_models(settings, dataset, folder, process.device)
+    evaluate_run(ensemble, settings, dataset, folder, process, keep)
+
+
+def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
+    """`--evaluate`: score a finished run with its own settings, but for those of scoring."""
+    before = read_json(folder / "config.json", "config.json of the run")
+    check_data(folder, dataset.card["sha256"], "make that dataset again, or give its --data_dir")
+    now = as_json(settings)
+    keep = all(before.get(name, now[name]) == now[name] for name in SCORING - ADDED_SCORES)
+    score(settings, dataset, folder, process, keep)
     if process.leads:
-        if len(parts) > 1:
-            merge_metrics(trainers, folder)
-        ranks = pa.concat_tables(tables)
-        write_atomically(folder / "ranks.parquet", lambda path: pq.write_table(ranks, path))
-        write_json(folder / "results.json", results)
+        write_json(folder / "config.json", before | {name: now[name] for name in SCORING})
 
 
-def score_split(
-    trainers: list[Trainer], baselines: dict, dataset: Dataset, split: str, candidates: Path
-) -> tuple[dict, list[pa.Table]]:
-    """{protocol: {path: metrics}} and the rows of ranks.parquet, baselines included.
-
-    Several trainers are the domains' own models; their targets together are the dataset's.
-    `baselines` are fitted on the dataset; `candidates` is the folder of the stored negatives.
-    """
-    tables, lead = [], trainers[0]
-    ranks: dict[tuple[str, str], list[tuple[ranking.Ranks, np.ndarray]]] = {}
-
-    def note(found: dict[str, dict[str, ranking.Ranks]], domains: np.ndarray) -> None:
-        for path, protocols in found.items():
-            for protocol, part in protocols.items():
-                ranks.setdefault((protocol, path), []).append((part, domains))
-
-    targets = ranking.split_targets(dataset, split)
-    negatives = split_negatives(lead.settings, dataset, targets, candidates)
-    for number, trainer in enumerate(trainers):
-        own_targets, own_negatives, own = targets, negatives, targets.domains
-        if len(trainers) > 1:
-            rows = np.flatnonzero(targets.domains == number)  # in the order of the whole
-            own_targets, own = ranking.split_targets(trainer.dataset, split), targets.domains[rows]
-            own_negatives = None if negatives is None else negatives[rows]
-        found = trainer.rank(own_targets, own_negatives)
-        tables.append(ranking.rank_rows(trainer.dataset, own_targets, found))
-        note(found, own)
-    base = baseline_ranks(baselines, dataset, targets, negatives)
-    tables.append(ranking.rank_rows(dataset, targets, base))
-    note(base, targets.domains)
-    results: dict[str, dict] = {}
-    for (protocol, path), parts in ranks.items():
-        results.setdefault(protocol, {})[path] = summarise(
-            np.concatenate([part.better for part, _ in parts]),
-            np.concatenate([part.tied for part, _ in parts]),
-            np.concatenate([domains for _, domains in parts]),
-            dataset.domain_names,
-            ties=lead.settings.ties,
-        )
-    return results, tables
-
-
-def split_negatives(
-    settings: Settings, dataset: Dataset, targets: ranking.Targets, folder: Path
-) -> np.ndarray | None:
-    """The stored negatives of a split's targets, the same for every model; None without them."""
-    if not settings.sampled_negatives:
-        return None
-    return ranking.target_candidates(
-        dataset, targets, settings.sampled_negatives, settings.candidate_seed, folder
-    )
-
-
-def baseline_ranks(
-    baselines: dict, dataset: Dataset, targets: ranking.Targets, negatives: np.ndarray | None
-) -> dict:
-    """{path: {protocol: ranks}} of the fitted baselines."""
-    rows = np.arange(len(targets.events))
-    return {
-        name: ranking.rank_targets(scorer, dataset, targets, negatives, rows)
-        for name, scorer in ranking.baseline_scorers(baselines, targets).items()
-    }
+def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
+    """Whether a finished run has not been scored under all that is asked for."""
+    results = read_json(folder / "results.json", "results of the run")
+    return any(name not in results["test"] for name in asked_protocols(settings, dataset))
 
 
 def merge_metrics(trainers: list[Trainer], folder: Path) -> None:
@@ -271,17 +246,22 @@ def results_table(results: dict, protocol: str = "full") -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, or find the run finished, and print its table. Raises UserError for mistakes."""
-    settings = parse_settings(arguments)
+    settings, run = parse_command(arguments)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     process = start_process(settings.device)
     dataset = open_data(settings)
-    run = run_folder(settings, dataset)
-    finished = process.agree(lambda: open_run(settings, run, process, dataset))
-    if not finished:
-        train(settings, dataset, run, process)
-    elif process.leads:
-        print(f"finished already: {run}")
+    if run:
+        score_again(settings, dataset, run, process)
+    else:
+        run = run_folder(settings, dataset)
+        finished = process.agree(lambda: open_run(settings, run, process, dataset))
+        if not finished:
+            train(settings, dataset, run, process)
+        elif process.leads:
+            print(f"finished already: {run}")
+        if finished and process.agree(lambda: lacks_scores(settings, dataset, run)):
+            score_again(settings, dataset, run, process)
     if process.leads:
         if "generated" in dataset.card.get("notes", {}):
             print("NOTE: the log is generated, not real behaviour")

@@ -5,8 +5,6 @@
 The context is everything that the log knows of a user, validation and test events included.
 """
 
-import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +16,16 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from models import SyNCRec
-from src.arguments import build_parser, config_defaults, from_namespace, setting
-from src.checkpoint import read_checkpoint
-from src.dataset.folder import TEST, Dataset
+from src.arguments import build_parser, config_defaults, from_namespace, read_json, setting
+from src.dataset.folder import Dataset
+from src.encoding import Ensemble, Queries, encode_queries
 from src.errors import UserError, run_command
-from src.evaluation.ranks import NonFiniteScore, check_finite
-from src.ranking import Targets, encode_targets
+from src.evaluation.beyond import top_items
+from src.evaluation.ranks import NonFiniteScore, check_finite, to_device
+from src.files import write_atomically
 from src.settings import Settings, check_settings
-from utils import model_parts, open_data, start_process, write_atomically
+from src.targets import user_events
+from utils import best_models, open_data, start_process
 
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 
@@ -40,10 +39,10 @@ class RecommendSettings:
     out: str = setting("", ".parquet or .csv; else recommendations.parquet in the run folder")
     users: tuple[str, ...] = setting((), "ids of the log; none named: all")
     domains: tuple[str, ...] = setting((), "names of the log; none named: all")
-    serve_path: str | None = setting(
-        None,
-        "view to rank by; else the one that picked the checkpoint",
-        choices=("cross", "single"),
+    serve_path: str = setting(
+        "auto",
+        "view to rank by; auto: by domain cross, or single where it was better on validation",
+        choices=("auto", "cross", "single"),
     )
     exclude_seen: bool = setting(True, "leave out what the user has in the log")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
@@ -51,16 +50,17 @@ class RecommendSettings:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run, ready to rank: one model, or one a domain (`mode sdsr_separate`)."""
+    """A finished run, ready to rank."""
 
     settings: Settings
     dataset: Dataset
-    models: list[SyNCRec]
+    ensemble: Ensemble
+    paths: dict[str, str]  # {domain: the path that serves it}
     device: torch.device
 
 
 def open_trained(folder: Path, device: torch.device) -> TrainedRun:
-    """The dataset and the best checkpoints of a run folder.
+    """The dataset, the best checkpoints and the serving paths of a run folder.
 
     Raises UserError when the folder holds no trained run, or its dataset is not the one it was
     trained on.
@@ -68,14 +68,12 @@ def open_trained(folder: Path, device: torch.device) -> TrainedRun:
     settings = Settings(**config_defaults(Settings, folder / "config.json"))
     check_settings(settings)
     dataset = open_data(settings)
-    models = []
-    for part, part_folder in model_parts(settings, dataset, folder):
-        model = SyNCRec(settings, part.item_starts.tolist()).to(device).eval()
-        model.load_state_dict(
-            read_checkpoint(part_folder / "best.pt", settings, part, device)["model"]
-        )
-        models.append(model)
-    return TrainedRun(settings, dataset, models, device)
+    ensemble = best_models(settings, dataset, folder, device)
+    paths = dict.fromkeys(dataset.domain_names, settings.paths[0])
+    if len(settings.paths) == 2 and (folder / "serving.json").is_file():
+        serving = read_json(folder / "serving.json", "serving paths of the run")
+        paths = {name: serving[name]["path"] for name in dataset.domain_names}
+    return TrainedRun(settings, dataset, ensemble, paths, device)
 
 
 def recommend(
@@ -84,7 +82,7 @@ def recommend(
     k: int = 10,
     users: np.ndarray | None = None,
     domains: list[int] | None = None,
-    path: str | None = None,
+    path: str = "auto",
     exclude_seen: bool = True,
 ) -> pa.Table:
     """The k best items of each user in each domain, best first; fewer where a domain has fewer.
@@ -92,110 +90,81 @@ def recommend(
     Parameters
     ----------
     users: dense ids, default all. domains: dense ids, default all.
-    path: `cross` or `single`, default the one that picked the checkpoint.
+    path: `cross`, `single`, or `auto`: in each domain the one that serves it.
     exclude_seen: leave out every item of the user's own events.
 
     Returns the columns user_id, domain, rank (from 1), item_id, score, by user, domain and rank.
     """
-    dataset, path = run.dataset, path or run.settings.paths[0]
+    dataset = run.dataset
     users = np.arange(dataset.users) if users is None else np.asarray(users)
     domains = list(range(len(dataset.domain_names))) if domains is None else domains
     tables = []
     with tqdm(total=len(users), desc="recommending", unit="user", disable=None, leave=False) as bar:
         for start in range(0, len(users), run.settings.eval_users):
             some = users[start : start + run.settings.eval_users]
-            tables.extend(_chunk_tables(run, some, domains, path, k, exclude_seen))
+            for domain in domains:
+                own = run.paths[dataset.domain_names[domain]] if path == "auto" else path
+                tables.append(_next_items(run, some, domain, own, k, exclude_seen))
             bar.update(len(some))
     columns = pa.concat_tables(tables)
     order = [("user", "ascending"), ("domain", "ascending"), ("rank", "ascending")]
     return _named(dataset, columns.sort_by(order))
 
 
-def _chunk_tables(
-    run: TrainedRun, users: np.ndarray, domains: list[int], path: str, k: int, exclude_seen: bool
-) -> Iterator[pa.Table]:
-    """Dense (user, domain, rank, item, score) of some users, a table a domain."""
-    for domain in domains:
-        data, model, own = with_next_event(run.dataset, users, domain), run.models[0], domain
-        if len(run.models) > 1:
-            data, model, own = data.only_domain(domain), run.models[domain], 0
-        scores = _next_scores(run, model, data, own, path)  # [users, V_d]
-        if exclude_seen:
-            rows, columns = _seen(data, own)
-            scores[rows, columns] = -torch.inf
-        best, places = scores.topk(min(k, scores.shape[1]), dim=1)  # [users, k], best first
-        best, places = best.cpu().numpy(), places.cpu().numpy()
-        row, rank = np.nonzero(np.isfinite(best))  # what is excluded stands at the end
-        yield pa.table(
-            {
-                "user": users[row],
-                "domain": np.full(len(row), domain),
-                "rank": rank.astype(np.int32) + np.int32(1),
-                "item": run.dataset.item_starts[domain] + places[row, rank],
-                "score": best[row, rank],
-            }
-        )
+def _next_items(
+    run: TrainedRun, users: np.ndarray, domain: int, path: str, k: int, exclude_seen: bool
+) -> pa.Table:
+    """Dense (user, domain, rank, item, score) of the k best items of some users."""
+    data, ensemble = run.dataset, run.ensemble
+    queries = Queries(users, data.offsets[users + 1], np.full(len(users), domain))
+    hidden = encode_queries(
+        ensemble, data, queries, path,
+        max_len=run.settings.max_len,
+        context="own" if ensemble.separate else run.settings.sdsr_context,
+        users_at_once=run.settings.eval_users, device=run.device,
+    )  # fmt: skip
+    model, own = ensemble.of(domain)
+    first, end = data.item_starts[domain : domain + 2].tolist()
 
+    def scores(columns: slice | torch.Tensor) -> torch.Tensor:
+        return _finite(model.item_scores(hidden, own, columns), data, users, domain)
 
-def with_next_event(dataset: Dataset, users: np.ndarray, domain: int) -> Dataset:
-    """The users' events, and after them one of `domain` that has yet to come.
-
-    Its item stands for any: a target is never an input.
-    """
-    starts, ends = dataset.offsets[users], dataset.offsets[users + 1]
-    lengths = ends - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
-    known = np.ones(offsets[-1], dtype=bool)
-    known[offsets[1:] - 1] = False
-    rows = np.repeat(np.arange(len(users)), lengths)
-    events = starts[rows] + np.flatnonzero(known) - offsets[rows]
-
-    def extended(values: np.ndarray, following: int | np.ndarray) -> np.ndarray:
-        filled = np.empty(offsets[-1], dtype=values.dtype)
-        filled[known], filled[~known] = values[events], following
-        return filled
-
-    return dataclasses.replace(
-        dataset,
-        offsets=offsets,
-        items=extended(dataset.items, dataset.item_starts[domain]),
-        domains=extended(dataset.domains, domain),
-        times=extended(dataset.times, dataset.times[ends - 1]),
-        split=extended(dataset.split, TEST),
-        folder_users=users if dataset.folder_users is None else dataset.folder_users[users],
+    barred = _seen(data, users, domain, run.device) if exclude_seen else None
+    best, places = top_items(scores, end - first, k, run.device, barred)
+    best, places = best.cpu().numpy(), places.cpu().numpy()
+    row, rank = np.nonzero(np.isfinite(best))  # what is barred stands at the end
+    return pa.table(
+        {
+            "user": users[row],
+            "domain": np.full(len(row), domain),
+            "rank": rank.astype(np.int32) + np.int32(1),
+            "item": first + places[row, rank],
+            "score": best[row, rank],
+        }
     )
 
 
-@torch.no_grad()
-def _next_scores(
-    run: TrainedRun, model: SyNCRec, data: Dataset, domain: int, path: str
-) -> torch.Tensor:
-    """[users, V_d] scores of the domain's items for each user's last event."""
-    events, users = data.offsets[1:] - 1, np.arange(data.users)
-    items, domains = data.items[events].astype(np.int64), np.full(data.users, domain)
-    hidden = encode_targets(
-        model, data, Targets("next", events, users, items, domains), path, users,
-        max_len=run.settings.max_len, context=run.settings.sdsr_context,
-        users_at_once=run.settings.eval_users, device=run.device,
-    )  # fmt: skip
-    scores = model.item_scores(hidden, domain)
+def _finite(scores: torch.Tensor, data: Dataset, users: np.ndarray, domain: int) -> torch.Tensor:
+    """The scores [users, columns] as they are; UserError where one is not finite."""
     try:
         check_finite(scores)
     except NonFiniteScore as fault:
         raise UserError(
-            f"a score of user {data.user_ids[fault.row]} in {data.domain_names[domain]} is not "
-            "finite: the model has diverged; train again with a lower --lr or with --clip_norm"
+            f"a score of user {data.user_ids[int(users[fault.row])]} in "
+            f"{data.domain_names[domain]} is not finite: the model has diverged; train again with "
+            "a lower --lr or with --clip_norm"
         ) from None
     return scores
 
 
-def _seen(data: Dataset, domain: int) -> tuple[np.ndarray, np.ndarray]:
-    """User and place among the domain's items of every event but each user's last one."""
-    real = np.ones(len(data.items), dtype=bool)
-    real[data.offsets[1:] - 1] = False
-    events = np.flatnonzero(real & (data.domains == domain))
-    rows = np.searchsorted(data.offsets, events, side="right") - 1
-    return rows, data.items[events] - data.item_starts[domain]
+def _seen(
+    data: Dataset, users: np.ndarray, domain: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and place among the domain's items of all that the users have there."""
+    events, rows = user_events(data, users, data.offsets[users + 1])
+    inside = data.domains[events] == domain
+    columns = data.items[events[inside]].astype(np.int64) - data.item_starts[domain]
+    return to_device(rows[inside], device), to_device(columns, device)
 
 
 def _named(dataset: Dataset, columns: pa.Table) -> pa.Table:
@@ -255,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--run {folder} holds no run (no config.json); train it with main.py")
     out = output_path(settings)
     run = open_trained(folder, start_process(settings.device).device)
-    if settings.serve_path and settings.serve_path not in run.settings.paths:
+    if settings.serve_path not in ("auto", *run.settings.paths):
         raise UserError(
             f"--serve_path {settings.serve_path}: a run of --mode {run.settings.mode} has the path "
             f"{' and '.join(run.settings.paths)} alone"

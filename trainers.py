@@ -14,25 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from models import SyNCRec
-from src import ranking
 from src.checkpoint import CHECKPOINT_FORMAT, model_settings, read_checkpoint
 from src.dataset import batches
 from src.dataset.batches import Batch
 from src.dataset.folder import Dataset
+from src.encoding import Ensemble
 from src.epoch import EpochSums
 from src.errors import UserError
 from src.evaluation.metrics import summarise
+from src.files import write_atomically
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
-from src.ranking import Ranks, Targets
+from src.ranking import Plan
+from src.scoring import score_paths
 from src.settings import Settings
-from utils import (
-    METRICS_COLUMNS,
-    TRANSFER_COLUMNS,
-    TRANSFER_STEP_COLUMNS,
-    Process,
-    Table,
-    write_atomically,
-)
+from src.targets import Targets, split_targets
+from utils import METRICS_COLUMNS, TRANSFER_COLUMNS, TRANSFER_STEP_COLUMNS, Process, Table
 
 
 @dataclasses.dataclass
@@ -97,13 +93,10 @@ class Trainer:
         metrics = Table(self.folder / "metrics.csv", METRICS_COLUMNS, last)
         transfer = Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last)
         steps = Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last)
-        valid = ranking.split_targets(self.dataset, "valid")
+        valid = split_targets(self.dataset, "valid")
         while not self.finished():
             epoch = self.train_epoch()
-            ranks = self.rank(valid)
-            results = {
-                path: self.summarise(valid, protocols["full"]) for path, protocols in ranks.items()
-            }
+            results = self.validate(valid)
             improved = self._note_validation(results)
             if self.process.leads:
                 done, names = self.progress, self.dataset.domain_names
@@ -255,46 +248,20 @@ class Trainer:
 
     # ---------------------------------------------------------------- evaluation
 
-    def rank(
-        self, targets: Targets, negatives: np.ndarray | None = None
-    ) -> dict[str, dict[str, Ranks]]:
-        """{path: {protocol: ranks}} of the model on a split, each process its share.
-
-        With stored `negatives` [n, count] the protocols are `full` and `sampled`, else `full`.
-        """
+    def validate(self, targets: Targets) -> dict[str, dict[str, dict[str, float]]]:
+        """{path: {domain, macro, users: metrics}} of the model on a split, under `full`."""
         self.model.eval()
-        settings, device = self.settings, self.process.device
-        rows = np.arange(self.process.rank, len(targets.events), self.process.processes)
+        settings, dataset = self.settings, self.dataset
+        plan = Plan(dataset, targets, ("full",), {}, self.process.device)
+        ensemble = Ensemble([self.model])
+        scores = score_paths(ensemble, settings, plan, self.process, baselines={}, lists=False)
         found = {}
-        for path in settings.paths:
-            hidden = ranking.encode_targets(
-                self.model, self.dataset, targets, path, rows,
-                max_len=settings.max_len, context=settings.sdsr_context,
-                users_at_once=settings.eval_users, device=device, bar=self.process.leads,
-            )  # fmt: skip
-            scorer = ranking.model_scorer(self.model, hidden, rows, len(targets.events))
-            ranks = ranking.rank_targets(
-                scorer, self.dataset, targets, negatives, rows, device, bar=self.process.leads
+        for path, own in scores.items():
+            ranks = own.ranks["full"]
+            found[path] = summarise(
+                ranks.better, ranks.tied, targets.domains, dataset.domain_names, settings.ties
             )
-            found[path] = {name: self._gather(own) for name, own in ranks.items()}
         return found
-
-    def _gather(self, ranks: Ranks) -> Ranks:
-        """The ranks of all processes; each has zeros where the others have theirs."""
-        if self.process.processes == 1:
-            return ranks
-        own = torch.from_numpy(np.stack([ranks.better, ranks.tied, ranks.candidates]))
-        return Ranks(*self.process.sum(own.to(self.process.device)).cpu().numpy())
-
-    def summarise(self, targets: Targets, ranks: Ranks) -> dict[str, dict[str, float]]:
-        """Metrics by domain, their macro mean and the mean over users."""
-        return summarise(
-            ranks.better,
-            ranks.tied,
-            targets.domains,
-            self.dataset.domain_names,
-            ties=self.settings.ties,
-        )
 
     def _note_validation(self, results: dict[str, dict]) -> bool:
         """Remember the validation metric of the first path; True when it is the best so far."""

@@ -3,7 +3,6 @@
 import csv
 import ctypes
 import io
-import json
 import os
 import platform
 import random
@@ -19,8 +18,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from models import SyNCRec
+from src.checkpoint import read_checkpoint
 from src.dataset.folder import Dataset, dataset_folder, open_dataset
+from src.encoding import Ensemble
 from src.errors import EXIT_USER_ERROR, UserError
+from src.files import write_atomically
 from src.settings import Settings
 
 ROOT = Path(__file__).resolve().parent
@@ -28,21 +31,6 @@ METRICS_COLUMNS = ("epoch", "step", "split", "path", "domain", "metric", "value"
 TRANSFER_COLUMNS = ("epoch", "domain", "phi", "s", "gamma", "weight")
 TRANSFER_STEP_COLUMNS = ("epoch", "step", "domain", "phi", "s", "gamma")
 PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name beside it, then rename: whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 class Table:
@@ -191,6 +179,22 @@ def open_data(settings: Settings) -> Dataset:
     return open_dataset(
         dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
     )
+
+
+def best_models(
+    settings: Settings, dataset: Dataset, folder: Path, device: torch.device
+) -> Ensemble:
+    """The best checkpoints of a run folder, ready to rank.
+
+    Raises UserError where one is missing, torn, of another dataset or model.
+    """
+    models = []
+    for part, part_folder in model_parts(settings, dataset, folder):
+        model = SyNCRec(settings, part.item_starts.tolist()).to(device).eval()
+        state = read_checkpoint(part_folder / "best.pt", settings, part, device)
+        model.load_state_dict(state["model"])
+        models.append(model)
+    return Ensemble(models, separate=settings.mode == "sdsr_separate")
 
 
 def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:

@@ -3,8 +3,8 @@
     python benchmarks/evaluate.py
     python benchmarks/evaluate.py --items 100000 --hidden 64 --targets 8192 --negatives 100 --json
 
-The real code path on a random item table: `ranking.rank_targets` with the model's own scoring makes
-the scores, checks that they are finite and counts the ranks of all targets among all items of one
+The real code path on a random item table: `rank_targets` with the model's own scoring makes the
+scores, checks that they are finite and counts the ranks of all targets among all items of one
 domain. The bare product of one chunk, [rows, H] x [H, width], is timed before every block of rows:
 the peak of evaluation's own shape. FLOP are the 2 · targets · items · H of the scores alone.
 
@@ -35,9 +35,11 @@ from benchmarks.common import (
     start,
 )
 from models import SyNCRec
-from src import ranking
+from src.encoding import Ensemble
 from src.errors import run_command
-from src.evaluation.ranks import item_chunks, rows_at_once
+from src.evaluation.ranks import item_chunks
+from src.ranking import Block, ModelScorer, Plan, rank_targets
+from src.targets import Targets
 
 
 class Table:
@@ -57,25 +59,24 @@ def timed_rounds(
     """What the rounds give: `seconds` of each full ranking, `peak` GFLOP/s of the product beside
     it, the `chunk`'s shape, and `peak_mib` before and after."""
     items, hidden = len(table.item_table) - 1, table.item_table.shape[1]
-    outputs = torch.randn(targets, hidden, device=device)
     dataset = generated_dataset(np.ones(targets, dtype=np.int64), [1], [items])
     rows = np.arange(targets)
-    ranked = ranking.Targets(
-        "test", rows, rows, dataset.items.astype(np.int64), np.zeros_like(rows)
-    )
-    drawn = None
+    zeros = np.zeros_like(rows)
+    ranked = Targets("test", rows, rows, dataset.items.astype(np.int64), zeros, rows)
+    drawn, protocols = {}, ("full",)
     if negatives:
-        drawn = np.random.default_rng(0).integers(0, items, (targets, negatives))
-    scorer = ranking.model_scorer(table, outputs, rows, targets)
+        rng, protocols = np.random.default_rng(0), ("full", "sampled")
+        drawn["sampled"] = rng.integers(1, items + 1, (targets, negatives))
+    plan = Plan(dataset, ranked, protocols, drawn, device)
+    outputs = torch.randn(targets, hidden, device=device)
+    scorer = ModelScorer(Ensemble([table]), outputs, rows[None])
     width = len(np.arange(items)[item_chunks(items, device)[0].columns])
-    blocks = np.array_split(rows, -(-targets // rows_at_once(items, device)))  # as ranking does
+    blocks = list(plan.blocks(rows))
 
-    def rank(block: np.ndarray) -> float:
-        return seconds(
-            lambda: ranking.rank_targets(scorer, dataset, ranked, drawn, block, device), device
-        )
+    def rank(block: Block) -> float:
+        return seconds(lambda: rank_targets(scorer, plan, block.rows, [block]), device)
 
-    product = MatmulPeak(len(blocks[0]), hidden, width, device=device, least=0.3)
+    product = MatmulPeak(len(blocks[0].rows), hidden, width, device=device, least=0.3)
     before, runs = peak_mib(device), {}
     for number, block in enumerate(blocks):
         runs[f"product {number}"] = product
@@ -84,7 +85,7 @@ def timed_rounds(
     return {
         "seconds": np.sum([timed[name] for name in runs if "block" in name], axis=0).tolist(),
         "peak": np.mean([timed[name] for name in runs if "product" in name], axis=0).tolist(),
-        "chunk": [len(blocks[0]), width],
+        "chunk": [len(blocks[0].rows), width],
         "peak_mib": [before, peak_mib(device)],
     }
 

@@ -15,7 +15,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.arguments import OneLineParser
 from src.errors import UserError, run_command
-from utils import write_json
+from src.files import write_json
 
 OURS = "this project"
 

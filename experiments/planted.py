@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.arguments import OneLineParser, read_json
 from src.dataset.folder import dataset_folder, read_card
 from src.errors import UserError, run_command
-from utils import ROOT, write_atomically
+from src.files import write_atomically
+from utils import ROOT
 
 SEEDS = (1, 2, 3)
 SWEEP = {

@@ -98,6 +98,9 @@ def config_defaults(config_class: type, path: Path) -> dict[str, Any]:
     for name, value in content.items():
         if name not in types:
             raise UserError(f"--config {path}: unknown setting '{name}' (see --help)")
+        if typing.get_origin(types[name]) is tuple and _is_list_of(value, types[name]):
+            content[name] = tuple(value)
+            continue
         whole_number = types[name] is float and type(value) is int
         if type(value) is not types[name] and not whole_number:
             raise UserError(
@@ -108,6 +111,12 @@ def config_defaults(config_class: type, path: Path) -> dict[str, Any]:
                 f"--config {path}: '{name}' is {value!r}; give one of {', '.join(choices[name])}"
             )
     return content
+
+
+def _is_list_of(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is a list of what a tuple type holds."""
+    member = typing.get_args(kind)[0]
+    return isinstance(value, list) and all(type(one) is member for one in value)
 
 
 def read_json(path: Path, what: str) -> Any:

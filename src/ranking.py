@@ -1,278 +1,274 @@
-"""Where data, model and evaluation meet: the targets of a split, and the rank of each."""
+"""Where targets meet scores: blocks of targets, what scores them, and their ranks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.baselines import BASELINES
-from src.baselines.markov import Markov
-from src.baselines.popularity import Popularity
-from src.dataset import batches
-from src.dataset.folder import TEST, VALID, Dataset
+from src.dataset.folder import Dataset
+from src.encoding import Ensemble
 from src.errors import UserError
-from src.evaluation.candidates import sampled_candidates, stored_candidates
+from src.evaluation.candidates import is_member
+from src.evaluation.protocols import (
+    RELEASED,
+    UNSEEN,
+    Ranks,
+    drawn_sets,
+    filters_seen,
+    no_ranks,
+    protocol_ranks,
+    scores_all_domains,
+    set_names,
+)
 from src.evaluation.ranks import (
     FEWEST,
-    Counts,
     NonFiniteScore,
+    Part,
+    Reads,
     Scores,
     count_ranks,
     rows_at_once,
     to_device,
 )
+from src.targets import Targets, context_events
 
-SPLITS = {"valid": VALID, "test": TEST}
 CPU = torch.device("cpu")
-KEYS_AT_ONCE = 2**16  # targets whose windows are held at a time to find equal ones
-Scorer = Callable[[int, np.ndarray], Scores]  # (domain, rows of the targets) -> their scores
+PAIR_VALUES = 2**22  # numbers of item rows that are looked up at a time
+
+
+class Scorer(Protocol):
+    """What gives the targets of a split their scores."""
+
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """Of a domain's items for the targets `rows`, as if that domain were asked for."""
+
+    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
+        """[rows, N] of single items, of any domain, as if `domain` were asked for."""
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The n events of a split that are to be ranked, among the items of their domains."""
+class Block:
+    """Targets of one domain that are ranked together, and which single scores they want."""
 
-    split: str
-    events: np.ndarray  # [n] places in the dataset's flat arrays; the context ends before
-    users: np.ndarray  # [n]
-    items: np.ndarray  # [n]
-    domains: np.ndarray  # [n]
+    domain: int
+    rows: np.ndarray  # [b] numbers of the targets
+    filled: np.ndarray  # [≥ FEWEST] the same, the first ones again where they are too few
+    reads: list[Reads]  # D, one a domain; only the target's where no other is scored
+    sizes: np.ndarray  # [S, filled] candidates of each set
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """For each target how many candidates score higher and how many the same (itself included)."""
+class Plan:
+    """How the targets of a split are ranked: by which protocols, against which drawn candidates."""
 
-    better: np.ndarray  # [n]
-    tied: np.ndarray  # [n]
-    candidates: np.ndarray  # [n] how many were ranked, the target included
+    dataset: Dataset
+    targets: Targets
+    protocols: tuple[str, ...]
+    drawn: dict[str, np.ndarray]  # {set: [n, N] items}, −1 where none
+    device: torch.device = CPU
 
+    @property
+    def all_domains(self) -> bool:
+        """Whether the items of every domain are scored for every target."""
+        return scores_all_domains(self.protocols)
 
-def split_targets(dataset: Dataset, split: str) -> Targets:
-    """All targets of `valid` or `test`."""
-    events = np.flatnonzero(np.asarray(dataset.split) == SPLITS[split])
-    users = np.searchsorted(dataset.offsets, events, side="right") - 1
-    items, domains = dataset.items[events], dataset.domains[events]
-    return Targets(split, events, users, items.astype(np.int64), domains.astype(np.int64))
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The candidate sets that a pass counts, by their number."""
+        return set_names(drawn_sets(self.protocols), filters_seen(self.protocols))
 
+    def domains(self, own: int) -> list[int]:
+        """The domains whose items are scored for targets of `own`, that one first."""
+        others = range(len(self.dataset.domain_names)) if self.all_domains else ()
+        return [own, *(domain for domain in others if domain != own)]
 
-def target_candidates(
-    dataset: Dataset, targets: Targets, count: int, seed: int, folder: Path
-) -> np.ndarray:
-    """[n, count] stored negatives of each target: columns of its domain's items, −1 where none.
+    def blocks(self, rows: np.ndarray) -> Iterator[Block]:
+        """The targets `rows`, those of one domain at a time, in even blocks as large as the
+        domains' items allow."""
+        sizes = np.diff(self.dataset.item_starts)
+        for own in range(len(sizes)):
+            some = rows[self.targets.domains[rows] == own]
+            if len(some):
+                most = min(rows_at_once(int(sizes[d]), self.device) for d in self.domains(own))
+                for block in np.array_split(some, -(-len(some) // most)):
+                    yield self._block(own, block)
 
-    `dataset` is the whole one, also where each domain has a model of its own.
-    """
-    sizes = np.diff(dataset.item_starts)
-    columns = targets.items - dataset.item_starts[targets.domains]
-    key = {
-        "data_sha256": dataset.card["sha256"],
-        "domains": dataset.domain_names,
-        "split": targets.split,
-        "negatives": count,
-        "seed": seed,
-    }
-    return stored_candidates(
-        folder / f"{targets.split}-{key['data_sha256'][:12]}-{count}-{seed}.npz",
-        key,
-        lambda: sampled_candidates(columns, targets.domains, sizes, count, seed),
-    )
+    def _block(self, own: int, rows: np.ndarray) -> Block:
+        filled = np.resize(rows, max(len(rows), FEWEST))
+        row, item, number = self._wanted(own, filled)
+        kinds = len(self.sets)
+        sizes = np.bincount(number * len(filled) + row, minlength=kinds * len(filled))
+        domain = np.searchsorted(self.dataset.item_starts, item, side="right") - 1
+        order = np.argsort(domain.astype(np.uint16), kind="stable")
+        ends = np.cumsum(np.bincount(domain, minlength=len(self.dataset.domain_names)))
+        column = item - self.dataset.item_starts[domain]
+        reads = [
+            Reads(*(values[some].astype(np.int32) for values in (row, column, number)))
+            for some in np.split(order, ends[:-1])
+        ]
+        return Block(own, rows, filled, reads, sizes.reshape(kinds, len(filled)))
+
+    def _wanted(self, own: int, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Row, item and set number of every single score that a block wants."""
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        names = self.sets
+        seen = self._seen(rows) if filters_seen(self.protocols) else None
+
+        def note(name: str, row: np.ndarray, item: np.ndarray) -> None:
+            found.append((row, item, np.full(len(row), names.index(name))))
+
+        for name in drawn_sets(self.protocols):
+            drawn = self.drawn[name][rows]
+            row, place = np.nonzero(drawn >= 0)
+            item = drawn[row, place]
+            note(name, row, item)
+            if seen is not None:
+                known = is_member(self._key(row, item), seen)
+                note(name + UNSEEN, row[known], item[known])
+        if seen is not None:
+            row, item = np.divmod(seen, self.dataset.item_rows)
+            starts = self.dataset.item_starts
+            inside = (item >= starts[own]) & (item < starts[own + 1])
+            note("seen", row[inside], item[inside])
+            if self.all_domains:
+                note("seen_elsewhere", row[~inside], item[~inside])
+        if not found:
+            return tuple(np.zeros(0, dtype=np.int64) for _ in range(3))
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+    def _seen(self, rows: np.ndarray) -> np.ndarray:
+        """The distinct items of each row's context but the target, as keys in ascending order."""
+        events, row = context_events(self.dataset, self.targets, rows)
+        item = self.dataset.items[events].astype(np.int64)
+        other = item != self.targets.items[rows][row]
+        return np.unique(self._key(row[other], item[other]))
+
+    def _key(self, row: np.ndarray, item: np.ndarray) -> np.ndarray:
+        return row * np.int64(self.dataset.item_rows) + item
 
 
 def rank_targets(
-    scorer: Scorer,
-    dataset: Dataset,
-    targets: Targets,
-    negatives: np.ndarray | None,
-    rows: np.ndarray,
-    device: torch.device = CPU,
-    bar: bool = False,
+    scorer: Scorer, plan: Plan, rows: np.ndarray, blocks: list[Block], bar: bool = False
 ) -> dict[str, Ranks]:
-    """Rank the targets `rows` in one scoring pass: `full` and, with negatives, `sampled`.
+    """Rank the targets `rows` in one scoring pass: {protocol: [rows] ranks}.
 
-    The scorer is asked for a block of rows of one domain, and then for its scores a chunk of the
-    domain's items at a time, on `device`: no tensor over targets and items is held. The other rows
-    of the ranks stay 0, so the ranks of several processes add up. A score that is not finite raises
-    UserError with the user and the item. With `bar`, progress is shown on a terminal.
+    The scorer is asked for the scores of a block, a chunk of a domain's items at a time, on the
+    plan's device: no tensor over targets and items is held. `blocks` are the plan's for these rows,
+    made once for all scorers. A score that is not finite raises UserError with the user and the
+    item. With `bar`, progress is shown on a terminal.
     """
-    found = {"full": _no_ranks(len(targets.events))}
-    if negatives is not None:
-        found["sampled"] = _no_ranks(len(targets.events))
-    sizes = np.diff(dataset.item_starts)
-    blocks = list(_blocks(sizes, targets, rows, device))
-    for domain, block in tqdm(blocks, "score", leave=False, disable=None if bar else True):
-        filled = np.resize(block, max(len(block), FEWEST))  # the first ones again
-        columns = targets.items[filled] - dataset.item_starts[domain]
-        drawn = None if negatives is None else negatives[filled]
+    found = {name: no_ranks(len(rows)) for name in plan.protocols}
+    place = np.empty(len(plan.targets.events), dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    sizes = np.diff(plan.dataset.item_starts)
+    for block in tqdm(blocks, "score", leave=False, disable=None if bar else True):
+        own = plan.targets.items[block.filled] - plan.dataset.item_starts[block.domain]
+        domains = plan.domains(block.domain)
+        parts = [
+            Part(scorer.scores(block.filled, d), int(sizes[d]), block.reads[d]) for d in domains
+        ]
         try:
-            counts = count_ranks(scorer(domain, filled), int(sizes[domain]), columns, drawn, device)
+            counts = count_ranks(parts, own, len(plan.sets), plan.device)
         except NonFiniteScore as fault:
-            raise _name_fault(fault, dataset, targets, domain, filled) from None
-        _fill(found["full"], block, counts[0], sizes[domain])
-        if negatives is not None:
-            _fill(found["sampled"], block, counts[1], 1 + (negatives[block] >= 0).sum(1))
+            item = plan.dataset.item_starts[domains[fault.part]] + fault.column
+            raise _name_fault(plan, block.filled[fault.row], item) from None
+        for name in plan.protocols:
+            if name == RELEASED:
+                ranks = _released_ranks(scorer, plan, block)
+            else:
+                others = int(sizes.sum() - sizes[block.domain])
+                items = (int(sizes[block.domain]), others)
+                ranks = protocol_ranks(name, counts, block.sizes, plan.sets, *items)
+            _fill(found[name], place[block.rows], ranks)
     return found
 
 
-def _no_ranks(count: int) -> Ranks:
-    return Ranks(*(np.zeros(count, dtype=np.int64) for _ in range(3)))
+def _fill(ranks: Ranks, rows: np.ndarray, found: Ranks) -> None:
+    for name in ("better", "tied", "candidates"):
+        getattr(ranks, name)[rows] = getattr(found, name)[: len(rows)]
 
 
-def _fill(ranks: Ranks, rows: np.ndarray, counts: Counts, candidates: np.ndarray) -> None:
-    ranks.better[rows] = counts.better[: len(rows)]
-    ranks.tied[rows] = counts.tied[: len(rows)]
-    ranks.candidates[rows] = candidates
+def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
+    """The ranks of a block among the negatives of the released code's protocol."""
+    own = plan.targets.items[block.rows][:, None]
+    drawn = plan.drawn[RELEASED][block.rows]
+    items = np.concatenate([own, np.where(drawn < 0, own, drawn)], axis=1)
+    scores = scorer.pairs(block.rows, block.domain, items)  # [b, 1 + N]
+    if not torch.isfinite(scores.sum()):
+        faults = (~torch.isfinite(scores)).nonzero()
+        if len(faults):
+            row, column = faults[0].tolist()
+            raise _name_fault(plan, block.rows[row], items[row, column])
+    counted = torch.stack(
+        [(scores[:, 1:] > scores[:, :1]).sum(1), (scores >= scores[:, :1]).sum(1)]
+    )
+    better, level = counted.cpu().numpy()
+    missing = (drawn < 0).sum(1)  # the target's own score stands there
+    return Ranks(better, level - better - missing, 1 + (drawn >= 0).sum(1))
 
 
-def _blocks(
-    sizes: np.ndarray, targets: Targets, rows: np.ndarray, device: torch.device
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of one domain at a time, in even blocks as large as the domain's items allow."""
-    for domain, items in enumerate(sizes.tolist()):
-        own = rows[targets.domains[rows] == domain]
-        if len(own):
-            count = -(-len(own) // rows_at_once(items, device))
-            yield from ((domain, block) for block in np.array_split(own, count))
-
-
-def _name_fault(
-    fault: NonFiniteScore, dataset: Dataset, targets: Targets, domain: int, rows: np.ndarray
-) -> UserError:
-    user = dataset.user_ids[int(targets.users[rows[fault.row]])]
-    item = dataset.item_ids[int(dataset.item_starts[domain]) - 1 + fault.column]
+def _name_fault(plan: Plan, row: int, item: int) -> UserError:
+    dataset = plan.dataset
+    domain = int(np.searchsorted(dataset.item_starts, item, side="right")) - 1
     return UserError(
-        f"the score of item {item} ({dataset.domain_names[domain]}) for user {user} is not "
-        "finite: the model has diverged; lower --lr or set --clip_norm"
+        f"the score of item {dataset.item_ids[int(item) - 1]} ({dataset.domain_names[domain]}) for "
+        f"user {dataset.user_ids[int(plan.targets.users[row])]} is not finite: the model has "
+        "diverged; lower --lr or set --clip_norm"
     )
 
 
-@torch.no_grad()
-def encode_targets(
-    model, dataset: Dataset, targets: Targets, path: str, rows: np.ndarray, *,
-    max_len: int, context: str, users_at_once: int, device: torch.device, bar: bool = False,
-) -> Tensor:  # fmt: skip
-    """h of each target in `rows` from its context alone: [rows, H].
+class ModelScorer:
+    """A run's models as a scorer of targets whose queries have been encoded.
 
-    The target is the last event of its window, so the input is the newest `max_len` − 1 events
-    before it; the single view keeps those of its domain, or has as many of its own (`own`). Targets
-    with equal inputs (the same items before them and, where the path looks at it, the same domain)
-    are encoded once and share one h. With `bar`, progress is shown on a terminal.
+    Parameters
+    ----------
+    hidden: [Q, H] h of the queries.
+    places: [D, n] which of them asks for a domain on behalf of a target.
     """
 
-    def windows(some: np.ndarray) -> batches.Windows:
-        users, ends = targets.users[some], targets.events[some] + 1
-        events = batches.context_windows(dataset, users, ends, max_len, context)
-        if path == "single":
-            events = batches.only_domains(dataset, events, targets.domains[some])
-        return events
+    def __init__(self, ensemble: Ensemble, hidden: Tensor, places: np.ndarray):
+        self.ensemble, self.hidden, self.places = ensemble, hidden, places
 
-    # The single view starts with its domain and has its tower; the cross view may be told it.
-    told = path == "single" or model.settings.target_domain_query
-    domains = targets.domains if told else np.zeros_like(targets.domains)
-    keys = [
-        _input_keys(dataset, windows(some), domains[some]) for some in _parts(rows, KEYS_AT_ONCE)
-    ]
-    first, same = _distinct_rows(keys)
-    outputs = [torch.zeros(0, model.settings.hidden, device=device)]  # no rows, no targets
-    parts = list(_parts(rows[first], users_at_once))
-    for some in tqdm(parts, f"rank {path}", leave=False, disable=None if bar else True):
-        batch = batches.build_batch(dataset, windows(some), seed=0, epoch=0).to(device)
-        outputs.append(model.last_outputs(batch, path).float())
-    return torch.cat(outputs)[to_device(same, device)]
-
-
-def _parts(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-def _input_keys(dataset: Dataset, windows: batches.Windows, domains: np.ndarray) -> np.ndarray:
-    """[n, longest window] int32: the domain of each target, then the items before it, then 0.
-
-    `domains` [n] is what the path knows of it. An item says its own domain, so rows are equal where
-    the inputs are. The windows end with the target, which is no input.
-    """
-    lengths = np.bincount(windows.rows, minlength=len(domains))
-    ends = np.cumsum(lengths)
-    places = 1 + np.arange(len(windows.rows)) - np.repeat(ends - lengths, lengths)
-    keys = np.zeros((len(domains), int(lengths.max(initial=1))), dtype=np.int32)
-    before = places < lengths[windows.rows]
-    keys[windows.rows[before], places[before]] = dataset.items[windows.events[before]]
-    keys[:, 0] = domains
-    return keys
-
-
-def _distinct_rows(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each kind among the rows of all parts, in their order, and the kind of each.
-
-    Rows of different parts are compared as if filled up with zeros.
-    """
-    count, width = sum(map(len, parts)), max((part.shape[1] for part in parts), default=1)
-    keys = np.zeros((count, width), dtype=np.int32)
-    start = 0
-    for part in parts:
-        keys[start : start + len(part), : part.shape[1]] = part
-        start += len(part)
-    whole = keys.view(np.dtype((np.void, keys.itemsize * width)))[:, 0]  # a row as one value
-    _, first, kind = np.unique(whole, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return first[order], place[kind]
-
-
-def model_scorer(model, hidden: Tensor, rows: np.ndarray, count: int) -> Scorer:
-    """A model as a scorer of the targets `rows`, out of `count`, whose h [rows, H] are given."""
-    places = np.zeros(count, dtype=np.int64)
-    places[rows] = np.arange(len(rows))
-
-    def scorer(domain: int, some: np.ndarray) -> Scores:
-        own = hidden[to_device(places[some], hidden.device)]  # [some, H]
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        model, own = self.ensemble.of(domain)
+        outputs = self._outputs(rows, domain)
 
         @torch.no_grad()
         def scores(columns: slice | Tensor) -> Tensor:
-            return model.item_scores(own, domain, columns)
+            return model.item_scores(outputs, own, columns)
 
         return scores
 
-    return scorer
+    @torch.no_grad()
+    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
+        """Each a sum of products of its own, so that equal rows of the item table tie exactly."""
+        model, _ = self.ensemble.of(domain)
+        outputs = self._outputs(rows, domain)
+        step = max(1, PAIR_VALUES // (items.shape[1] * outputs.shape[1]))
+        found = []
+        for start in range(0, len(rows), step):
+            some = to_device(items[start : start + step], outputs.device)
+            vectors = model.item_rows(some)  # [some, N, H]
+            found.append((vectors * outputs[start : start + step, None]).sum(2))
+        return torch.cat(found)
+
+    def _outputs(self, rows: np.ndarray, domain: int) -> Tensor:
+        return self.hidden[to_device(self.places[domain, rows], self.hidden.device)]
 
 
-def fit_baselines(dataset: Dataset) -> dict[str, Popularity | Markov]:
-    """Popularity and item-to-item Markov, fitted on the training events."""
-    markov = Markov.fit(dataset)
-    return dict(zip(BASELINES, (markov.popularity, markov), strict=True))
+class BaselineScorer:
+    """A fitted baseline as a scorer of targets."""
 
+    def __init__(self, model, targets: Targets):
+        self.model, self.targets = model, targets
 
-def baseline_scorers(models: dict[str, Popularity | Markov], targets: Targets) -> dict[str, Scorer]:
-    """Fitted baselines as scorers of a split's targets."""
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        return self.model.scorer(domain, self.targets.users[rows], self.targets.ends[rows])
 
-    def scorer_of(model: Popularity | Markov) -> Scorer:
-        return lambda domain, rows: model.scorer(domain, targets.events[rows])
-
-    return {name: scorer_of(model) for name, model in models.items()}
-
-
-def rank_rows(dataset: Dataset, targets: Targets, ranks: dict[str, dict[str, Ranks]]) -> pa.Table:
-    """Rows of ranks.parquet from {path: {protocol: ranks}}: one a target, protocol and path."""
-    users = dataset.user_ids.take(pa.array(targets.users))
-    items = dataset.item_ids.take(pa.array(targets.items - 1))
-    domains = pa.array([dataset.domain_names[domain] for domain in targets.domains])
-    tables = []
-    for path, protocols in ranks.items():
-        for protocol, found in protocols.items():
-            fixed = {"split": targets.split, "protocol": protocol, "path": path}
-            columns = {
-                name: pa.repeat(pa.scalar(value), len(users)) for name, value in fixed.items()
-            }
-            columns |= {"user_id": users, "domain": domains, "item_id": items}
-            columns |= {
-                "better": found.better, "tied": found.tied, "candidates": found.candidates,
-            }  # fmt: skip
-            tables.append(pa.table(columns))
-    return pa.concat_tables(tables)
+    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
+        users, ends = self.targets.users[rows], self.targets.ends[rows]
+        return self.model.pairs(domain, users, ends, items)

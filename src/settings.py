@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from src.arguments import setting
 from src.errors import UserError
+from src.evaluation.protocols import PROTOCOLS
 
+# What a run may be found again without: it changes where and how, not the result.
+RUN_ONLY = {"resume", "overwrite", "device", "threads", "compile", "runs_dir", "run_name"}
+# What a finished run may be scored again with; the first two only add to its results.
+ADDED_SCORES = {"protocol", "strict_context"}
+SCORING = ADDED_SCORES | {"eval_users", "sampled_negatives", "candidate_seed", "ties"}
 MODES = ("syncrec", "cdsr", "sdsr", "sdsr_separate")
 
 
@@ -148,8 +154,20 @@ class Settings:
         choices=("macro", "users"),
     )
     eval_users: int = setting(256, "users encoded at a time", group="evaluation")
+    protocol: tuple[str, ...] = setting(
+        (),
+        "candidates that targets are ranked against: " + ", ".join(PROTOCOLS) + "; none named: all",
+        group="evaluation",
+    )
+    strict_context: bool = setting(
+        False,
+        "rank also from contexts without the events of the target's own time (protocols -strict)",
+        group="evaluation",
+    )
     sampled_negatives: int = setting(
-        100, "stored negatives of the sampled protocol; 0: leave it out", group="evaluation"
+        100,
+        "stored negatives of the protocols that draw them; 0: leave these out",
+        group="evaluation",
     )
     candidate_seed: int = setting(0, "seed of the stored negatives", group="evaluation")
     ties: str = setting(

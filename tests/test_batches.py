@@ -6,9 +6,10 @@ import torch
 from conftest import make_dataset, make_model, random_users, train_batch
 from scipy.stats import chi2
 
-from src import ranking
 from src.dataset import batches
+from src.encoding import Ensemble, Queries, encode_queries
 from src.layers import dropout
+from src.targets import split_targets
 
 SIZES = (6, 5, 9, 4)
 
@@ -202,8 +203,9 @@ def test_the_shares_of_three_processes_are_disjoint_and_together_the_batch():
 
 
 def encode(dataset, model, path, max_len, split="test", context="paired"):
-    return ranking.encode_targets(
-        model, dataset, ranking.split_targets(dataset, split), path, np.arange(1),
+    targets = split_targets(dataset, split)
+    return encode_queries(
+        Ensemble([model]), dataset, Queries(targets.users, targets.ends, targets.domains), path,
         max_len=max_len, context=context, users_at_once=8, device=torch.device("cpu"),
     )[0]  # fmt: skip
 
@@ -245,6 +247,31 @@ def test_a_target_is_ranked_as_the_same_event_would_be_in_training():
     for path in ("cross", "single"):
         ranked = encode(make_dataset([HELD], SIZES, held_out=1), model, path, 5)
         torch.testing.assert_close(ranked, model.last_outputs(batch, path)[0].float())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_query_is_packed_as_the_event_that_it_asks_for(seed):
+    """The question comes last, is no input of anything, and an empty context has it alone."""
+    users = random_users(seed, count=9, longest=5)
+    dataset = make_dataset(users, SIZES)
+    whole = train_batch(dataset)
+    assert any(len(items) == 1 for items, _ in users)
+    kept = np.delete(np.arange(len(dataset.items)), dataset.offsets[1:] - 1)
+    asked = dataset.domains[dataset.offsets[1:] - 1].astype(np.int64)
+    query = batches.build_queries(
+        dataset.items[kept].astype(np.int64), dataset.domains[kept].astype(np.int64),
+        np.diff(dataset.offsets) - 1, asked, len(SIZES),
+    )  # fmt: skip
+    for name in ("cross", "single"):
+        own, other = getattr(query, name), getattr(whole, name)
+        assert own.groups == other.groups and own.sequences == other.sequences
+        for field in ("inputs", "positions", "domains", "sequence", "places"):
+            assert torch.equal(getattr(own, field), getattr(other, field)), (name, field)
+    for field in ("last", "last_rank", "domain_counts", "pair_lengths"):
+        assert torch.equal(getattr(query, field), getattr(whole, field)), field
+    assert query.last_counts == np.bincount(asked, minlength=len(SIZES)).tolist()
+    assert not query.targets[query.last].any()
+    assert (query.targets > 0).sum() == len(kept)
 
 
 # ------------------------------------------------------------------------ dropout

@@ -6,18 +6,21 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 from command_runs import DOMAINS, ROOT, command, contents, flags, make_data, make_log, train
 
-from main import find_run, main, parse_settings
+from main import find_run, main, parse_command
 from src.arguments import as_json
 from src.errors import UserError
+from src.evaluation.metrics import METRICS, target_metrics
+from src.evaluation.protocols import PROTOCOLS
 from src.settings import Settings
 
-METRICS = [f"{name}@{k}" for name in ("hr", "ndcg") for k in (1, 5, 10, 20)] + ["mrr"]
 BASELINES = {"popularity", "markov"}
+BEYOND = {"coverage@10", "popularity@10"}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,8 @@ def test_the_three_commands_lead_from_nothing_to_a_table(tmp_path):
 def test_the_run_folder_holds_the_files_of_the_contract(run, data):
     assert {path.name for path in run.iterdir()} == {
         "config.json", "environment.json", "metrics.csv", "transfer.csv", "transfer_steps.csv",
-        "last.pt", "best.pt", "results.json", "ranks.parquet",
+        "last.pt", "best.pt", "results.json", "ranks.parquet", "targets.parquet", "serving.json",
+        "data_card.json",
     }  # fmt: skip
     metrics = table(run / "metrics.csv")
     assert list(metrics[0]) == ["epoch", "step", "split", "path", "domain", "metric", "value"]
@@ -109,21 +113,45 @@ def test_the_run_folder_holds_the_files_of_the_contract(run, data):
     environment = json.loads((run / "environment.json").read_text())
     card = json.loads((data / "data_card.json").read_text())
     assert environment["data_sha256"] == card["sha256"]
-    assert pq.read_table(run / "ranks.parquet").column_names == [
-        "split", "protocol", "path", "user_id", "domain", "item_id", "better", "tied", "candidates",
+    assert json.loads((run / "data_card.json").read_text()) == card
+    assert set(json.loads((run / "serving.json").read_text())) == set(DOMAINS)
+    assert pq.read_table(run / "targets.parquet").column_names == [
+        "split", "target", "user_id", "domain", "item_id", "history", "domain_history", "domains",
+        "item_count", "seen", "same_time",
     ]  # fmt: skip
+
+
+def test_the_ranks_are_a_row_group_a_split_protocol_and_path(run):
+    """With the same targets, by their numbers, in each."""
+    facts = pq.read_table(run / "targets.parquet").to_pandas()
+    file, found = pq.ParquetFile(run / "ranks.parquet"), set()
+    for number in range(file.num_row_groups):
+        rows = file.read_row_group(number).to_pandas()
+        assert list(rows) == [
+            "split", "protocol", "path", "target", "user_id", "domain", "item_id", "better", "tied",
+            "candidates",
+        ]  # fmt: skip
+        ((split, protocol, path),) = {*rows[["split", "protocol", "path"]].itertuples(index=False)}
+        found.add((split, protocol, path))
+        known = facts[facts.split == split].reset_index(drop=True)
+        assert rows.target.tolist() == list(range(len(rows)))
+        for column in ("target", "user_id", "domain", "item_id"):
+            assert (rows[column].astype(object) == known[column].astype(object)).all()
+    assert len(found) == file.num_row_groups == 2 * len(PROTOCOLS) * 5
 
 
 def test_results_have_every_split_protocol_path_and_domain(run):
     found = results(run)
     assert set(found) == {"valid", "test"}
-    for protocols in found.values():
-        assert set(protocols) == {"full", "sampled"}
-        for paths in protocols.values():
-            assert set(paths) == {"cross", "single", *BASELINES}
+    for split, protocols in found.items():
+        assert set(protocols) == set(PROTOCOLS)
+        for protocol, paths in protocols.items():
+            assert list(paths) == ["cross", "single", "served", "popularity", "markov"]
+            beyond = BEYOND if (split, protocol) == ("test", "full") else set()
             for by_domain in paths.values():
                 assert list(by_domain) == [*DOMAINS, "macro", "users"]
-                assert all(set(row) == {*METRICS, "n"} for row in by_domain.values())
+                for name, row in by_domain.items():
+                    assert set(row) == {*METRICS, "n"} | (beyond if name != "users" else set())
                 assert sum(by_domain[name]["n"] for name in DOMAINS) == by_domain["users"]["n"]
 
 
@@ -134,13 +162,37 @@ def test_the_ranks_say_what_the_results_say(run):
         for protocol, paths in protocols.items():
             for path, by_domain in paths.items():
                 rows = ranks.loc[[(split, protocol, path)]]
-                hits = np.clip(5 - rows.better, 0, rows.tied) / rows.tied
-                by_name = hits.groupby(rows.domain).mean()
+                tied = 1 if protocol == "released" else rows.tied  # ties count for the model
+                hits = np.clip(5 - rows.better, 0, tied) / tied
+                by_name = hits.groupby(rows.domain, observed=True).mean()
                 assert by_domain["users"]["hr@5"] == pytest.approx(hits.mean())
                 assert by_domain["macro"]["hr@5"] == pytest.approx(by_name.mean())
                 for name in DOMAINS:
                     assert by_domain[name]["hr@5"] == pytest.approx(by_name[name])
                     assert by_domain[name]["n"] == (rows.domain == name).sum()
+
+
+def test_what_serves_is_chosen_on_validation_and_ranks_the_test(run):
+    """The served path's rows are those of the path that serving.json names, domain by domain."""
+    serving = json.loads((run / "serving.json").read_text())
+    ranks = pq.read_table(run / "ranks.parquet").to_pandas()
+    columns = ["better", "tied", "candidates"]
+    own = {
+        path: rows.set_index(["split", "protocol", "domain", "target"])[columns].sort_index()
+        for path, rows in ranks.groupby("path", observed=True)
+    }
+    values = {}
+    for path in ("cross", "single"):
+        rows = own[path].loc[("valid", "full")]
+        metric = target_metrics(rows.better.to_numpy(), rows.tied.to_numpy())["ndcg@10"]
+        values[path] = pd.Series(metric, rows.index).groupby("domain", observed=True)
+    for name, choice in serving.items():
+        difference = values["single"].mean()[name] - values["cross"].mean()[name]
+        assert choice["difference"] == pytest.approx(difference, abs=1e-12)
+        assert choice["n"] == values["cross"].size()[name]
+        assert choice["path"] == ("single" if choice["bound"] > 0 else "cross")
+        served, chosen = (own[path].xs(name, level="domain") for path in ("served", choice["path"]))
+        assert served.equals(chosen)
 
 
 # ---------------------------------------------------------------- the same again, and going on
@@ -149,9 +201,9 @@ def test_the_ranks_say_what_the_results_say(run):
 def test_the_config_of_a_run_gives_the_same_run_again(run, data, runs):
     again = [f"--config={run / 'config.json'}", "--run_name=again"]
     before, after = (json.loads((run / "config.json").read_text()) for _ in "ab")
-    settings = parse_settings(again)
-    for name in before:
-        after[name] = getattr(settings, name)
+    settings, _ = parse_command(again)
+    for name, value in json.loads(json.dumps(as_json(settings))).items():
+        after[name] = value
     assert after == before | {"run_name": "again"}
     main(again)
     for name in ("results.json", "metrics.csv", "transfer.csv", "ranks.parquet"):
@@ -215,10 +267,14 @@ def test_overwrite_replaces_a_run_of_other_settings(data, runs):
 )
 def test_every_mode_trains_and_is_ranked_beside_the_baselines(data, runs, mode, paths, loss):
     folder = train(data, runs, f"{mode}-{loss}", f"--mode={mode}", f"--loss={loss}")
+    served = {"served"} if len(paths) == 2 else set()
+    assert (folder / "serving.json").is_file() == bool(served)
+    # a domain's own model has no scores of all items by the query of one domain
+    wanted = set(PROTOCOLS) - ({"released"} if mode == "sdsr_separate" else set())
     for split in ("valid", "test"):
-        for protocol in ("full", "sampled"):
-            found = results(folder)[split][protocol]
-            assert set(found) == paths | BASELINES
+        assert set(results(folder)[split]) == wanted
+        for found in results(folder)[split].values():
+            assert set(found) == paths | served | BASELINES
             assert len({rows["users"]["n"] for rows in found.values()}) == 1
     losses = train_losses(folder)
     assert {path for _, path, _ in losses} == paths
@@ -230,20 +286,27 @@ def test_every_mode_trains_and_is_ranked_beside_the_baselines(data, runs, mode, 
 def test_models_are_compared_on_the_same_targets_and_negatives(data, tmp_path):
     train(data, tmp_path, "joint")
     stored = contents(tmp_path / "tiny" / "candidates")
-    assert len(stored) == 2  # valid and test
+    sets = ("popular", "released", "sampled", "sampled_all")
+    assert sorted({name.rsplit("-", 3)[0] for name in stored}) == [
+        f"{name}-{split}" for name in sets for split in ("test", "valid")
+    ]
     train(data, tmp_path, "separate", "--mode=sdsr_separate", "--seed=3")
     assert contents(tmp_path / "tiny" / "candidates") == stored
     tables = [
         pq.read_table(tmp_path / "tiny" / name / "ranks.parquet").to_pandas()
         for name in ("joint", "separate")
     ]
+    tables = [part[part.protocol != "released"] for part in tables]
+    columns = ["split", "protocol", "target", "user_id", "domain", "item_id"]
     targets = [
-        {tuple(row) for row in ranks[["split", "protocol", "user_id", "item_id"]].to_numpy()}
+        {tuple(row) for row in ranks[columns].to_numpy()}
         for ranks in (part[part.path == "single"] for part in tables)
     ]
     assert targets[0] == targets[1]
-    markov = [part[part.path == "markov"].reset_index(drop=True) for part in tables]
-    assert markov[0].equals(markov[1])
+    for baseline in BASELINES:
+        rows = [part[part.path == baseline].reset_index(drop=True) for part in tables]
+        rows = [part.astype({"split": str, "protocol": str, "path": str}) for part in rows]
+        assert rows[0].equals(rows[1])
 
 
 def test_bf16_trains_to_about_the_same_loss(run, data, runs):
@@ -252,7 +315,7 @@ def test_bf16_trains_to_about_the_same_loss(run, data, runs):
         assert rough[key] == pytest.approx(value, rel=0.05)
 
 
-def test_two_processes_learn_what_one_learns(data, tmp_path):
+def test_two_processes_learn_and_rank_what_one_does(data, tmp_path):
     wanted = flags(data, tmp_path, "--dropout=0", "--no-sc_mim", "--run_name=two")
     command(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
@@ -263,6 +326,10 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
     assert one.keys() == two.keys()
     for key, value in one.items():
         assert two[key] == pytest.approx(value, rel=1e-4)
+    folder = tmp_path / "tiny" / "two"
+    before = contents(folder)
+    main([f"--evaluate={folder}"])  # the same weights, by one process
+    assert contents(folder) == before
 
 
 def test_the_log_of_the_helpers_is_the_same_every_time(tmp_path):

@@ -59,6 +59,16 @@ def run(finished, runs):
         (["--dropout=1"], ["--dropout must lie in"]),
         (["--lambda_mim=nan"], ["--lambda_mim must not be negative"]),
         (["--select_metric=auc"], ["--select_metric auc is unknown", "ndcg@10"]),
+        (["--protocol", "full", "all"], ["--protocol all is unknown", "full_all, sampled"]),
+        (["--protocol", "full-strict"], ["--protocol full-strict is unknown"]),
+        (
+            ["--protocol", "popular-unseen", "--sampled_negatives=0"],
+            ["--protocol popular-unseen draws negatives, and --sampled_negatives is 0"],
+        ),
+        (
+            ["--protocol", "released", "--mode=sdsr_separate"],
+            ["--protocol released", "--mode sdsr_separate", "leave it out"],
+        ),
         (["--run_name=../up"], ["--run_name '../up'"]),
         (["--device=tpu"], ["--device tpu", "cuda:N"]),
         (["--device=warp:9"], ["--device warp:9", "cuda:N"]),
@@ -194,7 +204,7 @@ def test_a_torn_checkpoint(run, data, runs, capsys, keep):
 
 def test_stored_candidates_that_are_torn(data, runs, capsys):
     run = train(data, runs, "run")
-    stored = next((runs / "tiny" / "candidates").glob("valid-*.npz"))
+    stored = next((runs / "tiny" / "candidates").glob("popular-valid-*.npz"))
     stored.write_bytes(stored.read_bytes()[:60])
     (run / "results.json").unlink()
     line = failing(capsys, runs, lambda: train(data, runs, "run", "--resume"))

@@ -5,12 +5,21 @@ The comparisons run on the CPU too, where they hold the bounds to what float32 a
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from conftest import make_model
+from ranked_data import DRAWN, random_dataset
 from small_benches import padded_batch, small_bench
 
 from benchmarks.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from src.dataset import batches
+from src.encoding import Ensemble
+from src.evaluation.protocols import PROTOCOLS
+from src.ranking import Plan
+from src.scoring import fit_baselines, score_paths
+from src.targets import drawn_candidates, split_targets
+from utils import Process
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
@@ -85,6 +94,33 @@ def test_training_lowers_the_losses_as_the_oracles_training_does(device, precisi
         torch.testing.assert_close(
             getattr(got, task).mean(), getattr(expected, task).mean(), rtol=0.02, atol=0.02
         )
+
+
+@needs_gpu
+def test_a_split_is_ranked_as_on_the_cpu(tmp_path):
+    """By every protocol and path, the baselines too; but for scores that rounding may swap."""
+    dataset = random_dataset(np.random.default_rng(0), (60, 5, 90), users=40)
+    targets = split_targets(dataset, "test")
+    drawn = drawn_candidates(dataset, targets, DRAWN, 10, 0, tmp_path)
+    model = make_model(dataset, dtype=torch.float32).eval()
+    found = {}
+    for device in ("cpu", "cuda"):
+        process = Process(torch.device(device))
+        plan = Plan(dataset, targets, PROTOCOLS, drawn, process.device)
+        ensemble, baselines = Ensemble([model.to(device)]), fit_baselines(dataset)
+        found[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
+    for path, expected in found["cpu"].items():
+        got, exact = found["cuda"][path], path in ("popularity", "markov")
+        assert (got.lists.sum() == expected.lists.sum()) and got.lists[0] == 0
+        for protocol, ranks in expected.ranks.items():
+            own = got.ranks[protocol]
+            assert (own.candidates == ranks.candidates).all()
+            assert (own.tied == ranks.tied).all()
+            moved = abs(own.better - ranks.better)
+            assert moved.max() <= (0 if exact else 1) and (moved > 0).mean() < 0.02, (
+                path,
+                protocol,
+            )
 
 
 @needs_gpu

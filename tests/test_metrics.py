@@ -48,20 +48,20 @@ def metric_of_rank(metric: str, rank: int) -> float:
     return float(hit) if name == "hr" else hit / math.log2(rank + 1)
 
 
-@pytest.mark.parametrize("scores", [[2, 2, 2, 1], [3, 1, 1, 1], [0, 0, 0, 0], [1, 2, 3, 4]])
-@pytest.mark.parametrize("target", range(4))
-def test_ties_are_the_mean_over_every_order_of_the_tied_items(scores, target):
-    orders = [
-        order
-        for order in itertools.permutations(range(4))
-        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
-    ]
-    better = sum(score > scores[target] for score in scores)
-    tied = scores.count(scores[target])
-    found = target_metrics(np.array([better]), np.array([tied]))
-    for metric in METRICS:
-        expected = np.mean([metric_of_rank(metric, order.index(target) + 1) for order in orders])
-        assert found[metric][0] == pytest.approx(expected, abs=1e-12)
+@pytest.mark.parametrize("size", range(1, 6))
+def test_ties_are_the_mean_over_every_order_of_all_candidates(size):
+    """Of every table of so many scores, a single candidate's too: an order is drawn first, then
+    stably sorted by score, so that each order of the tied ones is as likely."""
+    orders = np.array(list(itertools.permutations(range(size))))
+    scores = np.array(list(itertools.product(range(3), repeat=size)))  # of the items; 0: the target
+    better = (scores > scores[:, :1]).sum(1)
+    found = target_metrics(better, (scores == scores[:, :1]).sum(1))
+    for row, own in enumerate(scores):
+        order = np.take_along_axis(orders, np.argsort(-own[orders], axis=1, kind="stable"), axis=1)
+        ranks = 1 + np.argwhere(order == 0)[:, 1]
+        for metric in METRICS:
+            by_rank = np.array([metric_of_rank(metric, rank) for rank in range(1, size + 1)])
+            assert found[metric][row] == pytest.approx(by_rank[ranks - 1].mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize("candidates", [3, 10, 101, 5000])
@@ -100,8 +100,16 @@ def test_a_split_without_targets_gives_no_numbers():
     assert summary == {"a": {"n": 0}, "macro": {"n": 0}, "users": {"n": 0}}
 
 
+def test_optimistic_ties_take_the_first_of_the_tied_ranks():
+    """As the released code does, which sorts the answer before its negatives."""
+    found = target_metrics(np.array([0, 3]), np.array([6, 2]), ties="optimistic")
+    for metric in METRICS:
+        expected = [metric_of_rank(metric, rank) for rank in (1, 4)]
+        assert found[metric] == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize(
-    ("better", "tied", "ties"), [(0, 0, "expected"), (-1, 1, "expected"), (0, 1, "optimistic")]
+    ("better", "tied", "ties"), [(0, 0, "expected"), (-1, 1, "expected"), (0, 1, "best")]
 )
 def test_counts_that_cannot_be_are_refused(better, tied, ties):
     with pytest.raises(ValueError, match="must be"):

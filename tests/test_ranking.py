@@ -11,9 +11,13 @@ import torch
 from conftest import make_dataset, make_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src import ranking
-from src.evaluation.ranks import SIDES, count_ranks
+from src import encoding
+from src.encoding import Ensemble, Queries, encode_queries
+from src.evaluation.protocols import CANDIDATES, UNSEEN
+from src.evaluation.ranks import SIDES, Part, Reads, count_ranks
+from src.ranking import ModelScorer, Plan, rank_targets
 from src.settings import Settings
+from src.targets import Targets
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,13 +43,16 @@ def split(sizes, columns, domains):
     users = [([int(item)], [int(domain)]) for item, domain in zip(items, domains, strict=True)]
     dataset = make_dataset(users, sizes)
     every = np.arange(len(columns))
-    return dataset, ranking.Targets("test", every, every, items, np.asarray(domains))
+    return dataset, Targets("test", every, every, items, np.asarray(domains), every)
 
 
-def ranks_of(model, dataset, targets, hidden, negatives=None):
-    rows = np.arange(len(targets.events))
-    scorer = ranking.model_scorer(model, hidden, rows, len(rows))
-    return ranking.rank_targets(scorer, dataset, targets, negatives, rows)
+def ranks_of(model, dataset, targets, hidden, protocols=("full",), drawn=None, rows=None):
+    """The ranks of the targets `rows`, all without, each by an output of its own."""
+    every = np.arange(len(targets.events))
+    rows = every if rows is None else rows
+    scorer = ModelScorer(Ensemble([model]), hidden, np.tile(every, (len(dataset.domain_names), 1)))
+    plan = Plan(dataset, targets, tuple(protocols), drawn or {})
+    return rank_targets(scorer, plan, rows, list(plan.blocks(rows)))
 
 
 class Outputs(TorchDispatchMode):
@@ -64,15 +71,24 @@ class Outputs(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("drawn", [None, 100], ids=["full", "sampled"])
-def test_no_tensor_is_larger_than_a_chunk_however_many_items_and_targets(drawn):
+@pytest.mark.parametrize(
+    "protocols",
+    [("full",), ("full", "sampled"), (*CANDIDATES, *(name + UNSEEN for name in CANDIDATES))],
+    ids=["full", "sampled", "all"],
+)
+def test_no_tensor_is_larger_than_a_chunk_however_many_items_and_targets(protocols):
     items, count = 70_001, 2500
     rng = np.random.default_rng(0)
-    dataset, targets = split((items,), rng.integers(0, items, count), np.zeros(count, dtype=int))
-    model = Table((items,), hidden=2)
-    negatives = None if drawn is None else rng.integers(0, items, (count, drawn))
+    domains = np.zeros(count, dtype=int)
+    dataset, targets = split((items, 30), rng.integers(0, items, count), domains)
+    model = Table((items, 30), hidden=2)
+    drawn = {
+        name: rng.integers(1, items + 1, (count, 100))
+        for name in ("sampled", "sampled_all", "popular")
+        if name in protocols
+    }
     with Outputs() as seen:
-        ranks_of(model, dataset, targets, torch.randn(count, 2), negatives)
+        ranks_of(model, dataset, targets, torch.randn(count, 2), protocols, drawn)
     assert seen.largest <= SIDES["cpu"] ** 2 < items * count / 100
     # what a GPU would have to wait for: a number read back, a selection of unknown size
     assert not {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"} & seen.names
@@ -88,7 +104,9 @@ def test_many_domains_and_blocks_rank_as_sorting_does(side, monkeypatch):
     model, hidden = Table(sizes), torch.randn(count, 16)
     negatives = rng.integers(-1, np.array(sizes)[domains][:, None], (count, 9))
     negatives[negatives == columns[:, None]] = -1
-    found = ranks_of(model, dataset, targets, hidden, negatives)
+    first = dataset.item_starts[domains][:, None]
+    drawn = {"sampled": np.where(negatives < 0, -1, negatives + first)}
+    found = ranks_of(model, dataset, targets, hidden, ("full", "sampled"), drawn)
     for row, (column, domain) in enumerate(zip(columns, domains, strict=True)):
         scores = model.item_scores(hidden[row], domain, slice(None)).numpy()
         order = np.argsort(-scores)  # float32 and random: no ties
@@ -126,14 +144,14 @@ def _subset_sums(values):
     ]
 
 
-def test_rows_that_were_not_asked_for_stay_zero():
-    dataset, targets = split((40,), np.arange(30), np.zeros(30, dtype=int))
-    rows = np.arange(1, 30, 2)
-    scorer = ranking.model_scorer(Table((40,)), torch.randn(len(rows), 16), rows, 30)
-    found = ranking.rank_targets(scorer, dataset, targets, None, rows)["full"]
-    for part in (found.better, found.tied, found.candidates):
-        assert not part[0::2].any()
-    assert (found.tied[rows] == 1).all()
+def test_some_rows_rank_as_they_do_among_all():
+    sizes, domains = (40, 7), np.arange(60) % 2
+    dataset, targets = split(sizes, np.arange(60) % 7, domains)
+    model, hidden, rows = Table(sizes), torch.randn(60, 16), np.arange(1, 60, 3)[::-1]
+    whole = ranks_of(model, dataset, targets, hidden)["full"]
+    found = ranks_of(model, dataset, targets, hidden, rows=rows)["full"]
+    for name in ("better", "tied", "candidates"):
+        assert (getattr(found, name) == getattr(whole, name)[rows]).all()
 
 
 def test_the_benchmark_keeps_its_promises_and_its_memory_is_that_of_chunks():
@@ -155,8 +173,10 @@ def test_the_benchmark_keeps_its_promises_and_its_memory_is_that_of_chunks():
 def test_a_block_waits_for_the_device_once_in_its_counts():
     """All that a block of rows brings back comes in one tensor."""
     scores = torch.randn(20, 9000)
+    reads = Reads(*np.ones((3, 60), dtype=np.int32))
+    parts = [Part(lambda c: scores[:, c], 9000, reads) for _ in range(2)]
     with Outputs() as seen:
-        count_ranks(lambda c: scores[:, c], 9000, np.arange(20), np.ones((20, 3), dtype=int), CPU)
+        count_ranks(parts, np.arange(20), 2, CPU)
     assert "aten::stack" in seen.names and "aten::_local_scalar_dense" not in seen.names
 
 
@@ -193,12 +213,10 @@ CASES = [
 
 
 def encoded(model, dataset, path, context, rows):
-    every = np.arange(dataset.users)
     events = dataset.offsets[1:] - 1
-    domains = dataset.domains[events].astype(np.int64)
-    targets = ranking.Targets("next", events, every, dataset.items[events].astype(int), domains)
-    return ranking.encode_targets(
-        model, dataset, targets, path, rows,
+    queries = Queries(np.arange(dataset.users), events, dataset.domains[events].astype(np.int64))
+    return encode_queries(
+        Ensemble([model]), dataset, queries.rows(rows), path,
         max_len=5, context=context, users_at_once=4, device=CPU,
     )  # fmt: skip
 
@@ -235,7 +253,7 @@ def test_equal_inputs_are_found_across_the_parts_they_are_looked_for_in(monkeypa
     model = make_model(dataset, max_len=5).eval()
     rows = np.arange(len(USERS))
     whole = encoded(model, dataset, "cross", "paired", rows)
-    monkeypatch.setattr(ranking, "KEYS_AT_ONCE", 1)
+    monkeypatch.setattr(encoding, "KEYS_AT_ONCE", 1)
     torch.testing.assert_close(encoded(model, dataset, "cross", "paired", rows), whole)
 
 

@@ -6,19 +6,39 @@ import torch
 
 from src.evaluation import ranks
 from src.evaluation.metrics import target_metrics
-from src.evaluation.ranks import NonFiniteScore, check_finite, count_ranks, item_chunks
+from src.evaluation.ranks import (
+    NonFiniteScore,
+    Part,
+    Reads,
+    check_finite,
+    count_ranks,
+    item_chunks,
+    no_reads,
+)
 
 CPU = torch.device("cpu")
 SCORES = torch.tensor([[0.1, 0.5, 0.5, 0.9], [2.0, 2.0, 2.0, 2.0], [3.0, 1.0, 0.0, -1.0]])
 
 
+def part_of(scores, candidates=None, number=0):
+    """A table of scores as a part; the candidates [n, N], −1 for none, are those of one set."""
+    reads = no_reads()
+    if candidates is not None:
+        row, place = np.nonzero(candidates >= 0)
+        wanted = (row, candidates[row, place], np.full(len(row), number))
+        reads = Reads(*(values.astype(np.int32) for values in wanted))
+    return Part(lambda columns: scores[:, columns], scores.shape[1], reads)
+
+
 def counted(scores, targets, candidates=None):
-    """The counts of a table of scores, `full` and `sampled`, as (better, tied)."""
+    """The counts of a table of scores, of all columns and of the candidates with the target, as
+    (better, tied)."""
     drawn = None if candidates is None else np.asarray(candidates)
-    found = count_ranks(
-        lambda columns: scores[:, columns], scores.shape[1], np.asarray(targets), drawn, CPU
-    )
-    return [None if one is None else (one.better, one.tied) for one in found]
+    sets = 0 if candidates is None else 1
+    found = count_ranks([part_of(scores, drawn)], np.asarray(targets), sets, CPU)
+    assert not found.others.better.any() and not found.others.tied.any()
+    full = (found.own.better, found.own.tied)
+    return full, (found.sets.better[0], found.sets.tied[0] + 1) if sets else None
 
 
 def by_hand(scores, targets, candidates=None):
@@ -73,6 +93,30 @@ def test_counts_are_those_of_comparing_one_by_one(rows, columns, kind, side):
         assert better.tolist() == expected[0] and tied.tolist() == expected[1]
 
 
+def test_parts_are_counted_apart_and_sets_across_them(side):
+    """The items of other domains, and sets that hold some of each."""
+    rows, widths, sets = 13, (47, 3, 60), 2
+    scores = [tied_scores(rows, width, seed) for seed, width in enumerate(widths)]
+    targets = np.random.default_rng(1).integers(0, widths[0], rows)
+    rng, parts = np.random.default_rng(2), []
+    better, tied = np.zeros((sets, rows), int), np.zeros((sets, rows), int)
+    for table, width in zip(scores, widths, strict=True):
+        wanted = rng.integers(0, (rows, width, sets), (90, 3)).astype(np.int32)  # some twice
+        for row, column, number in wanted.tolist():
+            own = scores[0][row, targets[row]]
+            better[number, row] += int(table[row, column] > own)
+            tied[number, row] += int(table[row, column] == own)
+        reads = Reads(*wanted.T)
+        parts.append(Part(lambda columns, table=table: table[:, columns], width, reads))
+    found = count_ranks(parts, targets, sets, CPU)
+    whole = by_hand(torch.cat(scores, 1), targets)
+    own = by_hand(scores[0], targets)
+    assert (found.own.better.tolist(), found.own.tied.tolist()) == own
+    assert (found.own.better + found.others.better).tolist() == whole[0]
+    assert (found.own.tied + found.others.tied).tolist() == whole[1]
+    assert (found.sets.better == better).all() and (found.sets.tied == tied).all()
+
+
 def test_all_others_as_candidates_rank_as_the_full_catalogue_does(side):
     scores, targets = tied_scores(20, 52), np.arange(20) % 52
     others = [[c for c in range(52) if c != t] for t in targets.tolist()]
@@ -110,6 +154,15 @@ def test_a_score_that_is_not_finite_stops_with_its_row_and_column(fault, column,
         check_finite(scores)
 
 
+def test_a_fault_among_the_items_of_another_part_is_named_with_the_part(side):
+    first, second, third = (tied_scores(7, width) for width in (47, 20, 33))
+    second[4, 11] = float("nan")
+    third[0, 0] = float("nan")
+    with pytest.raises(NonFiniteScore, match="row 4, column 11 is") as stopped:
+        count_ranks([part_of(s) for s in (first, second, third)], np.arange(7), 0, CPU)
+    assert stopped.value.part == 1
+
+
 def test_a_table_of_nan_is_no_good_rank(side):
     with pytest.raises(NonFiniteScore, match="row 0, column 0"):
         counted(torch.full((2, 50), float("nan")), np.array([3, 4]))
@@ -125,19 +178,31 @@ def test_large_finite_scores_are_no_fault(side):
 def test_a_target_is_compared_by_the_score_that_stands_among_the_others(slip, monkeypatch):
     """The first guess of its score may come from another kernel, and differ in the last bits."""
     monkeypatch.setitem(ranks.SIDES, "cpu", 5)
-    scores, targets = tied_scores(6, 60), np.arange(6) * 11
+    scores, elsewhere, targets = tied_scores(6, 60), tied_scores(6, 30, 1), np.arange(6) * 11
 
     def guessed_otherwise(columns):
         return scores[:, columns] + (0.0 if isinstance(columns, slice) else slip)
 
-    full, _ = count_ranks(guessed_otherwise, 60, targets, None, CPU)
-    assert (full.better.tolist(), full.tied.tolist()) == by_hand(scores, targets)
+    others = np.array([[c for c in range(60) if c != t] for t in targets])
+    reads = part_of(scores, others).reads
+    found = count_ranks(
+        [Part(guessed_otherwise, 60, reads), part_of(elsewhere, np.tile(np.arange(30), (6, 1)), 1)],
+        targets, 2, CPU,
+    )  # fmt: skip
+    expected = by_hand(scores, targets)
+    assert (found.own.better.tolist(), found.own.tied.tolist()) == expected
+    assert (found.sets.better[0].tolist(), (found.sets.tied[0] + 1).tolist()) == expected
+    whole = by_hand(torch.cat([scores, elsewhere], 1), targets)
+    assert (found.own.better + found.others.better).tolist() == whole[0]
+    assert (found.own.tied + found.others.tied).tolist() == whole[1]
+    assert (found.sets.better[1] == found.others.better).all()
 
 
 def test_scores_that_change_while_they_are_counted_are_refused(monkeypatch):
     monkeypatch.setitem(ranks.SIDES, "cpu", 5)
+    part = Part(lambda columns: torch.rand(6, 60)[:, columns], 60, no_reads())
     with pytest.raises(RuntimeError, match="not the same"):
-        count_ranks(lambda columns: torch.rand(6, 60)[:, columns], 60, np.arange(6), None, CPU)
+        count_ranks([part], np.arange(6), 0, CPU)
 
 
 def test_a_random_scorer_is_within_sampling_error_of_random_ranking(side):

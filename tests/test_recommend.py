@@ -1,6 +1,7 @@
 """recommend.py: the top-K items of every user, from a run folder."""
 
 import dataclasses
+import json
 import shutil
 from itertools import pairwise
 
@@ -60,11 +61,12 @@ def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
     """[V_d] scores after all events of one user, one user at a time, through the model alone."""
     dataset = run.dataset
     events = np.arange(dataset.offsets[user], dataset.offsets[user + 1])
-    model, own, first = run.models[0], domain, 0
+    (model, *others), own, first = run.ensemble.models, domain, 0
     items, domains = dataset.items[events], dataset.domains[events]
     newest = slice(-(run.settings.max_len - 1), None)
-    if len(run.models) > 1:  # a model of its own: one domain, whose items begin at 1
-        model, own, first = run.models[domain], 0, int(dataset.item_starts[domain]) - 1
+    if others:  # a model of its own: one domain, whose items begin at 1
+        model, own = run.ensemble.models[domain], 0
+        first = int(dataset.item_starts[domain]) - 1
         items = items[domains == domain][newest]
         domains = np.zeros_like(items)
     elif path == "single":
@@ -75,7 +77,7 @@ def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
     some_item = dataset.item_starts[domain + 1] - 1 - first  # another than recommend.py's
     one = dataclasses.replace(
         dataset,
-        domain_names=["own"] if len(run.models) > 1 else list(DOMAINS),
+        domain_names=["own"] if others else list(DOMAINS),
         item_starts=np.array(model.item_starts),
         offsets=np.array([0, len(items) + 1]),
         items=np.append(items - first, some_item).astype(np.int32),
@@ -147,6 +149,32 @@ def test_without_the_test_events_it_ranks_as_the_test_did(folders, mode):
         for row in rows.itertuples():
             items = [item for item, _ in found[row.user_id, row.domain]]
             assert row.better <= items.index(row.item_id) < row.better + row.tied
+
+
+def test_auto_follows_what_serves_each_domain(folders, tmp_path):
+    """serving.json says it; the run's own choice, and any other."""
+    folder = shutil.copytree(folders["syncrec"], tmp_path / "run")
+    by_path = {
+        path: lists(recommend.recommend(recommend.open_trained(folder, CPU), k=5, path=path))
+        for path in ("cross", "single")
+    }
+    assert all(by_path["cross"][key] != items for key, items in by_path["single"].items())
+    chosen = json.loads((folder / "serving.json").read_text())
+    for flipped in ((), ("A",), ("B", "C")):
+        serving = {name: dict(choice) for name, choice in chosen.items()}
+        for name in flipped:
+            serving[name]["path"] = {"cross": "single", "single": "cross"}[chosen[name]["path"]]
+        (folder / "serving.json").write_text(json.dumps(serving))
+        run = recommend.open_trained(folder, CPU)
+        assert run.paths == {name: choice["path"] for name, choice in serving.items()}
+        for (user, name), items in lists(recommend.recommend(run, k=5)).items():
+            assert items == by_path[serving[name]["path"]][user, name]
+
+
+def test_auto_is_the_only_path_of_a_run_that_has_one(folders):
+    run = recommend.open_trained(folders["sdsr_separate"], CPU)
+    assert run.paths == dict.fromkeys(DOMAINS, "single")
+    assert recommend.recommend(run, k=3).equals(recommend.recommend(run, k=3, path="single"))
 
 
 def test_users_and_domains_can_be_chosen(folders):

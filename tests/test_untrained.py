@@ -1,24 +1,33 @@
 """What knows nothing ranks like chance: an untrained model, a constant score. NaN is an error."""
 
-import dataclasses
 import math
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import make_dataset
+from ranked_data import with_ids
 
-from src import ranking
 from src.errors import UserError
 from src.evaluation.metrics import summarise
+from src.evaluation.protocols import ties_of
 from src.evaluation.ranks import SIDES
+from src.ranking import Plan, rank_targets
 from src.settings import Settings
+from src.targets import drawn_candidates, split_targets
 from trainers import Trainer
 from utils import Process
 
 SIZES = (40, 15, 60, 8)
+NEGATIVES = 12
+# candidates of a target of each domain, under protocols that give all its targets as many
+CANDIDATES = {
+    "full": SIZES,
+    "full_all": (sum(SIZES),) * 4,
+    "sampled": [min(size, 1 + NEGATIVES) for size in SIZES],
+    "sampled_all": (1 + NEGATIVES,) * 4,
+    "popular": [min(size, 1 + NEGATIVES) for size in SIZES],
+}
 
 
 def random_log(users=400, length=9):
@@ -47,9 +56,7 @@ def test_an_untrained_model_ranks_like_chance(settings, dataset, tmp_path):
     trainer = Trainer(
         Settings(hidden=16, layers=1, **settings), dataset, tmp_path, Process(torch.device("cpu"))
     )
-    targets = ranking.split_targets(dataset, "test")
-    for path, protocols in trainer.rank(targets).items():
-        found = trainer.summarise(targets, protocols["full"])
+    for path, found in trainer.validate(split_targets(dataset, "test")).items():
         for name, size in zip(dataset.domain_names, SIZES, strict=True):
             k, n = min(10, size), found[name]["n"]
             gains = np.zeros(size)
@@ -59,62 +66,87 @@ def test_an_untrained_model_ranks_like_chance(settings, dataset, tmp_path):
                 assert abs(found[name][metric] - by_rank.mean()) < error, (path, name, metric)
 
 
+def ranked(scores, dataset, protocols=("full",), drawn=None):
+    """The test targets ranked by `scores(rows, domain) -> [rows, V_d]`."""
+    targets = split_targets(dataset, "test")
+    rows = np.arange(len(targets.events))
+    plan = Plan(dataset, targets, tuple(protocols), drawn or {})
+
+    class Scorer:
+        def scores(self, rows, domain):
+            return lambda columns: scores(rows, domain)[:, columns]
+
+        def pairs(self, rows, domain, items):
+            whole = torch.cat([scores(rows, d) for d in range(len(SIZES))], dim=1)
+            return whole.gather(1, torch.from_numpy(items) - 1)
+
+    return targets, rank_targets(Scorer(), plan, rows, list(plan.blocks(rows)))
+
+
+def constant(rows, domain):
+    return torch.full((len(rows), SIZES[domain]), 0.3)
+
+
 @pytest.mark.parametrize("side", [1024, 4], ids=["one chunk", "many chunks"])
-@pytest.mark.parametrize("negatives", [None, 12], ids=["full", "sampled"])
 def test_a_constant_scorer_gets_exactly_the_expectation_of_random_ranking(
-    negatives, side, dataset, monkeypatch
+    side, dataset, monkeypatch, tmp_path
 ):
     monkeypatch.setitem(SIDES, "cpu", side)
-    targets = ranking.split_targets(dataset, "test")
-    drawn = None
-    if negatives:  # the candidates, by column: any but the target, fewer where the domain is small
-        columns = targets.items - dataset.item_starts[targets.domains]
-        sizes = np.array(SIZES)[targets.domains]
-        places = np.arange(negatives) + (np.arange(negatives) >= columns[:, None])
-        drawn = np.where(places < sizes[:, None], places, -1)
+    targets, sets = split_targets(dataset, "test"), ("sampled", "sampled_all", "popular")
+    drawn = drawn_candidates(dataset, targets, sets, NEGATIVES, 0, tmp_path)
+    for protocol, ranks in ranked(constant, dataset, CANDIDATES, drawn)[1].items():
+        summary = summarise(ranks.better, ranks.tied, targets.domains, dataset.domain_names)
+        for name, candidates in zip(dataset.domain_names, CANDIDATES[protocol], strict=True):
+            for k in (1, 5, 10, 20):
+                best = min(k, candidates)
+                assert summary[name][f"hr@{k}"] == pytest.approx(best / candidates, rel=1e-12)
+                gain = sum(1 / math.log2(rank + 1) for rank in range(1, best + 1))
+                assert summary[name][f"ndcg@{k}"] == pytest.approx(gain / candidates, rel=1e-12)
+            harmonic = sum(1 / rank for rank in range(1, candidates + 1))
+            assert summary[name]["mrr"] == pytest.approx(harmonic / candidates, rel=1e-12)
 
-    def constant(domain, rows):
-        return lambda columns: torch.full((len(rows), SIZES[domain]), 0.3)[:, columns]
 
-    rows = np.arange(len(targets.events))
-    ranks = ranking.rank_targets(constant, dataset, targets, drawn, rows)
-    found = ranks["sampled" if negatives else "full"]
-    summary = summarise(found.better, found.tied, targets.domains, dataset.domain_names)
-    for name, size in zip(dataset.domain_names, SIZES, strict=True):
-        candidates = min(size, 1 + negatives) if negatives else size
-        for k in (1, 5, 10, 20):
-            best = min(k, candidates)
-            assert summary[name][f"hr@{k}"] == pytest.approx(best / candidates, rel=1e-12)
-            gain = sum(1 / math.log2(rank + 1) for rank in range(1, best + 1))
-            assert summary[name][f"ndcg@{k}"] == pytest.approx(gain / candidates, rel=1e-12)
-        harmonic = sum(1 / rank for rank in range(1, candidates + 1))
-        assert summary[name]["mrr"] == pytest.approx(harmonic / candidates, rel=1e-12)
+def test_the_released_protocol_alone_calls_a_constant_scorer_perfect(dataset, tmp_path):
+    """Its ties count for the model: why no other protocol reads them so."""
+    targets = split_targets(dataset, "test")
+    drawn = drawn_candidates(dataset, targets, ("released",), NEGATIVES, 0, tmp_path)
+    ranks = ranked(constant, dataset, ("released",), drawn)[1]["released"]
+    assert (ranks.tied == 1 + NEGATIVES).all() and not ranks.better.any()
+    for ties, value in (("expected", 1 / (1 + NEGATIVES)), (ties_of("released", "expected"), 1)):
+        summary = summarise(
+            ranks.better, ranks.tied, targets.domains, dataset.domain_names, ties=ties
+        )
+        assert summary["macro"]["hr@1"] == pytest.approx(value, rel=1e-12)
 
 
 @pytest.fixture
 def named(dataset, tmp_path):
-    """The same dataset, with ids to name: user u and item i are `user-u` and `item-i`."""
-    for kind, ids in (("user", range(dataset.users)), ("item", range(1, dataset.item_rows))):
-        table = pa.table({f"{kind}_id": [f"{kind}-{number}" for number in ids]})
-        pq.write_table(table, tmp_path / f"{kind}s.parquet")
-    return dataclasses.replace(dataset, folder=tmp_path)
+    return with_ids(dataset, tmp_path)
 
 
 @pytest.mark.parametrize("fault", [math.nan, math.inf, -math.inf], ids=str)
-def test_a_score_that_is_no_number_stops_the_run_and_names_user_and_item(fault, named):
-    targets = ranking.split_targets(named, "test")
+@pytest.mark.parametrize(
+    ("protocol", "faulty"), [("full", 2), ("full_all", 2), ("full_all", 1), ("released", 3)]
+)
+def test_a_score_that_is_no_number_stops_the_run_and_names_user_and_item(
+    protocol, faulty, fault, named
+):
+    targets = split_targets(named, "test")
     row = int(np.flatnonzero(targets.domains == 2)[7])
+    user, item = int(targets.users[row]), int(named.item_starts[faulty]) + 5
 
-    def scorer(domain, rows):
+    def faulted(rows, domain):
         scores = torch.zeros(len(rows), SIZES[domain])
-        scores[torch.from_numpy(rows == row), 5] = fault
-        return lambda columns: scores[:, columns]
+        if domain == faulty:
+            scores[torch.from_numpy(rows == row), 5] = fault
+        return scores
 
-    user, item = int(targets.users[row]), int(named.item_starts[2]) + 5
+    drawn = np.full((len(targets.events), 2), -1)
+    drawn[row, 1] = item
     with pytest.raises(UserError) as caught:
-        ranking.rank_targets(scorer, named, targets, None, np.arange(len(targets.events)))
+        ranked(faulted, named, (protocol,), {protocol: drawn})
     message = str(caught.value)
-    assert f"item item-{item} (domain2) for user user-{user} is not finite" in message
+    assert f"item item-{item} (domain{faulty}) for user user-{user} is not finite" in message
     assert "\n" not in message
 
 
@@ -123,4 +155,4 @@ def test_a_diverged_model_is_told_apart_from_a_good_one(named, tmp_path):
     with torch.no_grad():
         trainer.model.item_table[7] = math.nan
     with pytest.raises(UserError, match="is not finite"):
-        trainer.rank(ranking.split_targets(named, "valid"))
+        trainer.validate(split_targets(named, "valid"))

@@ -21,29 +21,31 @@ class Markov:
     """Counts of training transitions between items of one domain."""
 
     transitions: csr_array  # [V + 1, V + 1]
-    before: np.ndarray  # [events] the item before in the same domain; 0: none
     popularity: Popularity
+    dataset: Dataset  # whose events are the contexts
 
     @classmethod
     def fit(cls, dataset: Dataset) -> "Markov":
         items = np.asarray(dataset.items)
         before = item_before(dataset)
-        rows = np.flatnonzero((np.asarray(dataset.split) == TRAIN) & (before > 0))
+        rows = np.flatnonzero(before > 0)
         size = dataset.item_rows
         pairs = (np.ones(len(rows)), (before[rows], items[rows]))
-        return cls(csr_array(pairs, shape=(size, size)), before, Popularity.fit(dataset))
+        popularity = Popularity.fit(dataset)
+        return cls(csr_array(pairs, shape=(size, size)), popularity, dataset)
 
-    def scorer(self, domain: int, events: np.ndarray) -> Scores:
-        """Transition counts from the item before each target; popularity breaks ties.
+    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Scores:
+        """Transition counts from the last item of the domain in each context; popularity breaks
+        ties.
 
-        Places [n] of the targets in the flat arrays -> (columns) -> [n, columns] float64. Without
-        an item before, popularity alone.
+        Users [n] and the ends of their contexts [n] -> (columns) -> [n, columns] float64. Without
+        such an item, popularity alone.
         """
         starts = self.popularity.item_starts
         own = slice(int(starts[domain]), int(starts[domain + 1]))
-        counts = self.transitions[self.before[events]][:, own].tocsc()  # asked for by columns
-        popularity = self.popularity.counts
-        share = torch.from_numpy(popularity[own] / (popularity.sum() + 1))  # [V_d], each below 1
+        last = last_items(self.dataset, domain, users, ends)
+        counts = self.transitions[last][:, own].tocsc()  # asked for by columns
+        share = torch.from_numpy(self._shares()[own])
 
         def scores(columns: slice | Tensor) -> Tensor:
             where = columns if isinstance(columns, slice) else columns.numpy()
@@ -52,18 +54,40 @@ class Markov:
 
         return scores
 
-    def scores(self, domain: int, events: np.ndarray) -> Tensor:
+    def pairs(self, domain: int, users: np.ndarray, ends: np.ndarray, items: np.ndarray) -> Tensor:
+        """Of single items [n, N], of any domain, after the last one of `domain`: [n, N] float64."""
+        last = np.repeat(last_items(self.dataset, domain, users, ends), items.shape[1])
+        counts = np.asarray(self.transitions[last, items.ravel()]).reshape(items.shape)
+        return torch.from_numpy(counts + self._shares()[items])
+
+    def scores(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Tensor:
         """Of all items of the domain at once [n, V_d]."""
-        return self.scorer(domain, events)(slice(None))
+        return self.scorer(domain, users, ends)(slice(None))
+
+    def _shares(self) -> np.ndarray:
+        """[V + 1] each item's share of the training events, all below 1."""
+        counts = self.popularity.counts
+        return counts / (counts.sum() + 1)
 
 
 def item_before(dataset: Dataset) -> np.ndarray:
-    """[events] the item of the user's previous event in the same domain; 0 where there is none."""
-    items, domains = np.asarray(dataset.items), np.asarray(dataset.domains)
-    users = np.repeat(np.arange(dataset.users), np.diff(dataset.offsets))
+    """[events] of a training event the item of the user's training event before it in the same
+    domain; 0 where there is none, and for all other events."""
+    train = np.flatnonzero(np.asarray(dataset.split) == TRAIN)
+    users = np.searchsorted(dataset.offsets, train, side="right") - 1
+    items, domains = dataset.items[train], dataset.domains[train]
     order = np.lexsort((domains, users))  # stable: time order inside each (user, domain)
     earlier, later = order[:-1], order[1:]
     follows = (users[earlier] == users[later]) & (domains[earlier] == domains[later])
-    before = np.zeros(len(items), dtype=items.dtype)
-    before[later[follows]] = items[earlier[follows]]
+    before = np.zeros(len(dataset.items), dtype=items.dtype)
+    before[train[later[follows]]] = items[earlier[follows]]
     return before
+
+
+def last_items(dataset: Dataset, domain: int, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """[n] the last item of a domain among each user's events before `ends`; 0: none."""
+    places = np.flatnonzero(np.asarray(dataset.domains) == domain)
+    number = np.searchsorted(places, ends) - 1
+    last = places[number.clip(min=0)] if len(places) else np.zeros(len(ends), dtype=np.int64)
+    known = (number >= 0) & (last >= dataset.offsets[users])
+    return np.where(known, dataset.items[last], 0)

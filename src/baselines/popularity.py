@@ -22,13 +22,17 @@ class Popularity:
         items = dataset.items[np.asarray(dataset.split) == TRAIN]
         return cls(np.bincount(items, minlength=dataset.item_rows), dataset.item_starts)
 
-    def scorer(self, domain: int, events: np.ndarray) -> Scores:
-        """The same scores for every target: places [n] in the flat arrays -> (columns) ->
-        [n, columns] float64."""
+    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Scores:
+        """The same scores for every context: users [n] and the ends of their contexts [n] ->
+        (columns) -> [n, columns] float64."""
         own = self.counts[self.item_starts[domain] : self.item_starts[domain + 1]]
         values = torch.from_numpy(own.astype(np.float64))
-        return lambda columns: values[columns].expand(len(events), -1)
+        return lambda columns: values[columns].expand(len(users), -1)
 
-    def scores(self, domain: int, events: np.ndarray) -> Tensor:
+    def pairs(self, domain: int, users: np.ndarray, ends: np.ndarray, items: np.ndarray) -> Tensor:
+        """Of single items [n, N], of any domain: [n, N] float64."""
+        return torch.from_numpy(self.counts[items].astype(np.float64))
+
+    def scores(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Tensor:
         """Of all items of the domain at once [n, V_d]."""
-        return self.scorer(domain, events)(slice(None))
+        return self.scorer(domain, users, ends)(slice(None))

@@ -147,26 +147,49 @@ def build_batch(dataset: Dataset, windows: Windows, seed: int, epoch: int) -> Ba
     """Pack the windows into both views; negatives are a function of seed, epoch and event."""
     items = dataset.items[windows.events].astype(np.int64)
     domains = dataset.domains[windows.events].astype(np.int64)
-    user_lengths = np.bincount(windows.rows, minlength=len(windows.users))
+    negatives = draw_negatives(dataset, windows.events, items, domains, seed, epoch)
+    lengths = np.bincount(windows.rows, minlength=len(windows.users))
+    return _pack(items, domains, lengths, negatives, len(dataset.domain_names))
+
+
+def build_queries(
+    items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, asked: np.ndarray, count: int
+) -> Batch:
+    """Pack B contexts, each followed by the question what comes next in a domain.
+
+    Parameters
+    ----------
+    items, domains: [N] the events of the contexts, one context after the other.
+    lengths: [B] events of each; 0 where nothing is known.
+    asked: [B] the domain whose next event is asked for: the last target of the context, with item
+        0, for a target is never an input.
+    count: D, how many domains there are.
+    """
+    ends = np.cumsum(lengths)
+    items, domains = np.insert(items, ends, 0), np.insert(domains, ends, asked)
+    return _pack(items, domains, lengths + 1, np.zeros_like(items), count)
+
+
+def _pack(
+    items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, negatives: np.ndarray, count: int
+) -> Batch:
+    """The batch of B sequences [N] of `lengths` [B], one after the other in time order."""
+    rows = np.repeat(np.arange(len(lengths)), lengths)
     order = np.argsort(domains, kind="stable")  # by domain, user, time
-    pairs = np.stack([domains[order], windows.rows[order]])
+    pairs = np.stack([domains[order], rows[order]])
     pair_lengths = _lengths(pairs)
     pair_starts = np.cumsum(pair_lengths) - pair_lengths
-    counts = np.bincount(domains, minlength=len(dataset.domain_names))
+    counts = np.bincount(domains, minlength=count)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))  # where each event of the cross view stands canonically
-    last = place[np.cumsum(user_lengths) - 1]  # of each user
+    last = place[np.cumsum(lengths) - 1]  # of each user
     last_order = np.argsort(last)
     last_rank = np.empty_like(last_order)
     last_rank[last_order] = np.arange(len(last))
     last_domains = domains[order][last]
     return Batch(
         targets=torch.from_numpy(items[order]),
-        negatives=torch.from_numpy(
-            draw_negatives(
-                dataset, windows.events[order], items[order], domains[order], seed, epoch
-            )
-        ),
+        negatives=torch.from_numpy(negatives[order]),
         counts=counts.tolist(),
         domain_counts=torch.from_numpy(counts),
         last=torch.from_numpy(last[last_order]),
@@ -174,7 +197,7 @@ def build_batch(dataset: Dataset, windows: Windows, seed: int, epoch: int) -> Ba
         last_rank=torch.from_numpy(last_rank),
         pair_lengths=torch.from_numpy(pair_lengths),
         mim_pairs=_mim_pairs(pairs[0, pair_starts], pair_lengths),
-        cross=_view(items, domains, user_lengths, order),
+        cross=_view(items, domains, lengths, order),
         single=_view(items[order], domains[order], pair_lengths, np.arange(len(order))),
     )
 

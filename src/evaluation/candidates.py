@@ -1,4 +1,8 @@
-"""Sampled candidates: drawn once from a seed, stored, the same for every model."""
+"""Sampled candidates: drawn once from a seed, stored, the same for every model.
+
+The draws depend on the seed, on the targets and on nothing else. A row that runs out of items ends
+with −1.
+"""
 
 import json
 import zipfile
@@ -18,10 +22,10 @@ def sampled_candidates(
     Parameters
     ----------
     columns: [n] the target's place among the items of its domain, from 0.
-    domains: [n] the target's domain.
+    domains: [n] the target's domain; all 0 for draws over the items of all domains.
     sizes: [D] items of each domain.
-    count: negatives a target; a smaller domain gives all its others, then −1.
-    seed: the draws depend on it, on the targets and on nothing else.
+    count: negatives a target; a smaller domain gives all its others.
+    seed: of the draws.
 
     Returns places among the items of the target's domain, int64.
     """
@@ -35,6 +39,111 @@ def sampled_candidates(
         negatives += negatives >= columns[rows, None]  # step over the target
         drawn[rows, : negatives.shape[1]] = negatives
     return drawn
+
+
+def popular_candidates(
+    columns: np.ndarray,
+    domains: np.ndarray,
+    popularity: list[np.ndarray],
+    count: int,
+    seed: int,
+) -> np.ndarray:
+    """[n, count] distinct negatives of the target's domain, one after the other with a chance
+    proportional to `popularity`, D arrays [V_d] of training events. An item without any is never
+    drawn. Otherwise as `sampled_candidates`.
+    """
+    drawn = np.full((len(columns), count), -1, dtype=np.int64)
+    for domain, weights in enumerate(popularity):
+        rows = np.flatnonzero(domains == domain)
+        if len(rows):
+            rng = np.random.default_rng([seed, domain, 1])
+            drawn[rows] = _by_weight(rng, columns[rows], weights, count)
+    return drawn
+
+
+def _by_weight(
+    rng: np.random.Generator, columns: np.ndarray, weights: np.ndarray, count: int
+) -> np.ndarray:
+    """[n, count] the first `count` distinct places other than `columns` [n] in a stream of draws by
+    weight: what drawing without putting back gives."""
+    order = np.argsort(-weights, kind="stable")[: np.count_nonzero(weights)]
+    chosen = np.full((len(columns), count), -1, dtype=np.int64)
+    filled = np.zeros(len(columns), dtype=np.int64)
+    others = len(order) - (weights[columns] > 0)
+    wanted = np.minimum(count, others)
+    cumulated = np.cumsum(weights[order], dtype=np.float64)
+    for _ in range(STREAM_ROUNDS):
+        open_rows = np.flatnonzero(filled < wanted)
+        if len(open_rows) == 0:
+            return chosen
+        draws = rng.random((len(open_rows), 2 * count)) * cumulated[-1]
+        stream = order[np.searchsorted(cumulated, draws, side="right").clip(max=len(order) - 1)]
+        known = np.concatenate([columns[open_rows, None], chosen[open_rows], stream], axis=1)
+        fresh = _first_occurrences(known)[:, 1 + count :]
+        place = filled[open_rows, None] + np.cumsum(fresh, axis=1) - 1
+        row, column = np.nonzero(fresh & (place < count))
+        chosen[open_rows[row], place[row, column]] = stream[row, column]
+        filled[open_rows] = np.minimum(count, filled[open_rows] + fresh.sum(1))
+    for row in np.flatnonzero(filled < wanted):  # a few items hold nearly all the weight
+        left = np.setdiff1d(order, np.append(chosen[row, : filled[row]], columns[row]))
+        # the largest of log weight + Gumbel noise, in their order (Yellott, 1977)
+        keys = np.log(weights[left]) + rng.gumbel(size=len(left))
+        rest = left[np.argsort(-keys)][: wanted[row] - filled[row]]
+        chosen[row, filled[row] : wanted[row]] = rest
+    return chosen
+
+
+STREAM_ROUNDS = 8
+
+
+def _first_occurrences(values: np.ndarray) -> np.ndarray:
+    """[n, k] whether each value is the first of its kind in its row."""
+    order = np.argsort(values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    first = np.ones(values.shape, dtype=bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    found = np.empty_like(first)
+    np.put_along_axis(found, order, first, axis=1)
+    return found
+
+
+def released_candidates(
+    users: np.ndarray, offsets: np.ndarray, items: np.ndarray, size: int, count: int, seed: int
+) -> np.ndarray:
+    """[n, count] negatives as the released code draws them: items of all domains, each draw on its
+    own, so that one may come twice, and none that the user has anywhere in the log.
+
+    Parameters
+    ----------
+    users: [n] the target's user. offsets [users + 1], items [events]: the users' sequences.
+    size: the items are 1 … size.
+
+    Returns items, int64; a user who has them all gets −1.
+    """
+    rng = np.random.default_rng([seed, 2])
+    present, place = np.unique(users, return_inverse=True)
+    lengths = (offsets[1:] - offsets[:-1])[present]
+    events = np.repeat(offsets[present] - np.cumsum(lengths) + lengths, lengths)
+    events += np.arange(lengths.sum())
+    own = np.repeat(np.arange(len(present)), lengths) * np.int64(size + 1) + items[events]
+    own = np.unique(own)  # a user and an item as one number
+    complete = np.bincount(own // (size + 1), minlength=len(present))[place] == size
+    drawn = np.full((len(users), count), -1, dtype=np.int64)
+    rows, columns = np.nonzero(np.broadcast_to(~complete[:, None], drawn.shape))
+    while len(rows):
+        draws = rng.integers(1, size + 1, size=len(rows))
+        drawn[rows, columns] = draws
+        taken = is_member(place[rows] * np.int64(size + 1) + draws, own)
+        rows, columns = rows[taken], columns[taken]
+    return drawn
+
+
+def is_member(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """[n] bool: whether each value stands in `ordered`, ascending."""
+    if len(ordered) == 0:
+        return np.zeros(values.shape, dtype=bool)
+    place = np.searchsorted(ordered, values).clip(max=len(ordered) - 1)
+    return ordered[place] == values
 
 
 def _distinct(rng: np.random.Generator, rows: int, size: int, count: int) -> np.ndarray:

@@ -22,15 +22,18 @@ def target_metrics(better: Array, tied: Array, ties: str = "expected") -> dict[s
     ----------
     better: candidates that score higher than the target, ≥ 0.
     tied: candidates with the target's score, the target included, ≥ 1.
-    ties: `expected`, or `pessimistic`, which takes the rank better + tied.
+    ties: `expected`; `pessimistic`, which takes the rank better + tied; or `optimistic`, which
+        takes better + 1, as the released code does.
     """
-    if ties not in TIES:
-        raise ValueError(f"ties must be one of {TIES}, not {ties!r}")
+    if ties not in (*TIES, "optimistic"):
+        raise ValueError(f"ties must be optimistic or one of {TIES}, not {ties!r}")
     better, tied = np.asarray(better, dtype=np.int64), np.asarray(tied, dtype=np.int64)
     if (better < 0).any() or (tied < 1).any():
         raise ValueError("better must be at least 0 and tied, which counts the target, at least 1")
     if ties == "pessimistic":
         better, tied = better + tied - 1, np.ones_like(tied)
+    elif ties == "optimistic":
+        tied = np.ones_like(tied)
     worst = better + tied
     gains = 1.0 / np.log2(np.arange(2, max(CUTOFFS) + 2))
     cumulated = np.concatenate([[0.0], np.cumsum(gains)])  # the gain of all ranks up to k

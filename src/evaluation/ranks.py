@@ -1,13 +1,14 @@
 """Counting where a target ranks: no sorting, ties counted, faults never a good rank.
 
 Targets are ranked a block of rows at a time, and the scores of a block are made and counted a chunk
-of items at a time, so that memory is bounded by the chunk, however many items there are. Candidates
-drawn for the targets are read from the chunks that are scored anyway.
+of items at a time, so that memory is bounded by the chunk, however many items there are. What is
+wanted of single items, those drawn as candidates or seen by the user, is read from the chunks that
+are scored anyway.
 
 A target ties with the items whose scores have the very bits of its own. The bits of a product may
 depend on its shape, so the target's score is first guessed from a product of a chunk's shape, then
-read from the chunk in which the target stands; should the two differ, the block is counted again
-with what was read.
+read from the chunk in which the target stands; should the two differ, the items of its domain are
+counted again with what was read.
 """
 
 from collections.abc import Callable
@@ -34,19 +35,47 @@ FEWEST = 16
 
 
 class NonFiniteScore(FloatingPointError):
-    """A score is NaN or infinite: at `row` and `column` of the scores that were counted."""
+    """A score is NaN or infinite: at `row` and `column` of the scores of part `part`."""
 
-    def __init__(self, row: int, column: int):
+    def __init__(self, row: int, column: int, part: int = 0):
         super().__init__(f"the score of row {row}, column {column} is not finite")
-        self.row, self.column = row, column
+        self.row, self.column, self.part = row, column, part
+
+
+@dataclass(frozen=True)
+class Reads:
+    """P scores that are wanted by themselves, each counted in one of the candidate sets."""
+
+    rows: np.ndarray  # [P] int32 row of the block
+    columns: np.ndarray  # [P] int32 item of the part
+    sets: np.ndarray  # [P] int32 number of the set
+
+
+@dataclass(frozen=True)
+class Part:
+    """The items of one domain, as a block of targets meets them."""
+
+    scores: Scores
+    items: int  # columns that it has, V_d
+    reads: Reads
 
 
 @dataclass(frozen=True)
 class Counts:
-    """For n targets, how many items score higher and how many the same, the target included."""
+    """For n targets, how many items score higher and how many the same."""
 
-    better: np.ndarray  # [n] int64
-    tied: np.ndarray  # [n] int64
+    better: np.ndarray  # [..., n] int64
+    tied: np.ndarray  # [..., n] int64
+
+
+@dataclass(frozen=True)
+class BlockCounts:
+    """A block of n targets against the items of its own domain (the target among the tied), against
+    those of the other domains, and against S candidate sets [S, n]."""
+
+    own: Counts
+    others: Counts
+    sets: Counts
 
 
 @dataclass(frozen=True)
@@ -86,142 +115,171 @@ def item_chunks(items: int, device: torch.device) -> list[Chunk]:
     return chunks
 
 
+def no_reads() -> Reads:
+    """Nothing wanted by itself."""
+    return Reads(*(np.zeros(0, dtype=np.int32) for _ in range(3)))
+
+
 def count_ranks(
-    scores: Scores,
-    items: int,
-    targets: np.ndarray,
-    candidates: np.ndarray | None,
-    device: torch.device,
-) -> tuple[Counts, Counts | None]:
-    """Rank a block of targets among all items and, from the same scores, among their candidates.
+    parts: list[Part], targets: np.ndarray, sets: int, device: torch.device
+) -> BlockCounts:
+    """Rank a block of targets among the items of all parts and, from the same scores, their sets.
 
     Parameters
     ----------
-    scores: the scores of the block, on `device`; asked for a chunk of columns at a time.
-    items: how many columns there are, V.
-    targets: [n] column of each row's target; n is best what `rows_at_once` says.
-    candidates: [n, N] columns other than the target's, −1 where there is none; or None.
+    parts: the items that are scored, on `device`, a chunk of columns at a time; the targets are in
+        the first part.
+    targets: [n] column of each row's target in it; n is best what `rows_at_once` says.
+    sets: how many candidate sets the reads name. A set does not hold the target itself.
 
     Returns
     -------
-    The counts among all V items, and those among the target and its candidates (None without). The
-    host waits for the device once.
+    The counts among the items of the first part, of the others together, and of each set. The host
+    waits for the device once.
 
     Raises
     ------
-    NonFiniteScore for the first score, by row and then by column, that is NaN or infinite, wherever
-    it stands: NaN compares false with everything and must not make a good rank.
+    NonFiniteScore for the first score, by part, row and then column, that is NaN or infinite,
+    wherever it stands: NaN compares false with everything and must not make a good rank.
     """
-    chunks = item_chunks(items, device)
-    reader = _Reader(targets, candidates, chunks, device)
-    own = None if len(chunks) == 1 else _guess(scores, targets, chunks[0], device)
-    found = _count(scores, chunks, reader, own, device)
-    if not np.isfinite(found["total"][0]):
-        _raise_at_fault(scores, chunks, device)  # unless finite scores overflowed in their sum
-    if found["moved"].any():
-        found = _count(scores, chunks, reader, reader.drawn()[:, :1].clone(), device)
-        if found["moved"].any():
+    count, first = len(targets), parts[0]
+    chunks = item_chunks(first.items, device)
+    guess = None if len(chunks) == 1 else _guess(first.scores, targets, chunks[0], device)
+    found, own = _count(first, targets, guess, count, sets, device)
+    passes = [found, *(_count(part, None, own, count, sets, device)[0] for part in parts[1:])]
+    # [parts, 4 + 2 S, n]; the one wait for the device
+    numbers = torch.stack([counts.double() for counts in passes]).cpu().numpy()
+    if not np.isfinite(numbers[:, TOTAL]).all():
+        _raise_at_fault(parts, device)  # unless finite scores overflowed in their sum
+    if numbers[0, MOVED].any():
+        again, _ = _count(first, targets, own, count, sets, device)
+        numbers[0] = again.cpu().numpy()
+        if numbers[0, MOVED].any():
             raise RuntimeError("scores that were asked for again were not the same")
-    better, level, drawn_better, drawn_level = (
-        found[name].astype(np.int64) for name in ("better", "level", "drawn_better", "drawn_level")
+    drawn = numbers[:, SETS:].sum(0).reshape(2, sets, count)
+    return BlockCounts(
+        own=_counts(numbers[0, BETTER], numbers[0, LEVEL]),
+        others=_counts(numbers[1:, BETTER].sum(0), numbers[1:, LEVEL].sum(0)),
+        sets=_counts(*drawn),
     )
-    full = Counts(better, level - better)
-    if candidates is None:
-        return full, None
-    # Where there is no candidate, the target's own score was read in its place.
-    missing = (candidates < 0).sum(1)
-    return full, Counts(drawn_better, drawn_level - missing - drawn_better)
+
+
+def _counts(better: np.ndarray, level: np.ndarray) -> Counts:
+    """Counts above, and not below, the target, as counts above and level with it."""
+    better = better.astype(np.int64)
+    return Counts(better, level.astype(np.int64) - better)
+
+
+BETTER, LEVEL, MOVED, TOTAL = range(4)  # rows of what a pass counts; those of the sets follow
+SETS = 4
 
 
 class _Reader:
-    """Reads the scores of the targets and of their candidates from the chunks as they pass."""
+    """Takes single scores from the chunks as they pass; they come ordered by chunk."""
 
     def __init__(
-        self,
-        targets: np.ndarray,
-        candidates: np.ndarray | None,
-        chunks: list[Chunk],
-        device: torch.device,
+        self, rows: np.ndarray, columns: np.ndarray, chunks: list[Chunk], device: torch.device
     ):
-        wanted = targets[:, None]
-        if candidates is not None:
-            wanted = np.concatenate([wanted, np.where(candidates < 0, wanted, candidates)], axis=1)
-        self.shape, self.values = wanted.shape, None  # [n, 1 + N], the target first
-        self.places = None
+        self.values = None
         if len(chunks) == 1:
-            self.columns = to_device(wanted, device)
-            return
-        width = chunks[0].columns.stop
-        chunk = wanted.ravel() // width
-        small = np.uint16 if len(chunks) < 2**16 else np.int64  # sorted by digits, in one pass
-        order = np.argsort(chunk.astype(small), kind="stable")
-        starts = np.array([chunk.start for chunk in chunks])
-        inside = order // wanted.shape[1] * width + (wanted.ravel() - starts[chunk])[order]
-        self.counts = np.bincount(chunk, minlength=len(chunks)).tolist()
+            here = chunks[0].columns
+            width = len(here) if isinstance(here, np.ndarray) else here.stop
+            self.order, self.counts = slice(None), [len(rows)]
+            inside = rows * np.int64(width) + columns
+        else:
+            width = chunks[0].columns.stop
+            chunk = columns // width
+            small = np.uint16 if len(chunks) < 2**16 else np.int64  # sorted by digits, in one pass
+            self.order = np.argsort(chunk.astype(small), kind="stable")
+            starts = np.array([chunk.start for chunk in chunks])
+            inside = (rows * np.int64(width) + columns - starts[chunk])[self.order]
+            self.counts = np.bincount(chunk, minlength=len(chunks)).tolist()
         self.inside = to_device(inside, device).split(self.counts)  # places in [n, width]
-        self.places = to_device(order, device)
+
+    def places(self) -> np.ndarray:
+        """Where each read stands among `values`."""
+        found = np.arange(sum(self.counts))
+        found[self.order] = found.copy()
+        return found
 
     def read(self, number: int, scores: Tensor) -> None:
         """Take what stands in chunk `number`, whose scores [n, width] these are."""
-        if self.places is None:
-            self.values = scores.gather(1, self.columns)
-            return
         if self.values is None:
             # All at once: small tensors that are kept from chunk to chunk would each take the
             # start of the room that a chunk of scores left, and the next one would need new room.
-            self.values = scores.new_empty(len(self.places))
+            self.values = scores.new_empty(sum(self.counts))
             self.parts = self.values.split(self.counts)
         torch.take(scores, self.inside[number], out=self.parts[number])
 
-    def drawn(self) -> Tensor:
-        """[n, 1 + N] scores of the target and its candidates, after the last chunk."""
-        if self.places is None:
-            return self.values
-        return (
-            torch.empty_like(self.values).index_copy_(0, self.places, self.values).view(self.shape)
-        )
-
 
 def _guess(scores: Scores, targets: np.ndarray, chunk: Chunk, device: torch.device) -> Tensor:
-    """[n, 1] the targets' own scores, on the diagonal of a product of a chunk's shape."""
+    """[n] the targets' own scores, on the diagonal of a product of a chunk's shape."""
     width = chunk.columns.stop
     columns = np.resize(targets, max(len(targets), width))
-    return scores(to_device(columns, device)).diagonal()[: len(targets), None].clone()
+    return scores(to_device(columns, device)).diagonal()[: len(targets)].clone()
 
 
 def _count(
-    scores: Scores, chunks: list[Chunk], reader: _Reader, own: Tensor | None, device: torch.device
-) -> dict[str, np.ndarray]:
-    """One pass over the chunks against the targets' own scores [n, 1] (None: read them from the
-    only chunk): [n] each, how many are `better` and how many `level` or better, among all and among
-    the `drawn`; whether the own score `moved` from what was read; the `total` of all scores."""
-    rows, flags = reader.shape[0], None
+    part: Part,
+    targets: np.ndarray | None,
+    own: Tensor | None,
+    count: int,
+    sets: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """One pass over a part against the targets' own scores [n] (None: read them from the only
+    chunk): [4 + 2 · sets, n] counts, and the own scores as they were read where `targets` stand in
+    this part."""
+    chunks = item_chunks(part.items, device)
+    known = np.arange(0 if targets is None else count, dtype=np.int32)  # the targets come first
+    rows = np.concatenate([known, part.reads.rows])
+    columns = part.reads.columns if targets is None else np.append(targets, part.reads.columns)
+    reader = _Reader(rows, columns, chunks, device)
+    flags = None
     for number, chunk in enumerate(chunks):
-        some = scores(_on_device(chunk.columns, device))  # [n, width]
+        some = part.scores(on_device(chunk.columns, device))  # [n, width]
         reader.read(number, some)
         if flags is None:
-            own = reader.drawn()[:, :1] if own is None else own
+            own = reader.values[:count] if own is None else own
             flags = _flags(some)
             # whole numbers are exact up to 2²⁴ in float32, whose sums are converted nowhere
             wide = flags.dtype if chunks[-1].start < 2**23 else torch.float64
-            better, level = torch.zeros(2, rows, dtype=wide, device=device)
+            better, level = torch.zeros(2, count, dtype=wide, device=device)
             total = torch.zeros((), dtype=wide, device=device)
         # One pass: a sum is finite unless a member is not (or it overflows).
         total += some.sum(dtype=flags.dtype)
-        part = flags
+        counted = flags
         if chunk.counted != slice(0, some.shape[1]):
-            some, part = some[:, chunk.counted], flags[:, chunk.counted]
-        _add_counts(some, own, part, better, level)
-    drawn = reader.drawn()
-    drawn_better, drawn_level = torch.zeros(2, rows, dtype=better.dtype, device=device)
-    _add_counts(drawn, drawn[:, :1], _flags(drawn), drawn_better, drawn_level)
-    moved = (drawn[:, 0] != own[:, 0]).to(better.dtype)
-    found = {
-        "better": better, "level": level, "drawn_better": drawn_better, "drawn_level": drawn_level,
-        "moved": moved, "total": total.expand(rows),
-    }  # fmt: skip
-    values = torch.stack(list(found.values())).cpu().numpy()  # the one wait for the device
-    return dict(zip(found, values, strict=True))
+            some, counted = some[:, chunk.counted], flags[:, chunk.counted]
+        _add_counts(some, own[:, None], counted, better, level)
+    read, moved = own, torch.zeros_like(better)
+    if targets is not None:
+        read = reader.values[to_device(reader.places()[:count], device)]
+        moved = (read != own).to(wide)
+    drawn = _set_counts(reader, rows, part.reads.sets, own, sets, wide)
+    whole = torch.stack([better, level, moved, total.expand(count)])
+    return torch.cat([whole, drawn]), read
+
+
+def _set_counts(
+    reader: _Reader,
+    rows: np.ndarray,
+    numbers: np.ndarray,
+    own: Tensor,
+    sets: int,
+    kind: torch.dtype,
+) -> Tensor:
+    """[2 · sets, n] how many of the scores that were read are above the own ones [n], set by set,
+    and how many are not below. The reads of the targets, which come first, are in no set."""
+    count, device, cells = len(own), own.device, len(own) * sets
+    cell = np.full(len(rows), cells, dtype=np.int64)  # one more, for those in no set
+    cell[len(rows) - len(numbers) :] = numbers * np.int64(count) + rows[len(rows) - len(numbers) :]
+    place = to_device(cell[reader.order], device)
+    compared = own[to_device(rows[reader.order].astype(np.int64), device)]
+    found = torch.zeros(2, cells + 1, dtype=kind, device=device)
+    found[0].index_add_(0, place, (reader.values > compared).to(kind))
+    found[1].index_add_(0, place, (reader.values >= compared).to(kind))
+    return found[:, :cells].reshape(2 * sets, count)
 
 
 def _flags(scores: Tensor) -> Tensor:
@@ -237,18 +295,19 @@ def _add_counts(scores: Tensor, own: Tensor, flags: Tensor, better: Tensor, leve
     better += torch.gt(scores, own, out=flags).sum(1)
 
 
-def _raise_at_fault(scores: Scores, chunks: list[Chunk], device: torch.device) -> None:
-    """Raise NonFiniteScore for the first fault by row, then column; nothing where there is none."""
-    first = None
-    for chunk in chunks:
-        some = scores(_on_device(chunk.columns, device))[:, chunk.counted]
-        faults = (~torch.isfinite(some)).nonzero()
-        if len(faults):
-            row, column = faults[0].tolist()
-            fault = (row, chunk.start + chunk.counted.start + column)
-            first = fault if first is None else min(first, fault)
-    if first is not None:
-        raise NonFiniteScore(*first)
+def _raise_at_fault(parts: list[Part], device: torch.device) -> None:
+    """Raise NonFiniteScore for the first fault by part, row and column; nothing without one."""
+    for number, part in enumerate(parts):
+        first = None
+        for chunk in item_chunks(part.items, device):
+            some = part.scores(on_device(chunk.columns, device))[:, chunk.counted]
+            faults = (~torch.isfinite(some)).nonzero()
+            if len(faults):
+                row, column = faults[0].tolist()
+                fault = (row, chunk.start + chunk.counted.start + column)
+                first = fault if first is None else min(first, fault)
+        if first is not None:
+            raise NonFiniteScore(*first, number)
 
 
 def check_finite(scores: Tensor) -> None:
@@ -267,5 +326,5 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _on_device(columns: slice | np.ndarray, device: torch.device) -> slice | Tensor:
+def on_device(columns: slice | np.ndarray, device: torch.device) -> slice | Tensor:
     return columns if isinstance(columns, slice) else to_device(columns, device)

@@ -18,12 +18,13 @@ import torch.distributed as dist
 
 from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
 from src.checkpoint import read_checkpoint
-from src.dataset.folder import VALID, Dataset
+from src.dataset.folder import TRAIN, VALID, Dataset
 from src.errors import UserError, run_command
 from src.evaluate import asked_protocols, evaluate_run, run_protocols
 from src.evaluation.metrics import METRICS
 from src.files import write_json
-from src.settings import ADDED_SCORES, RUN_ONLY, SCORING, Settings, check_settings
+from src.liveview import view_folder
+from src.settings import RUN_ONLY, SCORING, Settings, check_settings
 from trainers import Trainer
 from utils import (
     METRICS_COLUMNS,
@@ -126,8 +127,7 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     now = as_json(settings)
     # a setting that came after the run has the value that the run had without it
     before = as_json(Settings()) | read_json(config, "config.json of the run")
-    ignored = RUN_ONLY | ADDED_SCORES
-    differ = [name for name in now if name not in ignored and before[name] != now[name]]
+    differ = [name for name in now if name not in RUN_ONLY and before[name] != now[name]]
     # Only a longer run continues this one; a linear schedule was set out for its own epochs.
     may_grow = {"patience_steps", "min_steps"}
     may_grow |= {"max_epochs"} if settings.lr_schedule == "constant" else set()
@@ -158,23 +158,32 @@ def check_data(folder: Path, data_sha256: str, way_out: str) -> None:
 
 
 def check_targets(settings: Settings, dataset: Dataset) -> None:
-    """Refuse data without validation targets: there would be nothing to select by."""
-    events = np.asarray(dataset.split) == VALID
-    counts = np.bincount(dataset.domains[events], minlength=len(dataset.domain_names))
-    if not counts.any():
+    """Refuse data without validation targets: there would be nothing to select by.
+
+    With a model a domain each domain needs them, and training events.
+    """
+    split, names = np.asarray(dataset.split), dataset.domain_names
+    counts = {
+        part: np.bincount(dataset.domains[split == part], minlength=len(names))
+        for part in (VALID, TRAIN)
+    }
+    if not counts[VALID].any():
         raise UserError(
-            f"{dataset.folder} has no validation targets: every user has fewer than 3 events"
+            f"{dataset.folder} has no validation targets; users with more events are needed, or "
+            "another --split of make_dataset.py"
         )
-    if settings.mode == "sdsr_separate" and not counts.all():
-        name = dataset.domain_names[int(counts.argmin())]
-        raise UserError(
-            f"{dataset.folder}: domain {name} has no validation target to select its own model "
-            "by; leave it out with make_dataset.py --domains, or use --mode sdsr"
-        )
+    needed = {VALID: "validation target to select its own model by", TRAIN: "training event"}
+    for part, what in needed.items():
+        if settings.mode == "sdsr_separate" and not counts[part].all():
+            raise UserError(
+                f"{dataset.folder}: domain {names[int(counts[part].argmin())]} has no {what}; "
+                "leave it out with make_dataset.py --domains, or use --mode sdsr"
+            )
 
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
     """Train, then score validation and test with the best checkpoint; write the run folder."""
+    view = view_folder(folder) if settings.tensorboard and process.leads else None
     trainers = []
     for part, part_folder in model_parts(settings, dataset, folder):
         if process.leads:
@@ -185,7 +194,7 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
             trainer.load(part_folder / "last.pt")
         if part is not dataset and process.leads:
             print(f"domain {part.domain_names[0]}: {len(trainer.users)} users", flush=True)
-        trainer.fit()
+        trainer.fit(view and view / part_folder.relative_to(folder))
         trainers.append(trainer)
     if len(trainers) > 1 and process.leads:
         merge_metrics(trainers, folder)
@@ -205,7 +214,7 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
     before = read_json(folder / "config.json", "config.json of the run")
     check_data(folder, dataset.card["sha256"], "make that dataset again, or give its --data_dir")
     now = as_json(settings)
-    keep = all(before.get(name, now[name]) == now[name] for name in SCORING - ADDED_SCORES)
+    keep = all(before.get(name, now[name]) == now[name] for name in SCORING - RUN_ONLY)
     score(settings, dataset, folder, process, keep)
     if process.leads:
         write_json(folder / "config.json", before | {name: now[name] for name in SCORING})

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from src.arguments import build_parser, from_namespace
-from src.dataset.card import as_date, make_card
+from src.dataset.card import make_card
 from src.dataset.card_text import card_console, generated_notes
 from src.dataset.engine import connected, rows
 from src.dataset.folder import dataset_folder
@@ -16,7 +16,7 @@ from src.dataset.rawfiles import file_record
 from src.dataset.readers import READERS, Columns, choose_format, parse, raw_files
 from src.dataset.reuse import existing_card
 from src.dataset.sequences import build_sequences, select_events
-from src.dataset.settings import DatasetSettings, content_options, cutoff
+from src.dataset.settings import DatasetSettings, as_date, content_options, cutoff
 from src.dataset.writer import new_folder, write_dataset
 from src.errors import run_command
 

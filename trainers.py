@@ -23,6 +23,7 @@ from src.epoch import EpochSums
 from src.errors import UserError
 from src.evaluation.metrics import summarise
 from src.files import write_atomically
+from src.liveview import LiveView
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
 from src.ranking import Plan
 from src.scoring import score_paths
@@ -62,11 +63,13 @@ class Trainer:
         self.model = SyNCRec(settings, dataset.item_starts.tolist()).to(process.device)
         self.network = _wrap(self.model, process)
         self.optimizers = _optimizers(self.model, settings)
-        self.train_ends = batches.train_ends(dataset)
-        has_events = self.train_ends - dataset.offsets[:-1] > 0
+        self.training, self.train_ends = batches.training_part(dataset)
+        has_events = self.train_ends - self.training.offsets[:-1] > 0
         self.users = np.flatnonzero(has_events)
         if len(self.users) == 0:
-            raise UserError(f"{dataset.folder} has no training events; loosen the filters")
+            raise UserError(
+                f"{dataset.folder} has no training events; loosen the filters or change the split"
+            )
         if min(len(self.users), settings.batch_size) < process.processes:
             raise UserError(
                 f"{process.processes} processes share batches of --batch_size "
@@ -84,15 +87,17 @@ class Trainer:
 
     # ---------------------------------------------------------------- the whole run
 
-    def fit(self) -> None:
+    def fit(self, view_folder: Path | None = None) -> None:
         """Train until the patience or the epochs run out; best.pt holds the best validation.
 
-        Raises UserError when the loss stops being finite.
+        With `view_folder` the rows of the tables go there too, for TensorBoard. Raises UserError
+        when the loss stops being finite.
         """
         last = self.progress.epoch if self.progress.epoch else None
         metrics = Table(self.folder / "metrics.csv", METRICS_COLUMNS, last)
         transfer = Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last)
         steps = Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last)
+        view = LiveView(view_folder, self.progress.step)
         valid = split_targets(self.dataset, "valid")
         while not self.finished():
             epoch = self.train_epoch()
@@ -100,15 +105,20 @@ class Trainer:
             improved = self._note_validation(results)
             if self.process.leads:
                 done, names = self.progress, self.dataset.domain_names
-                metrics.write(self._metric_rows(epoch, results))
+                metric_rows = list(self._metric_rows(epoch, results))
+                transfer_rows = []
+                metrics.write(metric_rows)
                 if epoch.gammas:
-                    transfer.write(epoch.transfer_rows(done.epoch, names))
+                    transfer_rows = list(epoch.transfer_rows(done.epoch, names))
+                    transfer.write(transfer_rows)
                     steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))
                 # best.pt first: a run that stops between the two trains this epoch again
                 if improved:
                     self.save(self.folder / "best.pt")
                 self.save(self.folder / "last.pt")
                 self._say(epoch, results)
+                view.write(done.step, metric_rows, transfer_rows, TRANSFER_COLUMNS)
+        view.close()
 
     def finished(self) -> bool:
         """Whether the epochs are done, or the patience is over after the minimum of steps."""
@@ -172,9 +182,9 @@ class Trainer:
     def _batch(self, users: np.ndarray) -> Batch:
         settings = self.settings
         events = batches.context_windows(
-            self.dataset, users, self.train_ends[users], settings.max_len, settings.sdsr_context
+            self.training, users, self.train_ends[users], settings.max_len, settings.sdsr_context
         )
-        batch = batches.build_batch(self.dataset, events, settings.seed, self.progress.epoch)
+        batch = batches.build_batch(self.training, events, settings.seed, self.progress.epoch)
         return batch.to(self.process.device)
 
     def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> None:

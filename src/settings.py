@@ -7,11 +7,13 @@ from src.arguments import setting
 from src.errors import UserError
 from src.evaluation.protocols import PROTOCOLS
 
-# What a run may be found again without: it changes where and how, not the result.
-RUN_ONLY = {"resume", "overwrite", "device", "threads", "compile", "runs_dir", "run_name"}
-# What a finished run may be scored again with; the first two only add to its results.
-ADDED_SCORES = {"protocol", "strict_context"}
-SCORING = ADDED_SCORES | {"eval_users", "sampled_negatives", "candidate_seed", "ties"}
+# What a run may be found again without: it changes where and how, or adds to the results.
+RUN_ONLY = {
+    "resume", "overwrite", "device", "threads", "compile", "tensorboard", "runs_dir", "run_name",
+    "protocol", "strict_context",
+}  # fmt: skip
+# What a finished run may also be scored again with: these change its scores, not its training.
+SCORING = {"eval_users", "sampled_negatives", "candidate_seed", "ties"}
 MODES = ("syncrec", "cdsr", "sdsr", "sdsr_separate")
 
 
@@ -34,6 +36,9 @@ class Settings:
     )
     compile: bool = setting(
         False, "run the experts' layers through torch.compile, where a compiler is", group="run"
+    )
+    tensorboard: bool = setting(
+        False, "write the curves for TensorBoard too, where its package is", group="run"
     )
     seed: int = setting(42, "seed of weights, order, dropout and negatives", group="run")
 

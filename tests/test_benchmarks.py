@@ -213,7 +213,7 @@ def test_the_gpu_profile_says_that_it_needs_a_gpu():
 
 
 def test_end_to_end_times_the_real_commands_and_can_install_nothing(capfd):
-    flags = ["--hidden=8", "--layers=1", "--max_epochs=1"]
+    flags = ["--hidden=8", "--layers=1", "--max_epochs=1", "--threads=1"]
     end_to_end.main(["--json", "--skip_install", "--", *flags])
     out, progress = capfd.readouterr()
     result = json.loads(out)

@@ -201,6 +201,9 @@ def test_the_card_has_the_agreed_keys_and_audits_what_it_describes(tmp_path):
         "ties": 3,
         "ties_across_domains": 3,
         "future_leaks": 1,
+        "own_future_leaks": 0,
+        "same_time_context": 0,
+        "repeat_targets": 1,
         "duplicates": 1,
     }
     assert card["repeats"]["events"] == 2
@@ -208,7 +211,10 @@ def test_the_card_has_the_agreed_keys_and_audits_what_it_describes(tmp_path):
         "protocol": "leave_one_out",
         "valid_events": 3,
         "test_events": 3,
+        "targets": {"d": {"valid": 2, "test": 2}, "e": {"valid": 1, "test": 1}},
         "cold_test_items": 1,
+        "cold_test_targets": 1,
+        "cold_test_users": 0,
     }
     assert card["overlap"] == {"d": {"d": 3, "e": 3}, "e": {"d": 3, "e": 3}}
     assert card["sequence_length"] == {"mean": 3.6667, "p50": 3.0, "p95": 4.8, "max": 5}

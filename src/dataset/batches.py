@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.dataset.folder import TRAIN, Dataset
+from src.dataset.folder import ARRAYS, TRAIN, Dataset
 
 Item = TypeVar("Item")
 
@@ -84,8 +84,26 @@ class Windows:
     rows: np.ndarray  # [N] which of the B users
 
 
+def training_part(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
+    """What training reads: a dataset, and the end [users] of each user's training events in it.
+
+    Where a user's training events come before all others it is the dataset itself. The last events
+    of each domain held out leave training events behind others: then it is a copy that has the
+    training events alone, so that no window can reach another.
+    """
+    train = np.asarray(dataset.split) == TRAIN
+    behind_other = train[1:] & ~train[:-1]
+    behind_other[dataset.offsets[1:-1] - 1] = False  # the event before is another user's
+    ends = train_ends(dataset)
+    if not behind_other.any():
+        return dataset, ends
+    offsets = np.concatenate([[0], np.cumsum(ends - dataset.offsets[:-1])])
+    arrays = {name: getattr(dataset, name)[train] for name in ARRAYS}
+    return dataclasses.replace(dataset, offsets=offsets, **arrays), offsets[1:]
+
+
 def train_ends(dataset: Dataset) -> np.ndarray:
-    """[users] the end of each user's training events, which come before all others."""
+    """[users] the end of each user's training events, where they come before all others."""
     train = np.add.reduceat((dataset.split == TRAIN).astype(np.int64), dataset.offsets[:-1])
     return dataset.offsets[:-1] + train
 

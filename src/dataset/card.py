@@ -1,13 +1,13 @@
 """The data card: what a dataset folder holds, counted from its arrays, and an audit of it."""
 
 import hashlib
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 
 from src.dataset.folder import ARRAYS, FORMAT, TEST, TRAIN, VALID
 from src.dataset.sequences import Sequences
+from src.dataset.settings import as_date
 
 
 def make_card(
@@ -33,16 +33,15 @@ def make_card(
         "sequence_length": sequence_length(sequences),
         "time_range": {"first": as_date(times.min()), "last": as_date(times.max())},
         "repeats": repeats(sequences),
-        "split": {"protocol": options["split"], **split_counts(sequences)},
+        "split": {
+            "protocol": options["split"],
+            **{name: as_date(time) for name, time in sequences.cuts.items()},
+            **split_counts(sequences),
+        },
         "audit": audit(sequences),
         "dropped": dropped,
         "sha256": content_hash(sequences),
     }
-
-
-def as_date(unix_time: int) -> str:
-    """A time as ISO 8601, UTC."""
-    return datetime.fromtimestamp(int(unix_time), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def events_per_domain(sequences: Sequences) -> np.ndarray:
@@ -88,20 +87,50 @@ def sequence_length(sequences: Sequences) -> dict[str, float]:
     }
 
 
+def repeated(sequences: Sequences) -> np.ndarray:
+    """[events] whether the user had an event of the same item before."""
+    pairs = sequences.users * (len(sequences.item_ids) + 1) + sequences.items
+    found = np.ones(len(pairs), dtype=bool)
+    found[np.unique(pairs, return_index=True)[1]] = False
+    return found
+
+
 def repeats(sequences: Sequences) -> dict[str, float]:
     """Events whose user had an event of the same item before."""
-    pairs = sequences.users * (len(sequences.item_ids) + 1) + sequences.items
-    return _share(len(pairs) - len(np.unique(pairs)), len(pairs))
+    return _share(repeated(sequences).sum(), len(sequences.items))
 
 
-def split_counts(sequences: Sequences) -> dict[str, int]:
-    """Targets, and distinct test items that no training event has."""
-    split, items = sequences.split, sequences.items
-    cold = np.setdiff1d(items[split == TEST], items[split == TRAIN])
+def split_counts(sequences: Sequences) -> dict:
+    """Targets, whole and by domain, and what of the test no training event knows.
+
+    cold_test_items: distinct items of test targets without a training event; cold_test_targets:
+    the test targets of these items; cold_test_users: test targets whose user has no training event.
+    """
+    split, items, users = sequences.split, sequences.items, sequences.users
+    training, test = split == TRAIN, split == TEST
+    known_items = np.bincount(items[training], minlength=len(sequences.item_ids) + 1) > 0
+    known_users = np.bincount(users[training], minlength=len(sequences.user_ids)) > 0
+    cold = ~known_items[items[test]]
     return {
         "valid_events": int((split == VALID).sum()),
-        "test_events": int((split == TEST).sum()),
-        "cold_test_items": len(cold),
+        "test_events": int(test.sum()),
+        "targets": target_counts(sequences),
+        "cold_test_items": len(np.unique(items[test][cold])),
+        "cold_test_targets": int(cold.sum()),
+        "cold_test_users": int((~known_users[users[test]]).sum()),
+    }
+
+
+def target_counts(sequences: Sequences) -> dict[str, dict[str, int]]:
+    """{domain: targets of each split}."""
+    names = sequences.domain_names
+    counts = {
+        name: np.bincount(sequences.domains[sequences.split == part], minlength=len(names))
+        for name, part in (("valid", VALID), ("test", TEST))
+    }
+    return {
+        domain: {name: int(count[d]) for name, count in counts.items()}
+        for d, domain in enumerate(names)
     }
 
 
@@ -109,26 +138,52 @@ def audit(sequences: Sequences) -> dict[str, dict]:
     """What can make results look better than they are, each as events and share.
 
     ties: events that share user and time with another; ties_across_domains: those in groups that
-    span domains; future_leaks: test events that an event of anybody's training data is later than
-    (the share is of the test events); duplicates: events that repeat user, item and time of
-    another, the first not counted.
+    span domains; duplicates: events that repeat user, item and time of another, the first not
+    counted; and what `target_audit` finds.
     """
-    users, times, domains = sequences.users, sequences.times, sequences.domains
-    starts = np.flatnonzero(
-        np.concatenate([[True], (users[1:] != users[:-1]) | (times[1:] != times[:-1])])
-    )  # first event of each group of equal user and time
-    sizes = np.diff(np.append(starts, len(users)))
+    users, domains = sequences.users, sequences.domains
+    starts = np.flatnonzero(~same_time_as_before(sequences))
+    sizes = np.diff(np.append(starts, len(users)))  # of each group of equal user and time
     across = np.minimum.reduceat(domains, starts) != np.maximum.reduceat(domains, starts)
     group = np.repeat(np.arange(len(starts)), sizes)  # [events]
     distinct = len(np.unique(group * (len(sequences.item_ids) + 1) + sequences.items))
-    test_times = times[sequences.split == TEST]
-    last_training = times[sequences.split == TRAIN].max()
     return {
         "ties": _share(sizes[sizes > 1].sum(), len(users)),
         "ties_across_domains": _share(sizes[across].sum(), len(users)),
-        "future_leaks": _share((test_times < last_training).sum(), len(test_times)),
+        **target_audit(sequences),
         "duplicates": _share(len(users) - distinct, len(users)),
     }
+
+
+def target_audit(sequences: Sequences) -> dict[str, dict]:
+    """What is suspicious of test targets, each as events and share of the test targets.
+
+    future_leaks: those that a training event of anybody is later than; own_future_leaks: those
+    whose own user has a training event at their time or later; same_time_context: those that have
+    an event of their user and time before them; repeat_targets: those whose item the user had
+    before.
+    """
+    times, training = sequences.times, sequences.split == TRAIN
+    targets = np.flatnonzero(sequences.split == TEST)
+    never = np.iinfo(np.int64).min
+    newest = np.maximum.reduceat(  # [users] time of each user's newest training event
+        np.where(training, times, never), sequences.offsets[:-1]
+    )
+    own_newest = newest[sequences.users[targets]]
+    found = {
+        "future_leaks": newest.max() > times[targets],
+        "own_future_leaks": own_newest >= times[targets],
+        "same_time_context": same_time_as_before(sequences)[targets],
+        "repeat_targets": repeated(sequences)[targets],
+    }
+    return {name: _share(those.sum(), len(targets)) for name, those in found.items()}
+
+
+def same_time_as_before(sequences: Sequences) -> np.ndarray:
+    """[events] whether the user's event before has the same time."""
+    users, times = sequences.users, sequences.times
+    same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    return np.concatenate([[False], same])
 
 
 def content_hash(sequences: Sequences) -> str:

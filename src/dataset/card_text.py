@@ -9,6 +9,29 @@ DROP_REASONS = {
     "min_domains": "of users below --min_domains",
     "max_len": "older than a user's newest --max_len",
 }
+SPLIT_TEXTS = {
+    "leave_one_out": "a user's last event is the test target, the one before it the validation "
+    "target; users with fewer than 3 events are training data entirely",
+    "leave_one_out_per_domain": "of a user's events in each domain the last is a test target, the "
+    "one before it a validation target; fewer than 3 are training data entirely",
+    "temporal": "every event from {test_from} on is a test target, before that every one from "
+    "{valid_from} on a validation target; the others are training data",
+}
+# What the audit counts among the test targets, for the console and for the Markdown card. A card
+# that was written before a count came does not have it.
+TARGET_AUDIT = {
+    "future_leaks": ("older than a training event", "that somebody's training event is later than"),
+    "own_future_leaks": (
+        "with a training event of the user at their time or later",
+        "whose own user has a training event at their time or later",
+    ),
+    "same_time_context": (
+        "after an event of their own time",
+        "that come after an event of the same user and time (what `--strict_context` takes out of "
+        "their context)",
+    ),
+    "repeat_targets": ("of an item the user had", "whose item the user had before"),
+}
 
 
 def generated_notes(card: dict) -> list[str]:
@@ -22,29 +45,60 @@ def generated_notes(card: dict) -> list[str]:
 
 def card_console(card: dict) -> str:
     """The card in a few lines."""
-    audit, split = card["audit"], card["split"]
+    audit = card["audit"]
+    return "\n".join(
+        [
+            f"{card['users']:,} users, {card['items']:,} items, {card['events']:,} events, "
+            f"{len(card['domains'])} domains, {card['time_range']['first'][:10]} to "
+            f"{card['time_range']['last'][:10]}",
+            *_domain_lines(card),
+            *_split_lines(card),
+            f"ties in time: {audit['ties']['share']:.0%} of the events "
+            f"({audit['ties_across_domains']['share']:.0%} across domains), ordered "
+            f"{card['tie_order']}",
+            f"dropped of {card['rows']:,} rows: {_dropped(card)}",
+        ]
+    )
+
+
+def _domain_lines(card: dict) -> list[str]:
+    """A row a domain; the targets where the card has them by domain."""
+    columns = {"users": 10, "items": 10, "events": 12, "mean length": 12}
+    targets = card["split"].get("targets")
+    if targets:
+        columns |= {"validation": 11, "test": 9}
     width = max(len("domain"), *(len(name) for name in card["domains"]))
-    lines = [
-        f"{card['users']:,} users, {card['items']:,} items, {card['events']:,} events, "
-        f"{len(card['domains'])} domains, {card['time_range']['first'][:10]} to "
-        f"{card['time_range']['last'][:10]}",
-        f"{'domain':<{width}} {'users':>10} {'items':>10} {'events':>12} {'mean length':>12}",
-    ]
+    lines = [" ".join([f"{'domain':<{width}}", *(f"{key:>{n}}" for key, n in columns.items())])]
     for name, row in card["domains"].items():
-        lines.append(
-            f"{name:<{width}} {row['users']:>10,} {row['items']:>10,} {row['events']:>12,} "
-            f"{row['mean_length']:>12.2f}"
-        )
-    lines.append(
-        f"split {split['protocol']}: {split['valid_events']:,} validation and "
+        cells = [f"{row[key]:,}" for key in ("users", "items", "events")]
+        cells += [f"{row['mean_length']:.2f}"]
+        cells += [f"{count:,}" for count in targets[name].values()] if targets else []
+        padded = (f"{cell:>{n}}" for cell, n in zip(cells, columns.values(), strict=True))
+        lines.append(" ".join([f"{name:<{width}}", *padded]))
+    return lines
+
+
+def _split_lines(card: dict) -> list[str]:
+    """The split, and what the card knows of its test targets."""
+    audit, split = card["audit"], card["split"]
+    cuts = ""
+    if "test_from" in split:
+        cuts = f" (validation from {split['valid_from']}, test from {split['test_from']})"
+    lines = [
+        f"split {split['protocol']}{cuts}: {split['valid_events']:,} validation and "
         f"{split['test_events']:,} test targets, {split['cold_test_items']:,} test items cold"
-    )
-    lines.append(
-        f"ties in time: {audit['ties']['share']:.0%} of the events "
-        f"({audit['ties_across_domains']['share']:.0%} across domains), ordered {card['tie_order']}"
-    )
-    lines.append(f"dropped of {card['rows']:,} rows: {_dropped(card)}")
-    return "\n".join(lines)
+    ]
+    if "cold_test_targets" in split:
+        lines.append(
+            f"test targets without training data: {split['cold_test_targets']:,} of the item, "
+            f"{split['cold_test_users']:,} of the user"
+        )
+    lines += [
+        f"test targets {text}: {_events(audit[key])}"
+        for key, (text, _) in TARGET_AUDIT.items()
+        if key in audit
+    ]
+    return lines
 
 
 def card_markdown(card: dict) -> str:
@@ -67,17 +121,22 @@ def _title(card: dict) -> str:
 
 
 def _counts(card: dict) -> str:
+    split, length = card["split"], card["sequence_length"]
+    header = ["domain", "users", "items", "events", "mean length", "validation", "test targets"]
     rows = [
-        [name, row["users"], row["items"], row["events"], f"{row['mean_length']:.2f}"]
+        [
+            *(name, row["users"], row["items"], row["events"], f"{row['mean_length']:.2f}"),
+            *split["targets"][name].values(),
+        ]
         for name, row in card["domains"].items()
     ]
-    length = card["sequence_length"]
-    rows.append(["all", card["users"], card["items"], card["events"], f"{length['mean']:.2f}"])
+    whole = [card["users"], card["items"], card["events"], f"{length['mean']:.2f}"]
+    rows.append(["all", *whole, split["valid_events"], split["test_events"]])
     return "\n".join(
         [
             "## Counts",
             "",
-            _table(["domain", "users", "items", "events", "mean length"], rows),
+            _table(header, rows),
             "",
             f"Events of a user: median {length['p50']:g}, 95th percentile {length['p95']:g}, "
             f"longest {length['max']:,}. First event {card['time_range']['first']}, last "
@@ -106,14 +165,17 @@ def _order_and_split(card: dict) -> str:
             "## Order, split and audit",
             "",
             f"- Events of equal time are ordered {order}.",
-            f"- Split `{split['protocol']}`: {split['valid_events']:,} validation targets, "
-            f"{split['test_events']:,} test targets; users with fewer than 3 events are training "
-            f"data entirely. {split['cold_test_items']:,} distinct test items never occur in "
-            "training.",
+            f"- Split `{split['protocol']}`: {SPLIT_TEXTS[split['protocol']].format(**split)}. "
+            f"{split['valid_events']:,} validation targets, {split['test_events']:,} test targets.",
+            f"- {split['cold_test_items']:,} distinct test items, those of "
+            f"{split['cold_test_targets']:,} test targets, never occur in training; "
+            f"{split['cold_test_users']:,} test targets are of users without a training event.",
             f"- Events that share user and time with another: {_events(audit['ties'])}; in groups "
             f"that span domains: {_events(audit['ties_across_domains'])}.",
-            "- Test targets that somebody's training event is later than: "
-            f"{_events(audit['future_leaks'])} of the targets.",
+            *(
+                f"- Test targets {text}: {_events(audit[key])} of them."
+                for key, (_, text) in TARGET_AUDIT.items()
+            ),
             "- Events with the user, item and time of another, the first not counted: "
             f"{_events(audit['duplicates'])}.",
         ]

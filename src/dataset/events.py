@@ -12,7 +12,7 @@ from functools import partial
 
 import ibis
 from ibis import _
-from ibis.expr.types import StringValue, Table
+from ibis.expr.types import IntegerScalar, StringValue, Table
 
 from src.dataset.folder import TEST, TRAIN, VALID
 from src.dataset.settings import DatasetSettings
@@ -116,19 +116,46 @@ def newest(events: Table, length: int, tie_order: str) -> Table:
     return ordered.mutate(size=size).filter(_.position >= _.size - length).select(events.columns)
 
 
-def leave_one_out(ordered: Table) -> Table:
-    """Add `split`: the last event of a user TEST, the one before VALID, the others TRAIN.
+def hold_out_last(ordered: Table, within: list[str]) -> Table:
+    """Add `split`: in each group of equal `within` the last event TEST, the one before VALID.
 
-    A user with fewer than 3 events is TRAIN entirely: nothing would be left to learn from.
+    The others are TRAIN, and a group of fewer than 3 events entirely: nothing would be left to
+    learn from.
     """
-    sized = ordered.mutate(size=_.position.max().over(ibis.window(group_by="user_id")) + 1)
-    split = ibis.cases(
-        (sized.size < 3, TRAIN),
-        (sized.position == sized.size - 1, TEST),
-        (sized.position == sized.size - 2, VALID),
-        else_=TRAIN,
+    backwards = ibis.window(group_by=within, order_by=ibis.desc("position"))
+    counted = ordered.mutate(
+        later=ibis.row_number().over(backwards),
+        size=_.position.count().over(ibis.window(group_by=within)),
     )
-    return sized.mutate(split=split.cast("int8")).drop("size")
+    split = ibis.cases(
+        (counted.size < 3, TRAIN), (counted.later == 0, TEST), (counted.later == 1, VALID),
+        else_=TRAIN,
+    )  # fmt: skip
+    return counted.mutate(split=split.cast("int8")).drop("later", "size")
+
+
+def temporal(ordered: Table, valid_from: int, test_from: int) -> Table:
+    """Add `split`: events from second `test_from` on TEST, from `valid_from` on VALID, else TRAIN.
+
+    Events of one time are on one side of a cut, whoever's they are.
+    """
+    split = ibis.cases(
+        (ordered.unix_time >= test_from, TEST), (ordered.unix_time >= valid_from, VALID),
+        else_=TRAIN,
+    )  # fmt: skip
+    return ordered.mutate(split=split.cast("int8"))
+
+
+def start_of_newest(events: Table, count: int) -> IntegerScalar:
+    """The latest time that at least `count` events do not come before.
+
+    From the counts of the distinct times: ORDER BY with OFFSET, which says the same, is not exact
+    in every engine.
+    """
+    newest_first = ibis.cumulative_window(order_by=ibis.desc("unix_time"))
+    counts = events.group_by("unix_time").agg(n=_.count())
+    reached = counts.mutate(newest=_.n.sum().over(newest_first))
+    return reached.filter(_.newest >= count).unix_time.max()
 
 
 def domain_ids(events: Table) -> Table:
@@ -169,7 +196,12 @@ def numbered_events(ordered: Table, users: Table, items: Table, domains: Table) 
     )
 
 
-SPLITS: dict[str, Callable[[Table], Table]] = {"leave_one_out": leave_one_out}
+# Each adds `split` to a table with `position`; `temporal` is also told where its cuts are.
+SPLITS: dict[str, Callable[..., Table]] = {
+    "leave_one_out": partial(hold_out_last, within=["user_id"]),
+    "leave_one_out_per_domain": partial(hold_out_last, within=["user_id", "domain"]),
+    "temporal": temporal,
+}
 
 
 @dataclass(frozen=True)

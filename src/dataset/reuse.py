@@ -1,9 +1,11 @@
 """Whether a dataset folder that exists is the one asked for."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 from src.dataset.folder import FORMAT, open_dataset
+from src.dataset.settings import DatasetSettings
 from src.errors import UserError
 
 HINT = "name a folder beside it with --variant NAME, or remove it"
@@ -28,9 +30,12 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
         raise UserError(f"{path} cannot be read; {HINT}") from None
     if version != FORMAT:
         raise UserError(f"{folder} has format {version}, this version writes {FORMAT}; {HINT}")
-    different = [name for name in options if old_options.get(name) != options[name]]
+    # an option that came after the folder has the value that the folder was made with
+    defaults = {field.name: field.default for field in dataclasses.fields(DatasetSettings)}
+    had = defaults | old_options
+    different = [name for name in options if had[name] != options[name]]
     if different:
-        changes = ", ".join(f"--{name} {old_options.get(name)}" for name in different)
+        changes = ", ".join(f"--{name} {had[name]}" for name in different)
         raise UserError(f"{folder} was made with other options ({changes}); {HINT}")
     if old_files != raw_files:
         raise UserError(f"{folder} was made from another raw log; {HINT}")

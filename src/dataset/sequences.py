@@ -1,7 +1,7 @@
 """All users' sequences in memory: what the events become, before they are written."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from ibis.expr.types import Table
 from src.dataset import events as steps
 from src.dataset.engine import materialise, release, rows
 from src.dataset.folder import ARRAYS
-from src.dataset.settings import DatasetSettings, cutoff, month_of
+from src.dataset.settings import DatasetSettings, as_date, cutoff, first_second, month_of
 from src.errors import UserError
 
 
@@ -28,6 +28,7 @@ class Sequences:
     domains: np.ndarray  # [events] int16
     times: np.ndarray  # [events] int64
     split: np.ndarray  # [events] int8
+    cuts: dict[str, int] = field(default_factory=dict)  # those of `find_cuts`
 
     @property
     def users(self) -> np.ndarray:
@@ -73,8 +74,12 @@ def select_events(
 
 
 def build_sequences(engine: BaseBackend, events: Table, settings: DatasetSettings) -> Sequences:
-    """Order, split and number the events. UserError for a domain with one item."""
-    ordered = steps.SPLITS[settings.split](steps.with_order(events, settings.tie_order))
+    """Order, split and number the events.
+
+    UserError for a domain with one item, and for cuts in time that leave a part without events.
+    """
+    cuts = find_cuts(events, settings)
+    ordered = steps.SPLITS[settings.split](steps.with_order(events, settings.tie_order), **cuts)
     domains = materialise(engine, steps.domain_ids(events))
     items = materialise(engine, steps.item_ids(events))
     users = materialise(engine, steps.user_ids(events))
@@ -92,9 +97,56 @@ def build_sequences(engine: BaseBackend, events: Table, settings: DatasetSetting
         domains=columns["domain"].astype(ARRAYS["domains"]),
         times=columns["time"].astype(ARRAYS["times"]),
         split=columns["split"].astype(ARRAYS["split"]),
+        cuts=cuts,
     )
     _check_domains(sequences)
     return sequences
+
+
+def find_cuts(events: Table, settings: DatasetSettings) -> dict[str, int]:
+    """The seconds `valid_from` and `test_from` of a temporal split; nothing for the other splits.
+
+    Without dates, the times of the events at the shares; events of the very time of a cut are
+    all after it. UserError when a part would have no event.
+    """
+    if settings.split != "temporal":
+        return {}
+    if settings.valid_from:
+        dates = {"valid_from": settings.valid_from, "test_from": settings.test_from}
+        cuts = {name: first_second(date, name) for name, date in dates.items()}
+    else:
+        shares = {
+            "valid_from": settings.valid_share + settings.test_share,
+            "test_from": settings.test_share,
+        }
+        total = rows(events)
+        cuts = {
+            name: steps.start_of_newest(events, round(share * total)).to_pyarrow().as_py()
+            for name, share in shares.items()
+        }
+    _check_cuts(events, cuts)
+    return cuts
+
+
+def _check_cuts(events: Table, cuts: dict[str, int]) -> None:
+    """Each of the three parts has an event."""
+    times = events.unix_time
+    parts = {
+        "training": times < cuts["valid_from"],
+        "validation": (times >= cuts["valid_from"]) & (times < cuts["test_from"]),
+        "test": times >= cuts["test_from"],
+    }
+    counts = events.agg(**{name: part.sum() for name, part in parts.items()}).to_pyarrow()
+    for name in parts:
+        if not counts[name][0].as_py():
+            first, last = (
+                as_date(time.to_pyarrow().as_py()) for time in (times.min(), times.max())
+            )
+            raise UserError(
+                f"--split temporal leaves no {name} event: validation from "
+                f"{as_date(cuts['valid_from'])}, test from {as_date(cuts['test_from'])}, and the "
+                f"events run from {first} to {last}; choose other dates or shares"
+            )
 
 
 def _check_choice(events: Table, settings: DatasetSettings) -> None:

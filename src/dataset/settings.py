@@ -81,10 +81,28 @@ class DatasetSettings:
     )
     split: str = setting(
         "leave_one_out",
-        "a user's last event is the test target, the one before it the validation target; "
-        "a user with fewer than 3 events is training data entirely",
+        "leave_one_out: a user's last event is the test target, the one before it the validation "
+        "target, with fewer than 3 events all are training data; leave_one_out_per_domain: the "
+        "same among a user's events of each domain; temporal: all events after one moment",
         group="sequences",
-        choices=("leave_one_out",),
+        choices=("leave_one_out", "leave_one_out_per_domain", "temporal"),
+    )
+    valid_from: str = setting(
+        "",
+        "temporal: validation begins with this month or day, YYYYMM or YYYYMMDD, UTC; "
+        "together with --test_from",
+        group="sequences",
+    )
+    test_from: str = setting(
+        "", "temporal: the test begins with this month or day", group="sequences"
+    )
+    valid_share: float = setting(
+        0.1, "temporal without the two dates: share of the events to validate on", group="sequences"
+    )
+    test_share: float = setting(
+        0.1,
+        "temporal without the two dates: share of the events, the newest, to test on",
+        group="sequences",
     )
 
     def __post_init__(self) -> None:
@@ -101,6 +119,42 @@ class DatasetSettings:
             if isinstance(value, int) and value < 0:
                 raise UserError(f"--{name} is {value}; it cannot be negative")
         cutoff(self.strd_ym)
+        _check_split(self)
+
+
+def _check_split(settings: DatasetSettings) -> None:
+    """Refuse cut-offs in time that contradict each other or the split (UserError)."""
+    dates = [name for name in ("valid_from", "test_from") if getattr(settings, name)]
+    shares = [
+        name
+        for name in ("valid_share", "test_share")
+        if getattr(settings, name) != getattr(DatasetSettings, name)
+    ]
+    if settings.split != "temporal":
+        for name in dates + shares:
+            raise UserError(
+                f"--{name} needs --split temporal; --split {settings.split} has no cut-off in time"
+            )
+        return
+    if len(dates) == 1:
+        raise UserError(f"--{dates[0]} is given alone; give both --valid_from and --test_from")
+    if dates and shares:
+        raise UserError(f"--{dates[0]} and --{shares[0]} contradict each other; give one of them")
+    if dates:
+        starts = [first_second(getattr(settings, name), name) for name in dates]
+        if starts[0] >= starts[1]:
+            raise UserError(
+                f"--valid_from {settings.valid_from} does not come before "
+                f"--test_from {settings.test_from}; validation ends where the test begins"
+            )
+    for name in ("valid_share", "test_share"):
+        if not 0 < getattr(settings, name) < 1:
+            raise UserError(f"--{name} must lie between 0 and 1, not {getattr(settings, name)}")
+    if settings.valid_share + settings.test_share >= 1:
+        raise UserError(
+            f"--valid_share {settings.valid_share} and --test_share {settings.test_share} leave "
+            "nothing to train on; lower them"
+        )
 
 
 def cutoff(strd_ym: str) -> int:
@@ -114,9 +168,30 @@ def cutoff(strd_ym: str) -> int:
     return int(first.timestamp())
 
 
+def first_second(period: str, flag: str) -> int:
+    """The first second of a month YYYYMM or a day YYYYMMDD, since 1970 UTC.
+
+    UserError, with the flag it came from, for another form.
+    """
+    if re.fullmatch(r"(19[7-9]\d|[2-9]\d{3})\d\d(\d\d)?", period):
+        try:
+            day = datetime(int(period[:4]), int(period[4:6]), int(period[6:] or 1), tzinfo=UTC)
+            return int(day.timestamp())
+        except ValueError:  # a month 13, a day 32
+            pass
+    raise UserError(
+        f"--{flag} {period!r} is no month or day; write YYYYMM or YYYYMMDD, as in 202312"
+    )
+
+
 def month_of(unix_time: int) -> str:
     """The month YYYYMM of a time."""
     return datetime.fromtimestamp(unix_time, UTC).strftime("%Y%m")
+
+
+def as_date(unix_time: int) -> str:
+    """A time as ISO 8601, UTC."""
+    return datetime.fromtimestamp(int(unix_time), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def content_options(settings: DatasetSettings, raw_format: str) -> dict:

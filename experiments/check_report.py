@@ -1,0 +1,177 @@
+"""A report in a real browser: no request, no error, no sideways scrolling, every figure described.
+
+    python experiments/check_report.py report/report.html [--shots FOLDER] [--chromium PATH]
+
+Opens the page in headless Chromium 400 and 1280 css pixels wide, over its debugging pipe; prints
+what it finds and ends with status 1 where something is wrong. With --shots, PNGs of the whole page.
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.arguments import OneLineParser
+from src.errors import UserError, run_command
+
+WIDTHS = (400, 1280)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--remote-debugging-pipe",
+)  # fmt: skip
+# What is wider than the window, images that say or show nothing, the smallest text in pixels.
+LOOK = """(() => {
+  document.querySelectorAll('details').forEach(e => e.open = true);
+  const name = e => e.id || e.className || e.tagName;
+  const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll > *')
+    && e.getBoundingClientRect().right > innerWidth + 1).map(name);
+  const images = [...document.images];
+  const texts = [...document.querySelectorAll('body *')].filter(e => e.innerText?.trim());
+  return JSON.stringify({
+    width: document.documentElement.scrollWidth, window: innerWidth,
+    height: document.documentElement.scrollHeight, wide,
+    images: images.length,
+    mute: images.filter(i => !i.alt.trim()).map(name),
+    broken: images.filter(i => !i.complete || !i.naturalWidth).map(i => name(i.parentElement)),
+    unread: [...document.querySelectorAll('figure')].filter(
+      f => !f.querySelector('figcaption')?.innerText.trim()).map(name),
+    smallest: Math.min(...texts.map(e => parseFloat(getComputedStyle(e).fontSize))),
+  });
+})()"""
+
+
+class Browser:
+    """Chromium on its debugging pipe: JSON messages that end with a zero byte."""
+
+    def __init__(self, program: str, profile: str):
+        to_browser, self._in = os.pipe()
+        self._out, from_browser = os.pipe()
+        command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        wrapped = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+        self.process = subprocess.Popen(
+            ["sh", "-c", wrapped, "sh", *command],
+            pass_fds=(to_browser, from_browser), stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(to_browser)
+        os.close(from_browser)
+        self._number, self._rest, self.events = 0, b"", []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+
+    session: str | None = None
+
+    def call(self, method: str, **parameters) -> dict[str, Any]:
+        """The result of a command; events that come meanwhile are kept."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self._in, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']['message']}")
+                return answer["result"]
+            self.events.append(answer)
+
+    def wait_for(self, method: str) -> None:
+        """Until an event has come."""
+        while not any(event.get("method") == method for event in self.events):
+            self.events.append(self._read())
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            more = os.read(self._out, 2**20)
+            if not more:
+                raise UserError("the browser ended; does it run here with --headless?")
+            self._rest += more
+        message, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(message)
+
+    def close(self) -> None:
+        self.session = None
+        self.call("Browser.close")
+        self.process.wait(30)
+
+
+def faults_at(browser: Browser, page: Path, width: int, shot: Path | None) -> list[str]:
+    """What is wrong with the page at a width; prints what was seen."""
+    browser.events.clear()
+    for domain in ("Page", "Network", "Log", "Runtime"):
+        browser.call(f"{domain}.enable")
+    browser.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=width, height=900, deviceScaleFactor=1, mobile=width < 600,
+    )  # fmt: skip
+    browser.call("Page.navigate", url=page.resolve().as_uri())
+    browser.wait_for("Page.loadEventFired")
+    evaluated = browser.call("Runtime.evaluate", expression=LOOK, returnByValue=True)
+    seen = json.loads(evaluated["result"]["value"])
+    if shot:
+        size = {"x": 0, "y": 0, "width": width, "height": min(seen["height"], 16000), "scale": 1}
+        image = browser.call("Page.captureScreenshot", clip=size, captureBeyondViewport=True)
+        shot.write_bytes(base64.b64decode(image["data"]))
+    faults = [
+        f"{kind}: {seen[kind]}" for kind in ("wide", "mute", "broken", "unread") if seen[kind]
+    ]
+    if seen["width"] > width:
+        faults.append(f"the page is {seen['width']} wide")
+    if not seen["images"]:
+        faults.append("there is no figure")
+    faults += [_said(event) for event in browser.events if _said(event)]
+    print(
+        f"{width}: {seen['images']} figures, smallest text {seen['smallest']} px; {faults or 'ok'}"
+    )
+    return faults
+
+
+def _said(event: dict[str, Any]) -> str:
+    """The fault that an event tells of; empty for a harmless one."""
+    parameters = event.get("params", {})
+    match event.get("method"):
+        case "Network.requestWillBeSent":
+            url = parameters["request"]["url"]
+            return "" if url.startswith(("file:", "data:")) else f"request: {url}"
+        case "Log.entryAdded":
+            return f"log: {parameters['entry']['text']}"
+        case "Runtime.exceptionThrown" | "Runtime.consoleAPICalled":
+            return f"console: {json.dumps(parameters)[:200]}"
+    return ""
+
+
+def main() -> None:
+    parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("page", type=Path, help="report.html")
+    parser.add_argument("--shots", type=Path, help="folder for a PNG of the page at each width")
+    parser.add_argument("--chromium", default="chromium", help="the browser's program")
+    arguments = parser.parse_args()
+    if not arguments.page.is_file():
+        raise UserError(f"{arguments.page} is not there; make it with report.py transfer")
+    if not shutil.which(arguments.chromium):
+        raise UserError(f"{arguments.chromium} is not installed; name a Chromium by --chromium")
+    if arguments.shots:
+        arguments.shots.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as profile:
+        browser = Browser(arguments.chromium, profile)
+        try:
+            faults = []
+            for width in WIDTHS:
+                shot = arguments.shots / f"{width}.png" if arguments.shots else None
+                faults += faults_at(browser, arguments.page, width, shot)
+        finally:
+            browser.close()
+    if faults:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""What is read off finished runs: tables, comparisons, figures, the negative-transfer report."""

@@ -90,7 +90,6 @@ def test_strict_contexts_are_added_and_nothing_else_changes(run):
     before, results_before, groups_before = contents(run), results(run), groups(run)
     evaluate(run, "--strict_context")
     assert changed(before, contents(run)) == {"results.json", "ranks.parquet"}
-    assert json.loads((run / "config.json").read_text())["strict_context"] is True
     after = results(run)
     for split, protocols in results_before.items():
         assert list(after[split]) == [*PROTOCOLS, *STRICT]

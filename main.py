@@ -277,6 +277,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(results_table(json.loads((run / "results.json").read_text())))
         print(f"run folder: {run}")
     if process.processes > 1:
+        # A process that ends right after its last sum may abort: DistributedDataParallel keeps
+        # gloo's threads alive, and one may still be releasing what was summed.
+        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -26,4 +26,6 @@ measure step_64_bfloat16 step --hidden 64 --dtype bfloat16
 measure domains domains
 measure catalogue catalogue
 measure evaluate evaluate
+measure protocols protocols
+measure protocols_small protocols --items 14000 --domains 4 --targets 4096
 measure end_to_end end_to_end

@@ -1,34 +1,55 @@
 #!/usr/bin/env bash
-# The ABXI table of the README: four models, two step losses, one seed, the default order of ties.
+# Every ABXI figure of the README: models, losses, seeds, protocols, the order of ties.
 #
 #     bash experiments/abxi.sh RAW_DIR
 #
 # RAW_DIR holds ABXI's interactions.csv.gz (user_id,item_id,domain,unix_time). JOBS runs go side by
-# side (default 2, one thread each); a finished run is not run again, a broken one goes on.
+# side (default 2, one thread each; 24 runs of three to ten minutes). A finished run is not run again,
+# a broken one goes on. experiments/transfer.sh makes the negative-transfer report from these runs and
+# those of experiments/planted.sh.
 set -euo pipefail
 raw_dir=$(realpath "${1:?usage: bash experiments/abxi.sh RAW_DIR}")
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
-"$PYTHON" make_dataset.py --data_name=abxi --strd_ym=201407 --variant=core5 \
-  --raw_dir="$raw_dir" --min_user_events=5 --min_item_events=5
+for order in hashed as_logged; do
+  variant=core5
+  [ "$order" = as_logged ] && variant=core5-as_logged
+  "$PYTHON" make_dataset.py --data_name=abxi --strd_ym=201407 --variant="$variant" \
+    --tie_order="$order" --raw_dir="$raw_dir" --min_user_events=5 --min_item_events=5
+done
 
 mkdir -p runs/abxi/logs
-run() { # mode loss
-  local name="$1-$2" budget=()
-  [ "$2" = bce ] && budget=(--max_epochs 25) # at the latest: it learns slowly
-  "$PYTHON" main.py --config configs/abxi.json --mode "$1" --loss "$2" --run_name "$name" \
-    "${budget[@]}" --resume >>"runs/abxi/logs/$name.log" 2>&1 && echo "done: $name"
+run() { # model, loss, order of ties, seed
+  local model=$1 loss=$2 order=$3 seed=$4 flags=(--mode "$1" --loss "$2" --seed "$4") name
+  name=$model-$loss-seed$seed
+  if [ "$model" = sasrec ]; then # a plain SASRec over all domains
+    flags+=(--mode cdsr --experts_cross 1 --experts_single 0 --gate none --no-towers)
+  fi
+  [ "$loss" = bce ] && flags+=(--max_epochs 25) # at the latest: it learns slowly
+  if [ "$order" = as_logged ]; then
+    flags+=(--variant core5-as_logged) name=$model-$loss-logged-seed$seed
+  fi
+  "$PYTHON" main.py --config configs/abxi.json "${flags[@]}" --run_name "$name" --strict_context \
+    --resume >>"runs/abxi/logs/$name.log" 2>&1 && echo "done: $name"
 }
 export -f run
 export PYTHON
-printf '%s\n' "syncrec ce" "cdsr ce" "sdsr ce" "sdsr_separate ce" \
-  "syncrec bce" "sdsr_separate bce" "sdsr bce" "cdsr bce" |
-  xargs -P "${JOBS:-2}" -L 1 bash -c 'run "$0" "$1"'
+models=(sdsr_separate sdsr cdsr syncrec sasrec)
+{
+  for seed in 42 43 44; do
+    for model in "${models[@]}"; do echo "$model ce hashed $seed"; done
+  done
+  for model in sdsr_separate sdsr cdsr syncrec; do echo "$model bce hashed 42"; done
+  for model in "${models[@]}"; do echo "$model ce as_logged 42"; done
+} | xargs -P "${JOBS:-2}" -L 1 bash -c 'run "$@"' run
 
-names=()
+all=()
 for loss in ce bce; do
-  for mode in sdsr_separate sdsr cdsr syncrec; do names+=("runs/abxi/$mode-$loss"); done
+  for model in "${models[@]}"; do
+    [ "$model-$loss" = sasrec-bce ] || all+=(runs/abxi/"$model-$loss"-seed*)
+  done
 done
-"$PYTHON" report.py table "${names[@]}" --out results/abxi
-"$PYTHON" experiments/abxi_differences.py runs/abxi --out results/abxi_differences
+"$PYTHON" report.py table "${all[@]}" --out results/abxi
+"$PYTHON" report.py protocols runs/abxi/{sasrec,cdsr,syncrec}-ce-seed* --out results/abxi_protocols
+"$PYTHON" experiments/abxi_tables.py runs/abxi --out results/abxi

@@ -4,8 +4,8 @@
 #
 #     bash experiments/planted.sh
 #
-# Three seeds of the quick configuration with the default weighting and with uniform weights, then
-# one seed from inert to starving. JOBS runs go side by side (default 2, one thread each); a finished
+# Three seeds of the quick configuration with the default weighting and with uniform weights, one seed
+# from inert to starving, and three seeds of each task alone for the negative-transfer report. JOBS runs go side by side (default 2, one thread each); a finished
 # run is not run again, a broken one goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ run() { # name flags…
   local name=$1
   shift
   "$PYTHON" main.py --config configs/quick.json --threads 1 --run_name "$name" "$@" \
-    --resume >>"runs/amazon/logs/$name.log" 2>&1 && echo "done: $name"
+    --strict_context --resume >>"runs/amazon/logs/$name.log" 2>&1 && echo "done: $name"
 }
 export -f run
 export PYTHON
@@ -31,5 +31,14 @@ planted-uniform-3 --seed 3 --no-lc_ntg
 planted-tau1-floor0 --seed 1 --lc_ntg_tau 1 --lc_ntg_floor 0
 planted-tau0.1-floor0 --seed 1 --lc_ntg_tau 0.1 --lc_ntg_floor 0
 planted-tau0.03-floor0 --seed 1 --lc_ntg_tau 0.03 --lc_ntg_floor 0
+sdsr-ce-seed1 --mode sdsr --seed 1
+sdsr-ce-seed2 --mode sdsr --seed 2
+sdsr-ce-seed3 --mode sdsr --seed 3
+cdsr-ce-seed1 --mode cdsr --seed 1
+cdsr-ce-seed2 --mode cdsr --seed 2
+cdsr-ce-seed3 --mode cdsr --seed 3
+sdsr_separate-ce-seed1 --mode sdsr_separate --seed 1
+sdsr_separate-ce-seed2 --mode sdsr_separate --seed 2
+sdsr_separate-ce-seed3 --mode sdsr_separate --seed 3
 RUNS
 "$PYTHON" experiments/planted.py runs/amazon --out results/planted

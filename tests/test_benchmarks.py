@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_benches import padded_batch, small_bench
 
-from benchmarks import catalogue, common, domains, end_to_end, gpu_profile, step
+from benchmarks import catalogue, common, domains, end_to_end, gpu_profile, protocols, step
 from benchmarks.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from src.errors import UserError
 
@@ -199,6 +199,18 @@ def test_catalogue_prints_a_time_for_each_size(capsys):
     assert result["items"] == [50, 400]
     assert result["ratio"] == pytest.approx(result["step_s"][1] / result["step_s"][0])
     assert all(time > 0 for time in result["step_s"] + result["dense_step_s"])
+
+
+def test_protocols_prints_what_all_cost_beside_one(capsys):
+    capsys.readouterr()
+    sizes = ["--items=40", "--domains=2", "--hidden=8", "--targets=20", "--negatives=5"]
+    protocols.main(["--json", "--device=cpu", "--rounds=2", "--threads=1", *sizes])
+    result = json.loads(capsys.readouterr().out)
+    times = result["rounds"]
+    ratios = [b / a for a, b in zip(times["alone"], times["all"], strict=True)]
+    assert result["ratio"] == pytest.approx(np.median(ratios))
+    assert (result["items"], result["targets"], result["protocols"]) == (40, 20, 11)
+    assert result["pass_ratio"] > 0 and result["added_mib"] >= 0
 
 
 def test_without_json_a_table_is_printed(capsys):

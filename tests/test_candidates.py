@@ -101,7 +101,7 @@ def test_popular_negatives_come_one_after_the_other_by_their_share(
     """Each order of items as often as its exact chance, whichever way the draws are made; the
     target is item 0."""
     monkeypatch.setattr(candidates, "STREAM_ROUNDS", rounds)
-    rows = 30_000
+    rows = 10_000
     drawn = popular([weights], np.zeros(rows, dtype=int), np.zeros(rows, dtype=int), count)
     rest = [item for item in range(1, len(weights)) if weights[item]]
     found = dict.fromkeys(itertools.permutations(rest, count), 0)

@@ -6,10 +6,13 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command_runs import DOMAINS, contents, failing, make_data, train
+from command_runs import DOMAINS, contents, failing, make_data, make_log, train
 
 import main
+import make_dataset
+from src.dataset.folder import open_dataset
 from src.evaluation.protocols import PROTOCOLS
+from src.targets import SPLITS
 
 STRICT = tuple(name + "-strict" for name in PROTOCOLS)
 WRITTEN = {"results.json", "ranks.parquet", "targets.parquet", "serving.json", "data_card.json"}
@@ -186,6 +189,27 @@ def test_strict_ranks_are_those_of_a_log_without_the_events_of_the_target_s_time
             differ = [one != other for one, other in zip(*same, strict=True)]
             assert any(differ)
             assert not any(differs and not tie for differs, tie in zip(differ, tied, strict=True))
+
+
+def test_a_log_split_by_time_has_strict_contexts_alone(tmp_path):
+    """And several targets a user, each from what was before its own time."""
+    raw, data = make_log(tmp_path / "raw"), tmp_path / "data"
+    make_dataset.main(
+        ["--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
+         "--threads=1", "--split=temporal"]
+    )  # fmt: skip
+    run = train(data, tmp_path, "run", "--strict_context", "--protocol", "full", "full-unseen")
+    assert set(results(run)["test"]) == {"full", "full-unseen"}
+    facts = pq.read_table(run / "targets.parquet").to_pandas()
+    assert facts[facts.split == "test"].user_id.duplicated().any()
+    log = open_dataset(data)
+    users = {name: number for number, name in enumerate(log.user_ids.to_pylist())}
+    for row in facts.groupby(["split", "user_id"], observed=True).history.agg(list).items():
+        (split, user), histories = row
+        own = slice(log.offsets[users[user]], log.offsets[users[user] + 1])
+        times = log.times[own]
+        held = times[log.split[own] == SPLITS[split]]
+        assert histories == [(times < time).sum() for time in held]
 
 
 # ------------------------------------------------------------------- one model a domain

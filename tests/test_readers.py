@@ -145,7 +145,8 @@ def test_a_missing_vocabulary(tmp_path, capsys):
 # --- one definition for every engine ------------------------------------------------------------
 
 
-def test_every_step_can_be_written_for_spark():
+@pytest.mark.parametrize("split", steps.SPLITS)
+def test_every_step_can_be_written_for_spark(split):
     """The steps are portable expressions: Ibis finds each operation in Spark's language too."""
     columns = dict.fromkeys((*HEADER[:3], "file"), "string")
     columns |= dict.fromkeys(("unix_time", "row", "place"), "int64")
@@ -168,7 +169,8 @@ def test_every_step_can_be_written_for_spark():
         events = step.keep(events)
     events = steps.without_consecutive_repeats(steps.without_exact_repeats(events), "hashed")
     events = steps.share_items(events)
-    ordered = steps.leave_one_out(steps.with_order(events, "hashed"))
+    cuts = {"valid_from": MONTH, "test_from": MONTH + 1} if split == "temporal" else {}
+    ordered = steps.SPLITS[split](steps.with_order(events, "hashed"), **cuts)
     tables = [steps.user_ids(events), steps.item_ids(events), steps.domain_ids(events)]
     sql = ibis.to_sql(steps.numbered_events(ordered, *tables), dialect="pyspark")
     assert "SHA2(" in sql

@@ -18,7 +18,7 @@ from src.report.protocols import candidates
 from src.report.runs import group_by_seed, read_runs
 
 
-def write_old_run(folder, *, value, data="aaaa", path="cross"):
+def write_old_run(folder, *, value, data="aaaa", path="cross", loss="ce"):
     """The files of a run from before targets were numbered: two domains, one path, a baseline."""
     folder.mkdir(parents=True)
 
@@ -34,7 +34,7 @@ def write_old_run(folder, *, value, data="aaaa", path="cross"):
     paths = {path: metrics(value), "popularity": metrics(0.01)}
     results = {split: {"full": paths} for split in ("valid", "test")}
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "config.json").write_text(json.dumps({"mode": "cdsr", "loss": "ce", "seed": 1}))
+    (folder / "config.json").write_text(json.dumps({"mode": "cdsr", "loss": loss, "seed": 1}))
     (folder / "environment.json").write_text(json.dumps({"data_sha256": data}))
     return folder
 
@@ -67,7 +67,8 @@ def read_csv(path):
 
 
 def test_the_table_has_a_row_a_path_and_the_baseline_once_and_first(tmp_path, monkeypatch, capsys):
-    runs = [write_old_run(tmp_path / "a", value=0.2), write_old_run(tmp_path / "b", value=0.4)]
+    other = write_old_run(tmp_path / "b", value=0.4, loss="bce")
+    runs = [write_old_run(tmp_path / "a", value=0.2), other]
     head, *rows = cells_of(run_report(monkeypatch, capsys, "table", *runs))
     assert [row[0] for row in rows] == ["popularity", "a", "b"]
     assert rows[1][2:] == [".2000 / .4000", ".1000 / .2000", ".1500 / .3000", ".1200 / .2400"]
@@ -96,6 +97,19 @@ def test_the_files_hold_every_value_of_every_split(tmp_path, monkeypatch, capsys
     chosen = {"run": "a", "split": "valid", "domain": "macro", "metric": "ndcg@10"}
     (row,) = (row for row in rows if chosen.items() <= row.items())
     assert float(row["value"]) == pytest.approx(0.15)
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_row(tmp_path, monkeypatch, capsys):
+    runs = [write_run(tmp_path / f"a-seed{seed}", Log(), seed=seed) for seed in (1, 2, 3)]
+    text = run_report(monkeypatch, capsys, "table", *runs, "--metrics", "mrr")
+    rows = {(row[0], row[1]): row[2:] for row in cells_of(text)[1:]}
+    values = [run.scores("test", "full", "cross")["macro"]["mrr"] for run in read_runs(runs)]
+    shown = [
+        f"{value:.4f}".removeprefix("0") for value in (np.mean(values), np.std(values, ddof=1))
+    ]
+    assert rows["a", "cross"][-2] == " ± ".join(shown)
+    assert " ± " not in rows["popularity", ""][-2]
+    assert "standard deviation over seeds (a: 3)" in text
 
 
 def test_metrics_of_the_top_ten_are_metrics_too(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from src.baselines import BASELINES
 from src.evaluation.metrics import METRICS, target_metrics
+from src.evaluation.protocols import ties_of
 from src.report.output import markdown, write_tables
 from src.report.runs import (
     Model,
@@ -28,7 +29,7 @@ CANDIDATES = {
     "sampled": "{n} stored random items of the domain",
     "sampled_all": "{n} stored random items of all domains",
     "popular": "{n} stored items of the domain (drawn by popularity)",
-    "released": "the released code's: 100 random items of all domains, ties count for the model",
+    "released": "the released code's: {n} random items of all domains, ties count for the model",
 }
 VARIANTS = {  # by suffix, the last one of a name first
     "-strict": "; context without events of the target's own time",
@@ -111,7 +112,7 @@ def _macro(
     """{(metric, tie policy): macro mean} of a run; `released` has a tie policy of its own."""
     ranks = run.ranks(split, protocol, path)
     policies = {ties: ties for ties in TIES}
-    if protocol == "released":
+    if ties_of(protocol, "") == "optimistic":
         policies = {"optimistic": "expected"}  # nothing is tied any more: any policy counts it so
     found = {}
     for name, ties in policies.items():

@@ -15,6 +15,7 @@ from src.arguments import as_json, read_json
 from src.baselines import BASELINES
 from src.errors import UserError
 from src.evaluation.metrics import METRICS, target_metrics
+from src.evaluation.protocols import ties_of
 from src.report.parquet import read_rows
 from src.settings import RUN_ONLY, Settings
 
@@ -115,7 +116,7 @@ class Run:
         rows = rows.astype({"user_id": str, "domain": str}).set_index("target").sort_index()
         if not rows.index.is_unique:
             raise self._missing("ranks.parquet", "holds a target twice")
-        return rows.assign(tied=1) if protocol == "released" else rows
+        return rows.assign(tied=1) if ties_of(protocol, "") == "optimistic" else rows
 
     def targets(self, split: str) -> pd.DataFrame:
         """The rows of targets.parquet of a split, by target."""

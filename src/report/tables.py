@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from src.baselines import BASELINES
 from src.errors import UserError
 from src.report.output import markdown, write_tables
-from src.report.runs import Run, distinct_names, read_runs, same_data
+from src.report.runs import Run, distinct_names, group_by_seed, read_runs, same_data
+from src.report.words import number
 
 COLUMNS = ["run", "mode", "loss", "seed", "path", "split", "protocol", "domain", "metric", "value"]
 
@@ -57,23 +60,29 @@ def tidy_rows(runs: list[Run]) -> list[tuple]:
 
 
 def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str:
-    """A row a model and path, a column a domain; the cells hold `metrics` with slashes between."""
-    models: dict[tuple[str, str], dict[str, dict]] = {}
-    for run in runs:
-        for path, scores in run.protocol_scores(split, protocol).items():
-            baseline = path in BASELINES
-            models.setdefault((path, "") if baseline else (run.name, path), scores)
+    """A row a model and path, a column a domain; the cells hold `metrics` with slashes between, of
+    several seeds their mean and standard deviation."""
+    models: dict[tuple[str, str], list[dict[str, dict]]] = {}
+    for model in group_by_seed(runs):
+        for run in model.runs:
+            for path, scores in run.protocol_scores(split, protocol).items():
+                if path in BASELINES:  # the same beside every run
+                    models[path, ""] = [scores]
+                else:
+                    models.setdefault((model.label, path), []).append(scores)
     order = sorted(models, key=lambda model: model[0] not in BASELINES)
-    scores = [models[model] for model in order]
-    _check_metrics(scores, metrics)
-    names = list(scores[0])
+    _check_metrics([scores for seeds in models.values() for scores in seeds], metrics)
+    first = models[order[0]][0]
     rows = [
-        [*model, *(_cell(found[name], metrics) for name in names)]
-        for model, found in zip(order, scores, strict=True)
+        [*model, *(_cell([scores[name] for scores in models[model]], metrics) for name in first)]
+        for model in order
     ]
-    head = ["model", "path", *(f"{name} (n = {scores[0][name]['n']})" for name in names)]
+    head = ["model", "path", *(f"{name} (n = {first[name]['n']})" for name in first)]
     title = f"{split}, protocol `{protocol}`: {' / '.join(metric.upper() for metric in metrics)}"
-    return f"{title}\n\n{markdown(head, rows, 2)}"
+    seeds = {model[0]: len(scores) for model, scores in models.items() if len(scores) > 1}
+    counts = ", ".join(f"{label}: {count}" for label, count in seeds.items())
+    legend = f"\n±: standard deviation over seeds ({counts}).\n" if seeds else ""
+    return f"{title}\n\n{markdown(head, rows, 2)}{legend}"
 
 
 def _check_metrics(scores: list[dict[str, dict]], metrics: list[str]) -> None:
@@ -85,10 +94,19 @@ def _check_metrics(scores: list[dict[str, dict]], metrics: list[str]) -> None:
             raise UserError(f"no run has metric {metric} here; there are {', '.join(there)}")
 
 
-def _cell(mean: dict[str, float], metrics: list[str]) -> str:
+def _cell(seeds: list[dict[str, float]], metrics: list[str]) -> str:
     """The metrics of a domain; a dash for those that it does not have."""
-    if not mean["n"]:
+    if not seeds[0]["n"]:
         return "–"
-    return " / ".join(
-        f"{mean[metric]:.4f}".removeprefix("0") if metric in mean else "–" for metric in metrics
-    )
+    cells = []
+    for metric in metrics:
+        values = [mean[metric] for mean in seeds if metric in mean]
+        cells.append(_short(np.mean(values)) if values else "–")
+        if len(values) > 1:
+            cells[-1] += f" ± {_short(np.std(values, ddof=1))}"
+    return " / ".join(cells)
+
+
+def _short(value: float) -> str:
+    """.0443"""
+    return number(float(value)).removeprefix("0")

@@ -1,9 +1,11 @@
 """Tables, comparisons and figures from finished runs; nothing is trained or scored again.
 
-python report.py table RUN [RUN …]                    runs side by side, by domain
-python report.py compare RUN[:PATH] RUN[:PATH] […]    paired differences and their uncertainty
-python report.py protocols RUN [RUN …]                a model under every protocol
-python report.py transfer RUN [RUN …]                 the negative-transfer report
+    python report.py table RUN [RUN …]                    runs side by side, by domain
+    python report.py compare RUN[:PATH] RUN[:PATH] […]    paired differences, their uncertainty
+    python report.py protocols RUN [RUN …]                models under every protocol
+    python report.py transfer RUN [RUN …]                 the negative-transfer report
+
+RUN is a run folder of main.py; `--help` after a command tells its flags.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from src.report import compare, protocols, tables, transfer
 COMMANDS = {
     "table": (tables, "runs side by side, by domain"),
     "compare": (compare, "paired differences, their intervals and p-values, on the same targets"),
-    "protocols": (protocols, "a model under every protocol that it was scored under"),
+    "protocols": (protocols, "models under every protocol that they were scored under"),
     "transfer": (transfer, "the negative-transfer report"),
 }
 

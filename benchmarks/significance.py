@@ -8,11 +8,12 @@ users are drawn, and each is compared as `report.py compare` does. Promised is: 
 alike, p is .05 or less in 5 % of the samples at most, and so is, adjusted by Holm, that of any
 domain; the interval holds the true difference in 95 % at least; where that difference is the one
 printed as detectable, p is .05 or less in 80 %. `bounds` are what keeps a promise but for chance
-(99.9 %); a `!` stands where they are left. The last rows take targets for users, to show what that
-does.
+(99.9 %); a `!` stands where they are left. The last rows are the ways not taken: percentiles of the
+bootstrap for the interval, and targets for users.
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from benchmarks.common import print_result, say
 from src.arguments import OneLineParser
 from src.errors import UserError, run_command
 from src.evaluation.metrics import target_metrics
-from src.evaluation.significance import DETECTABLE, LEVEL, POWER, compare, holm
+from src.evaluation.significance import DETECTABLE, LEVEL, POWER, compare, estimates, holm
 
 DOMAINS = ("A", "B", "C")
 SHARES = (0.5, 0.3, 0.2)  # of the targets
@@ -96,32 +97,42 @@ class Outcome:
     detectable: float
 
 
-def simulate(
-    population: Population, users: int, simulations: int, *, by_target: bool = False, seed: int = 0
-) -> Outcome:
-    """Compare on samples of `users` users; `by_target` takes each target for a user of its own.
-
-    A sample without a target in some domain is drawn again.
-    """
-    rng, truth = np.random.default_rng(seed), population.truth
-    p, covered, detectable = [], [], []
-    while len(p) < simulations:
+def samples(
+    population: Population, users: int, simulations: int, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Differences and domains of `users` users, both [users, targets], for each simulation; a
+    sample without a target in some domain is drawn again."""
+    rng = np.random.default_rng(seed)
+    while simulations:
         drawn = rng.integers(len(population.differences), size=users)
-        if len(np.unique(population.domains[drawn])) < len(DOMAINS):
-            continue
-        differences = population.differences[drawn]
-        whose = np.repeat(np.arange(users), differences.shape[1])
+        if len(np.unique(population.domains[drawn])) == len(DOMAINS):
+            yield population.differences[drawn], population.domains[drawn]
+            simulations -= 1
+
+
+def simulate(
+    population: Population, users: int, simulations: int, *, by_target: bool = False
+) -> Outcome:
+    """Compare on samples of `users` users; `by_target` takes each target for a user of its own."""
+    p, covered, detectable = [], [], []
+    for number, (differences, domains) in enumerate(samples(population, users, simulations)):
+        whose = np.arange(differences.size) if by_target else _users(differences)
         found = compare(
-            differences.ravel(), np.zeros(differences.size),
-            np.arange(differences.size) if by_target else whose,
-            population.domains[drawn].ravel(), list(DOMAINS),
-            resamples=499, permutations=199, seed=len(p),
+            differences.ravel(), np.zeros(differences.size), whose, domains.ravel(), list(DOMAINS),
+            resamples=499, permutations=199, seed=number,
         )  # fmt: skip
-        rows = [found[name] for name in (*DOMAINS, "macro", "users")]
-        p.append([row.p for row in rows])
-        covered.append([row.low <= t <= row.high for row, t in zip(rows, truth, strict=True)])
-        detectable.append(rows[-1].detectable)
+        p.append([pair.p for pair in found.values()])
+        covered.append(_holds(found, population.truth))
+        detectable.append(found["users"].detectable)
     return Outcome(np.array(p), np.array(covered), float(np.mean(detectable)))
+
+
+def _users(differences: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(differences)), differences.shape[1])
+
+
+def _holds(found: dict[str, Any], truth: np.ndarray) -> list[bool]:
+    return [row.low <= true <= row.high for row, true in zip(found.values(), truth, strict=True)]
 
 
 def bounds(promised: float, simulations: int, at: str) -> tuple[float, float]:
@@ -161,6 +172,23 @@ def power_rows(kind: str, simulations: int) -> list[dict]:
     ]
 
 
+def percentile_rows(kind: str, users: int, simulations: int) -> list[dict]:
+    """What the percentiles of the bootstrap would hold, in place of the interval of `compare`."""
+    population = make_population(kind, 0)
+    covered = [
+        _holds(
+            estimates(
+                differences.ravel(), _users(differences), domains.ravel(), list(DOMAINS),
+                resamples=499, seed=number,
+            ),
+            population.truth,
+        )[-2]
+        for number, (differences, domains) in enumerate(samples(population, users, simulations))
+    ]  # fmt: skip
+    what = "0 in the interval, macro"
+    return [_row(f"{kind}, percentiles", users, what, np.array(covered), LEVEL, "least")]
+
+
 def _row(
     data: str, users: int, what: str, happened: np.ndarray, promised: float, at: str
 ) -> dict[str, Any]:
@@ -176,7 +204,7 @@ def _row(
 def main(arguments: list[str] | None = None) -> None:
     """Simulate and print."""
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--simulations", type=int, default=1000, help="samples a row (1000)")
+    parser.add_argument("--simulations", type=int, default=800, help="samples a row (800)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     parsed = parser.parse_args(arguments)
     if parsed.simulations < 1:
@@ -188,6 +216,8 @@ def main(arguments: list[str] | None = None) -> None:
             say(f"{kind}, {users} users: done")
         rows += power_rows(kind, parsed.simulations)
         say(f"{kind}, a difference: done")
+    for users in USERS:
+        rows += percentile_rows("dense", users, parsed.simulations)
     rows += null_rows("clustered", USERS[-1], parsed.simulations, by_target=True)
     table = [["data", "users", "what", "promised", "found", "bounds", ""]]
     table += [

@@ -2,7 +2,7 @@
 
     python experiments/abxi_tables.py runs/abxi --out results/abxi
 
-Writes OUT_differences.csv and .md (the macro mean of NDCG@10 under `full`; the CSV has every domain)
+Writes OUT_differences.csv and .md (the macro mean of NDCG@10 under `full`; the CSV has the domains)
 and OUT_ties.csv and .md: the same models on the log with ties in hashed order and as logged, each
 also from strict contexts, without the events of the target's own day.
 """

@@ -2,16 +2,17 @@
 
     python experiments/planted.py runs/amazon --out results/planted
 
-Reads the runs of experiments/planted.sh; writes OUT.md (tables), OUT.csv (their values) and, where
-matplotlib is installed (requirements-dev.txt), OUT.png.
+Reads the runs of experiments/planted.sh; writes OUT.md (tables), OUT.csv (their values) and OUT.png.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,6 +22,7 @@ from src.errors import UserError, run_command
 from src.files import write_atomically
 from utils import ROOT
 
+matplotlib.use("Agg")
 SEEDS = (1, 2, 3)
 SWEEP = {
     "uniform weights": "planted-uniform-1",
@@ -132,14 +134,6 @@ def sweep_table(runs: Path, planted: dict[str, float]) -> str:
 
 def draw(runs: Path, planted: dict[str, float], out: Path) -> None:
     """γ over the epochs for each weighting of the sweep; one line a domain."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no figure: matplotlib is not installed (requirements-dev.txt)")
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     shown = [label for label in SWEEP if label != "uniform weights"]
     figure, axes = pyplot.subplots(1, len(shown), figsize=(11, 2.8), sharey=True)
     colours = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7"]

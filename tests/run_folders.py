@@ -22,7 +22,9 @@ from src.evaluation.metrics import METRICS, summarise
 from src.settings import MODES, Settings
 
 SPLITS = ("valid", "test")
-PROTOCOLS = ("full", "full-unseen", "full_all", "sampled", "popular", "released")
+PROTOCOLS = (
+    "full", "full-unseen", "full_all", "sampled", "popular", "released", "released-strict",
+)  # fmt: skip
 EPOCHS = 4
 
 
@@ -176,7 +178,7 @@ def _results(log: Log, ranks: dict, ties: str) -> dict:
     for (split, protocol, path), found in ranks.items():
         domains = log.targets[split].domain.map(log.domains.index).to_numpy()
         names = list(log.domains)
-        if protocol == "released":
+        if protocol.startswith("released"):
             means = summarise(found.better, np.ones_like(found.tied), domains, names)
         else:
             means = summarise(found.better, found.tied, domains, names, ties)

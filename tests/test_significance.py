@@ -97,6 +97,13 @@ def test_p_is_the_share_of_all_sign_flips_at_least_as_far_from_zero(kind):
         assert found[name].p == pytest.approx(exact, abs=4 * np.sqrt(0.25 / 40_000)), name
 
 
+def test_sums_that_are_equal_count_as_equal_whatever_their_last_digits():
+    """An odd number of ±0.1: no flips bring the sum nearer to 0 than 0.1, where it stands."""
+    values = np.where(np.arange(2001) % 2, -0.1, 0.1)
+    users, domains = np.arange(2001), np.zeros(2001, int)
+    assert compare(values, 0 * values, users, domains, ["A"], permutations=500)["A"].p == 1
+
+
 def test_the_least_p_counts_the_data_as_one_of_the_draws():
     found = compare(np.ones(50), np.zeros(50), np.arange(50), np.zeros(50, int), ["A"],
                     permutations=99)  # fmt: skip

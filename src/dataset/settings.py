@@ -83,7 +83,8 @@ class DatasetSettings:
         "leave_one_out",
         "leave_one_out: a user's last event is the test target, the one before it the validation "
         "target, with fewer than 3 events all are training data; leave_one_out_per_domain: the "
-        "same among a user's events of each domain; temporal: all events after one moment",
+        "same among a user's events of each domain; temporal: every event after a moment, the "
+        "same for everybody",
         group="sequences",
         choices=("leave_one_out", "leave_one_out_per_domain", "temporal"),
     )

@@ -82,9 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "single, served, popularity or markov; runs that differ in the seed alone are one model; "
         "every later model is compared with the first",
     )  # fmt: skip
-    parser.add_argument("--metric", nargs="+", default=["ndcg@10"], choices=METRICS)
-    parser.add_argument("--split", default="test", choices=("valid", "test"))
-    parser.add_argument("--protocol", default="full", help="candidates: full, sampled, …")
+    parser.add_argument(
+        "--metric", nargs="+", default=["ndcg@10"], choices=METRICS, metavar="METRIC",
+        help=f"one or more of {', '.join(METRICS)} (ndcg@10)",
+    )  # fmt: skip
+    parser.add_argument("--split", default="test", choices=("valid", "test"), help="(test)")
+    parser.add_argument("--protocol", default="full", help="candidates: full, sampled, … (full)")
     parser.add_argument("--out", type=Path, help="also write OUT.csv and OUT.md")
 
 

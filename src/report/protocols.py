@@ -61,8 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", nargs="+", type=Path, metavar="RUN",
         help="run folders; runs that differ in the seed alone are one model",
     )  # fmt: skip
-    parser.add_argument("--metrics", nargs="+", default=["ndcg@10", "hr@10"], choices=METRICS)
-    parser.add_argument("--split", default="test", choices=("valid", "test"))
+    parser.add_argument(
+        "--metrics", nargs="+", default=["ndcg@10", "hr@10"], choices=METRICS, metavar="METRIC",
+        help=f"a table for each: {', '.join(METRICS)} (ndcg@10 hr@10)",
+    )  # fmt: skip
+    parser.add_argument("--split", default="test", choices=("valid", "test"), help="(test)")
     parser.add_argument("--out", type=Path, help="also write OUT.csv and OUT.md")
 
 

@@ -106,7 +106,7 @@ class Run:
     def ranks(self, split: str, protocol: str, path: str) -> pd.DataFrame:
         """The rank of every target: index `target`, columns `user_id`, `domain`, `better`, `tied`.
 
-        Under `released` no other item counts as tied: its ties count for the model, by definition.
+        Under `released` (and `released-strict`) no other item counts as tied.
         """
         self.scores(split, protocol, path)
         wanted = {"split": split, "protocol": protocol, "path": path}

@@ -17,8 +17,8 @@ COLUMNS = ["run", "mode", "loss", "seed", "path", "split", "protocol", "domain",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument("--split", default="test", choices=("valid", "test"))
-    parser.add_argument("--protocol", default="full", help="candidates: full, sampled, …")
+    parser.add_argument("--split", default="test", choices=("valid", "test"), help="(test)")
+    parser.add_argument("--protocol", default="full", help="candidates: full, sampled, … (full)")
     parser.add_argument(
         "--metrics", nargs="+", default=["ndcg@10", "hr@10"], metavar="METRIC",
         help="in the cells (ndcg@10 hr@10)",

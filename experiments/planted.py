@@ -2,7 +2,7 @@
 
     python experiments/planted.py runs/amazon --out results/planted
 
-Reads the runs of experiments/planted.sh; writes OUT.md (tables), OUT.csv (their values) and OUT.png.
+Reads the runs of experiments/planted.sh; writes OUT.md (tables), OUT.csv (their values), OUT.png.
 """
 
 import json

@@ -17,6 +17,7 @@ import dataclasses
 import sys
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -83,20 +84,12 @@ def draw(dataset: Dataset, targets: Targets, count: int) -> dict[str, np.ndarray
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = make_parser(__doc__, rounds=5)
-    parser.add_argument("--items", type=int, default=1_000_000, help="items in all (1000000)")
-    parser.add_argument("--domains", type=int, default=5, help="domains (5)")
-    parser.add_argument("--hidden", type=int, default=64, help="hidden size (64)")
-    parser.add_argument("--targets", type=int, default=1024, help="targets to rank (1024)")
-    parser.add_argument("--negatives", type=int, default=100, help="negatives a target (100)")
-    parsed = parser.parse_args(arguments)
-    process = start(parsed)
-    settings = Settings(hidden=parsed.hidden)
-    dataset = held_out_dataset(parsed.targets, parsed.domains, parsed.items)
+def timed_rounds(dataset: Dataset, hidden: int, count: int, rounds: int, process) -> dict[str, Any]:
+    """Seconds of each round, whole and of the `pass` without encoding, for `full_all` `alone` and
+    for `all`; and by how many MiB the peak of memory rose."""
+    settings = Settings(hidden=hidden)
     targets = split_targets(dataset, "test")
-    drawn = draw(dataset, targets, parsed.negatives)
+    drawn = draw(dataset, targets, count)
     plans = {
         name: Plan(dataset, targets, protocols, drawn, process.device)
         for name, protocols in (("alone", ALONE), ("all", PROTOCOLS))
@@ -120,10 +113,25 @@ def main(arguments: list[str] | None = None) -> None:
     for name, plan in plans.items():
         runs[name] = lambda plan=plan: whole(plan)
         runs[f"pass {name}"] = lambda plan=plan: one_pass(plan)
-    timed = interleaved(runs, parsed.rounds)
+    timed = interleaved(runs, rounds)
+    return timed | {"added_mib": peak_mib(process.device) - before}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = make_parser(__doc__, rounds=5)
+    parser.add_argument("--items", type=int, default=1_000_000, help="items in all (1000000)")
+    parser.add_argument("--domains", type=int, default=5, help="domains (5)")
+    parser.add_argument("--hidden", type=int, default=64, help="hidden size (64)")
+    parser.add_argument("--targets", type=int, default=1024, help="targets to rank (1024)")
+    parser.add_argument("--negatives", type=int, default=100, help="negatives a target (100)")
+    parsed = parser.parse_args(arguments)
+    process = start(parsed)
+    dataset = held_out_dataset(parsed.targets, parsed.domains, parsed.items)
+    timed = timed_rounds(dataset, parsed.hidden, parsed.negatives, parsed.rounds, process)
+    added = timed.pop("added_mib")
     ratios = [b / a for a, b in zip(timed["alone"], timed["all"], strict=True)]
     passes = [b / a for a, b in zip(timed["pass alone"], timed["pass all"], strict=True)]
-    after = peak_mib(process.device)
     result = {
         **{name: getattr(parsed, name) for name in ("items", "domains", "hidden", "targets")},
         "negatives": parsed.negatives,
@@ -131,21 +139,21 @@ def main(arguments: list[str] | None = None) -> None:
         "seconds": {name: median(times) for name, times in timed.items()},
         "ratio": median(ratios),
         "pass_ratio": median(passes),
-        "added_mib": after - before,
+        "added_mib": added,
         "all_scores_mib": 4 * parsed.targets * parsed.items / 2**20,
         "rounds": timed,
         **machine(process),
     }
+    sizes = f"{parsed.targets} targets, {parsed.items} items, {parsed.domains} domains"
     lines = [
-        [f"{parsed.targets} targets, {parsed.items} items, {parsed.domains} domains, "
-         f"H {parsed.hidden}", "median (range)"],
+        [f"{sizes}, H {parsed.hidden}", "median (range)"],
         ["full_all alone, s", spread(timed["alone"])],
         [f"all {len(PROTOCOLS)} protocols, s", spread(timed["all"])],
         ["ratio", spread(ratios)],
         ["ratio without encoding", spread(passes)],
-        ["memory that ranking added, MiB", f"{result['added_mib']:.0f}"],
+        ["memory that ranking added, MiB", f"{added:.0f}"],
         ["all scores at once would take, MiB", f"{result['all_scores_mib']:.0f}"],
-    ]  # fmt: skip
+    ]
     print_result(result, lines, parsed.json)
 
 

@@ -261,14 +261,20 @@ class ModelScorer:
 
 
 class BaselineScorer:
-    """A fitted baseline as a scorer of targets."""
+    """A fitted baseline as a scorer of targets; it counts on the CPU, wherever ranks are taken."""
 
-    def __init__(self, model, targets: Targets):
-        self.model, self.targets = model, targets
+    def __init__(self, model, targets: Targets, device: torch.device = CPU):
+        self.model, self.targets, self.device = model, targets, device
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
-        return self.model.scorer(domain, self.targets.users[rows], self.targets.ends[rows])
+        own = self.model.scorer(domain, self.targets.users[rows], self.targets.ends[rows])
+
+        def scores(columns: slice | Tensor) -> Tensor:
+            where = columns if isinstance(columns, slice) else columns.cpu()
+            return own(where).to(self.device)
+
+        return scores
 
     def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
         users, ends = self.targets.users[rows], self.targets.ends[rows]
-        return self.model.pairs(domain, users, ends, items)
+        return self.model.pairs(domain, users, ends, items).to(self.device)

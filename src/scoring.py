@@ -73,7 +73,7 @@ def _scorers(
     for path in settings.paths:
         yield path, model_scorer(ensemble, settings, plan, rows, path, bar=process.leads)
     for name, model in baselines.items():
-        yield name, BaselineScorer(model, plan.targets)
+        yield name, BaselineScorer(model, plan.targets, plan.device)
 
 
 def model_scorer(

@@ -120,7 +120,7 @@ def _next_items(
     hidden = encode_queries(
         ensemble, data, queries, path,
         max_len=run.settings.max_len,
-        context="own" if ensemble.separate else run.settings.sdsr_context,
+        context=ensemble.context,
         users_at_once=run.settings.eval_users, device=run.device,
     )  # fmt: skip
     model, own = ensemble.of(domain)

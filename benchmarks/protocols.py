@@ -15,6 +15,7 @@ scores at once would be `all_scores_mib`.
 
 import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,16 +40,11 @@ from models import SyNCRec
 from src.dataset.folder import TEST, Dataset
 from src.encoding import Ensemble
 from src.errors import run_command
-from src.evaluation.candidates import (
-    popular_candidates,
-    released_candidates,
-    sampled_candidates,
-)
-from src.evaluation.protocols import PROTOCOLS, RELEASED
+from src.evaluation.protocols import DRAWN, PROTOCOLS, RELEASED
 from src.ranking import Plan, rank_targets
 from src.scoring import model_scorer, score_paths
 from src.settings import Settings
-from src.targets import Targets, split_targets
+from src.targets import Targets, drawn_candidates, split_targets
 
 ALONE = ("full_all",)
 
@@ -64,24 +60,8 @@ def held_out_dataset(users: int, domains: int, items: int) -> Dataset:
 
 def draw(dataset: Dataset, targets: Targets, count: int) -> dict[str, np.ndarray]:
     """{set: [n, count] items} of every set that is drawn, as a run finds them."""
-    starts, own = dataset.item_starts, targets.domains
-    columns, sizes = targets.items - starts[own], np.diff(starts)
-    popularity = np.split(
-        np.bincount(dataset.items, minlength=dataset.item_rows)[1:], starts[1:-1] - 1
-    )
-    every = int(starts[-1]) - 1
-    shift = starts[own][:, None]
-    zeros = np.zeros_like(own)
-    popular = popular_candidates(columns, own, popularity, count, 0)
-    return {
-        "sampled": sampled_candidates(columns, own, sizes, count, 0) + shift,
-        "popular": np.where(popular < 0, -1, popular + shift),
-        "sampled_all": sampled_candidates(targets.items - 1, zeros, np.array([every]), count, 0)
-        + 1,
-        RELEASED: released_candidates(
-            targets.users, dataset.offsets, dataset.items, every, count, 0
-        ),
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        return drawn_candidates(dataset, targets, (*DRAWN, RELEASED), count, 0, Path(folder))
 
 
 def timed_rounds(dataset: Dataset, hidden: int, count: int, rounds: int, process) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class Ensemble:
         """H, the same in all of them."""
         return self.models[0].settings.hidden
 
+    @property
+    def context(self) -> str:
+        """Which events the single view sees; a domain's own model always its own."""
+        return "own" if self.separate else self.models[0].settings.sdsr_context
+
     def of(self, domain: int) -> tuple[Any, int]:
         """The model that answers for a domain, and the domain's number in it."""
         return (self.models[domain], 0) if self.separate else (self.models[0], domain)

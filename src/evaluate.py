@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.arguments import read_json
-from src.dataset.folder import TRAIN, Dataset
+from src.dataset.folder import Dataset
 from src.encoding import Ensemble
 from src.errors import UserError
 from src.evaluation.protocols import (
@@ -98,9 +98,10 @@ def evaluate_run(
     found: list[SplitScores] = []
     choices: dict[str, Choice] = {}
     for split in SPLITS:  # validation first: it decides what serves
+        drawn = None  # the same however much of the contexts is seen
         for suffix in _suffixes(settings, dataset):
             targets = split_targets(dataset, split, strict=suffix == STRICT)
-            drawn = _drawn(settings, dataset, targets, protocols, folder.parent / "candidates")
+            drawn = drawn or _drawn(settings, dataset, targets, protocols, folder.parent)
             plan = Plan(dataset, targets, protocols, drawn, process.device)
             lists = split == "test" and not suffix
             scores = score_paths(ensemble, settings, plan, process, baselines, lists)
@@ -113,11 +114,12 @@ def evaluate_run(
 
 
 def _drawn(
-    settings: Settings, dataset: Dataset, targets: Targets, protocols: tuple[str, ...], store: Path
+    settings: Settings, dataset: Dataset, targets: Targets, protocols: tuple[str, ...], runs: Path
 ) -> dict[str, np.ndarray]:
+    """The drawn candidates of a split, stored beside the runs."""
     names = (*drawn_sets(protocols), *(name for name in protocols if name == RELEASED))
     count, seed = settings.sampled_negatives, settings.candidate_seed
-    return drawn_candidates(dataset, targets, names, count, seed, store)
+    return drawn_candidates(dataset, targets, names, count, seed, runs / "candidates")
 
 
 def write_scores(
@@ -129,14 +131,11 @@ def write_scores(
     keep: bool,
 ) -> None:
     """ranks.parquet, targets.parquet, serving.json and data_card.json; results.json last."""
-    trained = np.bincount(
-        dataset.items[np.asarray(dataset.split) == TRAIN], minlength=dataset.item_rows
-    )
     path, ranks = folder / "results.json", folder / "ranks.parquet"
     results = read_json(path, "results of the run") if keep else {}
     tables, facts = [], []
     for part in found:
-        summary = summarise_paths(part.scores, dataset, part.targets, trained, settings.ties)
+        summary = summarise_paths(part.scores, dataset, part.targets, settings.ties)
         results[part.targets.split] = results.get(part.targets.split, {}) | summary
         tables.append(rank_tables(part.scores, dataset, part.targets))
         if not part.strict:

@@ -30,6 +30,7 @@ from src.evaluation.ranks import (
     Part,
     Reads,
     Scores,
+    check_finite,
     count_ranks,
     rows_at_once,
     to_device,
@@ -183,13 +184,8 @@ def rank_targets(
                 others = int(sizes.sum() - sizes[block.domain])
                 items = (int(sizes[block.domain]), others)
                 ranks = protocol_ranks(name, counts, block.sizes, plan.sets, *items)
-            _fill(found[name], place[block.rows], ranks)
+            found[name].put(place[block.rows], ranks)
     return found
-
-
-def _fill(ranks: Ranks, rows: np.ndarray, found: Ranks) -> None:
-    for name in ("better", "tied", "candidates"):
-        getattr(ranks, name)[rows] = getattr(found, name)[: len(rows)]
 
 
 def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
@@ -198,11 +194,11 @@ def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
     drawn = plan.drawn[RELEASED][block.rows]
     items = np.concatenate([own, np.where(drawn < 0, own, drawn)], axis=1)
     scores = scorer.pairs(block.rows, block.domain, items)  # [b, 1 + N]
-    if not torch.isfinite(scores.sum()):
-        faults = (~torch.isfinite(scores)).nonzero()
-        if len(faults):
-            row, column = faults[0].tolist()
-            raise _name_fault(plan, block.rows[row], items[row, column])
+    try:
+        check_finite(scores)
+    except NonFiniteScore as fault:
+        item = items[fault.row, fault.column]
+        raise _name_fault(plan, block.rows[fault.row], item) from None
     counted = torch.stack(
         [(scores[:, 1:] > scores[:, :1]).sum(1), (scores >= scores[:, :1]).sum(1)]
     )

@@ -54,7 +54,7 @@ def score_paths(
         for path, scorer in _scorers(ensemble, settings, plan, some, process, baselines):
             found = rank_targets(scorer, plan, some, blocks, bar=process.leads)
             for name, own in found.items():
-                _put(ranks[path][name], some, own)
+                ranks[path][name].put(some, own)
             if lists:
                 listed[path] += _listed(scorer, plan, blocks)
     gathered = {
@@ -96,7 +96,7 @@ def model_scorer(
         )
     hidden = encode_queries(
         ensemble, plan.dataset, queries, path,
-        max_len=settings.max_len, context="own" if ensemble.separate else settings.sdsr_context,
+        max_len=settings.max_len, context=ensemble.context,
         users_at_once=settings.eval_users, device=plan.device, bar=bar,
     )  # fmt: skip
     places = np.zeros((domains, len(targets.events)), dtype=np.int64)
@@ -117,11 +117,6 @@ def _listed(scorer: Scorer, plan: Plan, blocks: list[Block]) -> np.ndarray:
         chosen = columns[: len(block.rows)].cpu().numpy() + starts[block.domain]
         found += np.bincount(chosen.ravel(), minlength=count)
     return found
-
-
-def _put(ranks: Ranks, rows: np.ndarray, found: Ranks) -> None:
-    for name in ("better", "tied", "candidates"):
-        getattr(ranks, name)[rows] = getattr(found, name)
 
 
 def _add_up(ranks: Ranks, process) -> Ranks:
@@ -181,7 +176,6 @@ def summarise_paths(
     scores: dict[str, PathScores],
     dataset: Dataset,
     targets: Targets,
-    trained: np.ndarray,
     ties: str,
 ) -> dict[str, dict[str, dict]]:
     """{protocol: {path: {domain, macro, users: metrics}}} as results.json holds them."""
@@ -194,7 +188,7 @@ def summarise_paths(
             )
             if protocol == "full" and own.lists is not None:
                 for name, values in beyond_accuracy(
-                    own.lists, trained, dataset.item_starts, names
+                    own.lists, dataset.training_counts, dataset.item_starts, names
                 ).items():
                     summary[name] |= values
             results.setdefault(protocol, {})[path] = summary

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from src.dataset.folder import TEST, TRAIN, VALID, Dataset
+from src.dataset.folder import TEST, VALID, Dataset
 from src.evaluation.candidates import (
     popular_candidates,
     released_candidates,
@@ -94,9 +94,7 @@ def drawn_candidates(
     everything = int(starts[-1]) - 1
 
     def popularity() -> list[np.ndarray]:
-        trained = dataset.items[np.asarray(dataset.split) == TRAIN]
-        counts = np.bincount(trained, minlength=dataset.item_rows)
-        return np.split(counts[1:], starts[1:-1] - 1)
+        return np.split(dataset.training_counts[1:], starts[1:-1] - 1)
 
     makers: dict[str, Callable[[], np.ndarray]] = {
         "sampled": lambda: sampled_candidates(columns, domains, np.diff(starts), count, seed),
@@ -135,7 +133,6 @@ def target_facts(dataset: Dataset, targets: Targets) -> pa.Table:
     width = len(dataset.domain_names)
     by_domain = np.bincount(row * width + dataset.domains[events], minlength=len(everyone) * width)
     by_domain = by_domain.reshape(-1, width)
-    trained = dataset.items[np.asarray(dataset.split) == TRAIN]
     seen = np.zeros(len(everyone), dtype=bool)
     seen[row[dataset.items[events] == targets.items[row]]] = True
     same_time = time_starts(dataset, targets.users, targets.events) < targets.events
@@ -145,7 +142,7 @@ def target_facts(dataset: Dataset, targets: Targets) -> pa.Table:
             "history": by_domain.sum(1),
             "domain_history": by_domain[everyone, targets.domains],
             "domains": (by_domain > 0).sum(1),
-            "item_count": np.bincount(trained, minlength=dataset.item_rows)[targets.items],
+            "item_count": dataset.training_counts[targets.items],
             "seen": seen,
             "same_time": same_time,
         }

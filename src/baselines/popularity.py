@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.dataset.folder import TRAIN, Dataset
+from src.dataset.folder import Dataset
 from src.evaluation.ranks import Scores
 
 
@@ -19,8 +19,7 @@ class Popularity:
 
     @classmethod
     def fit(cls, dataset: Dataset) -> "Popularity":
-        items = dataset.items[np.asarray(dataset.split) == TRAIN]
-        return cls(np.bincount(items, minlength=dataset.item_rows), dataset.item_starts)
+        return cls(dataset.training_counts, dataset.item_starts)
 
     def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Scores:
         """The same scores for every context: users [n] and the ends of their contexts [n] ->

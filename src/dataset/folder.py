@@ -51,6 +51,12 @@ class Dataset:
         return int(self.item_starts[-1])
 
     @cached_property
+    def training_counts(self) -> np.ndarray:
+        """[item_rows] int64 training events of every item; row 0 is padding."""
+        trained = self.items[np.asarray(self.split) == TRAIN]
+        return np.bincount(trained, minlength=self.item_rows)
+
+    @cached_property
     def user_ids(self) -> pa.ChunkedArray:
         """[users] the ids of the log, by dense id."""
         ids = pq.read_table(self.folder / "users.parquet", columns=["user_id"])["user_id"]

@@ -34,6 +34,11 @@ class Ranks:
     tied: np.ndarray  # [n] int64
     candidates: np.ndarray  # [n] int64, how many were ranked, the target included
 
+    def put(self, rows: np.ndarray, found: "Ranks") -> None:
+        """Write the ranks of the targets `rows` in place; `found` may have more behind them."""
+        for name in ("better", "tied", "candidates"):
+            getattr(self, name)[rows] = getattr(found, name)[: len(rows)]
+
 
 def no_ranks(count: int) -> Ranks:
     """Zeros, to be filled in or added to."""

@@ -25,6 +25,14 @@ from src.evaluation.metrics import METRICS
 from src.files import write_json
 from src.liveview import view_folder
 from src.settings import RUN_ONLY, SCORING, Settings, check_settings
+from src.warmstart import (
+    check_former,
+    former_state,
+    init_line,
+    init_record,
+    initial_state,
+    open_former,
+)
 from trainers import Trainer
 from utils import (
     METRICS_COLUMNS,
@@ -60,7 +68,7 @@ def parse_command(arguments: list[str] | None = None) -> tuple[Settings, Path | 
     file = first.evaluate / "config.json" if first.evaluate else first.config
     defaults = config_defaults(Settings, file) if file else {}
     parser.set_defaults(**defaults)
-    settings = from_namespace(Settings, parser.parse_args(arguments))
+    settings = _with_whole_paths(from_namespace(Settings, parser.parse_args(arguments)))
     check_settings(settings)
     run_protocols(settings)  # refuses unknown ones
     if first.evaluate:
@@ -69,9 +77,14 @@ def parse_command(arguments: list[str] | None = None) -> tuple[Settings, Path | 
         raise UserError(
             f"--select_metric {settings.select_metric} is unknown; give one of {', '.join(METRICS)}"
         )
-    if settings.data_dir:  # a run must be found again from any folder
-        settings = dataclasses.replace(settings, data_dir=str(Path(settings.data_dir).resolve()))
     return settings, first.evaluate
+
+
+def _with_whole_paths(settings: Settings) -> Settings:
+    """The settings with whole paths: a run must be found again from any folder."""
+    paths = {name: getattr(settings, name) for name in ("data_dir", "init_from")}
+    whole = {name: str(Path(path).resolve()) for name, path in paths.items() if path}
+    return dataclasses.replace(settings, **whole)
 
 
 def _check_same_run(settings: Settings, before: dict) -> None:
@@ -102,21 +115,47 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     with an unfinished run, or with a finished one that is to train longer.
     """
     check_targets(settings, dataset)
-    if settings.overwrite and (folder / "config.json").is_file():
+    replaced = settings.overwrite and (folder / "config.json").is_file()
+    if not replaced:
+        if find_run(settings, folder, dataset.card["sha256"]):
+            return True
+        for checkpoint in sorted(folder.rglob("last.pt")):  # before anything is changed
+            read_checkpoint(checkpoint, settings, dataset, torch.device("cpu"))
+    taken = former_record(settings, dataset, folder)
+    if replaced:
         shutil.rmtree(folder)
-    if find_run(settings, folder, dataset.card["sha256"]):
-        return True
-    for checkpoint in sorted(folder.rglob("last.pt")):  # before anything is changed
-        read_checkpoint(checkpoint, settings, dataset, torch.device("cpu"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
     (folder / "results.json").unlink(missing_ok=True)  # those of the shorter run
     saved = dataclasses.replace(settings, resume=False, overwrite=False)
-    write_json(folder / "environment.json", environment(process.device, dataset.card["sha256"]))
+    stood_on = environment(process.device, dataset.card["sha256"]) | taken
+    write_json(folder / "environment.json", stood_on)
     write_json(folder / "config.json", as_json(saved))
     return False
+
+
+def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
+    """What environment.json says of the run that `--init_from` names: {} without one.
+
+    Every checkpoint that the run folder has is the run's own, and wins: where all are there, the
+    former run is not needed, and what was written down before stays. UserError where it is needed
+    and cannot be taken.
+    """
+    if not settings.init_from:
+        return {}
+    parts = model_parts(settings, dataset, folder)
+    if settings.resume and all((own / "last.pt").is_file() for _, own in parts):
+        before = read_json(folder / "environment.json", "environment.json of the run")
+        return {"init_from": before.get("init_from")}
+    former = open_former(Path(settings.init_from), open_data)
+    check_former(former, settings, dataset, folder)
+    for part, _ in parts:
+        former_state(former, part)  # a torn checkpoint is found before anything is changed
+    record = init_record(former, dataset)
+    print(init_line(record), flush=True)
+    return {"init_from": record}
 
 
 def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
@@ -184,16 +223,21 @@ def check_targets(settings: Settings, dataset: Dataset) -> None:
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
     """Train, then score validation and test with the best checkpoint; write the run folder."""
     view = view_folder(folder) if settings.tensorboard and process.leads else None
-    trainers = []
+    trainers, former = [], None
     for part, part_folder in model_parts(settings, dataset, folder):
         if process.leads:
             part_folder.mkdir(parents=True, exist_ok=True)
         seed_everything(settings.seed + process.rank)  # dropout of its own for each process
         trainer = Trainer(settings, part, part_folder, process)
-        if settings.resume and (part_folder / "last.pt").is_file():
-            trainer.load(part_folder / "last.pt")
         if part is not dataset and process.leads:
             print(f"domain {part.domain_names[0]}: {len(trainer.users)} users", flush=True)
+        if settings.resume and (part_folder / "last.pt").is_file():
+            trainer.load(part_folder / "last.pt")
+        elif settings.init_from:
+            former = former or open_former(Path(settings.init_from), open_data)
+            state = initial_state(former, part, trainer.model.state_dict())
+            if state is not None:
+                trainer.start_from(state)
         trainer.fit(view and view / part_folder.relative_to(folder))
         trainers.append(trainer)
     if len(trainers) > 1 and process.leads:

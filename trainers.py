@@ -19,7 +19,7 @@ from src.dataset import batches
 from src.dataset.batches import Batch
 from src.dataset.folder import Dataset
 from src.encoding import Ensemble
-from src.epoch import EpochSums
+from src.epoch import EpochSums, epoch_rows
 from src.errors import UserError
 from src.evaluation.metrics import summarise
 from src.files import write_atomically
@@ -93,7 +93,7 @@ class Trainer:
         With `view_folder` the rows of the tables go there too, for TensorBoard. Raises UserError
         when the loss stops being finite.
         """
-        last = self.progress.epoch if self.progress.epoch else None
+        last = self.progress.epoch  # rows of epoch 0 are those of `start_from`
         metrics = Table(self.folder / "metrics.csv", METRICS_COLUMNS, last)
         transfer = Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last)
         steps = Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last)
@@ -105,7 +105,7 @@ class Trainer:
             improved = self._note_validation(results)
             if self.process.leads:
                 done, names = self.progress, self.dataset.domain_names
-                metric_rows = list(self._metric_rows(epoch, results))
+                metric_rows = list(epoch_rows((done.epoch, done.step), epoch, results, names))
                 transfer_rows = []
                 metrics.write(metric_rows)
                 if epoch.gammas:
@@ -305,6 +305,15 @@ class Trainer:
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.process.device)
         write_atomically(path, lambda temporary: torch.save(state, temporary))
 
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Take the weights of a former run; what they are worth here is epoch 0 of metrics.csv."""
+        self.model.load_state_dict(state)
+        results = self.validate(split_targets(self.dataset, "valid"))
+        if self.process.leads:
+            rows = epoch_rows((0, 0), None, results, self.dataset.domain_names)
+            Table(self.folder / "metrics.csv", METRICS_COLUMNS).write(rows)
+            self._say(None, results)
+
     def load(self, path: Path, weights_only: bool = False) -> None:
         """Take up a checkpoint: the weights alone, or all of the run.
 
@@ -326,28 +335,21 @@ class Trainer:
         yield from self.optimizers.items()
         yield from self.schedulers.items()
 
-    def _metric_rows(self, epoch: EpochSums, results: dict[str, dict]) -> Iterator[tuple]:
-        done = (self.progress.epoch, self.progress.step)
-        for path, domain, metric, value in epoch.loss_rows(self.dataset.domain_names):
-            yield (*done, "train", path, domain, metric, value)
-        for path, by_domain in results.items():
-            for domain, metrics in by_domain.items():
-                for metric, value in metrics.items():
-                    yield (*done, "valid", path, domain, metric, value)
-
-    def _say(self, epoch: EpochSums, results: dict[str, dict]) -> None:
+    def _say(self, epoch: EpochSums | None, results: dict[str, dict]) -> None:
         """One line an epoch."""
         metric, average = self.settings.select_metric, self.settings.select_average
         parts = [f"epoch {self.progress.epoch:3d}  step {self.progress.step:6d}"]
         parts += [
             f"{path} loss {value:.4f}"
-            for path, domain, name, value in epoch.loss_rows(self.dataset.domain_names)
+            for path, domain, name, value in (
+                epoch.loss_rows(self.dataset.domain_names) if epoch else ()
+            )
             if domain == "users" and name == "loss"
         ]
         parts += [
             f"{path} {metric} {summary[average][metric]:.4f}" for path, summary in results.items()
         ]
-        best = "  *" if self.progress.best_step == self.progress.step else ""
+        best = "  *" if epoch and self.progress.best_step == self.progress.step else ""
         print("  ".join(parts) + best, flush=True)
 
 

@@ -28,7 +28,7 @@ def read_checkpoint(
 
     Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
     """
-    state = _read_checkpoint(path, device)
+    state = load_checkpoint(path, device)
     if state["data_sha256"] != dataset.card["sha256"]:
         raise UserError(
             f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
@@ -44,7 +44,8 @@ def read_checkpoint(
     return state
 
 
-def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint's dict, of whatever dataset and model; UserError where it is missing or torn."""
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first")
     try:

@@ -79,3 +79,16 @@ class EpochSums:
         for step, parts in enumerate(stacked, first):
             for name, *values in zip(names, *parts, strict=True):
                 yield (epoch, step, name, *values)
+
+
+def epoch_rows(
+    done: tuple[int, int], epoch: EpochSums | None, results: dict[str, dict], names: list[str]
+) -> Iterator[tuple]:
+    """The rows of metrics.csv after (epoch, step): the losses of an epoch, if there was one, and
+    the validation `results` of each path."""
+    for path, domain, metric, value in epoch.loss_rows(names) if epoch else ():
+        yield (*done, "train", path, domain, metric, value)
+    for path, by_domain in results.items():
+        for domain, metrics in by_domain.items():
+            for metric, value in metrics.items():
+                yield (*done, "valid", path, domain, metric, value)

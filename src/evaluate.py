@@ -1,6 +1,7 @@
 """Score a trained run on validation and test, and write what its folder keeps of it."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,7 +131,8 @@ def write_scores(
     folder: Path,
     keep: bool,
 ) -> None:
-    """ranks.parquet, targets.parquet, serving.json and data_card.json; results.json last."""
+    """ranks.parquet, targets.parquet, serving.json, and of the data its card and items.parquet
+    (the ids behind the item table's rows); results.json last."""
     path, ranks = folder / "results.json", folder / "ranks.parquet"
     results = read_json(path, "results of the run") if keep else {}
     tables, facts = [], []
@@ -149,6 +151,8 @@ def write_scores(
             {name: _as_json(choice) for name, choice in choices.items()},
         )
     write_json(folder / "data_card.json", dataset.card)
+    ids = dataset.folder / "items.parquet"
+    write_atomically(folder / ids.name, lambda temporary: shutil.copyfile(ids, temporary))
     write_json(path, results)
 
 

@@ -40,6 +40,12 @@ class Settings:
     tensorboard: bool = setting(
         False, "write the curves for TensorBoard too, where its package is", group="run"
     )
+    init_from: str = setting(
+        "",
+        "start from the weights of a finished run's best.pt (its run folder); items and domains "
+        "are matched by their ids, new ones start fresh",
+        group="run",
+    )
     seed: int = setting(42, "seed of weights, order, dropout and negatives", group="run")
 
     mode: str = setting(

@@ -99,7 +99,7 @@ def test_the_run_folder_holds_the_files_of_the_contract(run, data):
     assert {path.name for path in run.iterdir()} == {
         "config.json", "environment.json", "metrics.csv", "transfer.csv", "transfer_steps.csv",
         "last.pt", "best.pt", "results.json", "ranks.parquet", "targets.parquet", "serving.json",
-        "data_card.json",
+        "data_card.json", "items.parquet",
     }  # fmt: skip
     metrics = table(run / "metrics.csv")
     assert list(metrics[0]) == ["epoch", "step", "split", "path", "domain", "metric", "value"]

@@ -15,7 +15,10 @@ from src.evaluation.protocols import PROTOCOLS
 from src.targets import SPLITS
 
 STRICT = tuple(name + "-strict" for name in PROTOCOLS)
-WRITTEN = {"results.json", "ranks.parquet", "targets.parquet", "serving.json", "data_card.json"}
+WRITTEN = {
+    "results.json", "ranks.parquet", "targets.parquet", "serving.json", "data_card.json",
+    "items.parquet",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

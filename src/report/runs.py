@@ -53,8 +53,9 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What decides the result beside data and seed; a setting younger than the run has its
-        default."""
+        default. Each seed may start from a former run of that seed."""
         every = as_json(Settings()) | self.config
+        every["init_from"] = without_seed(every["init_from"], self.seed)
         return {name: value for name, value in every.items() if name not in {*RUN_ONLY, "seed"}}
 
     @cached_property
@@ -125,8 +126,10 @@ class Run:
         return rows.astype(strings).set_index("target").sort_index()
 
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv: epoch, step, split, path, domain, metric, value."""
-        return self._csv("metrics.csv")
+        """metrics.csv: epoch, step, split, path, domain, metric, value; the epochs that the run
+        trained, without the epoch 0 of `--init_from`."""
+        rows = self._csv("metrics.csv")
+        return rows[rows.epoch > 0]
 
     def transfer(self) -> pd.DataFrame | None:
         """transfer.csv: epoch, domain, phi, s, gamma, weight; None where no gap was taken."""
@@ -277,10 +280,15 @@ def group_by_seed(runs: list[Run]) -> list[Model]:
     ]
 
 
+def without_seed(name: str, seed: int) -> str:
+    """A run's name, or its folder, without the seed that it ends with."""
+    return re.sub(rf"[-_.]*(seed)?[-_.]*{seed}$", "", name)
+
+
 def _label(runs: list[Run]) -> str:
     """What the runs' names share once each has lost its own seed."""
     if len(runs) == 1:
         return runs[0].name
-    stems = [re.sub(rf"[-_.]*(seed)?[-_.]*{run.seed}$", "", run.name) for run in runs]
+    stems = [without_seed(run.name, run.seed) for run in runs]
     shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False))
     return "".join(letters[0] for letters in shared).rstrip("-_.") or runs[0].name

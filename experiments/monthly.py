@@ -1,0 +1,101 @@
+"""The table of docs/retraining.md: December from scratch against December from November's weights.
+
+    python experiments/monthly.py runs/amazon --seeds 1 2 3 --out results/monthly
+
+Reads the runs of experiments/monthly.sh; writes OUT.md (the table) and OUT.csv (every epoch's
+validation and each test, a row a value).
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.arguments import OneLineParser, read_json
+from src.errors import UserError, run_command
+from src.files import write_atomically
+
+SCRATCH = "202312-scratch"
+RUNS = {
+    SCRATCH: "from scratch",
+    "202312": "from 202311's weights",
+    "202312-short": "from 202311's weights, a quarter of the epochs",
+}
+
+
+def validation(folder: Path) -> pd.Series:
+    """NDCG@10 of the cross path on validation, macro mean, by epoch."""
+    rows = pd.read_csv(folder / "metrics.csv")
+    wanted = (rows.split == "valid") & (rows.path == "cross") & (rows.domain == "macro")
+    return rows[wanted & (rows.metric == "ndcg@10")].set_index("epoch").value
+
+
+def test_score(folder: Path) -> float:
+    """NDCG@10 of the cross path on the test, macro mean, under `full`."""
+    results = read_json(folder / "results.json", "results of the run")
+    return results["test"]["full"]["cross"]["macro"]["ndcg@10"]
+
+
+def read_runs(runs: Path, seeds: list[int]) -> pd.DataFrame:
+    """run, seed, epoch, split, value; the test has no epoch."""
+    rows = []
+    for name in RUNS:
+        for seed in seeds:
+            folder = runs / f"monthly-{name}-seed{seed}"
+            if not (folder / "results.json").is_file():
+                raise UserError(f"{folder} holds no finished run; run experiments/monthly.sh")
+            rows += [
+                (name, seed, epoch, "valid", value) for epoch, value in validation(folder).items()
+            ]
+            rows.append((name, seed, None, "test", test_score(folder)))
+    table = pd.DataFrame(rows, columns=["run", "seed", "epoch", "split", "value"])
+    return table.astype({"epoch": "Int64"})
+
+
+def row_of(rows: pd.DataFrame, name: str) -> str:
+    """A line of the table; the mean over seeds, and each seed's epochs."""
+    own, best, first, reached, epochs, tests = rows[rows.run == name], [], [], [], [], []
+    for seed, part in own.groupby("seed"):
+        curve = part[part.split == "valid"].set_index("epoch").value
+        scratch = rows[(rows.run == SCRATCH) & (rows.seed == seed) & (rows.split == "valid")]
+        there = curve.index[curve >= scratch.value.max()]
+        first.append(curve.get(0, np.nan))
+        trained = curve.drop(index=0, errors="ignore")  # epoch 0 is no candidate for best.pt
+        best.append(trained.max())
+        reached.append(str(there.min()) if len(there) else "never")
+        epochs.append(len(trained))
+        tests.append(part[part.split == "test"].value.item())
+    cells = [RUNS[name], str(max(epochs)), _mean(first), _mean(best), ", ".join(reached)]
+    return "| " + " | ".join([*cells, _mean(tests)]) + " |"
+
+
+def _mean(values: list[float]) -> str:
+    if np.isnan(values).any():
+        return "–"
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
+
+
+def main() -> None:
+    parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("runs", type=Path, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="their seeds")
+    parser.add_argument("--out", type=Path, required=True, help="OUT.md, OUT.csv")
+    arguments = parser.parse_args()
+    rows = read_runs(arguments.runs, arguments.seeds)
+    heads = (
+        "202312 trained", "epochs", "validation before the first step", "best validation",
+        "epoch with scratch's best (by seed)", "test",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|---:|---:|"]
+    text = "\n".join([*lines, *(row_of(rows, name) for name in RUNS)]) + "\n"
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.out.with_suffix(".md"), lambda path: path.write_text(text))
+    write_atomically(arguments.out.with_suffix(".csv"), lambda path: rows.to_csv(path, index=False))
+    print(text)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Retraining month by month on the bundled log: from scratch, or from the month before.
+#
+#     bash experiments/monthly.sh
+#
+# The quick configuration, three seeds (SEEDS): 202310 from scratch, 202311 from it, then 202312
+# from scratch, from 202311, and from 202311 with a quarter of the epochs. JOBS seeds go side by side
+# (default 2, one thread each; five runs of half a minute to two minutes a seed); a finished run is
+# not run again, a broken one goes on. Writes results/monthly.* and results/monthly_differences.*.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+SEEDS=${SEEDS:-1 2 3}
+
+for month in 202310 202311 202312; do
+  "$PYTHON" make_dataset.py --data_name=amazon --strd_ym="$month"
+done
+mkdir -p runs/amazon/logs
+seed() { # all runs of one seed
+  local former=
+  run() { # name month flags…
+    local name=monthly-$1-seed$seed month=$2
+    shift 2
+    "$PYTHON" main.py --config configs/quick.json --threads 1 --strd_ym "$month" --seed "$seed" \
+      --run_name "$name" --resume "$@" >>"runs/amazon/logs/$name.log" 2>&1
+    former=runs/amazon/$name
+    echo "done: $name"
+  }
+  local seed=$1
+  run 202312-scratch 202312
+  run 202310 202310
+  run 202311 202311 --init_from "$former"
+  local before=$former
+  run 202312 202312 --init_from "$before"
+  run 202312-short 202312 --init_from "$before" --max_epochs 4
+}
+export -f seed
+export PYTHON
+tr ' ' '\n' <<<"$SEEDS" | xargs -P "${JOBS:-2}" -I{} bash -euo pipefail -c 'seed {}'
+"$PYTHON" experiments/monthly.py runs/amazon --seeds $SEEDS --out results/monthly
+runs=()
+for name in 202312-scratch 202312 202312-short; do
+  for seed in $SEEDS; do runs+=("runs/amazon/monthly-$name-seed$seed"); done
+done
+"$PYTHON" report.py compare "${runs[@]}" --out results/monthly_differences

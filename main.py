@@ -12,13 +12,13 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
 from src.checkpoint import read_checkpoint
 from src.dataset.folder import TRAIN, VALID, Dataset
+from src.dataset.verify import check_events
 from src.errors import UserError, run_command
 from src.evaluate import asked_protocols, evaluate_run, run_protocols
 from src.evaluation.metrics import METRICS
@@ -201,11 +201,7 @@ def check_targets(settings: Settings, dataset: Dataset) -> None:
 
     With a model a domain each domain needs them, and training events.
     """
-    split, names = np.asarray(dataset.split), dataset.domain_names
-    counts = {
-        part: np.bincount(dataset.domains[split == part], minlength=len(names))
-        for part in (VALID, TRAIN)
-    }
+    names, counts = dataset.domain_names, dataset.split_counts
     if not counts[VALID].any():
         raise UserError(
             f"{dataset.folder} has no validation targets; users with more events are needed, or "
@@ -304,6 +300,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(settings.threads)
     process = start_process(settings.device)
     dataset = open_data(settings)
+    check_events(dataset)
     if run:
         score_again(settings, dataset, run, process)
     else:

@@ -3,21 +3,28 @@
 python make_dataset.py --data_name amazon --strd_ym 202312
 """
 
+import signal
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from src.arguments import build_parser, from_namespace
 from src.dataset.card import make_card
-from src.dataset.card_text import card_console, generated_notes
-from src.dataset.engine import connected, rows
-from src.dataset.folder import dataset_folder
-from src.dataset.rawfiles import file_record
-from src.dataset.readers import READERS, Columns, choose_format, parse, raw_files
+from src.dataset.card_text import card_console, card_notes, suggestion_table
+from src.dataset.engine import Engine, connected
+from src.dataset.folder import dataset_folder, open_dataset
+from src.dataset.rawfiles import is_remote
+from src.dataset.readers import choose_format, file_records, parse, read_log
 from src.dataset.reuse import existing_card
-from src.dataset.sequences import build_sequences, select_events
+from src.dataset.selection import select_events
+from src.dataset.sequences import Sequences, build_sequences
 from src.dataset.settings import DatasetSettings, as_date, content_options, cutoff
-from src.dataset.writer import new_folder, write_dataset
+from src.dataset.suggest import suggest_filters
+from src.dataset.verify import verify_dataset
+from src.dataset.workplace import workplace
+from src.dataset.writer import write_rejected, write_tables
 from src.errors import run_command
 
 ROOT = Path(__file__).resolve().parent
@@ -30,62 +37,138 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = build_parser(DatasetSettings, "Make a dataset folder from a raw multi-domain log.")
     settings = from_namespace(DatasetSettings, parser.parse_args(arguments))
-    raw_dir = ROOT / "src" / "dataset" / "raw" / settings.data_name
-    raw_dir = Path(settings.raw_dir) if settings.raw_dir else raw_dir
-    folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
-    folder = Path(settings.out_dir) if settings.out_dir else folder
-    raw_format, reason = choose_format(raw_dir, settings.format)
-    print(f"reading {raw_dir} as {raw_format} ({reason})")
-    options = content_options(settings, raw_format)
-    records = [file_record(path) for path in raw_files(raw_dir, raw_format)]
-    card = existing_card(folder, options, records)
-    if card:
-        print(f"{folder} was made from this log with these options: reused")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    if settings.suggest:
+        suggest(settings)
+    elif settings.describe:
+        describe(settings)
     else:
-        card = make_dataset(settings, raw_dir, folder, options, records)
-    notes = generated_notes(card)
-    for name in sorted(set(settings.domains) - set(card["domains"])):
-        notes.append(f"NOTE: no event of domain {name} is left")
-    print("\n".join([*notes, card_console(card), f"dataset folder: {folder}"]))
+        folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+        folder = Path(settings.out_dir) if settings.out_dir else folder
+        card, made = make_dataset(settings, folder)
+        if not made:
+            print(f"{folder} was made from this log with these options: reused")
+        print_card(settings, card)
+        print(f"dataset folder: {folder}")
 
 
-def make_dataset(
-    settings: DatasetSettings, raw_dir: Path, folder: Path, options: dict, records: list[dict]
-) -> dict:
-    """Read, select, order, split, number and write; the data card."""
-    columns = Columns(settings.user_col, settings.item_col, settings.domain_col, settings.time_col)
+@dataclass(frozen=True)
+class Log:
+    """A raw log: where it lies, how it is written, and what the card keeps of its files."""
+
+    place: str
+    format: str
+    records: list[dict]
+
+
+def raw_place(settings: DatasetSettings) -> str:
+    """The folder, glob or URI of the raw log."""
+    return settings.raw_dir or str(ROOT / "src" / "dataset" / "raw" / settings.data_name)
+
+
+def find_log(settings: DatasetSettings, engine: Engine | None = None) -> Log:
+    """Look what the raw log is, and say it; another file system than this machine's needs the
+    engine."""
+    place = raw_place(settings)
+    raw_format, reason = choose_format(place, settings.format, engine)
+    print(f"reading {place} as {raw_format} ({reason})")
+    return Log(place, raw_format, file_records(engine, place, raw_format))
+
+
+def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict, bool]:
+    """Make the dataset folder where it is not there; its card, and whether it was made now."""
+    log = None if is_remote(raw_place(settings)) else find_log(settings)
+    if log and (card := existing_card(folder, content_options(settings, log.format), log.records)):
+        return card, False
     with (
-        new_folder(folder) as partial,
-        tqdm(total=4, desc="reading", disable=None, leave=False) as progress,
+        workplace(folder, settings.temp_dir) as here,
+        connected(settings, here.spill) as engine,
     ):
-        with connected(settings.threads, partial / "spill") as engine:
-            raw = READERS[options["format"]](engine, raw_dir, columns)
-            events = parse(engine, raw)
-            total = rows(events)
-            advance(progress, "filters")
-            kept, dropped = select_events(engine, events, settings)
-            advance(progress, "order and split")
-            sequences = build_sequences(engine, kept, settings)
-        advance(progress, "writing")
-        provenance = {
-            "data_name": settings.data_name,
-            "strd_ym": settings.strd_ym,
-            "cutoff": as_date(cutoff(settings.strd_ym) - 1),
-            "source": raw.source,
-            "notes": raw.notes,
-            "raw_files": records,
-        }
-        card = make_card(
-            sequences, provenance=provenance, options=options, rows=total, dropped=dropped
-        )
-        write_dataset(partial, sequences, card)
-        progress.update()
-    return card
+        log = log or find_log(settings, engine)
+        # another command may have made the folder until now
+        if card := existing_card(folder, content_options(settings, log.format), log.records):
+            return card, False
+        card, sequences, sample = lay_out(engine, settings, log, here.made)
+        write_rejected(here.made, sample)
+        write_tables(here.made, sequences, card)
+        verify_dataset(open_dataset(here.made))  # what cannot be read back never gets the name
+        here.complete = True
+    return card, True
+
+
+def lay_out(
+    engine: Engine, settings: DatasetSettings, log: Log, folder: Path
+) -> tuple[dict, Sequences, list[dict]]:
+    """Read, select, order, split and number; the arrays lie in an empty folder then.
+
+    Returns the card, the sequences, and a sample of the raw rows that cannot be used.
+    """
+    with tqdm(total=4, desc="reading", disable=None, leave=False) as progress:
+        raw = read_log(engine, log.place, log.format, settings)
+        parsed = parse(engine, raw, settings)
+        advance(progress, "filters and order")
+        selection = select_events(engine, parsed.events, settings)
+        advance(progress, "sequences")
+        sequences = build_sequences(engine, selection, settings, folder / "sequences")
+        advance(progress, "counting and writing")
+    provenance = {
+        "data_name": settings.data_name,
+        "strd_ym": settings.strd_ym,
+        "cutoff": as_date(cutoff(settings.strd_ym) - 1),
+        "source": raw.source,
+        "notes": raw.notes,
+        "raw_files": log.records,
+        "times": parsed.times,
+        "rows": parsed.rows,
+        "rejected": parsed.rejected,
+    }
+    dropped = {"rejected": sum(parsed.rejected.values())} | selection.dropped
+    options = content_options(settings, log.format)
+    card = make_card(sequences, provenance=provenance, options=options, dropped=dropped)
+    return card, sequences, parsed.sample
 
 
 def advance(progress: tqdm, next_step: str) -> None:
     progress.update()
     progress.set_description(next_step)
+
+
+def describe(settings: DatasetSettings) -> None:
+    """Print the card of the dataset that would be made."""
+    with temporary(settings) as folder, connected(settings, folder) as engine:
+        made = folder / "made"
+        made.mkdir()
+        card, _sequences, _sample = lay_out(engine, settings, find_log(settings, engine), made)
+    print_card(settings, card)
+    print("nothing was written (--describe)")
+
+
+def suggest(settings: DatasetSettings) -> None:
+    """Print which filters keep --suggest users in every domain."""
+    with temporary(settings) as folder, connected(settings, folder) as engine:
+        log = find_log(settings, engine)
+        parsed = parse(engine, read_log(engine, log.place, log.format, settings), settings)
+        found = suggest_filters(engine, parsed.events, settings)
+    print(suggestion_table(found, settings.suggest))
+    print("nothing was written (--suggest)")
+
+
+class temporary(tempfile.TemporaryDirectory):
+    """A folder in --temp_dir, or where the system has such folders; gone at the end."""
+
+    def __init__(self, settings: DatasetSettings):
+        super().__init__(prefix="make_dataset-", dir=settings.temp_dir or None)
+
+    def __enter__(self) -> Path:
+        return Path(super().__enter__())
+
+
+def print_card(settings: DatasetSettings, card: dict) -> None:
+    """The card on the console, what must be seen first."""
+    notes = card_notes(card)
+    for name in sorted(set(settings.domains) - set(card["domains"])):
+        notes.append(f"NOTE: no event of domain {name} is left")
+    print("\n".join([*notes, card_console(card)]))
 
 
 if __name__ == "__main__":

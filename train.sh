@@ -4,6 +4,7 @@
 #
 #     bash train.sh                # the quick configuration on the bundled, generated log
 #     bash train.sh --seed 7       # another run: extra flags pass through to main.py
+#     bash train.sh --data_name=completejourney --strd_ym=201712    # another log
 #
 # What exists is used again: the environment, the dataset, a finished run. A run that was
 # interrupted goes on from its last epoch. --overwrite trains anew.
@@ -11,7 +12,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$ROOT/src/environment.sh"
 
-DATASET=( # which log, for both commands
+DATASET=( # which log, for both commands, unless flags say otherwise
   --data_name=amazon
   --strd_ym=202312
 )
@@ -28,6 +29,16 @@ case " $* " in
   *" --overwrite "* | *" --help "* | *" -h "*) ;;
   *) TRAINING+=(--resume) ;;
 esac
+
+dataset_flag=
+for word in "$@"; do # flags that name the dataset are for make_dataset.py too
+  case $word in
+    --data_name=* | --strd_ym=* | --variant=*) DATASET+=("$word") ;;
+    --data_name | --strd_ym | --variant) DATASET+=("$word") && dataset_flag=1 && continue ;;
+    *) [[ -z $dataset_flag ]] || DATASET+=("$word") ;;
+  esac
+  dataset_flag=
+done
 
 make_environment requirements.txt
 "$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}" "${MAKING[@]}"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from models import SyNCRec
 from src.checkpoint import CHECKPOINT_FORMAT, model_settings, read_checkpoint
-from src.dataset import batches
+from src.dataset import batches, sampler
 from src.dataset.batches import Batch
 from src.dataset.folder import Dataset
 from src.encoding import Ensemble
@@ -66,6 +66,11 @@ class Trainer:
         self.training, self.train_ends = batches.training_part(dataset)
         has_events = self.train_ends - self.training.offsets[:-1] > 0
         self.users = np.flatnonzero(has_events)
+        self.lengths = None
+        if settings.batch_by == "length":
+            self.lengths = batches.window_lengths(
+                self.training, self.train_ends, settings.max_len, settings.sdsr_context
+            )
         if len(self.users) == 0:
             raise UserError(
                 f"{dataset.folder} has no training events; loosen the filters or change the split"
@@ -160,17 +165,19 @@ class Trainer:
             )
         return epoch
 
-    def _steps(self) -> Iterator[list[Batch]]:
-        """The batches of each optimiser step of the coming epoch."""
+    def _steps(self, first: int = 0) -> Iterator[list[Batch]]:
+        """The batches of each optimiser step of the coming epoch, from its step `first` on."""
         settings = self.settings
         gathered: list[Batch] = []
-        for users in batches.epoch_batches(
+        for users in sampler.epoch_batches(
             self.users,
             settings.batch_size,
             settings.seed,
             self.progress.epoch,
             self.process.rank,
             self.process.processes,
+            lengths=self.lengths,
+            start=first * settings.grad_accum,
         ):
             gathered.append(self._batch(users))
             if len(gathered) == settings.grad_accum:

@@ -110,8 +110,7 @@ def _batch(
     dataset: Dataset, contexts: batches.Windows, asked: np.ndarray, separate: bool
 ) -> batches.Batch:
     """The queries as a model takes them; a domain's own model numbers its items from 1."""
-    items = dataset.items[contexts.events].astype(np.int64)
-    domains = dataset.domains[contexts.events].astype(np.int64)
+    items, domains = batches.read_events(dataset, contexts.events)
     lengths = np.bincount(contexts.rows, minlength=len(contexts.users))
     if not separate:
         return batches.build_queries(items, domains, lengths, asked, len(dataset.domain_names))

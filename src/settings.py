@@ -129,6 +129,12 @@ class Settings:
     )
 
     batch_size: int = setting(128, "users a batch, over all processes", group="training")
+    batch_by: str = setting(
+        "random",
+        "users of a batch: at random, or of similar length; processes then get equal tokens",
+        group="training",
+        choices=("random", "length"),
+    )
     grad_accum: int = setting(
         1, "batches an optimiser step; SC-MIM's negatives stay the batch's", group="training"
     )

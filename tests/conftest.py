@@ -11,6 +11,7 @@ from src.dataset import batches
 from src.dataset.folder import TEST, TRAIN, VALID, Dataset
 from src.settings import Settings
 
+pytest_plugins = ["spark_session"]
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

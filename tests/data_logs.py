@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from make_dataset import main
@@ -41,12 +42,13 @@ def random_log(seed: int = 0, events: int = 400, users: int = 25, items: int = 1
 
 
 def write_log(path: Path, rows: list[tuple], header: tuple = HEADER, comments: str = "") -> Path:
-    """Write rows as CSV, TSV by the suffix, packed for .gz; the folder."""
+    """Write rows as CSV, TSV by the suffix, packed for .gz and .zst; the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     separator = "\t" if ".tsv" in path.name else ","
     lines = [separator.join(map(str, row)) for row in [header, *rows]]
     data = (comments + "\n".join(lines) + "\n").encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    packed = {".gz": gzip.compress, ".zst": pa.Codec("zstd").compress}.get(path.suffix, bytes)
+    path.write_bytes(packed(data))
     return path.parent
 
 

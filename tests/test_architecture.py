@@ -22,11 +22,13 @@ NEEDED = (
     "src/dataset/synthetic.py", "src/layers.py", "src/losses.py", "src/evaluation",
     "src/baselines", "experiments", "results", "docs/performance.md",
     "benchmarks/step.py", "benchmarks/domains.py", "benchmarks/evaluate.py",
-    "benchmarks/catalogue.py", "benchmarks/end_to_end.py", "benchmarks/gpu.sh",
+    "benchmarks/catalogue.py", "benchmarks/end_to_end.py", "benchmarks/loader.py",
+    "benchmarks/gpu.sh",
 )  # fmt: skip
 TRAINING = (
     "main", "trainers", "models", "utils", "recommend", "src.ranking", "src.evaluation",
     "src.baselines", "src.settings", "src.dataset.batches", "src.dataset.folder",
+    "src.dataset.sampler", "src.dataset.verify",
 )  # fmt: skip
 DATA_ENGINES = {"duckdb", "ibis"}
 

@@ -1,14 +1,16 @@
 """What the data card says of a split: counts by hand, and a leak planted on purpose is found."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from data_logs import DAY, MONTH, card_of, make, write_log
+from data_logs import DAY, MONTH, card_of, make, random_log, write_log
 
-from src.dataset.card import audit, split_counts
-from src.dataset.folder import TEST, TRAIN, VALID
+from src.dataset.card import audit, count_parts, count_whole, split_counts
+from src.dataset.folder import TEST, TRAIN, VALID, user_chunks
 from src.dataset.sequences import Sequences
 
 
@@ -20,6 +22,7 @@ def make_sequences(users: list[list[tuple[int, int, int]]], item_domains: list[i
         domain_names=["a", "b"],
         item_ids=pa.chunked_array([[f"i{n}" for n in range(len(item_domains))]]),
         item_domains=np.array(item_domains, dtype=np.int16),
+        item_counts=pa.chunked_array([np.bincount(items, minlength=len(item_domains) + 1)[1:]]),
         user_ids=pa.chunked_array([[f"u{n}" for n in range(len(users))]]),
         offsets=np.concatenate([[0], np.cumsum([len(user) for user in users])]),
         items=items.astype(np.int32),
@@ -41,12 +44,17 @@ TEMPORAL = make_sequences(
 )
 
 
+def audit_of(sequences: Sequences) -> dict[str, dict]:
+    return audit(count_parts(sequences, count_whole(sequences)), len(sequences.items))
+
+
 def events_of(sequences: Sequences) -> dict[str, int]:
-    return {name: count["events"] for name, count in audit(sequences).items()}
+    return {name: count["events"] for name, count in audit_of(sequences).items()}
 
 
 def test_targets_and_what_training_does_not_know_of_them():
-    assert split_counts(TEMPORAL) == {
+    counts = count_parts(TEMPORAL, count_whole(TEMPORAL))
+    assert split_counts(TEMPORAL, counts) == {
         "valid_events": 2,
         "test_events": 7,
         "targets": {"a": {"valid": 2, "test": 4}, "b": {"valid": 0, "test": 3}},
@@ -57,7 +65,7 @@ def test_targets_and_what_training_does_not_know_of_them():
 
 
 def test_the_audit_of_a_temporal_split():
-    found = audit(TEMPORAL)
+    found = audit_of(TEMPORAL)
     assert events_of(TEMPORAL) == {
         "ties": 6,
         "ties_across_domains": 0,
@@ -86,6 +94,19 @@ def test_a_leak_that_is_planted_is_found(place, leaks, own):
     split[place] = TRAIN
     found = events_of(replace(TEMPORAL, split=split))
     assert (found["future_leaks"], found["own_future_leaks"]) == (leaks, own)
+
+
+def test_counting_and_writing_in_parts_changes_nothing(tmp_path, monkeypatch):
+    """Users a few at a time in place of millions: the same card, tables and hash."""
+    raw = write_log(tmp_path / "raw" / "e.csv", random_log())
+    make(raw, tmp_path / "whole")
+    monkeypatch.setattr("src.dataset.sequences.user_chunks", partial(user_chunks, size=20))
+    make(raw, tmp_path / "parts")
+    assert card_of(tmp_path / "parts") == card_of(tmp_path / "whole")
+    for path in (tmp_path / "whole").rglob("*.parquet"):
+        other = tmp_path / "parts" / path.relative_to(tmp_path / "whole")
+        assert pq.read_table(other).equals(pq.read_table(path)), path.name
+    assert pq.ParquetFile(tmp_path / "parts" / "cross.parquet").num_row_groups > 10
 
 
 def test_the_users_own_future_is_in_the_training_data_of_a_split_of_each_domain(tmp_path):

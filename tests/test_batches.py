@@ -169,36 +169,6 @@ def negative_of_each_event(dataset, parts, seed=3, epoch=0):
     return found
 
 
-# ------------------------------------------------------------------------ the order of an epoch
-
-
-def epoch_of(seed=1, epoch=0, batch_size=4, **shares):
-    users = np.arange(100, 123)
-    return list(batches.epoch_batches(users, batch_size, seed, epoch, **shares))
-
-
-def test_an_epoch_has_every_user_once_and_keeps_its_short_last_batch():
-    found = epoch_of()
-    assert [len(part) for part in found] == [4, 4, 4, 4, 4, 3]
-    assert sorted(np.concatenate(found).tolist()) == list(range(100, 123))
-
-
-def test_the_order_is_a_function_of_seed_and_epoch():
-    def order(**key):
-        return np.concatenate(epoch_of(**key)).tolist()
-
-    assert order() == order() == order(batch_size=7)
-    assert len({tuple(order(seed=seed, epoch=epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
-
-
-def test_the_shares_of_three_processes_are_disjoint_and_together_the_batch():
-    shares = [epoch_of(batch_size=6, rank=rank, processes=3) for rank in range(3)]
-    for whole, *parts in zip(epoch_of(batch_size=6), *shares, strict=True):
-        together = np.concatenate(parts).tolist()
-        assert sorted(together) == sorted(whole.tolist())
-        assert max(len(part) for part in parts) - min(len(part) for part in parts) <= 1
-
-
 # ------------------------------------------------------------------------ the context of a target
 
 

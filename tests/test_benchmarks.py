@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_benches import padded_batch, small_bench
 
-from benchmarks import catalogue, common, domains, end_to_end, gpu_profile, protocols, step
+from benchmarks import catalogue, common, domains, end_to_end, gpu_profile, loader, protocols, step
 from benchmarks.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from src.errors import UserError
 
@@ -211,6 +211,30 @@ def test_protocols_prints_what_all_cost_beside_one(capsys):
     assert result["ratio"] == pytest.approx(np.median(ratios))
     assert (result["items"], result["targets"], result["protocols"]) == (40, 20, 11)
     assert result["pass_ratio"] > 0 and result["added_mib"] >= 0
+
+
+def test_loader_prints_its_rate_beside_training_and_what_two_processes_saw(capsys):
+    capsys.readouterr()
+    sizes = ["--events=6000", "--items=40", "--batches=2", "--rounds=1"]
+    loader.main(["--json", "--device=cpu", "--threads=1", *sizes])
+    result = json.loads(capsys.readouterr().out)
+    assert result["events"] == pytest.approx(6000, rel=0.01)
+    rounds = result["rounds"]
+    for by in ("random", "length"):
+        (ratio,) = np.divide(rounds["loader"][by], rounds["training"][by])
+        assert result["ratio"][by] == pytest.approx(ratio)
+        two = result["two_processes"][by]
+        assert two["each_user_once"] and sum(two["users"]) == result["users"]
+        assert len(two["tokens_per_s"]) == 2 and min(two["tokens_per_s"]) > 0
+    assert result["imbalance"]["length"] <= result["imbalance"]["random"]
+    assert result["open_s"] > 0 and result["check_s"] > 0
+
+
+def test_the_loaders_log_has_twenty_events_a_user_and_a_long_tail():
+    lengths = loader.user_lengths(200_000)
+    assert len(lengths) == 10_000
+    assert lengths.min() == 3 and lengths.max() > 150
+    assert lengths.mean() == pytest.approx(20, abs=0.05)
 
 
 def test_without_json_a_table_is_printed(capsys):

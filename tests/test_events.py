@@ -100,7 +100,7 @@ def test_every_dropped_row_has_a_reason(log, tmp_path):
     make(raw, tmp_path / "out", *flags, "--min_item_events=6", "--max_len=7", month="201401")
     card = card_of(tmp_path / "out")
     names = ["after_cutoff", "other_domains", "dedup", "min_user_events", "min_item_events"]
-    assert list(card["dropped"]) == [*names, "max_len"]
+    assert list(card["dropped"]) == ["rejected", *names, "max_len"]
     assert card["dropped"]["after_cutoff"] == sum(row[3] >= MONTH + 31 * DAY for row in rows)
     assert card["rows"] == len(rows) == card["events"] + sum(card["dropped"].values())
     assert list(card["domains"]) == ["Books", "été"]

@@ -28,7 +28,7 @@ def test_a_raw_folder_that_is_a_file_or_holds_no_log(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.txt", ROWS)
     assert "is a file" in fail(capsys, raw / "e.txt", out)
     assert "holds no raw log" in fail(capsys, raw, out)
-    assert "amazon_seq.txt is missing" in fail(capsys, raw, out, "--format=syncrec")
+    assert "no log of format syncrec" in fail(capsys, raw, out, "--format=syncrec")
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,10 @@ def test_a_missing_domain_column_of_a_lone_file(tmp_path, out, capsys):
 
 @pytest.mark.parametrize("time", ["yesterday", "12.5", "1388534400000", "0x10", "nan", "1_000"])
 def test_an_unparseable_time_is_told_with_its_row_as_an_editor_counts(tmp_path, out, capsys, time):
-    rows = [*ROWS[:2], ("u", '"two\nlines"', "a", MONTH), ("u", "i", "a", time), *ROWS[2:]]
+    rows = [("u", "i", "a", MONTH, '"two\nlines"'), ("u", "i", "a", time, "")]
+    rows = [*((*row, "") for row in ROWS[:2]), *rows, *((*row, "") for row in ROWS[2:])]
     comments = "# one: 1\n# two\n"
-    raw = write_log(tmp_path / "raw" / "e.csv.gz", rows, comments=comments)
+    raw = write_log(tmp_path / "raw" / "e.csv.gz", rows, (*HEADER, "said"), comments)
     line = fail(capsys, raw, out)
     assert "e.csv.gz row 8: unix_time" in line  # 2 comments, header, 2 rows, 2 lines of one row
     assert time in line
@@ -76,7 +77,7 @@ def test_a_null_id_in_a_parquet_file(tmp_path, out, capsys):
 
 def test_a_torn_row(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", [*ROWS, ("u", "i", "a")], comments="# a\n")
-    assert "row 15 is malformed, with 3 columns in place of 4" in fail(capsys, raw, out)
+    assert "row 15: too few columns: 'u,i,a'" in fail(capsys, raw, out)
 
 
 @pytest.mark.parametrize("content", ["", "# note: nothing else\n", ",".join(HEADER) + "\n"])
@@ -97,7 +98,17 @@ def test_a_file_that_is_not_utf8_far_from_its_head(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS * 2000)
     with (raw / "e.csv").open("ab") as file:
         file.write(b"u,caf\xe9,a,1\n")
-    assert "e.csv cannot be read" in fail(capsys, raw, out)
+    line = fail(capsys, raw, out, "--max_rejected=0")
+    assert "e.csv row 24002: not UTF-8" in line
+    make(raw, out)  # one row in 24,001 does not stop a run
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_a_share_that_is_none(tmp_path, out, capsys, share):
+    raw = write_log(tmp_path / "raw" / "e.csv", ROWS)
+    assert "--max_rejected must lie between 0 and 1" in fail(
+        capsys, raw, out, f"--max_rejected={share}"
+    )
 
 
 @pytest.mark.parametrize("month", ["2014", "201413", "2014-12", "201400", "december", "999912"])
@@ -121,12 +132,10 @@ def test_names_that_are_no_folder_names(capsys):
         assert capsys.readouterr().err.startswith("error: --")
 
 
-def test_a_domain_with_one_item(tmp_path, out, capsys):
-    raw = write_log(tmp_path / "raw" / "e.csv", [*ROWS, *[("u1", "lone", "tiny", MONTH)] * 5])
-    line = fail(capsys, raw, out)
-    assert "domain 'tiny' has one item only" in line
-    assert "--domains a b" in line
-    make(raw, out, "--domains", "a", "b")
+def test_a_log_of_domains_with_one_item(tmp_path, out, capsys):
+    rows = [(f"u{n % 3}", domain, domain, MONTH + n) for n, domain in enumerate("abab")]
+    line = fail(capsys, write_log(tmp_path / "raw" / "e.csv", rows), out)
+    assert "every domain has one item only" in line
 
 
 @pytest.mark.parametrize("flag", ["min_user_events", "min_item_events", "min_domains"])

@@ -4,24 +4,20 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import raw_reading
 from data_logs import HEADER, MONTH, fail, random_log, write_log
 
 from src.dataset import events as steps
-from src.dataset.engine import connected
-from src.dataset.readers import READERS, Columns, choose_format, parse
 from src.dataset.settings import DatasetSettings
 
 
-def read(folder, columns=None, raw_format="auto"):
+def read(folder, **settings):
     """The events of a raw folder as (user, item, domain, time), sorted, and its notes."""
-    with connected(1, folder / "spill") as engine:
-        reader = READERS[choose_format(folder, raw_format)[0]]
-        raw = reader(engine, folder, columns or Columns())
-        rows = parse(engine, raw).to_pyarrow().to_pylist()
-    return sorted(tuple(row[name] for name in HEADER) for row in rows), raw.notes
+    _, raw, _, events = raw_reading.read(folder, **settings)
+    return events, raw.notes
 
 
-@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.csv.gz", "e.tsv.gz"])
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.csv.gz", "e.tsv.gz", "e.csv.zst"])
 def test_text_tables_are_read_alike(tmp_path, name):
     rows = random_log(events=30)
     assert read(write_log(tmp_path / name, rows))[0] == sorted(rows)
@@ -40,10 +36,10 @@ def test_ids_stay_as_they_are_written(tmp_path):
 
 
 def test_whole_seconds_may_be_written_as_floats(tmp_path):
-    times = ["1.5e9", "1500000001.0", " 1500000002 ", "-86400", "+5"]
+    times = ["1.5e9", "1500000001.0", " 1500000002 ", "0", "+5"]
     rows = [(f"u{n}", "i", "d", time) for n, time in enumerate(times)]
     found = read(write_log(tmp_path / "e.csv", rows))[0]
-    assert [row[3] for row in found] == [1_500_000_000, 1_500_000_001, 1_500_000_002, -86_400, 5]
+    assert [row[3] for row in found] == [1_500_000_000, 1_500_000_001, 1_500_000_002, 0, 5]
 
 
 def test_quoted_fields_blank_lines_byte_order_mark_and_windows_lines(tmp_path):
@@ -55,8 +51,8 @@ def test_quoted_fields_blank_lines_byte_order_mark_and_windows_lines(tmp_path):
 def test_column_names_and_order_are_free(tmp_path):
     rows = [(5, "x", "d", "i", "u")]
     folder = write_log(tmp_path / "e.csv", rows, ("ts", "rating", "cat", "asin", "who"))
-    columns = Columns(user_id="who", item_id="asin", domain="cat", unix_time="ts")
-    assert read(folder, columns)[0] == [("u", "i", "d", 5)]
+    named = {"user_col": "who", "item_col": "asin", "domain_col": "cat", "time_col": "ts"}
+    assert read(folder, **named)[0] == [("u", "i", "d", 5)]
 
 
 def test_only_leading_comment_lines_are_comments(tmp_path):
@@ -147,30 +143,29 @@ def test_a_missing_vocabulary(tmp_path, capsys):
 
 @pytest.mark.parametrize("split", steps.SPLITS)
 def test_every_step_can_be_written_for_spark(split):
-    """The steps are portable expressions: Ibis finds each operation in Spark's language too."""
+    """The steps are portable expressions: Ibis finds each operation in Spark's language too.
+
+    `test_spark.py` runs them, where Spark is.
+    """
     columns = dict.fromkeys((*HEADER[:3], "file"), "string")
     columns |= dict.fromkeys(("unix_time", "row", "place"), "int64")
-    events = ibis.table(columns, name="events")
+    events = steps.up_to(ibis.table(columns, name="events"), MONTH)
+    users, items = steps.user_ids(events), steps.item_ids(events, shared=True)
+    numbered = steps.numbered_events(events, users, items, as_logged=True)
+    ordered = steps.with_ties_hashed(steps.with_order(numbered, ["item"]), users, items)
     settings = DatasetSettings(
-        data_name="t",
-        strd_ym="201401",
-        domains=("a",),
-        min_user_events=2,
-        min_item_events=2,
-        min_domains=2,
-        max_len=5,
-    )
+        data_name="t", strd_ym="201401", dedup="consecutive", max_user_events=9,
+        min_user_events=2, min_item_events=2, min_domains=2, max_len=5,
+    )  # fmt: skip
     chosen = [
-        *steps.selection_steps(settings, MONTH),
-        *steps.filter_steps(settings),
-        *steps.length_steps(settings),
-    ]
+        *steps.first_steps(settings), *steps.filter_steps(settings), *steps.length_steps(settings)
+    ]  # fmt: skip
+    assert len(chosen) == 6
     for step in chosen:
-        events = step.keep(events)
-    events = steps.without_consecutive_repeats(steps.without_exact_repeats(events), "hashed")
-    events = steps.share_items(events)
+        ordered = step.keep(ordered)
+    ordered = steps.first_of(ordered, ["user", "item"])
     cuts = {"valid_from": MONTH, "test_from": MONTH + 1} if split == "temporal" else {}
-    ordered = steps.SPLITS[split](steps.with_order(events, "hashed"), **cuts)
-    tables = [steps.user_ids(events), steps.item_ids(events), steps.domain_ids(events)]
-    sql = ibis.to_sql(steps.numbered_events(ordered, *tables), dialect="pyspark")
-    assert "SHA2(" in sql
+    placed = steps.SPLITS[split](ordered, **cuts)
+    kept = steps.remaining_users(placed), steps.remaining_items(placed)
+    assert "SHA2(" in ibis.to_sql(steps.renumbered(placed, *kept), dialect="pyspark")
+    assert steps.domains_with_one_item(kept[1]).columns == ("domain",)

@@ -285,8 +285,7 @@ def audit_of(sequences: Sequences) -> dict:
 
 def card(sequences: Sequences) -> dict:
     options = {"split": TEMPORAL, "tie_order": "hashed"}
-    events = len(sequences.items)
-    return make_card(sequences, provenance={}, options=options, rows=events, dropped={})
+    return make_card(sequences, provenance={}, options=options, dropped={})
 
 
 def by_hand(users: list[list[tuple]], items: dict[str, int]) -> Sequences:
@@ -297,6 +296,7 @@ def by_hand(users: list[list[tuple]], items: dict[str, int]) -> Sequences:
         domain_names=list(items),
         item_ids=pa.chunked_array([[f"i{n}" for n in range(1, len(kinds) + 1)]]),
         item_domains=kinds,
+        item_counts=pa.chunked_array([np.bincount(events[:, 0], minlength=len(kinds) + 1)[1:]]),
         user_ids=pa.chunked_array([[f"u{n}" for n in range(len(users))]]),
         offsets=np.concatenate([[0], np.cumsum([len(own) for own in users])]),
         items=events[:, 0].astype(np.int32),
@@ -363,7 +363,8 @@ def test_every_leak_that_is_planted_in_a_temporal_folder_is_found(folders):
     data = open_dataset(folders[TEMPORAL])
     kinds = np.repeat(np.arange(len(DOMAINS)), np.diff(data.item_starts)).astype(np.int16)
     clean = Sequences(
-        data.domain_names, data.item_ids, kinds, data.user_ids, data.offsets,
+        data.domain_names, data.item_ids, kinds, pa.chunked_array([np.bincount(data.items)[1:]]),
+        data.user_ids, data.offsets,
         *(np.array(getattr(data, name)) for name in ("items", "domains", "times", "split")),
     )  # fmt: skip
     assert audit_of(clean) == card_of(folders[TEMPORAL])["audit"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from src.dataset.engine import connected
+from src.dataset.duck import connected_duck
 from src.dataset.events import SPLITS, start_of_newest
 from src.dataset.folder import TEST, TRAIN, VALID
 from src.dataset.sequences import find_cuts
@@ -109,12 +109,12 @@ def test_shares_are_a_tenth_each_unless_asked_for(tmp_path):
 def oracle(log: pd.DataFrame, split: str, valid_share: float, test_share: float) -> list[int]:
     """The split of each event of a log in order of user and position."""
     if split == TIME:
-        times, n = np.sort(log.unix_time), len(log)
+        times, n = np.sort(log.time), len(log)
         valid, test = (
             times[n - round(share * n)] for share in (valid_share + test_share, test_share)
         )
-        return np.select([log.unix_time >= test, log.unix_time >= valid], [TEST, VALID]).tolist()
-    groups = log.groupby(["user_id"] if split == ONE else ["user_id", "domain"])
+        return np.select([log.time >= test, log.time >= valid], [TEST, VALID]).tolist()
+    groups = log.groupby(["user"] if split == ONE else ["user", "domain"])
     later, size = groups.cumcount(ascending=False), groups["position"].transform("size")
     held = (size >= 3) & (later < 2)
     return np.where(held, np.where(later == 0, TEST, VALID), TRAIN).tolist()
@@ -127,8 +127,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(folder):
-    with connected(1, folder / "spill") as engine:
-        yield engine
+    with connected_duck(1, "", folder) as engine:
+        yield engine.backend
 
 
 @st.composite
@@ -139,10 +139,10 @@ def logs(draw) -> pd.DataFrame:
             st.tuples(st.integers(0, 4), st.sampled_from("abc"), st.integers(0, 12)), min_size=9
         )
     )
-    log = pd.DataFrame(events, columns=["user_id", "domain", "unix_time"])
-    log = log.sort_values(["user_id", "unix_time"], kind="stable", ignore_index=True)
-    log["user_id"] = "u" + log.user_id.astype(str)
-    return log.assign(position=log.groupby("user_id").cumcount())
+    log = pd.DataFrame(events, columns=["user", "domain", "time"])
+    log = log.sort_values(["user", "time"], kind="stable", ignore_index=True)
+    own = log.groupby("user")
+    return log.assign(position=own.cumcount(), size=own["time"].transform("size"))
 
 
 @examples(max_examples=25, deadline=None)
@@ -160,7 +160,7 @@ def test_every_split_is_that_of_the_oracle(engine, folder, log, valid_share, tes
             continue
         found = SPLITS[name](table, **find_cuts(table, settings))
         assert set(found.columns) == {*log.columns, "split"}
-        ordered = found.order_by(["user_id", "position"]).to_pyarrow()
+        ordered = found.order_by(["user", "position"]).to_pyarrow()
         assert ordered["split"].to_pylist() == expected
 
 
@@ -193,7 +193,7 @@ def test_neither_the_order_of_the_rows_nor_threads_change_a_split(tmp_path, spli
 def test_every_split_is_said_in_the_sql_of_another_engine():
     """Spark's, of which nothing runs here. An offset would be written as a row number over no
     order at all, which is not exact."""
-    columns = {"user_id": "string", "domain": "string", "unix_time": "int64", "position": "int64"}
+    columns = dict.fromkeys(("user", "domain", "time", "position", "size"), "int64")
     table = ibis.table(columns, name="events")
     made = [SPLITS[name](table) for name in NAMES[:2]]
     made += [SPLITS[TIME](table, 1, 2), start_of_newest(table, 5)]

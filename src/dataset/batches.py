@@ -6,7 +6,6 @@ target stand at the same place.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.dataset.folder import ARRAYS, TRAIN, Dataset
+from src.dataset.folder import TRAIN, Dataset, outside_domain, user_counts
+from src.errors import UserError
 
 Item = TypeVar("Item")
 
@@ -89,23 +89,51 @@ def training_part(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
 
     Where a user's training events come before all others it is the dataset itself. The last events
     of each domain held out leave training events behind others: then it is a copy that has the
-    training events alone, so that no window can reach another.
+    training events alone, so that no window can reach another. The copy has 6 bytes an event; the
+    times, which no window looks at, are left out.
     """
-    train = np.asarray(dataset.split) == TRAIN
-    behind_other = train[1:] & ~train[:-1]
-    behind_other[dataset.offsets[1:-1] - 1] = False  # the event before is another user's
     ends = train_ends(dataset)
-    if not behind_other.any():
+    if not user_counts(dataset.offsets, lambda some: _behind_other(dataset, some)).any():
         return dataset, ends
     offsets = np.concatenate([[0], np.cumsum(ends - dataset.offsets[:-1])])
-    arrays = {name: getattr(dataset, name)[train] for name in ARRAYS}
-    return dataclasses.replace(dataset, offsets=offsets, **arrays), offsets[1:]
+    train = np.asarray(dataset.split) == TRAIN
+    part = dataclasses.replace(
+        dataset,
+        offsets=offsets,
+        items=dataset.items[train],
+        domains=dataset.domains[train],
+        times=dataset.times[:0],
+        split=np.broadcast_to(np.int8(TRAIN), offsets[-1]),
+    )
+    return part, offsets[1:]
+
+
+def _behind_other(dataset: Dataset, events: slice) -> np.ndarray:
+    """[n] whether an event trains and the one before it, if it is the same user's, does not.
+
+    The slice holds whole users.
+    """
+    train = dataset.split[events] == TRAIN
+    behind = np.zeros_like(train)
+    behind[1:] = train[1:] & ~train[:-1]
+    first, last = np.searchsorted(dataset.offsets, [events.start, events.stop])
+    behind[dataset.offsets[first:last] - events.start] = False
+    return behind
 
 
 def train_ends(dataset: Dataset) -> np.ndarray:
     """[users] the end of each user's training events, where they come before all others."""
-    train = np.add.reduceat((dataset.split == TRAIN).astype(np.int64), dataset.offsets[:-1])
+    train = user_counts(dataset.offsets, lambda some: dataset.split[some] == TRAIN)
     return dataset.offsets[:-1] + train
+
+
+def window_lengths(dataset: Dataset, ends: np.ndarray, max_len: int, context: str) -> np.ndarray:
+    """[users] the tokens of each user's window, in each view, before `ends` [users].
+
+    With `own` windows of each domain it is the most that they can have together.
+    """
+    longest = max_len * len(dataset.domain_names) if context == "own" else max_len
+    return np.minimum(ends - dataset.offsets[:-1], longest)
 
 
 def newest(dataset: Dataset, users: np.ndarray, ends: np.ndarray, max_len: int) -> Windows:
@@ -163,11 +191,28 @@ def _lengths(keys: np.ndarray) -> np.ndarray:
 
 def build_batch(dataset: Dataset, windows: Windows, seed: int, epoch: int) -> Batch:
     """Pack the windows into both views; negatives are a function of seed, epoch and event."""
-    items = dataset.items[windows.events].astype(np.int64)
-    domains = dataset.domains[windows.events].astype(np.int64)
+    items, domains = read_events(dataset, windows.events)
     negatives = draw_negatives(dataset, windows.events, items, domains, seed, epoch)
     lengths = np.bincount(windows.rows, minlength=len(windows.users))
     return _pack(items, domains, lengths, negatives, len(dataset.domain_names))
+
+
+def read_events(dataset: Dataset, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The items and domains [N] int64 of some events.
+
+    Opening a dataset folder reads no event, so a damaged one may show here first: UserError for an
+    item that is none of its domain's, which no embedding and no softmax has a row for.
+    """
+    items = dataset.items[events].astype(np.int64)
+    domains = dataset.domains[events].astype(np.int64)
+    outside = outside_domain(dataset.item_starts, items, domains)
+    if outside.any():
+        item = items[np.argmax(outside)]
+        raise UserError(
+            f"{dataset.folder}/sequences: item {item} is not in the vocabulary of its domain; "
+            "make the dataset again"
+        )
+    return items, domains
 
 
 def build_queries(
@@ -349,20 +394,3 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
-
-
-def epoch_batches(
-    users: np.ndarray, batch_size: int, seed: int, epoch: int, rank: int = 0, processes: int = 1
-) -> Iterator[np.ndarray]:
-    """The users of each batch of an epoch, this process's share of them.
-
-    The order is a function of seed and epoch; the processes' shares of a batch are disjoint and
-    together the batch of a single process. The last batch is kept, however small; one with fewer
-    users than processes joins the batch before it, so that no process is left without work.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(users)
-    starts = list(range(0, len(order), batch_size))
-    if len(starts) > 1 and len(order) - starts[-1] < processes:
-        starts.pop()
-    for start, end in itertools.pairwise([*starts, len(order)]):
-        yield order[start:end][rank::processes]

@@ -1,79 +1,198 @@
 """The data card: what a dataset folder holds, counted from its arrays, and an audit of it."""
 
-import hashlib
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from src.dataset.content import content_hash
 from src.dataset.folder import ARRAYS, FORMAT, TEST, TRAIN, VALID
 from src.dataset.sequences import Sequences
 from src.dataset.settings import as_date
 
+NEVER = np.iinfo(np.int64).min
 
-def make_card(
-    sequences: Sequences, *, provenance: dict, options: dict, rows: int, dropped: dict[str, int]
-) -> dict:
+
+def make_card(sequences: Sequences, *, provenance: dict, options: dict, dropped: dict) -> dict:
     """The content of `data_card.json`.
 
-    `provenance` holds data_name, strd_ym, cutoff, source, notes and raw_files; `rows` is the number
-    of events in the raw log, so that rows = events + the sum of `dropped`.
+    `provenance` holds data_name, strd_ym, cutoff, source, notes, raw_files, rows and rejected;
+    rows is the number of events in the raw log, so that rows = events + the sum of `dropped`.
     """
-    times = sequences.times
+    whole = count_whole(sequences)
+    counts = count_parts(sequences, whole)
     return {
         "format": FORMAT,
         **provenance,
         "options": options,
         "tie_order": options["tie_order"],
-        "rows": rows,
         "users": len(sequences.user_ids),
         "items": len(sequences.item_ids),
-        "events": len(times),
-        "domains": domain_counts(sequences),
-        "overlap": overlap(sequences),
+        "events": len(sequences.times),
+        "domains": domain_counts(sequences, whole),
+        "overlap": overlap(sequences.domain_names, whole["active"]),
         "sequence_length": sequence_length(sequences),
-        "time_range": {"first": as_date(times.min()), "last": as_date(times.max())},
-        "repeats": repeats(sequences),
+        "time_range": {"first": as_date(whole["first"]), "last": as_date(whole["last"])},
+        "repeats": _share(counts["repeats"], len(sequences.items)),
         "split": {
             "protocol": options["split"],
             **{name: as_date(time) for name, time in sequences.cuts.items()},
-            **split_counts(sequences),
+            **split_counts(sequences, counts),
         },
-        "audit": audit(sequences),
+        "audit": audit(counts, len(sequences.items)),
+        "similar_ids": {
+            "users": similar_ids(sequences.user_ids),
+            "items": similar_ids(sequences.item_ids, sequences.item_domains),
+        },
         "dropped": dropped,
-        "sha256": content_hash(sequences),
+        "sha256": hash_of(sequences),
     }
 
 
-def events_per_domain(sequences: Sequences) -> np.ndarray:
+# --- two passes over the arrays: what needs one event at a time, and what needs the whole first --
+
+
+def count_whole(sequences: Sequences) -> dict:
+    """What a second pass must know of the whole, and sums that need nothing else.
+
+    active [D, D]: users active in both domains; events [D]; trained [items + 1]: whether an item
+    has a training event; newest: time of the last training event; first, last: times.
+    """
+    domains = len(sequences.domain_names)
+    active = np.zeros((domains, domains), dtype=np.int64)
+    events = np.zeros(domains, dtype=np.int64)
+    trained = np.zeros(len(sequences.item_ids) + 1, dtype=bool)
+    newest, first, last = NEVER, np.iinfo(np.int64).max, NEVER
+    for part in sequences.parts():
+        per_user = events_per_domain(part)  # [users, D]
+        present = (per_user > 0).astype(np.float64)  # exact, and a fast product
+        active += (present.T @ present).astype(np.int64)
+        events += per_user.sum(0)
+        training = part.split == TRAIN
+        trained[part.items[training]] = True
+        newest = max(newest, part.times[training].max(initial=NEVER))
+        first, last = min(first, part.times.min()), max(last, part.times.max())
+    return {
+        "active": active, "events": events, "trained": trained, "newest": newest,
+        "first": first, "last": last,
+    }  # fmt: skip
+
+
+def count_parts(sequences: Sequences, whole: dict) -> Counter:
+    """Sums over the users, by the names that `split_counts` and `audit` read; targets by domain
+    under (split, domain)."""
+    counts: Counter = Counter()
+    cold_items = np.zeros(len(sequences.item_ids) + 1, dtype=bool)
+    for part in sequences.parts():
+        again = repeated(part)
+        counts["repeats"] += int(again.sum())
+        counts.update(tie_counts(part))
+        counts.update(target_counts(part))
+        targets = np.flatnonzero(part.split == TEST)
+        counts.update(suspicious_targets(part, targets, again, whole["newest"]))
+        counts["test_targets"] += len(targets)
+        cold = ~whole["trained"][part.items[targets]]
+        cold_items[part.items[targets][cold]] = True
+        known_users = np.bincount(part.users[part.split == TRAIN], minlength=len(part.user_ids))
+        counts["cold_test_targets"] += int(cold.sum())
+        counts["cold_test_users"] += int((known_users[part.users[targets]] == 0).sum())
+    counts["cold_test_items"] = int(cold_items.sum())
+    return counts
+
+
+def events_per_domain(part: Sequences) -> np.ndarray:
     """[users, D] how many events a user has in each domain."""
-    users, width = len(sequences.user_ids), len(sequences.domain_names)
-    cells = sequences.users * width + sequences.domains
+    users, width = len(part.user_ids), len(part.domain_names)
+    cells = part.users * width + part.domains
     return np.bincount(cells, minlength=users * width).reshape(users, width)
 
 
-def domain_counts(sequences: Sequences) -> dict[str, dict]:
+def repeated(part: Sequences) -> np.ndarray:
+    """[events] whether the user had an event of the same item before."""
+    pairs = part.users * (len(part.item_ids) + 1) + part.items
+    found = np.ones(len(pairs), dtype=bool)
+    found[np.unique(pairs, return_index=True)[1]] = False
+    return found
+
+
+def tie_counts(part: Sequences) -> dict[str, int]:
+    """Events that share user and time with another; those of groups that span domains; those
+    that repeat user, item and time of another, the first not counted."""
+    starts = np.flatnonzero(~same_time_as_before(part))
+    sizes = np.diff(np.append(starts, len(part.items)))  # of each group of equal user and time
+    across = np.minimum.reduceat(part.domains, starts) != np.maximum.reduceat(part.domains, starts)
+    tied = np.repeat(sizes > 1, sizes)  # [events]
+    group = np.repeat(np.arange(len(starts)), sizes)[tied]
+    distinct = len(np.unique(group * (len(part.item_ids) + 1) + part.items[tied]))
+    return {
+        "ties": int(tied.sum()),
+        "ties_across_domains": int(sizes[across].sum()),
+        "duplicates": int(tied.sum()) - distinct,
+    }
+
+
+def target_counts(part: Sequences) -> dict[tuple[int, int], int]:
+    """{(split, domain): targets}."""
+    width = len(part.domain_names)
+    return {
+        (split, d): int(count)
+        for split in (VALID, TEST)
+        for d, count in enumerate(np.bincount(part.domains[part.split == split], minlength=width))
+    }
+
+
+def suspicious_targets(
+    part: Sequences, targets: np.ndarray, again: np.ndarray, newest: int
+) -> dict[str, int]:
+    """What is suspicious of the test targets at the places `targets`.
+
+    future_leaks: those that a training event of anybody is later than (`newest` is the time of
+    the last one); own_future_leaks: those whose own user has a training event at their time or
+    later; same_time_context: those that have an event of their user and time before them;
+    repeat_targets: those whose item the user had before (`again` [events]).
+    """
+    times = part.times
+    own_newest = np.maximum.reduceat(  # [users] time of each user's newest training event
+        np.where(part.split == TRAIN, times, NEVER), part.offsets[:-1]
+    )
+    found = {
+        "future_leaks": newest > times[targets],
+        "own_future_leaks": own_newest[part.users[targets]] >= times[targets],
+        "same_time_context": same_time_as_before(part)[targets],
+        "repeat_targets": again[targets],
+    }
+    return {name: int(those.sum()) for name, those in found.items()}
+
+
+def same_time_as_before(part: Sequences) -> np.ndarray:
+    """[events] whether the user's event before has the same time."""
+    same = np.concatenate([[False], part.times[1:] == part.times[:-1]])
+    same[part.offsets[:-1]] = False
+    return same
+
+
+# --- the card's entries -------------------------------------------------------------------------
+
+
+def domain_counts(sequences: Sequences, whole: dict) -> dict[str, dict]:
     """{domain: users, items, events, mean_length}; a mean over the users active there."""
-    per_user = events_per_domain(sequences)  # [users, D]
-    users = (per_user > 0).sum(0)  # [D]
-    events = per_user.sum(0)
+    users = whole["active"].diagonal()  # [D]
     items = np.bincount(sequences.item_domains, minlength=len(users))
     return {
         name: {
             "users": int(users[d]),
             "items": int(items[d]),
-            "events": int(events[d]),
-            "mean_length": round(float(events[d] / users[d]), 4),
+            "events": int(whole["events"][d]),
+            "mean_length": round(float(whole["events"][d] / users[d]), 4),
         }
         for d, name in enumerate(sequences.domain_names)
     }
 
 
-def overlap(sequences: Sequences) -> dict[str, dict[str, int]]:
+def overlap(names: list[str], active: np.ndarray) -> dict[str, dict[str, int]]:
     """{domain: {domain: users active in both}}; on the diagonal the users of the domain."""
-    active = (events_per_domain(sequences) > 0).astype(np.int64)  # [users, D]
-    shared = active.T @ active  # [D, D]
-    names = sequences.domain_names
-    return {a: {b: int(shared[i, j]) for j, b in enumerate(names)} for i, a in enumerate(names)}
+    return {a: {b: int(active[i, j]) for j, b in enumerate(names)} for i, a in enumerate(names)}
 
 
 def sequence_length(sequences: Sequences) -> dict[str, float]:
@@ -87,123 +206,58 @@ def sequence_length(sequences: Sequences) -> dict[str, float]:
     }
 
 
-def repeated(sequences: Sequences) -> np.ndarray:
-    """[events] whether the user had an event of the same item before."""
-    pairs = sequences.users * (len(sequences.item_ids) + 1) + sequences.items
-    found = np.ones(len(pairs), dtype=bool)
-    found[np.unique(pairs, return_index=True)[1]] = False
-    return found
-
-
-def repeats(sequences: Sequences) -> dict[str, float]:
-    """Events whose user had an event of the same item before."""
-    return _share(repeated(sequences).sum(), len(sequences.items))
-
-
-def split_counts(sequences: Sequences) -> dict:
+def split_counts(sequences: Sequences, counts: Counter) -> dict:
     """Targets, whole and by domain, and what of the test no training event knows.
 
     cold_test_items: distinct items of test targets without a training event; cold_test_targets:
     the test targets of these items; cold_test_users: test targets whose user has no training event.
     """
-    split, items, users = sequences.split, sequences.items, sequences.users
-    training, test = split == TRAIN, split == TEST
-    known_items = np.bincount(items[training], minlength=len(sequences.item_ids) + 1) > 0
-    known_users = np.bincount(users[training], minlength=len(sequences.user_ids)) > 0
-    cold = ~known_items[items[test]]
-    return {
-        "valid_events": int((split == VALID).sum()),
-        "test_events": int(test.sum()),
-        "targets": target_counts(sequences),
-        "cold_test_items": len(np.unique(items[test][cold])),
-        "cold_test_targets": int(cold.sum()),
-        "cold_test_users": int((~known_users[users[test]]).sum()),
-    }
-
-
-def target_counts(sequences: Sequences) -> dict[str, dict[str, int]]:
-    """{domain: targets of each split}."""
-    names = sequences.domain_names
-    counts = {
-        name: np.bincount(sequences.domains[sequences.split == part], minlength=len(names))
-        for name, part in (("valid", VALID), ("test", TEST))
+    targets = {
+        name: {"valid": counts[VALID, d], "test": counts[TEST, d]}
+        for d, name in enumerate(sequences.domain_names)
     }
     return {
-        domain: {name: int(count[d]) for name, count in counts.items()}
-        for d, domain in enumerate(names)
+        "valid_events": sum(count["valid"] for count in targets.values()),
+        "test_events": sum(count["test"] for count in targets.values()),
+        "targets": targets,
+        **{name: counts[name] for name in ("cold_test_items", *COLD)},
     }
 
 
-def audit(sequences: Sequences) -> dict[str, dict]:
-    """What can make results look better than they are, each as events and share.
+COLD = ("cold_test_targets", "cold_test_users")
+OF_EVENTS = ("ties", "ties_across_domains")
+OF_TARGETS = ("future_leaks", "own_future_leaks", "same_time_context", "repeat_targets")
 
-    ties: events that share user and time with another; ties_across_domains: those in groups that
-    span domains; duplicates: events that repeat user, item and time of another, the first not
-    counted; and what `target_audit` finds.
-    """
-    users, domains = sequences.users, sequences.domains
-    starts = np.flatnonzero(~same_time_as_before(sequences))
-    sizes = np.diff(np.append(starts, len(users)))  # of each group of equal user and time
-    across = np.minimum.reduceat(domains, starts) != np.maximum.reduceat(domains, starts)
-    group = np.repeat(np.arange(len(starts)), sizes)  # [events]
-    distinct = len(np.unique(group * (len(sequences.item_ids) + 1) + sequences.items))
+
+def audit(counts: Counter, events: int) -> dict[str, dict]:
+    """What can make results look better than they are: each as events, and as share of the
+    events, or of the test targets."""
+    targets = counts["test_targets"]
     return {
-        "ties": _share(sizes[sizes > 1].sum(), len(users)),
-        "ties_across_domains": _share(sizes[across].sum(), len(users)),
-        **target_audit(sequences),
-        "duplicates": _share(len(users) - distinct, len(users)),
+        **{name: _share(counts[name], events) for name in OF_EVENTS},
+        **{name: _share(counts[name], targets) for name in OF_TARGETS},
+        "duplicates": _share(counts["duplicates"], events),
     }
 
 
-def target_audit(sequences: Sequences) -> dict[str, dict]:
-    """What is suspicious of test targets, each as events and share of the test targets.
+def similar_ids(ids: pa.ChunkedArray, domains: np.ndarray | None = None) -> int:
+    """How many ids equal another one, of the same domain, but for case and outer spaces."""
+    folded = pc.utf8_lower(pc.utf8_trim_whitespace(ids))
+    if domains is not None:
+        folded = pc.binary_join_element_wise(pa.array(domains).cast(pa.string()), folded, " ")
+    return len(ids) - len(pc.unique(folded))
 
-    future_leaks: those that a training event of anybody is later than; own_future_leaks: those
-    whose own user has a training event at their time or later; same_time_context: those that have
-    an event of their user and time before them; repeat_targets: those whose item the user had
-    before.
-    """
-    times, training = sequences.times, sequences.split == TRAIN
-    targets = np.flatnonzero(sequences.split == TEST)
-    never = np.iinfo(np.int64).min
-    newest = np.maximum.reduceat(  # [users] time of each user's newest training event
-        np.where(training, times, never), sequences.offsets[:-1]
+
+def hash_of(sequences: Sequences) -> str:
+    """The `content_hash` of all that the sequences hold."""
+    items = np.bincount(sequences.item_domains, minlength=len(sequences.domain_names))
+    return content_hash(
+        sequences.domain_names,
+        lambda: sequences.item_ids.chunks,
+        lambda: sequences.user_ids.chunks,
+        np.concatenate([[1], 1 + np.cumsum(items)]),
+        {name: getattr(sequences, name) for name in [*ARRAYS, "offsets"]},
     )
-    own_newest = newest[sequences.users[targets]]
-    found = {
-        "future_leaks": newest.max() > times[targets],
-        "own_future_leaks": own_newest >= times[targets],
-        "same_time_context": same_time_as_before(sequences)[targets],
-        "repeat_targets": repeated(sequences)[targets],
-    }
-    return {name: _share(those.sum(), len(targets)) for name, those in found.items()}
-
-
-def same_time_as_before(sequences: Sequences) -> np.ndarray:
-    """[events] whether the user's event before has the same time."""
-    users, times = sequences.users, sequences.times
-    same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
-    return np.concatenate([[False], same])
-
-
-def content_hash(sequences: Sequences) -> str:
-    """SHA-256 of the content: names and ids as lengths (int64) and bytes, arrays little-endian."""
-    digest = hashlib.sha256()
-    for strings in (
-        pa.chunked_array([sequences.domain_names], pa.string()),
-        sequences.item_ids,
-        sequences.user_ids,
-    ):
-        whole = pa.concat_arrays(strings.cast(pa.large_binary()).chunks)
-        offsets = np.frombuffer(whole.buffers()[1], np.int64)[: len(whole) + 1]
-        digest.update(np.int64(len(whole)).tobytes())
-        digest.update(np.diff(offsets).astype("<i8").tobytes())
-        digest.update(memoryview(whole.buffers()[2])[offsets[0] : offsets[-1]])
-    digest.update(sequences.item_domains.astype("<i2").tobytes())
-    for name, kind in {**ARRAYS, "offsets": "int64"}.items():
-        array = getattr(sequences, name)
-        digest.update(array.astype(np.dtype(kind).newbyteorder("<")).tobytes())
-    return digest.hexdigest()
 
 
 def _share(events: int, of: int) -> dict[str, float]:

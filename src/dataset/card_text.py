@@ -1,9 +1,12 @@
 """The data card for a person: the Markdown file, and the compact card on the console."""
 
 DROP_REASONS = {
+    "rejected": "that could not be read",
     "after_cutoff": "after the cut-off",
     "other_domains": "in domains not asked for",
     "dedup": "repeated (--dedup)",
+    "max_user_events": "of users above --max_user_events",
+    "lone_item": "of domains with one item only, which cannot be ranked",
     "min_user_events": "of users below --min_user_events",
     "min_item_events": "of items below --min_item_events",
     "min_domains": "of users below --min_domains",
@@ -43,6 +46,48 @@ def generated_notes(card: dict) -> list[str]:
     return [f"NOTE: generated log, {notes['generated']}", *planted]
 
 
+def card_notes(card: dict) -> list[str]:
+    """The lines that must be seen first: a generated log, and what is odd about the data."""
+    notes = generated_notes(card)
+    if "origin" in card["notes"]:
+        notes.append(f"NOTE: {card['notes']['origin']}")
+    if card["dropped"].get("rejected"):
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in card["rejected"].items())
+        notes.append(f"NOTE: raw rows rejected ({reasons}); a sample is in rejected.csv")
+    if card["dropped"].get("lone_item"):
+        notes.append(
+            f"NOTE: {card['dropped']['lone_item']:,} events of domains with one item only are left "
+            "out: every score ranks it first"
+        )
+    for kind, count in card.get("similar_ids", {}).items():
+        if count:
+            notes.append(
+                f"NOTE: {count:,} ids of {kind} equal another one but for case or outer spaces; "
+                "they stay different"
+            )
+    return notes
+
+
+def suggestion_table(found: list, asked: int) -> str:
+    """`--suggest`: what each choice of filters leaves, and the strongest with enough users."""
+    header = ["--min_user_events", "--min_item_events", "--min_domains", "users", "items"]
+    header += ["events", "fewest users", "of domain"]
+    lines = [
+        [one.core, one.core, one.min_domains, one.users, one.items, one.events, one.fewest,
+         one.fewest_domain]
+        for one in found
+    ]  # fmt: skip
+    enough = [one for one in found if one.fewest >= asked]
+    if not enough:
+        return f"{_table(header, lines)}\n\nno choice keeps {asked:,} users in every domain"
+    best = min(enough, key=lambda one: one.events)
+    return (
+        f"{_table(header, lines)}\n\nthe strongest that keeps {asked:,} users in every domain: "
+        f"--min_user_events {best.core} --min_item_events {best.core} "
+        f"--min_domains {best.min_domains}"
+    )
+
+
 def card_console(card: dict) -> str:
     """The card in a few lines."""
     audit = card["audit"]
@@ -56,6 +101,7 @@ def card_console(card: dict) -> str:
             f"ties in time: {audit['ties']['share']:.0%} of the events "
             f"({audit['ties_across_domains']['share']:.0%} across domains), ordered "
             f"{card['tie_order']}",
+            f"times: {card['times']}" if "times" in card else "",
             f"dropped of {card['rows']:,} rows: {_dropped(card)}",
         ]
     )

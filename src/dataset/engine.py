@@ -1,41 +1,56 @@
-"""The data engine: DuckDB behind Ibis, told how many threads it has and where it may spill."""
+"""The data engine: what the data step asks of one, and which there are.
+
+The steps themselves (`events.py`) are Ibis expressions, the same for every engine. An engine runs
+them, keeps what must not be computed twice, and hands out the result in pieces.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
-import ibis
+import pyarrow as pa
 from ibis.backends import BaseBackend
 from ibis.expr.types import Table
-from ibis.util import gen_name
+
+from src.dataset.settings import DatasetSettings
+from src.errors import UserError
 
 
-@contextmanager
-def connected(threads: int, spill_dir: Path) -> Iterator[BaseBackend]:
-    """An engine of its own in memory; what does not fit goes to `spill_dir`. 0 threads: all."""
-    options = {"temp_directory": str(spill_dir)}
-    if threads:
-        options["threads"] = threads
-    engine = ibis.duckdb.connect(**options)
-    try:
-        yield engine
-    except RuntimeError as error:
-        if "interrupted" in str(error):  # how DuckDB hands on a Ctrl-C
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        engine.disconnect()
+class Engine(Protocol):
+    """What runs the steps."""
+
+    name: str  # as --engine calls it
+    backend: BaseBackend  # Ibis's
+
+    def materialise(self, table: Table) -> Table:
+        """Run `table` now and keep its rows, so that nothing is computed twice."""
+
+    def release(self, table: Table) -> None:
+        """Forget the rows of a table that `materialise` made."""
+
+    def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
+        """The rows of `table`, in no order, a piece at a time."""
 
 
-def materialise(engine: BaseBackend, table: Table) -> Table:
-    """Run `table` now and keep its rows in the engine, so that nothing is computed twice."""
-    return engine.create_table(gen_name("step"), table, temp=True)
+def connected(settings: DatasetSettings, spill: Path) -> AbstractContextManager[Engine]:
+    """The engine that the settings name; everything that it keeps on disk lies in `spill`.
 
+    UserError when it is not installed, or cannot start.
+    """
+    if settings.engine == "spark":
+        try:
+            from src.dataset.spark import connected_spark
+        except ImportError:
+            raise UserError(
+                "--engine spark needs PySpark: pip install -r requirements-spark.txt"
+            ) from None
+        return connected_spark(
+            settings.spark_master, settings.threads, settings.memory_limit, spill
+        )
+    from src.dataset.duck import connected_duck
 
-def release(engine: BaseBackend, table: Table) -> None:
-    """Forget the rows of a table that `materialise` made."""
-    # not Ibis's drop_table: with sqlglot 30 it writes a DROP TABLE without the name
-    engine.raw_sql(f'DROP TABLE "{table.op().name}"')
+    return connected_duck(settings.threads, settings.memory_limit, spill)
 
 
 def rows(table: Table) -> int:

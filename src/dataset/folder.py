@@ -5,6 +5,7 @@ Only numpy, pyarrow and the standard library: the machine that trains needs no d
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from src.errors import UserError
 FORMAT = 1  # raised when an older reader would misread the folder
 TRAIN, VALID, TEST = 0, 1, 2  # values of `split`
 ARRAYS = {"items": "int32", "domains": "int16", "times": "int64", "split": "int8"}
+CHUNK = 4_000_000  # events looked at together: some tens of MB of temporaries, however many events
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,23 @@ class Dataset:
     @cached_property
     def training_counts(self) -> np.ndarray:
         """[item_rows] int64 training events of every item; row 0 is padding."""
-        trained = self.items[np.asarray(self.split) == TRAIN]
-        return np.bincount(trained, minlength=self.item_rows)
+        counts = np.zeros(self.item_rows, dtype=np.int64)
+        for start in range(0, len(self.items), CHUNK):
+            some = slice(start, start + CHUNK)
+            trained = self.items[some][self.split[some] == TRAIN]
+            counts += np.bincount(trained, minlength=self.item_rows)
+        return counts
+
+    @cached_property
+    def split_counts(self) -> np.ndarray:
+        """[3, D] int64 events of every domain in each part: TRAIN, VALID, TEST."""
+        counts = np.zeros((3, len(self.domain_names)), dtype=np.int64)
+        for start in range(0, len(self.items), CHUNK):
+            some = slice(start, start + CHUNK)
+            for part in (TRAIN, VALID, TEST):
+                own = self.domains[some][self.split[some] == part]
+                counts[part] += np.bincount(own, minlength=len(self.domain_names))
+        return counts
 
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
@@ -69,9 +86,12 @@ class Dataset:
         return ids.slice(self.folder_items, self.item_rows - 1)
 
     def only_domain(self, domain: int) -> "Dataset":
-        """One domain as a dataset of its own: its events, its items from 1, its users."""
+        """One domain as a dataset of its own: its events, its items from 1, its users.
+
+        Its arrays are a copy in memory, 15 bytes an event of the domain.
+        """
         keep = np.asarray(self.domains) == domain
-        lengths = np.add.reduceat(keep.astype(np.int64), self.offsets[:-1])
+        lengths = user_counts(self.offsets, lambda events: keep[events])
         users = np.flatnonzero(lengths)
         first, end = int(self.item_starts[domain]), int(self.item_starts[domain + 1])
         return dataclasses.replace(
@@ -94,27 +114,104 @@ def dataset_folder(root: Path, data_name: str, strd_ym: str, variant: str = "") 
     return root / "src" / "dataset" / "processed" / data_name / month
 
 
+def user_chunks(offsets: np.ndarray, size: int = CHUNK) -> Iterator[slice]:
+    """Slices of users, one after the other, of at most `size` events each.
+
+    A user with more events has a slice alone. `offsets` [users + 1] as in `Dataset`; only as many
+    of them are read as it takes to find the ends.
+    """
+    first, users = 0, len(offsets) - 1
+    while first < users:
+        end = int(np.searchsorted(offsets, offsets[first] + size, side="right")) - 1
+        end = min(max(end, first + 1), users)
+        yield slice(first, end)
+        first = end
+
+
+def user_counts(offsets: np.ndarray, marks: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """[users] int64: how many of each user's events are marked.
+
+    `marks` gives one bool an event of a slice of the events; it is called for some millions of
+    them at a time, so that no array has the length of all.
+    """
+    counts = np.zeros(len(offsets) - 1, dtype=np.int64)
+    for users in user_chunks(offsets):
+        first, end = int(offsets[users.start]), int(offsets[users.stop])
+        marked = marks(slice(first, end))
+        counts[users] = np.add.reduceat(marked, offsets[users] - first, dtype=np.int64)
+    return counts
+
+
+def outside_domain(item_starts: np.ndarray, items: np.ndarray, domains: np.ndarray) -> np.ndarray:
+    """[N] whether an item is none of its domain's, or its domain none of all."""
+    starts = item_starts.astype(items.dtype)
+    below = items < starts.take(domains, mode="clip")
+    return below | (items >= starts.take(domains + 1, mode="clip"))
+
+
 def open_dataset(folder: Path) -> Dataset:
     """Open a dataset folder; the arrays stay on disk until they are read.
+
+    Types and lengths are compared with each other and with the card, and nothing else is read:
+    it takes the same moment whatever the number of events. What the events say is for
+    `src.dataset.verify`. Processes that open the same folder share its pages.
 
     Raises UserError when the folder is missing, of another format, or its parts disagree.
     """
     card = read_card(folder)
-    try:
-        arrays = {
-            name: np.load(folder / "sequences" / f"{name}.npy", mmap_mode="r")
-            for name in [*ARRAYS, "offsets"]
-        }
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}/sequences cannot be read ({error}); make the dataset again"
-        ) from None
+    arrays = {
+        name: _map(folder / "sequences" / f"{name}.npy", kind)
+        for name, kind in {**ARRAYS, "offsets": "int64"}.items()
+    }
     names = list(card["domains"])
     counts = [card["domains"][name]["items"] for name in names]
     item_starts = np.concatenate([[1], 1 + np.cumsum(counts)]).astype(np.int64)
     dataset = Dataset(folder, card, names, item_starts, **arrays)
-    _check(dataset)
+    _check_lengths(dataset)
     return dataset
+
+
+def _map(path: Path, kind: str) -> np.ndarray:
+    """A .npy file of one dimension, mapped from disk: its header alone is read."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); make the dataset again") from None
+    if array.dtype != np.dtype(kind) or array.ndim != 1:
+        raise UserError(
+            f"{path} holds {array.dtype} in {array.ndim} dimensions, not {kind} in one; "
+            "make the dataset again"
+        )
+    if size != array.offset + array.nbytes:
+        raise UserError(
+            f"{path} has {size} bytes where its header says {array.offset + array.nbytes}; "
+            "make the dataset again"
+        )
+    return array
+
+
+def _check_lengths(dataset: Dataset) -> None:
+    """Refuse a folder whose arrays and card disagree on how many users, events and items it has."""
+    folder, events = dataset.folder / "sequences", len(dataset.items)
+    for name in ARRAYS:
+        if len(getattr(dataset, name)) != events:
+            raise UserError(
+                f"{folder}/{name}.npy has another length than items.npy; make the dataset again"
+            )
+    offsets = dataset.offsets
+    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != events:
+        raise UserError(
+            f"{folder}/offsets.npy is torn: it does not run from 0 to the {events} events; "
+            "make the dataset again"
+        )
+    found = {"users": dataset.users, "events": events, "items": dataset.item_rows - 1}
+    for what, count in found.items():
+        if dataset.card[what] != count:
+            raise UserError(
+                f"{dataset.folder} has {count} {what} where its data_card.json says "
+                f"{dataset.card[what]}; make the dataset again"
+            )
 
 
 def read_card(folder: Path) -> dict:
@@ -133,25 +230,3 @@ def read_card(folder: Path) -> dict:
             f"{path} has format {version}, this version reads {FORMAT}; make the dataset again"
         )
     return card
-
-
-def _check(dataset: Dataset) -> None:
-    """Refuse a folder whose parts disagree; item and domain are compared event by event."""
-    events = len(dataset.items)
-    for name in ARRAYS:
-        if len(getattr(dataset, name)) != events:
-            raise UserError(
-                f"{dataset.folder}/sequences/{name}.npy has another length than items.npy; "
-                "make the dataset again"
-            )
-    offsets = dataset.offsets
-    if offsets[0] != 0 or offsets[-1] != events or (np.diff(offsets) < 1).any():
-        raise UserError(f"{dataset.folder}/sequences/offsets.npy is torn; make the dataset again")
-    domain_of_item = np.searchsorted(dataset.item_starts, dataset.items, side="right") - 1
-    wrong = np.flatnonzero(domain_of_item != dataset.domains)
-    if len(wrong):
-        user = int(np.searchsorted(offsets, wrong[0], side="right")) - 1
-        raise UserError(
-            f"{dataset.folder}/sequences: item {dataset.items[wrong[0]]} of user {user} is not in "
-            "the vocabulary of its domain; make the dataset again"
-        )

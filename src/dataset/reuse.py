@@ -6,6 +6,7 @@ from pathlib import Path
 
 from src.dataset.folder import FORMAT, open_dataset
 from src.dataset.settings import DatasetSettings
+from src.dataset.verify import verify_dataset
 from src.errors import UserError
 
 HINT = "name a folder beside it with --variant NAME, or remove it"
@@ -40,7 +41,7 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
     if old_files != raw_files:
         raise UserError(f"{folder} was made from another raw log; {HINT}")
     try:
-        open_dataset(folder)
+        verify_dataset(open_dataset(folder))
     except UserError as error:
         raise UserError(f"{folder} is damaged, remove it: {error}") from None
     return card

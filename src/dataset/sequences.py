@@ -1,27 +1,34 @@
-"""All users' sequences in memory: what the events become, before they are written."""
+"""All users' sequences as flat arrays on disk: what the selected events become."""
 
-import shlex
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from ibis.backends import BaseBackend
+from ibis import _
 from ibis.expr.types import Table
 
 from src.dataset import events as steps
-from src.dataset.engine import materialise, release, rows
-from src.dataset.folder import ARRAYS
-from src.dataset.settings import DatasetSettings, as_date, cutoff, first_second, month_of
+from src.dataset.engine import Engine, rows
+from src.dataset.folder import ARRAYS, user_chunks
+from src.dataset.selection import Selection
+from src.dataset.settings import DatasetSettings, as_date, first_second
 from src.errors import UserError
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Numbered events, by user and then in order, and the ids behind the numbers."""
+    """Numbered events, by user and then in order, and the ids behind the numbers.
+
+    The arrays of events lie on disk; `parts` goes through them with bounded memory.
+    """
 
     domain_names: list[str]  # D
     item_ids: pa.ChunkedArray  # [items] strings; item i stands at i - 1
     item_domains: np.ndarray  # [items] int16
+    item_counts: pa.ChunkedArray  # [items] events
     user_ids: pa.ChunkedArray  # [users] strings
     offsets: np.ndarray  # [users + 1] int64
     items: np.ndarray  # [events] int32
@@ -29,78 +36,78 @@ class Sequences:
     times: np.ndarray  # [events] int64
     split: np.ndarray  # [events] int8
     cuts: dict[str, int] = field(default_factory=dict)  # those of `find_cuts`
+    first_user: int = 0  # of a part: users of the whole before its first
 
     @property
     def users(self) -> np.ndarray:
-        """[events] int64: whose event it is."""
+        """[events] int64: whose event it is; of a part, counted from its first user."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    def parts(self) -> Iterator["Sequences"]:
+        """The same users in runs of at most some millions of events, each in memory."""
+        for users in user_chunks(self.offsets):
+            offsets = self.offsets[users.start : users.stop + 1]
+            own = slice(offsets[0], offsets[-1])
+            yield replace(
+                self,
+                user_ids=self.user_ids.slice(users.start, users.stop - users.start),
+                offsets=offsets - offsets[0],
+                first_user=users.start,
+                **{name: np.asarray(getattr(self, name)[own]) for name in ARRAYS},
+            )
 
-def select_events(
-    engine: BaseBackend, events: Table, settings: DatasetSettings
-) -> tuple[Table, dict[str, int]]:
-    """Run the steps that drop events; what remains, and {reason: events dropped}.
 
-    `events` must be materialised; it is released. The filters are repeated until a whole round
-    drops nothing. UserError when nothing remains.
+def build_sequences(
+    engine: Engine, selection: Selection, settings: DatasetSettings, folder: Path
+) -> Sequences:
+    """Split the selected events, and lay them out in the arrays of `folder`.
+
+    UserError for cuts in time that leave a part without events.
     """
-    dropped: dict[str, int] = {}
-    _check_choice(events, settings)
-
-    def run(events: Table, step: steps.Step) -> Table:
-        kept = materialise(engine, step.keep(events))
-        remaining = rows(kept)
-        dropped[step.reason] = dropped.get(step.reason, 0) + rows(events) - remaining
-        if not remaining:
-            raise UserError(step.when_empty)
-        release(engine, events)
-        return kept
-
-    for step in steps.selection_steps(settings, cutoff(settings.strd_ym)):
-        events = run(events, step)
-    if settings.shared_items:
-        shared = materialise(engine, steps.share_items(events))
-        release(engine, events)
-        events = shared
-    for step in steps.dedup_steps(settings):
-        events = run(events, step)
-    before = None
-    while before != (before := rows(events)):
-        for step in steps.filter_steps(settings):
-            events = run(events, step)
-    for step in steps.length_steps(settings):
-        events = run(events, step)
-    return events, dropped
-
-
-def build_sequences(engine: BaseBackend, events: Table, settings: DatasetSettings) -> Sequences:
-    """Order, split and number the events.
-
-    UserError for a domain with one item, and for cuts in time that leave a part without events.
-    """
-    cuts = find_cuts(events, settings)
-    ordered = steps.SPLITS[settings.split](steps.with_order(events, settings.tie_order), **cuts)
-    domains = materialise(engine, steps.domain_ids(events))
-    items = materialise(engine, steps.item_ids(events))
-    users = materialise(engine, steps.user_ids(events))
-    numbered = steps.numbered_events(ordered, users, items, domains).to_pyarrow()
-    columns = {name: numbered[name].to_numpy() for name in numbered.column_names}
-    names = domains.order_by("domain_number").to_pyarrow()["domain"].to_pylist()
-    item_table = items.inner_join(domains, "domain").order_by("item").to_pyarrow()
-    sequences = Sequences(
-        domain_names=names,
-        item_ids=item_table["item_id"],
-        item_domains=item_table["domain_number"].to_numpy().astype(ARRAYS["domains"]),
-        user_ids=users.order_by("user").to_pyarrow()["user_id"],
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(columns["user"]))]).astype(np.int64),
-        items=columns["item"].astype(ARRAYS["items"]),
-        domains=columns["domain"].astype(ARRAYS["domains"]),
-        times=columns["time"].astype(ARRAYS["times"]),
-        split=columns["split"].astype(ARRAYS["split"]),
+    cuts = find_cuts(selection.ordered, settings)
+    split = steps.SPLITS[settings.split](selection.ordered, **cuts)
+    offsets = np.concatenate([[0], np.cumsum(selection.users["events"].to_numpy())])
+    arrays = empty_arrays(folder, offsets.astype(np.int64))
+    placed = split.select(*steps.NUMBERS, "split", "position")
+    for batch in engine.batches(placed):
+        columns = {name: batch[name].to_numpy() for name in batch.schema.names}
+        place = offsets[columns["user"]] + columns["position"]
+        for name, column in COLUMNS.items():
+            arrays[name][place] = columns[column]
+    return Sequences(
+        domain_names=selection.domain_names,
+        item_ids=selection.items["item_id"],
+        item_domains=selection.items["domain"].to_numpy().astype(ARRAYS["domains"]),
+        item_counts=selection.items["count"],
+        user_ids=selection.users["user_id"],
         cuts=cuts,
+        **arrays,
     )
-    _check_domains(sequences)
-    return sequences
+
+
+COLUMNS = {"items": "item", "domains": "domain", "times": "time", "split": "split"}
+
+
+def empty_arrays(folder: Path, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """`ARRAYS` and `offsets` as .npy files mapped into memory, the latter filled.
+
+    Their place on the disk is reserved first: writing to a map on a full disk kills the process.
+    OSError when the disk has no room.
+    """
+    folder.mkdir()
+    arrays = {}
+    for name, kind in {**ARRAYS, "offsets": "int64"}.items():
+        length = len(offsets) if name == "offsets" else offsets[-1]
+        dtype = np.dtype(kind).newbyteorder("<")
+        path = folder / f"{name}.npy"
+        with path.open("wb") as file:
+            header = {"descr": dtype.str, "fortran_order": False, "shape": (int(length),)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            os.posix_fallocate(file.fileno(), file.tell(), max(1, int(length) * dtype.itemsize))
+        arrays[name] = np.load(path, mmap_mode="r+")
+    arrays["offsets"][:] = offsets
+    return arrays
 
 
 def find_cuts(events: Table, settings: DatasetSettings) -> dict[str, int]:
@@ -130,55 +137,18 @@ def find_cuts(events: Table, settings: DatasetSettings) -> dict[str, int]:
 
 def _check_cuts(events: Table, cuts: dict[str, int]) -> None:
     """Each of the three parts has an event."""
-    times = events.unix_time
     parts = {
-        "training": times < cuts["valid_from"],
-        "validation": (times >= cuts["valid_from"]) & (times < cuts["test_from"]),
-        "test": times >= cuts["test_from"],
+        "training": _.time < cuts["valid_from"],
+        "validation": (_.time >= cuts["valid_from"]) & (_.time < cuts["test_from"]),
+        "test": _.time >= cuts["test_from"],
     }
-    counts = events.agg(**{name: part.sum() for name, part in parts.items()}).to_pyarrow()
+    sums = {name: part.sum() for name, part in parts.items()}
+    counts = events.agg(first=_.time.min(), last=_.time.max(), **sums).to_pyarrow().to_pylist()[0]
     for name in parts:
-        if not counts[name][0].as_py():
-            first, last = (
-                as_date(time.to_pyarrow().as_py()) for time in (times.min(), times.max())
-            )
+        if not counts[name]:
+            first, last = as_date(counts["first"]), as_date(counts["last"])
             raise UserError(
                 f"--split temporal leaves no {name} event: validation from "
                 f"{as_date(cuts['valid_from'])}, test from {as_date(cuts['test_from'])}, and the "
                 f"events run from {first} to {last}; choose other dates or shares"
             )
-
-
-def _check_choice(events: Table, settings: DatasetSettings) -> None:
-    """The month is not before the log, and the domains asked for are in it."""
-    known = events.select("domain").distinct().order_by("domain").to_pyarrow()["domain"].to_pylist()
-    unknown = sorted(set(settings.domains) - set(known))
-    if unknown:
-        raise UserError(
-            f"--domains {' '.join(unknown)}: no such domain in the log; it has {', '.join(known)}"
-        )
-    first = events.unix_time.min().to_pyarrow().as_py()
-    if first >= cutoff(settings.strd_ym):
-        raise UserError(
-            f"--strd_ym {settings.strd_ym} is before the first event of the log; "
-            f"its first month is {month_of(first)}"
-        )
-
-
-def _check_domains(sequences: Sequences) -> None:
-    """A domain with one item cannot be ranked: every score is right."""
-    names = sequences.domain_names
-    taken = {"macro", "users"} & set(names)
-    if taken:
-        raise UserError(
-            f"domain {taken.pop()!r} has the name of a mean in the results; rename it in the log"
-        )
-    lone = np.flatnonzero(np.bincount(sequences.item_domains, minlength=len(names)) == 1)
-    if len(lone):
-        others = [name for d, name in enumerate(names) if d not in lone]
-        way_out = (
-            f"leave it out with --domains {shlex.join(others)}" if others else "use another log"
-        )
-        raise UserError(
-            f"domain {names[lone[0]]!r} has one item only, which cannot be ranked; {way_out}"
-        )

@@ -7,7 +7,11 @@ from datetime import UTC, datetime
 from src.arguments import setting
 from src.errors import UserError
 
-PLACE = ("data_name", "variant", "raw_dir", "out_dir", "threads")  # settings that change no content
+# Settings that change no content
+PLACE = (
+    "data_name", "variant", "raw_dir", "out_dir", "temp_dir", "engine", "threads", "memory_limit",
+    "spark_master", "describe", "suggest", "max_rejected",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,57 @@ class DatasetSettings:
         "a name for these options: the folder becomes <strd_ym>-<variant>",
         group="what and where",
     )
-    threads: int = setting(
-        0, "threads of the data engine, 0: all; the content is the same", group="what and where"
+    describe: bool = setting(False, "print the data card and write nothing", group="what and where")
+    suggest: int = setting(
+        0,
+        "print which filters keep at least so many users in every domain, and write nothing",
+        group="what and where",
+    )
+
+    engine: str = setting(
+        "duckdb",
+        "what runs the steps; the content is the same",
+        group="data engine",
+        choices=("duckdb", "spark"),
+    )
+    threads: int = setting(0, "threads of DuckDB, 0: all", group="data engine")
+    memory_limit: str = setting(
+        "",
+        "most memory that DuckDB holds, as in 4GB; what exceeds it is spilled; else 80 %% of "
+        "the machine's",
+        group="data engine",
+    )
+    temp_dir: str = setting(
+        "",
+        "folder for what is spilled, removed at the end; else beside the dataset folder",
+        group="data engine",
+    )
+    spark_master: str = setting(
+        "", "cluster of --engine spark; else local[*], this machine", group="data engine"
     )
 
     format: str = setting(
         "auto",
-        "table: .csv, .tsv (also .gz) or .parquet, one file or several, without a domain column "
-        "the file names are the domains; syncrec: amazon_seq.txt, voca_item.txt, voca_type.txt",
+        "how the log is written; auto looks at file names and first lines (docs/data.md)",
         group="raw log",
-        choices=("auto", "table", "syncrec"),
-    )
+        choices=(
+            "auto", "table", "syncrec", "amazon2014", "amazon2018", "amazon2023", "douban",
+            "movielens", "recbole", "completejourney",
+        ),
+    )  # fmt: skip
     user_col: str = setting("user_id", "column of the user", group="raw log")
     item_col: str = setting("item_id", "column of the item", group="raw log")
     domain_col: str = setting("domain", "column of the domain", group="raw log")
-    time_col: str = setting("unix_time", "column of the time, seconds since 1970", group="raw log")
+    time_col: str = setting("unix_time", "column of the time", group="raw log")
+    time_unit: str = setting(
+        "auto",
+        "what the times are; auto: what most rows have, by size, and the others are rejected",
+        group="raw log",
+        choices=("auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"),
+    )
+    max_rejected: float = setting(
+        0.001, "largest share of raw rows that may be unreadable; more stop", group="raw log"
+    )
     shared_items: bool = setting(
         False,
         "an item id is one item whatever the domain, filed where it occurs most often; "
@@ -59,9 +99,13 @@ class DatasetSettings:
     dedup: str = setting(
         "none",
         "drop repeated events, the first stays; exact: same user, item, domain and time; "
-        "consecutive: same item as the user's event before",
+        "consecutive: same item as the user's event before; repeats: same item as any event of "
+        "the user before",
         group="filters",
-        choices=("none", "exact", "consecutive"),
+        choices=("none", "exact", "consecutive", "repeats"),
+    )
+    max_user_events: int = setting(
+        0, "drop users with more events, bots most likely (once, first); 0: keep", group="filters"
     )
     min_user_events: int = setting(
         0, "drop users with fewer events (filters repeat until nothing changes)", group="filters"
@@ -119,6 +163,8 @@ class DatasetSettings:
         for name, value in asdict(self).items():
             if isinstance(value, int) and value < 0:
                 raise UserError(f"--{name} is {value}; it cannot be negative")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max_rejected must lie between 0 and 1, not {self.max_rejected}")
         cutoff(self.strd_ym)
         _check_split(self)
 

@@ -1,11 +1,11 @@
-"""The dataset folder as it is written: arrays, Parquet tables and the data card, all or nothing."""
+"""The dataset folder as it is written: Parquet tables and the data card beside the arrays."""
 
+import csv
+import itertools
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,46 +14,55 @@ import pyarrow.parquet as pq
 
 from src.dataset.card import events_per_domain
 from src.dataset.card_text import card_markdown
-from src.dataset.folder import ARRAYS, open_dataset
 from src.dataset.sequences import Sequences
-from src.errors import UserError
 
 
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its name on success and vanishes otherwise."""
-    target = target.absolute()
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{target.parent} cannot be written to ({error})") from None
-    try:
-        yield partial
-        try:
-            partial.rename(target)
-        except OSError as error:
-            raise UserError(f"{target} came into being meanwhile ({error}); run again") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_dataset(folder: Path, sequences: Sequences, card: dict) -> None:
-    """Fill an empty folder with everything that a dataset folder holds; the card comes last."""
-    _write_arrays(folder / "sequences", sequences)
-    domain = _domain_names(sequences.item_domains, sequences)
-    pq.write_table(_item_table(sequences, domain), folder / "items.parquet")
-    pq.write_table(_user_table(sequences), folder / "users.parquet")
-    pq.write_table(_cross_table(sequences), folder / "cross.parquet")
+def write_tables(folder: Path, sequences: Sequences, card: dict) -> None:
+    """Fill a folder that has the arrays with the tables; the card comes last."""
+    pq.write_table(_item_table(sequences), folder / "items.parquet")
     (folder / "single").mkdir()
-    for d, name in enumerate(sequences.domain_names):
-        pq.write_table(
-            _single_table(sequences, d), folder / "single" / f"{file_name(name)}.parquet"
-        )
+    with ExitStack() as files:
+        users = files.enter_context(_writer(folder / "users.parquet"))
+        cross = files.enter_context(_writer(folder / "cross.parquet"))
+        singles = [
+            files.enter_context(_writer(folder / "single" / f"{file_name(name)}.parquet"))
+            for name in sequences.domain_names
+        ]
+        for part in sequences.parts():
+            users(_user_table(part))
+            cross(_cross_table(part))
+            for write, table in zip(singles, _single_tables(part), strict=True):
+                write(table)
     (folder / "data_card.md").write_text(card_markdown(card), encoding="utf-8")
     text = json.dumps(card, indent=2, ensure_ascii=False)
     (folder / "data_card.json").write_text(text + "\n", encoding="utf-8")
-    open_dataset(folder)  # what cannot be read back is never given the final name
+
+
+def write_rejected(folder: Path, sample: list[dict]) -> None:
+    """`rejected.csv`: file, row, reason and text of raw rows that could not be read, if any."""
+    if not sample:
+        return
+    with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=list(sample[0]))
+        table.writeheader()
+        table.writerows(sample)
+
+
+@contextmanager
+def _writer(path: Path) -> Iterator:
+    """A function that appends a table to a Parquet file, as a row group of its own."""
+    writers: list[pq.ParquetWriter] = []
+
+    def write(table: pa.Table) -> None:
+        if not writers:
+            writers.append(pq.ParquetWriter(path, table.schema))
+        writers[0].write_table(table)
+
+    try:
+        yield write
+    finally:
+        for writer in writers:
+            writer.close()
 
 
 def file_name(domain: str) -> str:
@@ -66,60 +75,58 @@ def file_name(domain: str) -> str:
     return f"%2E{safe[1:]}" if safe.startswith(".") else safe
 
 
-def _write_arrays(folder: Path, sequences: Sequences) -> None:
-    folder.mkdir()
-    for name, kind in {**ARRAYS, "offsets": "int64"}.items():
-        np.save(folder / f"{name}.npy", getattr(sequences, name).astype(kind))
-
-
-def _item_table(sequences: Sequences, domain: pa.DictionaryArray) -> pa.Table:
+def _item_table(sequences: Sequences) -> pa.Table:
     items = len(sequences.item_ids)
     return pa.table(
         {
             "item": pa.array(np.arange(1, items + 1, dtype=np.int32)),
             "item_id": sequences.item_ids,
-            "domain": domain,
-            "count": pa.array(np.bincount(sequences.items, minlength=items + 1)[1:]),
+            "domain": _domain_names(sequences.item_domains, sequences),
+            "count": sequences.item_counts,
         }
     )
 
 
-def _user_table(sequences: Sequences) -> pa.Table:
-    per_domain = events_per_domain(sequences).astype(np.int32)  # [users, D]
-    columns = {
-        "user": pa.array(np.arange(len(per_domain), dtype=np.int64)),
-        "user_id": sequences.user_ids,
-    }
-    for d, name in enumerate(sequences.domain_names):
+def _user_table(part: Sequences) -> pa.Table:
+    per_domain = events_per_domain(part).astype(np.int32)  # [users, D]
+    columns = {"user": _numbers(part), "user_id": part.user_ids}
+    for d, name in enumerate(part.domain_names):
         columns[f"events_{name}"] = pa.array(np.ascontiguousarray(per_domain[:, d]))
     return pa.table(columns)
 
 
-def _cross_table(sequences: Sequences) -> pa.Table:
+def _cross_table(part: Sequences) -> pa.Table:
     """A row a user: the offsets of the arrays are those of the lists."""
-    names = _domain_names(sequences.domains, sequences)
     return pa.table(
         {
-            "user": pa.array(np.arange(len(sequences.user_ids), dtype=np.int64)),
-            "items": _lists(sequences.offsets, pa.array(sequences.items)),
-            "domains": _lists(sequences.offsets, names),
-            "times": _lists(sequences.offsets, pa.array(sequences.times)),
+            "user": _numbers(part),
+            "items": _lists(part.offsets, pa.array(part.items)),
+            "domains": _lists(part.offsets, _domain_names(part.domains, part)),
+            "times": _lists(part.offsets, pa.array(part.times)),
         }
     )
 
 
-def _single_table(sequences: Sequences, d: int) -> pa.Table:
-    """A row a user active in domain d: the events of d, their order kept."""
-    inside = sequences.domains == d
-    users, lengths = np.unique(sequences.users[inside], return_counts=True)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return pa.table(
-        {
-            "user": pa.array(users),
-            "items": _lists(offsets, pa.array(sequences.items[inside])),
-            "times": _lists(offsets, pa.array(sequences.times[inside])),
-        }
-    )
+def _single_tables(part: Sequences) -> Iterator[pa.Table]:
+    """For each domain a row a user active there: the events of the domain, their order kept."""
+    order = np.argsort(part.domains, kind="stable")  # by domain, user, time
+    starts = np.searchsorted(part.domains[order], np.arange(len(part.domain_names) + 1))
+    owners = part.users[order]
+    for start, end in itertools.pairwise(starts):
+        events = order[start:end]
+        users, lengths = np.unique(owners[start:end], return_counts=True)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        yield pa.table(
+            {
+                "user": pa.array(users + part.first_user),
+                "items": _lists(offsets, pa.array(part.items[events])),
+                "times": _lists(offsets, pa.array(part.times[events])),
+            }
+        )
+
+
+def _numbers(part: Sequences) -> pa.Array:
+    return pa.array(np.arange(part.first_user, part.first_user + len(part.user_ids)))
 
 
 def _lists(offsets: np.ndarray, values: pa.Array) -> pa.LargeListArray:
@@ -127,7 +134,7 @@ def _lists(offsets: np.ndarray, values: pa.Array) -> pa.LargeListArray:
 
 
 def _domain_names(domains: np.ndarray, sequences: Sequences) -> pa.DictionaryArray:
-    """Names in place of domain ids, each stored once."""
+    """Names in place of domain ids."""
     return pa.DictionaryArray.from_arrays(
         pa.array(domains.astype(np.int32)), pa.array(sequences.domain_names, pa.string())
     )

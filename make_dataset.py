@@ -4,7 +4,6 @@ python make_dataset.py --data_name amazon --strd_ym 202312
 """
 
 import signal
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from src.dataset.sequences import Sequences, build_sequences
 from src.dataset.settings import DatasetSettings, as_date, content_options, cutoff
 from src.dataset.suggest import suggest_filters
 from src.dataset.verify import verify_dataset
-from src.dataset.workplace import workplace
+from src.dataset.workplace import temporary_folder, workplace
 from src.dataset.writer import write_rejected, write_tables
 from src.errors import run_command
 
@@ -80,37 +79,41 @@ def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict, bool]:
     log = None if is_remote(raw_place(settings)) else find_log(settings)
     if log and (card := existing_card(folder, content_options(settings, log.format), log.records)):
         return card, False
-    with (
-        workplace(folder, settings.temp_dir) as here,
-        connected(settings, here.spill) as engine,
-    ):
-        log = log or find_log(settings, engine)
-        # another command may have made the folder until now
-        if card := existing_card(folder, content_options(settings, log.format), log.records):
-            return card, False
-        card, sequences, sample = lay_out(engine, settings, log, here.made)
-        write_rejected(here.made, sample)
-        write_tables(here.made, sequences, card)
+    with workplace(folder, settings.temp_dir) as here:
+        with connected(settings, here.spill) as engine:
+            log = log or find_log(settings, engine)
+            # another command may have made the folder until now
+            if card := existing_card(folder, content_options(settings, log.format), log.records):
+                return card, False
+            made = lay_out(engine, settings, log, here.made)
+        # what follows needs no engine, which holds memory
+        card = make_card(made.sequences, **made.known)
+        write_rejected(here.made, made.rejected)
+        write_tables(here.made, made.sequences, card)
         verify_dataset(open_dataset(here.made))  # what cannot be read back never gets the name
         here.complete = True
     return card, True
 
 
-def lay_out(
-    engine: Engine, settings: DatasetSettings, log: Log, folder: Path
-) -> tuple[dict, Sequences, list[dict]]:
-    """Read, select, order, split and number; the arrays lie in an empty folder then.
+@dataclass(frozen=True)
+class LaidOut:
+    """What the engine has done: the sequences, and what the card must know besides."""
 
-    Returns the card, the sequences, and a sample of the raw rows that cannot be used.
-    """
-    with tqdm(total=4, desc="reading", disable=None, leave=False) as progress:
+    sequences: Sequences
+    known: dict  # provenance, options, dropped
+    rejected: list[dict]  # a sample of the raw rows that cannot be used
+
+
+def lay_out(engine: Engine, settings: DatasetSettings, log: Log, folder: Path) -> LaidOut:
+    """Read, select, order, split and number; the arrays lie in an empty folder then."""
+    with tqdm(total=3, desc="reading", disable=None, leave=False) as progress:
         raw = read_log(engine, log.place, log.format, settings)
         parsed = parse(engine, raw, settings)
         advance(progress, "filters and order")
         selection = select_events(engine, parsed.events, settings)
         advance(progress, "sequences")
         sequences = build_sequences(engine, selection, settings, folder / "sequences")
-        advance(progress, "counting and writing")
+        progress.update()
     provenance = {
         "data_name": settings.data_name,
         "strd_ym": settings.strd_ym,
@@ -122,10 +125,12 @@ def lay_out(
         "rows": parsed.rows,
         "rejected": parsed.rejected,
     }
-    dropped = {"rejected": sum(parsed.rejected.values())} | selection.dropped
-    options = content_options(settings, log.format)
-    card = make_card(sequences, provenance=provenance, options=options, dropped=dropped)
-    return card, sequences, parsed.sample
+    known = {
+        "provenance": provenance,
+        "options": content_options(settings, log.format),
+        "dropped": {"rejected": sum(parsed.rejected.values())} | selection.dropped,
+    }
+    return LaidOut(sequences, known, parsed.sample)
 
 
 def advance(progress: tqdm, next_step: str) -> None:
@@ -135,32 +140,23 @@ def advance(progress: tqdm, next_step: str) -> None:
 
 def describe(settings: DatasetSettings) -> None:
     """Print the card of the dataset that would be made."""
-    with temporary(settings) as folder, connected(settings, folder) as engine:
+    with temporary_folder(settings.temp_dir) as folder, connected(settings, folder) as engine:
         made = folder / "made"
         made.mkdir()
-        card, _sequences, _sample = lay_out(engine, settings, find_log(settings, engine), made)
+        laid_out = lay_out(engine, settings, find_log(settings, engine), made)
+        card = make_card(laid_out.sequences, **laid_out.known)
     print_card(settings, card)
     print("nothing was written (--describe)")
 
 
 def suggest(settings: DatasetSettings) -> None:
     """Print which filters keep --suggest users in every domain."""
-    with temporary(settings) as folder, connected(settings, folder) as engine:
+    with temporary_folder(settings.temp_dir) as folder, connected(settings, folder) as engine:
         log = find_log(settings, engine)
         parsed = parse(engine, read_log(engine, log.place, log.format, settings), settings)
         found = suggest_filters(engine, parsed.events, settings)
     print(suggestion_table(found, settings.suggest))
     print("nothing was written (--suggest)")
-
-
-class temporary(tempfile.TemporaryDirectory):
-    """A folder in --temp_dir, or where the system has such folders; gone at the end."""
-
-    def __init__(self, settings: DatasetSettings):
-        super().__init__(prefix="make_dataset-", dir=settings.temp_dir or None)
-
-    def __enter__(self) -> Path:
-        return Path(super().__enter__())
 
 
 def print_card(settings: DatasetSettings, card: dict) -> None:

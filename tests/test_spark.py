@@ -8,6 +8,7 @@ import pytest
 from data_logs import card_of, make, random_log, write_log
 
 from make_dataset import find_log, lay_out
+from src.dataset.card import make_card
 from src.dataset.duck import connected_duck
 from src.dataset.settings import DatasetSettings
 
@@ -26,7 +27,8 @@ OPTIONS = {
 def made_by(engine, settings, folder):
     """The card of the dataset that an engine makes, and the bytes of its arrays."""
     folder.mkdir()
-    card, _sequences, _sample = lay_out(engine, settings, find_log(settings), folder)
+    made = lay_out(engine, settings, find_log(settings), folder)
+    card = make_card(made.sequences, **made.known)
     return card, {path.name: path.read_bytes() for path in (folder / "sequences").iterdir()}
 
 

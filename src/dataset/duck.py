@@ -13,7 +13,7 @@ from ibis.util import gen_name
 
 from src.errors import UserError
 
-BATCH_ROWS = 1_000_000
+BATCH_ROWS = 250_000
 
 
 class DuckEngine:

@@ -19,7 +19,7 @@ from src.errors import UserError
 FORMAT = 1  # raised when an older reader would misread the folder
 TRAIN, VALID, TEST = 0, 1, 2  # values of `split`
 ARRAYS = {"items": "int32", "domains": "int16", "times": "int64", "split": "int8"}
-CHUNK = 4_000_000  # events looked at together: some tens of MB of temporaries, however many events
+CHUNK = 2_000_000  # events looked at together: some tens of MB of temporaries, however many events
 
 
 @dataclass(frozen=True)

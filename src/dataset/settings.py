@@ -13,6 +13,8 @@ PLACE = (
     "spark_master", "describe", "suggest", "max_rejected",
 )  # fmt: skip
 
+MAX_THREADS = 1024  # the engine starts as many as it is told
+
 
 @dataclass(frozen=True)
 class DatasetSettings:
@@ -163,6 +165,8 @@ class DatasetSettings:
         for name, value in asdict(self).items():
             if isinstance(value, int) and value < 0:
                 raise UserError(f"--{name} is {value}; it cannot be negative")
+        if self.threads > MAX_THREADS:
+            raise UserError(f"--threads {self.threads} are too many; give at most {MAX_THREADS}")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max_rejected must lie between 0 and 1, not {self.max_rejected}")
         cutoff(self.strd_ym)

@@ -12,6 +12,9 @@ from typing import IO
 
 from src.errors import UserError
 
+PREFIX = "make_dataset-"  # of folders for what is spilled
+ELSEWHERE = "spill_elsewhere"  # the file that says where that is
+
 
 @dataclass
 class Workplace:
@@ -66,8 +69,10 @@ def _locked(root: Path, target: Path) -> IO:
             break
         lock.close()
     for left in root.iterdir():  # by a command that was killed
-        if left.name == "spill_elsewhere":
-            shutil.rmtree(left.read_text(), ignore_errors=True)
+        if left.name == ELSEWHERE:
+            spill = Path(left.read_text())
+            if spill.name.startswith(PREFIX):  # the kill may have come before all was written
+                shutil.rmtree(spill, ignore_errors=True)
         if left.is_dir():
             shutil.rmtree(left)
         elif left != path:
@@ -89,19 +94,26 @@ def _spill_folder(root: Path, temp_dir: str) -> Iterator[Path]:
 
     Its name is kept in `root`, so that the next command can remove what a killed one left.
     """
-    if not temp_dir:
-        spill = root / "spill"
-        spill.mkdir()
-    else:
-        try:
-            spill = Path(tempfile.mkdtemp(prefix="make_dataset-", dir=temp_dir)).absolute()
-        except OSError as error:
-            raise UserError(f"--temp_dir {temp_dir} cannot be written to ({error})") from None
-        (root / "spill_elsewhere").write_text(str(spill))
-    try:
+    with temporary_folder(temp_dir or str(root)) as spill:
+        if temp_dir:
+            (root / ELSEWHERE).write_text(str(spill))
         yield spill
+
+
+@contextmanager
+def temporary_folder(temp_dir: str = "") -> Iterator[Path]:
+    """A new folder in `temp_dir`, or where the system has such folders; it is gone at the end.
+
+    UserError when it cannot be made.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temp_dir or None)).absolute()
+    except OSError as error:
+        raise UserError(f"--temp_dir {temp_dir} cannot be written to ({error})") from None
+    try:
+        yield folder
     finally:
-        shutil.rmtree(spill, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _synced(folder: Path) -> None:

@@ -41,5 +41,9 @@ for word in "$@"; do # flags that name the dataset are for make_dataset.py too
 done
 
 make_environment requirements.txt
+case " ${DATASET[*]} " in
+  *completejourney*) "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+    -r "$ROOT/requirements-completejourney.txt" ;;
+esac
 "$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}" "${MAKING[@]}"
 "$PYTHON" "$ROOT/main.py" "${DATASET[@]}" "${TRAINING[@]}" "$@"

@@ -1,7 +1,6 @@
 """What the data card says of a split: counts by hand, and a leak planted on purpose is found."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pytest
 from data_logs import DAY, MONTH, card_of, make, random_log, write_log
 
 from src.dataset.card import audit, count_parts, count_whole, split_counts
-from src.dataset.folder import TEST, TRAIN, VALID, user_chunks
+from src.dataset.folder import TEST, TRAIN, VALID
 from src.dataset.sequences import Sequences
 
 
@@ -100,7 +99,7 @@ def test_counting_and_writing_in_parts_changes_nothing(tmp_path, monkeypatch):
     """Users a few at a time in place of millions: the same card, tables and hash."""
     raw = write_log(tmp_path / "raw" / "e.csv", random_log())
     make(raw, tmp_path / "whole")
-    monkeypatch.setattr("src.dataset.sequences.user_chunks", partial(user_chunks, size=20))
+    monkeypatch.setattr("src.dataset.sequences.CHUNK", 20)
     make(raw, tmp_path / "parts")
     assert card_of(tmp_path / "parts") == card_of(tmp_path / "whole")
     for path in (tmp_path / "whole").rglob("*.parquet"):

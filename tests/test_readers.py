@@ -5,7 +5,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import raw_reading
-from data_logs import HEADER, MONTH, fail, random_log, write_log
+from data_logs import (
+    HEADER,
+    MONTH,
+    card_of,
+    fail,
+    make,
+    random_log,
+    sequences_of,
+    write_log,
+)
 
 from src.dataset import events as steps
 from src.dataset.settings import DatasetSettings
@@ -136,6 +145,76 @@ def test_a_missing_vocabulary(tmp_path, capsys):
     raw = released(tmp_path / "raw")
     (raw / "voca_type.txt").unlink()
     assert "voca_type.txt is missing" in fail(capsys, raw, tmp_path / "out")
+
+
+# --- names and types that get in the way ---------------------------------------------------------
+
+
+def test_columns_of_a_parquet_file_may_be_called_as_the_readers_own(tmp_path):
+    rows = random_log(events=30)
+    users, items, domains, times = map(list, zip(*rows, strict=True))
+    table = pa.table({"user_id": users, "row": items, "file": domains, "unix_time": times})
+    pq.write_table(table, tmp_path / "e.parquet")
+    named = {"item_col": "row", "domain_col": "file"}
+    assert read(tmp_path, **named)[0] == sorted(rows)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_path_is_no_pattern(tmp_path, suffix):
+    for name, user in (("a[bc]", "right"), ("ab", "wrong")):
+        (tmp_path / name).mkdir()
+        rows = [(user, "i", "d", 1)]
+        if suffix == "csv":
+            write_log(tmp_path / name / "e.csv", rows)
+        else:
+            columns = dict(zip(HEADER, map(list, zip(*rows, strict=True)), strict=True))
+            pq.write_table(pa.table(columns), tmp_path / name / "e.parquet")
+    assert read(tmp_path / "a[bc]")[0] == [("right", "i", "d", 1)]
+
+
+def test_ids_that_are_floats_are_whole_numbers_and_nan_is_none(tmp_path, capsys):
+    users = [1.0, 2.0, float("nan"), 1e15]
+    columns = {"user_id": users, "item_id": list("abab"), "domain": ["d"] * 4}
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table(columns | {"unix_time": [MONTH] * 4}), tmp_path / "raw" / "e.parquet")
+    make(tmp_path / "raw", tmp_path / "out", "--max_rejected=0.5")
+    assert set(sequences_of(tmp_path / "out")) == {"1", "2", "1000000000000000"}
+    assert card_of(tmp_path / "out")["rejected"] == {"user_id is empty": 1}
+
+
+def test_ids_of_bytes_are_refused(tmp_path, capsys):
+    columns = {"user_id": [b"u"], "item_id": ["i"], "domain": ["d"], "unix_time": [MONTH]}
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "raw" / "e.parquet")
+    assert "ids of bytes" in fail(capsys, tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_damaged_page_of_a_parquet_file_is_told_in_one_line(tmp_path, capsys):
+    rows = random_log(events=4000)
+    columns = dict(zip(HEADER, map(list, zip(*rows, strict=True)), strict=True))
+    (tmp_path / "raw").mkdir()
+    path = tmp_path / "raw" / "e.parquet"
+    pq.write_table(pa.table(columns), path, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[60:600] = b"\xff" * 540
+    path.write_bytes(bytes(content))
+    fail(capsys, tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_very_long_domain_has_a_file(tmp_path):
+    names = ["товары для дома " * 20, "товары для дома " * 20 + "!"]
+    rows = [("u", f"i{n}", name, MONTH + n) for name in names for n in range(3)]
+    make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
+    assert list(card_of(tmp_path / "out")["domains"]) == sorted(names)
+    assert len(list((tmp_path / "out" / "single").iterdir())) == 2
+
+
+def test_recboles_three_parts_of_a_log_are_one_domain(tmp_path):
+    header = "user_id:token\titem_id:token\ttimestamp:float\n"
+    for n, part in enumerate(("train", "valid", "test")):
+        (tmp_path / f"books.{part}.inter").write_text(f"{header}u\ti{n}\t{n}.0\n")
+    found = read(tmp_path)[0]
+    assert found == [("u", f"i{n}", "books", n) for n in range(3)]
 
 
 # --- one definition for every engine ------------------------------------------------------------

@@ -80,7 +80,7 @@ def suggestion_table(found: list, asked: int) -> str:
     enough = [one for one in found if one.fewest >= asked]
     if not enough:
         return f"{_table(header, lines)}\n\nno choice keeps {asked:,} users in every domain"
-    best = min(enough, key=lambda one: one.events)
+    best = min(reversed(enough), key=lambda one: one.events)  # of equals the last
     return (
         f"{_table(header, lines)}\n\nthe strongest that keeps {asked:,} users in every domain: "
         f"--min_user_events {best.core} --min_item_events {best.core} "

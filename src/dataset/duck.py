@@ -44,6 +44,8 @@ def connected_duck(threads: int, memory_limit: str, spill: Path) -> Iterator[Duc
     UserError for a limit that is none or is reached where nothing can be spilled, and for a disk
     that is full.
     """
+    if "?" in str(spill):
+        raise UserError(f"{spill}: DuckDB takes no path with a question mark; name another folder")
     options = {"temp_directory": str(spill / "overflow"), "preserve_insertion_order": False}
     if threads:
         options["threads"] = threads
@@ -64,6 +66,10 @@ def connected_duck(threads: int, memory_limit: str, spill: Path) -> Iterator[Duc
         raise UserError(
             f"the data engine cannot read or write ({_first_line(error)}); is the disk of "
             "--temp_dir full?"
+        ) from None
+    except duckdb.Error as error:
+        raise UserError(
+            f"the data engine gave up ({_first_line(error)}); is a raw file damaged?"
         ) from None
     except RuntimeError as error:
         if "interrupted" in str(error):  # how DuckDB hands on a Ctrl-C

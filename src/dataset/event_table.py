@@ -21,7 +21,7 @@ from src.dataset.rawlog import (
     files_said,
     text_layout,
 )
-from src.dataset.scans import Layout
+from src.dataset.scans import FILE, ROW, Layout
 from src.errors import UserError
 
 PARQUET = (".parquet", ".pq")
@@ -129,14 +129,28 @@ def _of_parquet(
     for files in groups.values():
         table = source.scan.parquet(files)
         picked = {
-            name: table[column].cast("string")
+            name: _id(table[column], files[0])
             for name, column in wanted.items()
             if name != "unix_time"
         }
         time = _time(table[wanted["unix_time"]])
         picked["unix_time"] = time.cast("string") if textual else time
-        tables.append(table.select("file", "row", **picked))
+        tables.append(table.select(file=table[FILE], row=table[ROW], **picked))
     return ibis.union(*tables)
+
+
+def _id(column: ibis.expr.types.Column, file: RawFile) -> ibis.expr.types.StringValue:
+    """A column as ids: whole numbers without a point, whatever their type; NaN is no id."""
+    kind = column.type()
+    if kind.is_binary():
+        raise UserError(
+            f"{file.path} has ids of bytes in column {column.get_name()!r}; write them as text"
+        )
+    if not kind.is_floating():
+        return column.cast("string")
+    number = (column - column == 0).ifelse(column, None)  # neither NaN nor infinite
+    whole = (number % 1 == 0) & (number.abs() < 2**53)
+    return whole.ifelse(number.try_cast("int64").cast("string"), number.cast("string"))
 
 
 def _time(column: ibis.expr.types.Column) -> ibis.expr.types.Value:
@@ -145,7 +159,7 @@ def _time(column: ibis.expr.types.Column) -> ibis.expr.types.Value:
         "whole numbers": "int64", "numbers": "float64", "text": "string",
     }.get(_kind(kind))  # fmt: skip
     if to:
-        return column.cast(to)
+        return column.try_cast(to)
     zoned = kind.is_timestamp() and kind.timezone is not None
     return column.cast("timestamp('UTC')" if zoned else "timestamp")
 

@@ -189,7 +189,7 @@ def read_recbole(source: Source) -> RawLog:
     domains: dict[str, str] = {}
     if not any(names["domain"] in layout.columns for layout in layouts.values()):
         del names["domain"]
-        domains = named_domains(source.files, FORMATS["recbole"].names)
+        domains = named_domains(source.files, FORMATS["recbole"].names, parts=True)
     tables = by_layout(source, layouts, names)
     return _log(source, "recbole", tables, domains, names)
 
@@ -255,12 +255,15 @@ FORMATS = {
     ),
     "movielens": Format(
         read_movielens,
-        files_matching(r"(?P<domain>.+?)\.(?:dat|txt|csv)"),
+        files_matching(r"(?!movies|users|tags)(?P<domain>.+?)\.(?:dat|txt|csv)"),
         shows_movielens,
         "*.dat with user::item::rating::time",
     ),
     "recbole": Format(
-        read_recbole, files_matching(r"(?P<domain>.+?)\.inter"), shows_recbole, "*.inter"
+        read_recbole,
+        files_matching(r"(?P<domain>.+?)(?:\.(?:train|valid|test))?\.inter"),
+        shows_recbole,
+        "*.inter",
     ),
     "completejourney": Format(
         read_completejourney, re.compile(r"(?!)"), shows_nothing, "no file: it is a package"

@@ -105,15 +105,20 @@ def check_columns(
         )
 
 
-def named_domains(files: list[RawFile], names: re.Pattern[str]) -> dict[str, str]:
-    """{file name: domain} by the group `domain` of the pattern; UserError when two share one."""
+def named_domains(
+    files: list[RawFile], names: re.Pattern[str], parts: bool = False
+) -> dict[str, str]:
+    """{file name: domain} by the group `domain` of the pattern.
+
+    UserError when two share one, unless files can be `parts` of a domain.
+    """
     domains: dict[str, str] = {}
     for file in files:
         base = PurePosixPath(file.name).name
         match = names.fullmatch(base)
         domain = match["domain"] if match else PurePosixPath(unpacked_name(base)).stem
         for other, taken in domains.items():
-            if taken == domain:
+            if taken == domain and not parts:
                 raise UserError(f"{other} and {file.name} both name domain {domain}; keep one")
         domains[file.name] = domain
     return domains

@@ -1,6 +1,7 @@
 """Raw files read by DuckDB: text and Parquet, with the place of each row and what is malformed."""
 
 import csv
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from src.dataset.rawfiles import (
     without_comments,
 )
 from src.dataset.rejects import Rejected
-from src.dataset.scans import Layout, PutAside
+from src.dataset.scans import FILE, ROW, Layout, PutAside
 from src.errors import UserError
 
 NOWHERE = "\x01"  # a delimiter that makes a line one column; JSON cannot hold it
@@ -75,7 +76,7 @@ class DuckScan:
 
     def parquet_schema(self, file: RawFile) -> Schema:
         with _told([file.path]):
-            return self.backend.read_parquet(file.path).schema()
+            return self.backend.read_parquet(_literal(file.path)).schema()
 
     def delimited(self, files: list[RawFile], layout: Layout, wanted: dict[str, str]) -> Table:
         picked = {new: f"column_{layout.columns.index(old)}" for new, old in wanted.items()}
@@ -94,13 +95,11 @@ class DuckScan:
         paths = [file.path for file in files]
         with _told(paths):
             table = self.backend.read_parquet(
-                paths, union_by_name=True, filename="raw_file", file_row_number=True
+                list(map(_literal, paths)), union_by_name=True, filename=FILE, file_row_number=True
             )
         root = paths[0].removesuffix(files[0].name)
-        return table.mutate(
-            file=table.raw_file.substr(len(root)),
-            row=(table.file_row_number + 1).cast("int64"),
-        )
+        row = (table.file_row_number + 1).cast("int64")
+        return table.mutate(**{FILE: table[FILE].substr(len(root)), ROW: row})
 
     def keep(self, table: Table) -> Table:
         # `row` of a text is counted as rows come by: they must come in their order
@@ -154,7 +153,7 @@ class DuckScan:
         names = [f"column_{place}" for place in range(len(layout.columns))]
         with _told([path]):
             table = self.backend.read_csv(
-                path,
+                _literal(path),
                 columns=dict.fromkeys(names, "VARCHAR"),
                 delim=layout.delimiter,
                 quote=quote,
@@ -234,6 +233,11 @@ class DuckScan:
     def _drop_rejects(self) -> None:
         for name in REJECT_TABLES:
             self.backend.raw_sql(f"DROP TABLE IF EXISTS {name}")
+
+
+def _literal(path: str) -> str:
+    """The path as DuckDB takes it for itself, and not for a pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 @contextmanager

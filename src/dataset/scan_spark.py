@@ -24,7 +24,8 @@ from src.dataset.rawfiles import (
     without_comments,
 )
 from src.dataset.rejects import Rejected
-from src.dataset.scans import Layout, PutAside
+from src.dataset.scans import FILE, ROW, Layout, PutAside
+from src.dataset.spark import cause
 from src.errors import UserError
 
 BYTES = "ISO-8859-1"  # a character a byte: how bytes that are not UTF-8 stay what they are
@@ -129,21 +130,21 @@ class SparkScan:
     def parquet(self, files: list[RawFile]) -> Table:
         rows = self._parquet(files)
         paths = [file.path for file in files]
-        placed = self._placed(rows, files, paths)
+        placed = self._placed(rows, files, paths, FILE, ROW)
         nanoseconds = {
             name: F.timestamp_micros(F.floor(F.col(name) / 1000).cast("long"))
             for name in _nanoseconds(files[0])
             if rows.schema[name].dataType.typeName() == "long"
         }
         return self._table(
-            placed.withColumns({"row": F.col("_metadata.row_index") + 1, **nanoseconds})
+            placed.withColumns({ROW: F.col("_metadata.row_index") + 1, **nanoseconds})
         )
 
     def keep(self, table: Table) -> Table:
         try:
             return self.engine.materialise(table)
         except (PySparkException, Py4JJavaError) as error:
-            raise UserError(f"a raw file cannot be read: {_cause(error)}") from None
+            raise UserError(f"a raw file cannot be read: {cause(error)}") from None
 
     def put_aside(self) -> PutAside:
         return PutAside()  # Spark keeps such rows among the others
@@ -176,10 +177,20 @@ class SparkScan:
         try:
             return self.session.read.parquet(*[file.path for file in files])
         except (PySparkException, Py4JJavaError) as error:
-            raise UserError(f"{files[0].path} cannot be read: {_cause(error)}") from None
+            raise UserError(f"{files[0].path} cannot be read: {cause(error)}") from None
 
-    def _placed(self, rows: DataFrame, files: list[RawFile], paths: list[str]) -> DataFrame:
+    def _placed(
+        self,
+        rows: DataFrame,
+        files: list[RawFile],
+        paths: list[str],
+        file: str = "file",
+        row: str = "row",
+    ) -> DataFrame:
         """Add `file`, the name of the file of each row, and `row`, which texts do not tell."""
+        odd = next((path for path in paths if re.search(r"[*?\[\]{}]", path)), None)
+        if odd:
+            raise UserError(f"{odd}: Spark takes *?[]{{}} in a path for a pattern; rename it")
         # readers disagree about how many / stand after file:
         uri = F.regexp_replace("_metadata.file_path", "^file:/+", "file:///")
         if len(files) == 1:
@@ -192,7 +203,7 @@ class SparkScan:
             else:  # names that a URI writes in another way
                 pairs = [F.lit(part) for pair in names.items() for part in pair]
                 name = F.create_map(*pairs)[uri]
-        return rows.withColumns({"file": name, "row": F.lit(None).cast("long")})
+        return rows.withColumns({file: name, row: F.lit(None).cast("long")})
 
     def _plain(self, file: RawFile, comments: int) -> str:
         """The file itself, or a copy that Spark can read: without comments, unpacked from .zst."""
@@ -249,9 +260,3 @@ def _nanoseconds(file: RawFile) -> list[str]:
         return []
     schema = pq.read_schema(file.path)
     return [field.name for field in schema if str(field.type).startswith("timestamp[ns")]
-
-
-def _cause(error: Exception) -> str:
-    """The innermost line of an error of Spark."""
-    lines = [line for line in str(error).splitlines() if line.startswith("Caused by: ")]
-    return (lines[-1].removeprefix("Caused by: ") if lines else str(error).splitlines()[0])[:300]

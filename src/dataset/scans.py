@@ -13,6 +13,9 @@ from ibis.expr.types import Table
 from src.dataset.rawfiles import RawFile
 from src.dataset.rejects import Rejected
 
+# What `Scan.parquet` adds, under names that no column of a file has
+FILE, ROW = "file of the log", "row of the log"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -59,7 +62,7 @@ class Scan(Protocol):
         """The wanted values {new name: key} of a JSON object a line."""
 
     def parquet(self, files: list[RawFile]) -> Table:
-        """All columns as they are typed."""
+        """All columns as they are typed, and FILE and ROW in place of `file` and `row`."""
 
     def keep(self, table: Table) -> Table:
         """Run a table that was made here and keep its rows; UserError for a file that is torn."""

@@ -134,14 +134,21 @@ def run_filters(keeper: Keeper, settings: DatasetSettings) -> tuple[Table, Table
     """Run all steps that drop events; `remaining_users` and `remaining_items`, materialised."""
     for step in steps.first_steps(settings):
         keeper.run(step)
-    changed = True
-    while changed:
-        repeat_filters(keeper, settings)
-        items, changed = drop_lone_items(keeper)
+    items = reach_core(keeper, settings)
     for step in steps.length_steps(settings):
         keeper.run(step)
         items, _changed = drop_lone_items(keeper)
     return keeper.engine.materialise(steps.remaining_users(keeper.events)), items
+
+
+def reach_core(keeper: Keeper, settings: DatasetSettings) -> Table:
+    """Run the filters until nothing changes, domains with one item left out;
+    `remaining_items`."""
+    changed = True
+    while changed:
+        repeat_filters(keeper, settings)
+        items, changed = drop_lone_items(keeper)
+    return items
 
 
 def repeat_filters(keeper: Keeper, settings: DatasetSettings) -> None:

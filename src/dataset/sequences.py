@@ -12,7 +12,7 @@ from ibis.expr.types import Table
 
 from src.dataset import events as steps
 from src.dataset.engine import Engine, rows
-from src.dataset.folder import ARRAYS, user_chunks
+from src.dataset.folder import ARRAYS, CHUNK, user_chunks
 from src.dataset.selection import Selection
 from src.dataset.settings import DatasetSettings, as_date, first_second
 from src.errors import UserError
@@ -44,8 +44,12 @@ class Sequences:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def parts(self) -> Iterator["Sequences"]:
-        """The same users in runs of at most some millions of events, each in memory."""
-        for users in user_chunks(self.offsets):
+        """The same users in runs of at most some millions of events, each in memory.
+
+        Of many domains the runs are shorter: counts of each user and domain are made of them.
+        """
+        size = CHUNK // (1 + len(self.domain_names) // 16)
+        for users in user_chunks(self.offsets, size):
             offsets = self.offsets[users.start : users.stop + 1]
             own = slice(offsets[0], offsets[-1])
             yield replace(

@@ -90,7 +90,7 @@ def connected_spark(
         finally:
             session.stop()
     except (PySparkException, Py4JError) as error:
-        raise UserError(f"Spark stopped: {str(error).splitlines()[0]}") from None
+        raise UserError(f"Spark stopped: {cause(error)}") from None
 
 
 def _local_options(master: str, memory_limit: str) -> dict[str, str]:
@@ -110,3 +110,9 @@ def java_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return said.stderr.splitlines()[0]
+
+
+def cause(error: Exception) -> str:
+    """The innermost line of an error of Spark."""
+    lines = [line for line in str(error).splitlines() if line.startswith("Caused by: ")]
+    return (lines[-1].removeprefix("Caused by: ") if lines else str(error).splitlines()[0])[:300]

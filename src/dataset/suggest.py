@@ -8,7 +8,7 @@ from ibis.expr.types import Table
 
 from src.dataset import events as steps
 from src.dataset.engine import Engine, rows
-from src.dataset.selection import choose, domain_names, number, repeat_filters
+from src.dataset.selection import choose, domain_names, number, reach_core
 from src.dataset.settings import DatasetSettings
 from src.errors import UserError
 
@@ -47,7 +47,7 @@ def suggest_filters(engine: Engine, events: Table, settings: DatasetSettings) ->
                 settings, min_user_events=core, min_item_events=core, min_domains=least
             )
             try:
-                repeat_filters(keeper, asked)  # a stronger core lies inside the weaker one
+                reach_core(keeper, asked)  # a stronger core lies inside the weaker one
             except UserError:
                 break
             found.append(_measured(keeper.events, names, core, least))

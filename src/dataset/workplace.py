@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -32,7 +32,7 @@ def workplace(target: Path, temp_dir: str = "") -> Iterator[Workplace]:
     What was left by a command that was killed is removed first. UserError when another command
     makes the same folder now, where nothing can be written, and when the disk is full.
     """
-    target = target.absolute()
+    target = target.resolve()
     root = target.parent / f".{target.name}.partial"
     try:
         with _locked(root, target), _removed_at_end(root):
@@ -65,7 +65,7 @@ def _locked(root: Path, target: Path) -> IO:
                 "with --variant or --out_dir"
             ) from None
         # the file may have been removed between opening and locking: by the command before
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+        if _is_open_as(path, lock):
             break
         lock.close()
     for left in root.iterdir():  # by a command that was killed
@@ -80,12 +80,28 @@ def _locked(root: Path, target: Path) -> IO:
     return lock
 
 
+def _is_open_as(path: Path, file: IO) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def _removed_at_end(root: Path) -> Iterator[None]:
+    """Remove the folder, the lock last: who finds no lock makes one, and begins to fill it."""
     try:
         yield
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        for path in root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink()
+        (root / "lock").unlink()
+        with suppress(OSError):  # the next command has come
+            root.rmdir()
 
 
 @contextmanager

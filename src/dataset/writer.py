@@ -1,6 +1,7 @@
 """The dataset folder as it is written: Parquet tables and the data card beside the arrays."""
 
 import csv
+import hashlib
 import itertools
 import json
 import re
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 from src.dataset.card import events_per_domain
 from src.dataset.card_text import card_markdown
 from src.dataset.sequences import Sequences
+
+LONGEST_NAME = 200  # file systems allow 255 bytes
 
 
 def write_tables(folder: Path, sequences: Sequences, card: dict) -> None:
@@ -66,13 +69,19 @@ def _writer(path: Path) -> Iterator:
 
 
 def file_name(domain: str) -> str:
-    """A domain's name as a file name: bytes other than [A-Za-z0-9._-] as %XX, a first dot too."""
+    """A domain's name as a file name: bytes other than [A-Za-z0-9._-] as %XX, a first dot too.
+
+    A long one is cut, and its SHA-256 stands for what is missing.
+    """
     safe = re.sub(
         r"[^A-Za-z0-9._-]",
         lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()),
         domain,
     )
-    return f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    if len(safe) <= LONGEST_NAME:
+        return safe
+    return f"{safe[:LONGEST_NAME]}-{hashlib.sha256(domain.encode()).hexdigest()[:16]}"
 
 
 def _item_table(sequences: Sequences) -> pa.Table:

@@ -11,10 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from src.dataset.folder import TEST, TRAIN, VALID, Dataset
+from src.dataset.folder import TEST, TRAIN, VALID, Dataset, user_chunks
 
 NEVER = np.iinfo(np.int64).max
-USERS_AT_ONCE = 1 << 18  # bounds the memory on logs of many millions of users
 EVENT = ["user", "item_id", "time", "copy"]
 
 
@@ -71,9 +70,8 @@ def _users_trained_late(data: Dataset, bound: np.ndarray) -> np.ndarray:
 
 def _blocks(data: Dataset) -> Iterator[tuple[slice, slice]]:
     """Users, some at a time, and their events."""
-    for first in range(0, data.users, USERS_AT_ONCE):
-        end = min(first + USERS_AT_ONCE, data.users)
-        yield slice(first, end), slice(int(data.offsets[first]), int(data.offsets[end]))
+    for users in user_chunks(data.offsets):
+        yield users, slice(int(data.offsets[users.start]), int(data.offsets[users.stop]))
 
 
 def _late_events(data: Dataset, users: np.ndarray, bound: np.ndarray) -> pd.DataFrame:

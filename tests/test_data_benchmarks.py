@@ -12,7 +12,7 @@ KEYS = {"events", "seconds", "sort_seconds", "ratio", "pandas_seconds", "peak_rs
 
 def test_the_benchmark_prints_one_object(tmp_path, capsys):
     """Plain pandas must make the same content, day-grain ties or not, or it fails."""
-    flags = ["--events=3000", f"--work_dir={tmp_path}", "--json", "--", "--min_user_events=3"]
+    flags = ["--events=3000", f"--work_dir={tmp_path}", "--json", "--", "--min_user_events=15"]
     data.main(flags)
     found = json.loads(capsys.readouterr().out)
     assert set(found) >= KEYS

@@ -13,7 +13,6 @@ LAST_SECOND = 253_402_300_799  # the end of the year 9999
 PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 NUMBER_FORMS = (SECONDS, MILLISECONDS, MICROSECONDS, NANOSECONDS)
 FORM_OF = {**dict(zip(PER_SECOND, NUMBER_FORMS, strict=True)), "iso": DATE}
-TIME_UNITS = ("auto", *FORM_OF)
 
 # Numbers below the first bound are seconds (up to the year 5138), below the next milliseconds, ….
 BOUNDS = (10**11, 10**14, 10**17)

@@ -9,16 +9,7 @@ set -euo pipefail
 work=$(realpath "${1:?usage: bash benchmarks/data.sh WORK_DIR [ABXI_DIR]}")
 abxi=${2:+$(realpath "$2")}
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
-mkdir -p results/speed
-
-measure() { # name, benchmark, flags…
-  local name=$1 script=$2
-  shift 2
-  echo "$name" >&2
-  "$PYTHON" "benchmarks/$script.py" --json "$@" >"results/speed/.$name.json"
-  mv "results/speed/.$name.json" "results/speed/$name.json"
-}
+source benchmarks/measure.sh
 
 measure data_10 data --events 10000000 --rounds 3 --work_dir "$work"
 measure data_30 data --events 30000000 --skip_pandas --work_dir "$work"

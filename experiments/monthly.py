@@ -32,7 +32,7 @@ def validation(folder: Path) -> pd.Series:
     return rows[wanted & (rows.metric == "ndcg@10")].set_index("epoch").value
 
 
-def test_score(folder: Path) -> float:
+def score_on_test(folder: Path) -> float:
     """NDCG@10 of the cross path on the test, macro mean, under `full`."""
     results = read_json(folder / "results.json", "results of the run")
     return results["test"]["full"]["cross"]["macro"]["ndcg@10"]
@@ -49,7 +49,7 @@ def read_runs(runs: Path, seeds: list[int]) -> pd.DataFrame:
             rows += [
                 (name, seed, epoch, "valid", value) for epoch, value in validation(folder).items()
             ]
-            rows.append((name, seed, None, "test", test_score(folder)))
+            rows.append((name, seed, None, "test", score_on_test(folder)))
     table = pd.DataFrame(rows, columns=["run", "seed", "epoch", "split", "value"])
     return table.astype({"epoch": "Int64"})
 

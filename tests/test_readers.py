@@ -228,7 +228,8 @@ def test_every_step_can_be_written_for_spark(split):
     """
     columns = dict.fromkeys((*HEADER[:3], "file"), "string")
     columns |= dict.fromkeys(("unix_time", "row", "place"), "int64")
-    events = steps.up_to(ibis.table(columns, name="events"), MONTH)
+    log = ibis.table(columns, name="events")
+    events = log.filter(steps.up_to(log, MONTH), steps.in_domains(log, ("a",)))
     users, items = steps.user_ids(events), steps.item_ids(events, shared=True)
     numbered = steps.numbered_events(events, users, items, as_logged=True)
     ordered = steps.with_ties_hashed(steps.with_order(numbered, ["item"]), users, items)

@@ -13,7 +13,7 @@ from functools import partial
 
 import ibis
 from ibis import _
-from ibis.expr.types import IntegerScalar, StringValue, Table
+from ibis.expr.types import BooleanValue, IntegerScalar, StringValue, Table
 
 from src.dataset.folder import TEST, TRAIN, VALID
 from src.dataset.settings import DatasetSettings
@@ -33,14 +33,14 @@ def bit_length(text: str) -> int:
 # --- which part of the log ----------------------------------------------------------------------
 
 
-def up_to(events: Table, end: int) -> Table:
-    """Events before the second `end`."""
-    return events.filter(_.unix_time < end)
+def up_to(events: Table, end: int) -> BooleanValue:
+    """[events] whether an event comes before the second `end`."""
+    return events.unix_time < end
 
 
-def in_domains(events: Table, domains: tuple[str, ...]) -> Table:
-    """Events of the named domains; of all, where none is named."""
-    return events.filter(_.domain.isin(domains)) if domains else events
+def in_domains(events: Table, domains: tuple[str, ...]) -> BooleanValue:
+    """[events] whether an event is of a named domain; all are, where none is named."""
+    return events.domain.isin(domains) if domains else ibis.literal(True)
 
 
 # --- numbers in place of ids --------------------------------------------------------------------

@@ -18,7 +18,8 @@ MAX_DOMAINS = 500
 class Selection:
     """The events that a dataset holds, ordered, and the ids behind the numbers."""
 
-    ordered: Table  # user, item, domain, time, position, size; in the engine
+    events: Table  # user, item, domain, time; kept in the engine
+    ordered: Table  # the same with position and size, numbered anew; not run yet
     users: pa.Table  # [users] user_id, events; in the order of their numbers
     items: pa.Table  # [items] item_id, domain (its number), count; item i stands at i - 1
     domain_names: list[str]  # D
@@ -84,6 +85,7 @@ def select_events(engine: Engine, events: Table, settings: DatasetSettings) -> S
     if any(keeper.dropped.values()):
         ordered = steps.renumbered(ordered, users, items)
     return Selection(
+        events=keeper.events,
         ordered=ordered,
         users=user_table(users, keeper.users),
         items=item_table(items, keeper.items),
@@ -94,20 +96,17 @@ def select_events(engine: Engine, events: Table, settings: DatasetSettings) -> S
 
 def choose(events: Table, settings: DatasetSettings) -> tuple[Table, dict[str, int]]:
     """The events before the cut-off, of the domains asked for; what lies outside, by reason."""
-    end = cutoff(settings.strd_ym)
-    in_time = steps.up_to(events, end)
-    chosen = steps.in_domains(in_time, settings.domains)
-    early = _.unix_time < end
-    asked = _.domain.isin(settings.domains) if settings.domains else early
+    in_time = steps.up_to(events, cutoff(settings.strd_ym))
+    chosen = in_time & steps.in_domains(events, settings.domains)
     found = events.agg(
-        all=_.count(), in_time=early.sum(), chosen=(early & asked).sum(), first=_.unix_time.min()
+        all=_.count(), in_time=in_time.sum(), chosen=chosen.sum(), first=_.unix_time.min()
     )
     counts = found.to_pyarrow().to_pylist()[0]
     _check_choice(events, settings, counts)
     dropped = {"after_cutoff": counts["all"] - counts["in_time"]}
     if settings.domains:
         dropped["other_domains"] = counts["in_time"] - counts["chosen"]
-    return chosen, dropped
+    return events.filter(chosen), dropped
 
 
 def _check_choice(events: Table, settings: DatasetSettings, counts: dict) -> None:

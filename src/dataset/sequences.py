@@ -68,7 +68,7 @@ def build_sequences(
 
     UserError for cuts in time that leave a part without events.
     """
-    cuts = find_cuts(selection.ordered, settings)
+    cuts = find_cuts(selection.events, settings)
     split = steps.SPLITS[settings.split](selection.ordered, **cuts)
     offsets = np.concatenate([[0], np.cumsum(selection.users["events"].to_numpy())])
     arrays = empty_arrays(folder, offsets.astype(np.int64))

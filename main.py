@@ -8,21 +8,25 @@ The best checkpoint on validation is reloaded, and the test split is scored once
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
-from src.checkpoint import read_checkpoint
+from src.checkpoint import FORMER, has_checkpoint, newest_checkpoint
 from src.dataset.folder import TRAIN, VALID, Dataset
 from src.dataset.verify import check_events
 from src.errors import UserError, run_command
 from src.evaluate import asked_protocols, evaluate_run, run_protocols
 from src.evaluation.metrics import METRICS
-from src.files import write_json
+from src.files import TEMPORARY, is_open_as, lock, write_json
 from src.liveview import view_folder
 from src.settings import RUN_ONLY, SCORING, Settings, check_settings
 from src.warmstart import (
@@ -50,10 +54,18 @@ from utils import (
 RESERVED = ("candidates", "logs")  # folders beside the runs
 
 
-def parse_command(arguments: list[str] | None = None) -> tuple[Settings, Path | None]:
-    """The settings of the command line, and the run folder of `--evaluate`.
+class Command(NamedTuple):
+    """What a command line asks for."""
 
-    `--config FILE`, or the run of `--evaluate`, gives other defaults; flags win.
+    settings: Settings
+    evaluate: Path | None = None  # a run folder
+    replay: Path | None = None  # a checkpoint in one
+
+
+def parse_command(arguments: list[str] | None = None) -> Command:
+    """The command of a command line.
+
+    `--config FILE`, or the run of the other two, gives other defaults; flags win.
     """
     parser = build_parser(Settings, __doc__.splitlines()[0])
     files = parser.add_mutually_exclusive_group()
@@ -62,22 +74,37 @@ def parse_command(arguments: list[str] | None = None) -> tuple[Settings, Path | 
         "--evaluate", metavar="RUN", type=Path,
         help="score a finished run folder again, without training; with the flags of evaluation",
     )  # fmt: skip
+    files.add_argument(
+        "--replay", metavar="FILE", type=Path,
+        help="compute the step that a checkpoint of a run folder stands before, such as fault.pt, "
+        "and print its losses and gradients; nothing is updated or written",
+    )  # fmt: skip
     first, _ = parser.parse_known_args(arguments)
     if first.evaluate and not (first.evaluate / "results.json").is_file():
         raise UserError(f"--evaluate {first.evaluate} holds no finished run (no results.json)")
-    file = first.evaluate / "config.json" if first.evaluate else first.config
+    former = first.evaluate or (first.replay and folder_of(first.replay))
+    file = former / "config.json" if former else first.config
     defaults = config_defaults(Settings, file) if file else {}
     parser.set_defaults(**defaults)
     settings = _with_whole_paths(from_namespace(Settings, parser.parse_args(arguments)))
     check_settings(settings)
     run_protocols(settings)  # refuses unknown ones
-    if first.evaluate:
-        _check_same_run(settings, defaults)
+    if former:
+        what = "--evaluate scores" if first.evaluate else "--replay computes a step of"
+        _check_same_run(settings, defaults, what)
     if settings.select_metric not in METRICS:
         raise UserError(
             f"--select_metric {settings.select_metric} is unknown; give one of {', '.join(METRICS)}"
         )
-    return settings, first.evaluate
+    return Command(settings, first.evaluate, first.replay)
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in, as its own or one of a domain's model."""
+    for folder in (checkpoint.parent, *checkpoint.resolve().parents[2:3]):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(f"--replay {checkpoint} is not in a run folder (no config.json)")
 
 
 def _with_whole_paths(settings: Settings) -> Settings:
@@ -87,13 +114,13 @@ def _with_whole_paths(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **whole)
 
 
-def _check_same_run(settings: Settings, before: dict) -> None:
-    """Refuse, with `--evaluate`, a flag that would be about another training."""
+def _check_same_run(settings: Settings, before: dict, what: str) -> None:
+    """Refuse a flag that would be about another training than the run's; `what` begins the line."""
     before = dataclasses.asdict(Settings()) | before
     for name, value in dataclasses.asdict(settings).items():
         if name not in RUN_ONLY | SCORING | {"data_dir"} and value != before[name]:
             raise UserError(
-                f"--evaluate scores the run as it was trained, with --{name} {before[name]}; "
+                f"{what} the run as it was trained, with --{name} {before[name]}; "
                 f"drop --{name}, or train another run"
             )
 
@@ -119,21 +146,64 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     if not replaced:
         if find_run(settings, folder, dataset.card["sha256"]):
             return True
-        for checkpoint in sorted(folder.rglob("last.pt")):  # before anything is changed
-            read_checkpoint(checkpoint, settings, dataset, torch.device("cpu"))
+        for part, own in model_parts(settings, dataset, folder):  # before anything is changed
+            newest_checkpoint(own, settings, part, torch.device("cpu"))
     taken = former_record(settings, dataset, folder)
     if replaced:
-        shutil.rmtree(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
+        _empty(folder)
+    for left in folder.rglob(TEMPORARY):  # by a command that was killed
+        left.unlink()
     (folder / "results.json").unlink(missing_ok=True)  # those of the shorter run
     saved = dataclasses.replace(settings, resume=False, overwrite=False)
     stood_on = environment(process.device, dataset.card["sha256"]) | taken
     write_json(folder / "environment.json", stood_on)
     write_json(folder / "config.json", as_json(saved))
     return False
+
+
+def lock_run(folder: Path, held: ExitStack) -> None:
+    """Make the run folder and lock it, until `held` or the process ends, however that ends.
+
+    UserError where another command works in it, or it cannot be made. A folder that is empty at
+    the end of `held`, because the command was refused, is removed.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        held.callback(_remove_empty, path)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
+        try:
+            descriptor = lock(folder)
+        except FileNotFoundError:  # a command that was refused is just removing it
+            continue
+        except OSError:  # a file system without locks
+            return
+        if descriptor is None:
+            raise UserError(
+                f"another command works in {folder} now; wait for it, or give another --run_name"
+            )
+        if is_open_as(folder, descriptor):
+            break
+        os.close(descriptor)
+    held.callback(os.close, descriptor)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it is not empty, or another command has removed it
+        folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """Remove all that a run folder holds. config.json goes last: as long as anything of a run is
+    there, it says of which."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
@@ -146,7 +216,7 @@ def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
     if not settings.init_from:
         return {}
     parts = model_parts(settings, dataset, folder)
-    if settings.resume and all((own / "last.pt").is_file() for _, own in parts):
+    if settings.resume and all(has_checkpoint(own) for _, own in parts):
         before = read_json(folder / "environment.json", "environment.json of the run")
         return {"init_from": before.get("init_from")}
     former = open_former(Path(settings.init_from), open_data)
@@ -226,10 +296,9 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
         seed_everything(settings.seed + process.rank)  # dropout of its own for each process
         trainer = Trainer(settings, part, part_folder, process)
         if part is not dataset and process.leads:
-            print(f"domain {part.domain_names[0]}: {len(trainer.users)} users", flush=True)
-        if settings.resume and (part_folder / "last.pt").is_file():
-            trainer.load(part_folder / "last.pt")
-        elif settings.init_from:
+            print(f"domain {part.domain_names[0]}: {len(trainer.loader.users)} users", flush=True)
+        resumed = settings.resume and trainer.resume()
+        if settings.init_from and not resumed:
             former = former or open_former(Path(settings.init_from), open_data)
             state = initial_state(former, part, trainer.model.state_dict())
             if state is not None:
@@ -238,9 +307,25 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
         trainers.append(trainer)
     if len(trainers) > 1 and process.leads:
         merge_metrics(trainers, folder)
-    if process.processes > 1:
-        dist.barrier()  # best.pt is there for everybody
+    process.wait()  # best.pt is there for everybody
     score(settings, dataset, folder, process, keep=False)
+    if process.leads:
+        for _, part_folder in model_parts(settings, dataset, folder):
+            (part_folder / FORMER).unlink(missing_ok=True)  # it takes as much as last.pt
+
+
+def replay(settings: Settings, dataset: Dataset, file: Path, process: Process) -> None:
+    """`--replay`: print the losses and gradients of the step that a checkpoint stands before."""
+    for part, own in model_parts(settings, dataset, folder_of(file)):
+        if own.resolve() == file.parent.resolve():
+            trainer = Trainer(settings, part, own, process)
+            trainer.load(file)
+            done = trainer.progress
+            if process.leads:
+                print(f"step {done.position + 1} of epoch {done.epoch + 1}")
+            for line in trainer.replay():
+                if process.leads:
+                    print(line)
 
 
 def score(settings: Settings, dataset: Dataset, folder: Path, process: Process, keep: bool) -> None:
@@ -295,16 +380,36 @@ def results_table(results: dict, protocol: str = "full") -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, or find the run finished, and print its table. Raises UserError for mistakes."""
-    settings, run = parse_command(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C
+    settings, evaluated, checkpoint = parse_command(arguments)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    process = start_process(settings.device)
+    process = start_process(settings.device, settings.deterministic)
     dataset = open_data(settings)
     check_events(dataset)
-    if run:
-        score_again(settings, dataset, run, process)
+    if checkpoint:
+        replay(settings, dataset, checkpoint, process)
     else:
-        run = run_folder(settings, dataset)
+        run = find_or_train(settings, dataset, evaluated, process)
+        if process.leads:
+            print_results(dataset, run)
+    if process.processes > 1:
+        # A process that ends right after its last sum may abort: DistributedDataParallel keeps
+        # gloo's threads alive, and one may still be releasing what was summed.
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def find_or_train(
+    settings: Settings, dataset: Dataset, evaluated: Path | None, process: Process
+) -> Path:
+    """Score the run folder `evaluated` again, or find the settings' own finished, or train it."""
+    run = evaluated or run_folder(settings, dataset)
+    with ExitStack() as held:
+        process.agree(lambda: lock_run(run, held))
+        if evaluated:
+            score_again(settings, dataset, run, process)
+            return run
         finished = process.agree(lambda: open_run(settings, run, process, dataset))
         if not finished:
             train(settings, dataset, run, process)
@@ -312,16 +417,15 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"finished already: {run}")
         if finished and process.agree(lambda: lacks_scores(settings, dataset, run)):
             score_again(settings, dataset, run, process)
-    if process.leads:
-        if "generated" in dataset.card.get("notes", {}):
-            print("NOTE: the log is generated, not real behaviour")
-        print(results_table(json.loads((run / "results.json").read_text())))
-        print(f"run folder: {run}")
-    if process.processes > 1:
-        # A process that ends right after its last sum may abort: DistributedDataParallel keeps
-        # gloo's threads alive, and one may still be releasing what was summed.
-        dist.barrier()
-        dist.destroy_process_group()
+    return run
+
+
+def print_results(dataset: Dataset, run: Path) -> None:
+    """The table of a run that has been scored."""
+    if "generated" in dataset.card.get("notes", {}):
+        print("NOTE: the log is generated, not real behaviour")
+    print(results_table(json.loads((run / "results.json").read_text())))
+    print(f"run folder: {run}")
 
 
 if __name__ == "__main__":

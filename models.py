@@ -6,7 +6,7 @@ batch's users), D domains, V items, H hidden size, K = K_c + K_s experts.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -139,12 +139,18 @@ class SyNCRec(nn.Module):
             settings.compile,
         )
 
-    def forward(self, batch, coefficients: dict[str, Tensor] | None = None) -> StepLosses:
+    def forward(
+        self,
+        batch,
+        coefficients: dict[str, Tensor] | None = None,
+        gather: Callable[[Tensor], list[Tensor]] | None = None,
+    ) -> StepLosses:
         """The losses of a Batch (src/dataset/batches.py) in both views.
 
         `coefficients` [N] of each task are what the objective multiplies the targets' losses by, in
         the canonical order; without them, 1. They are an input because the softmax over a catalogue
-        makes its gradient along with its value.
+        makes its gradient along with its value. `gather` brings the users of all processes together
+        for the mutual-information loss (`sc_mim`).
         """
         rows = self._look_up(batch)
         outputs = {task: self.outputs(batch, task, items=rows[task]) for task in self.tasks}
@@ -154,7 +160,7 @@ class SyNCRec(nn.Module):
             part, losses[task] = self.target_losses(batch, output, rows, own)
             objective = objective + part
         mim = bound = self.item_table.new_zeros(())
-        if self.settings.mode == "syncrec" and self.settings.sc_mim:
+        if self.settings.compares_views:
             mim, bound = sc_mim(
                 outputs["single"],
                 outputs["cross"],
@@ -162,6 +168,7 @@ class SyNCRec(nn.Module):
                 batch.mim_pairs,
                 self.critics,
                 self.settings.mim_temperature,
+                gather,
             )
         return StepLosses(objective, losses.get("single"), losses.get("cross"), mim, bound)
 

@@ -2,34 +2,55 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from models import SyNCRec
-from src.checkpoint import CHECKPOINT_FORMAT, model_settings, read_checkpoint
-from src.dataset import batches, sampler
-from src.dataset.batches import Batch
+from models import StepLosses
+from src.checkpoint import (
+    BEST,
+    CHECKPOINT_FORMAT,
+    FAULT,
+    LAST,
+    model_settings,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from src.dataset.batches import Batch, one_ahead
 from src.dataset.folder import Dataset
 from src.encoding import Ensemble
 from src.epoch import EpochSums, epoch_rows
-from src.errors import UserError
+from src.errors import NotFinite, UserError
 from src.evaluation.metrics import summarise
-from src.files import write_atomically
+from src.faults import describe_fault, report_step
 from src.liveview import LiveView
+from src.loader import Loader
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
+from src.optim import clip_gradients, gradient_values, make_optimizers, make_schedulers
 from src.ranking import Plan
 from src.scoring import score_paths
 from src.settings import Settings
+from src.stopping import Interrupted, StopSignals
 from src.targets import Targets, split_targets
-from utils import METRICS_COLUMNS, TRANSFER_COLUMNS, TRANSFER_STEP_COLUMNS, Process, Table
+from utils import (
+    METRICS_COLUMNS,
+    TRANSFER_COLUMNS,
+    TRANSFER_STEP_COLUMNS,
+    Process,
+    Table,
+    new_model,
+    random_state,
+    set_random_state,
+)
 
 
 @dataclasses.dataclass
@@ -40,6 +61,7 @@ class Progress:
     step: int = 0  # optimiser steps done
     best: float = -math.inf  # best validation metric
     best_step: int = 0
+    position: int = 0  # optimiser steps done of the epoch after those
 
 
 class Trainer:
@@ -60,44 +82,28 @@ class Trainer:
             )
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
         self.progress = Progress()
-        self.model = SyNCRec(settings, dataset.item_starts.tolist()).to(process.device)
+        self.signals = StopSignals()
+        self.loader = Loader(settings, dataset, process.device, process.rank, process.processes)
+        self.model = new_model(settings, dataset, process.device)
+        self.dtype = self.model.item_table.dtype
         self.network = _wrap(self.model, process)
-        self.optimizers = _optimizers(self.model, settings)
-        self.training, self.train_ends = batches.training_part(dataset)
-        has_events = self.train_ends - self.training.offsets[:-1] > 0
-        self.users = np.flatnonzero(has_events)
-        self.lengths = None
-        if settings.batch_by == "length":
-            self.lengths = batches.window_lengths(
-                self.training, self.train_ends, settings.max_len, settings.sdsr_context
-            )
-        if len(self.users) == 0:
-            raise UserError(
-                f"{dataset.folder} has no training events; loosen the filters or change the split"
-            )
-        if min(len(self.users), settings.batch_size) < process.processes:
-            raise UserError(
-                f"{process.processes} processes share batches of --batch_size "
-                f"{settings.batch_size} among {len(self.users)} users; start fewer"
-            )
-        self.steps_per_epoch = math.ceil(
-            len(self.users) / (settings.batch_size * settings.grad_accum)
-        )
-        self.schedulers = {
-            name.replace("optimizer", "scheduler"): torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: lr_share(step, settings, self.steps_per_epoch)
-            )
-            for name, optimizer in self.optimizers.items()
-        }
+        self.optimizers = make_optimizers(self.model, settings, self.model.item_table)
+        self.schedulers = make_schedulers(self.optimizers, settings, self.loader.steps_per_epoch)
+        self.sums = self._new_sums()
 
     # ---------------------------------------------------------------- the whole run
 
     def fit(self, view_folder: Path | None = None) -> None:
         """Train until the patience or the epochs run out; best.pt holds the best validation.
 
-        With `view_folder` the rows of the tables go there too, for TensorBoard. Raises UserError
-        when the loss stops being finite.
+        With `view_folder` the rows of the tables go there too, for TensorBoard. Raises NotFinite
+        when a loss, a gradient or a score is not finite, and Interrupted, once last.pt is written,
+        after a SIGINT or SIGTERM.
         """
+        with self.signals:
+            self._fit(view_folder)
+
+    def _fit(self, view_folder: Path | None) -> None:
         last = self.progress.epoch  # rows of epoch 0 are those of `start_from`
         metrics = Table(self.folder / "metrics.csv", METRICS_COLUMNS, last)
         transfer = Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last)
@@ -106,8 +112,9 @@ class Trainer:
         valid = split_targets(self.dataset, "valid")
         while not self.finished():
             epoch = self.train_epoch()
-            results = self.validate(valid)
+            results = self._validate_or_dump(valid)
             improved = self._note_validation(results)
+            state = self.state()
             if self.process.leads:
                 done, names = self.progress, self.dataset.domain_names
                 metric_rows = list(epoch_rows((done.epoch, done.step), epoch, results, names))
@@ -119,10 +126,12 @@ class Trainer:
                     steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))
                 # best.pt first: a run that stops between the two trains this epoch again
                 if improved:
-                    self.save(self.folder / "best.pt")
-                self.save(self.folder / "last.pt")
+                    write_checkpoint(self.folder / BEST, state)
+                write_checkpoint(self.folder / LAST, state)
                 self._say(epoch, results)
                 view.write(done.step, metric_rows, transfer_rows, TRANSFER_COLUMNS)
+            if self._agree(self.signals.received is not None)[0]:
+                self._interrupt()
         view.close()
 
     def finished(self) -> bool:
@@ -140,89 +149,170 @@ class Trainer:
     # ---------------------------------------------------------------- one epoch, one step
 
     def train_epoch(self) -> EpochSums:
-        """One pass over the users; the order depends on seed and epoch alone."""
+        """One pass over the users, or what a checkpoint left of it; the order depends on seed and
+        epoch alone."""
         self.model.train()
-        epoch = EpochSums(
-            len(self.dataset.domain_names),
-            self.process.device,
-            with_mim=self.settings.mode == "syncrec" and self.settings.sc_mim,
-        )
+        epoch = self.sums
         with tqdm(
-            total=self.steps_per_epoch,
+            total=self.loader.steps_per_epoch,
+            initial=self.progress.position,
             desc=f"epoch {self.progress.epoch + 1}",
             disable=None if self.process.leads else True,
             leave=False,
         ) as bar:
-            for step_batches in batches.one_ahead(self._steps()):
-                self.train_step(step_batches, epoch)
+            for step_batches in one_ahead(self._steps()):
+                stop = self.train_step(step_batches, epoch)
                 bar.update()
+                every = self.settings.save_every_steps
+                if stop or (every and self.progress.step % every == 0):
+                    self.save(self.folder / LAST)
+                if stop:
+                    self._interrupt()
         self.progress.epoch += 1
+        self.progress.position = 0
+        self.sums = self._new_sums()
         epoch.reduce(self.process.sum)
-        if not (torch.isfinite(epoch.losses).all() and torch.isfinite(epoch.mim).all()):
-            raise UserError(
-                f"the training loss of epoch {self.progress.epoch} is not finite: "
-                "lower --lr or set --clip_norm"
-            )
         return epoch
 
-    def _steps(self, first: int = 0) -> Iterator[list[Batch]]:
-        """The batches of each optimiser step of the coming epoch, from its step `first` on."""
-        settings = self.settings
-        gathered: list[Batch] = []
-        for users in sampler.epoch_batches(
-            self.users,
-            settings.batch_size,
-            settings.seed,
-            self.progress.epoch,
-            self.process.rank,
-            self.process.processes,
-            lengths=self.lengths,
-            start=first * settings.grad_accum,
-        ):
-            gathered.append(self._batch(users))
-            if len(gathered) == settings.grad_accum:
-                yield gathered
-                gathered = []
-        if gathered:
-            yield gathered
-
-    def _batch(self, users: np.ndarray) -> Batch:
-        settings = self.settings
-        events = batches.context_windows(
-            self.training, users, self.train_ends[users], settings.max_len, settings.sdsr_context
+    def _new_sums(self) -> EpochSums:
+        return EpochSums(
+            len(self.dataset.domain_names),
+            self.process.device,
+            self.settings.compares_views,
+            self.dtype,
         )
-        batch = batches.build_batch(self.training, events, settings.seed, self.progress.epoch)
-        return batch.to(self.process.device)
 
-    def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> None:
+    def _steps(self) -> Iterator[list[Batch]]:
+        """The batches of the optimiser steps that the coming epoch has left."""
+        return self.loader.steps(self.progress.epoch, self.progress.position)
+
+    def _interrupt(self) -> None:
+        done = self.progress
+        where = (
+            f"step {done.position} of epoch {done.epoch + 1}"
+            if done.position
+            else (f"epoch {done.epoch}")
+        )
+        name = self.signals.received or "a signal to another process"
+        raise Interrupted(f"{name}; {self.folder / LAST} stands after {where}, --resume goes on")
+
+    def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> bool:
         """One optimiser step over its batches; every mean is over the step's targets, not a
-        batch's or a process's."""
-        settings, process = self.settings, self.process
-        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches)).float()
+        batch's or a process's. True when a signal asks to stop after it.
+
+        NotFinite, with nothing updated, where a loss or a gradient is not finite.
+        """
+        before = random_state(self.process.device)
+        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches))
+        counts = counts.to(self.dtype)
         gamma, weights = self._domain_weights()
-        by_domain = self._coefficients(counts, weights)
+        losses = self.add_gradients(step_batches, self._coefficients(counts, weights))
+        values = gradient_values(self.model.parameters())
+        norm = nn.utils.get_total_norm(values)
+        terms = torch.stack([part for found in losses for part in (found.objective, found.mim)])
+        finite = torch.isfinite(terms.detach().sum() + norm)  # the one number read back in a step
+        stop, fault = self._agree(self.signals.received is not None, not finite)
+        if fault:
+            raise self._fault(losses, step_batches, before)
+        if self.settings.clip_norm:
+            clip_gradients(values, norm, self.settings.clip_norm)
+        for part in (*self.optimizers.values(), *self.schedulers.values()):
+            part.step()
+        self.progress.step += 1
+        self.progress.position += 1
+        gaps = sum(
+            epoch.add(found, batch, len(step_batches))
+            for found, batch in zip(losses, step_batches, strict=True)
+        )
+        if self.settings.mode == "syncrec":
+            self._update_gap_state(self.process.sum(gaps), counts, gamma, epoch)
+        return stop
+
+    def add_gradients(
+        self, step_batches: list[Batch], by_domain: dict[str, Tensor]
+    ) -> list[StepLosses]:
+        """The gradients of a step's batches, in place of those before; `by_domain` are the
+        `_coefficients`."""
+        settings, process = self.settings, self.process
         self.model.zero_grad(set_to_none=True)
-        gaps = torch.zeros_like(counts)
+        found = []
         for number, batch in enumerate(step_batches, 1):
             coefficients = {
                 task: values.repeat_interleave(batch.domain_counts, output_size=len(batch.targets))
                 for task, values in by_domain.items()
             }
-            with self._no_sync(last=number == len(step_batches)):
+            gather = partial(process.gather_groups, sizes=batch.mim_sizes)
+            with (
+                self._no_sync(last=number == len(step_batches)),
+                torch.autograd.set_detect_anomaly(settings.detect_anomaly),
+            ):
                 with torch.autocast(
                     process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
                 ):
-                    losses = self.network(batch, coefficients)
+                    losses = self.network(batch, coefficients, gather)
                 mim = settings.lambda_mim * losses.mim / len(step_batches)
                 (losses.objective + mim).backward()
-            gaps += epoch.add(losses, batch, len(step_batches))
-        if settings.clip_norm:
-            clip_gradients(self.model.parameters(), settings.clip_norm)
-        for part in (*self.optimizers.values(), *self.schedulers.values()):
-            part.step()
-        self.progress.step += 1
-        if settings.mode == "syncrec":
-            self._update_gap_state(process.sum(gaps), counts, gamma, epoch)
+            found.append(losses)
+        return found
+
+    def _agree(self, *asked: bool) -> list[bool]:
+        """Whether any process says yes, to each question."""
+        if self.process.processes == 1:
+            return list(map(bool, asked))
+        flags = torch.tensor(asked, dtype=torch.int32, device=self.process.device)
+        return [count > 0 for count in self.process.sum(flags).tolist()]
+
+    # ---------------------------------------------------------------- what is not finite
+
+    def _fault(
+        self, losses: list[StepLosses], step_batches: list[Batch], random: dict[str, Tensor]
+    ) -> NotFinite:
+        """Name what is not finite in the coming step, and save the state that it starts from."""
+        step = next(self.loader.shares(self.progress.epoch, self.progress.position))
+        own = [shares[self.process.rank] for shares in step]
+        names = self.dataset.domain_names, self.dataset.user_ids
+        found = describe_fault(losses, step_batches, own, self.model, names)
+        told = [part for part in self.process.gather_objects(found) if part]
+        told.append("the norm of all gradients")  # where each is finite and their sum overflows
+        term = min(told, key=lambda part: part.startswith("the gradient"))  # losses first
+        path = self.folder / FAULT
+        self.save(path, random)
+        done = self.progress
+        return NotFinite(
+            f"step {done.position + 1} of epoch {done.epoch + 1}: {term} is not finite; {path} has "
+            "the state before it, for --replay; lower --lr or set --clip_norm"
+        )
+
+    def _validate_or_dump(self, targets: Targets) -> dict[str, dict]:
+        """The validation; where a score is not finite the state that it was of is saved."""
+        try:
+            return self.validate(targets)
+        except NotFinite as error:
+            if self.process.processes > 1:  # the others are still ranking
+                raise
+            done = self.progress
+            self.progress = dataclasses.replace(
+                done, epoch=done.epoch - 1, position=self.loader.steps_per_epoch
+            )
+            path = self.folder / FAULT
+            self.save(path)
+            raise NotFinite(f"{error}; {path} has the state, for --replay") from None
+
+    def replay(self) -> Iterator[str]:
+        """Compute the step that the loaded checkpoint stands before, and update nothing: lines
+        about its losses and gradients. Where the epoch is over, the validation."""
+        self.model.train()
+        step_batches = next(self._steps(), None)
+        if step_batches is None:
+            self.validate(split_targets(self.dataset, "valid"))
+            yield "every score of the validation is finite"
+            return
+        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches))
+        weights = self._domain_weights()[1]
+        losses = self.add_gradients(
+            step_batches, self._coefficients(counts.to(self.dtype), weights)
+        )
+        yield from report_step(losses, step_batches, self.dataset.domain_names, self.model)
 
     def _coefficients(self, counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """What L_cross + λ_single · L_single multiplies the loss of a target by: [D] for each task.
@@ -241,7 +331,7 @@ class Trainer:
         settings = self.settings
         domains = len(self.dataset.domain_names)
         if settings.mode != "syncrec":
-            uniform = torch.ones(domains, device=self.process.device)
+            uniform = torch.ones(domains, device=self.process.device, dtype=self.dtype)
             return uniform / domains, uniform
         gamma, weights = lc_ntg_weights(
             self.model.gap_state, settings.lc_ntg_tau, settings.lc_ntg_floor
@@ -292,9 +382,21 @@ class Trainer:
 
     # ---------------------------------------------------------------- files
 
-    def save(self, path: Path) -> None:
-        """Write one dict with everything that the run needs to go on."""
-        state = {
+    def save(self, path: Path, random: dict[str, Tensor] | None = None) -> None:
+        """Write a `state`; all processes call it together."""
+        state = self.state(random)
+        if self.process.leads:
+            write_checkpoint(path, state)
+        self.process.wait()
+
+    def state(self, random: dict[str, Tensor] | None = None) -> dict[str, Any]:
+        """One dict with everything that the run needs to go on, of all processes.
+
+        `random` are this process's random states, if not those of now.
+        """
+        random = random or random_state(self.process.device)
+        states = {kind: torch.stack(self._gather_bytes(own)) for kind, own in random.items()}
+        return {
             "format": CHECKPOINT_FORMAT,
             "data_sha256": self.dataset.card["sha256"],
             "settings": model_settings(self.settings),
@@ -306,11 +408,13 @@ class Trainer:
             "step": self.progress.step,
             "best": self.progress.best,
             "best_step": self.progress.best_step,
-            "random": {"cpu": torch.get_rng_state()},
+            "position": self.progress.position,
+            "sums": self.sums.state(self.process.gather) if self.progress.position else None,
+            "random": states,  # {device type: [P, bytes]}
         }
-        if self.process.device.type == "cuda":
-            state["random"]["cuda"] = torch.cuda.get_rng_state(self.process.device)
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def _gather_bytes(self, own: Tensor) -> list[Tensor]:
+        return [part.cpu() for part in self.process.gather(own.to(self.process.device))]
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a former run; what they are worth here is epoch 0 of metrics.csv."""
@@ -327,15 +431,39 @@ class Trainer:
         Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
         """
         state = read_checkpoint(path, self.settings, self.dataset, self.process.device)
-        self.model.load_state_dict(state["model"])
         if weights_only:
-            return
+            self.model.load_state_dict(state["model"])
+        else:
+            self.go_on_from(state)
+
+    def resume(self) -> bool:
+        """Take up the newest good checkpoint of the folder; False where there is none at all.
+
+        UserError where there are some and none is good.
+        """
+        found, fault = newest_checkpoint(
+            self.folder, self.settings, self.dataset, self.process.device
+        )
+        if fault and self.process.leads:
+            print(f"warning: {fault}", file=sys.stderr, flush=True)
+        if found:
+            self.go_on_from(found)
+        return found is not None
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take up all that `state` had. With another number of processes than then, the random
+        states of those that are new are drawn from the seed and the step."""
+        self.model.load_state_dict(state["model"])
         for name, part in self._steppers():
             part.load_state_dict(state[name])
-        self.progress = Progress(state["epoch"], state["step"], state["best"], state["best_step"])
-        torch.set_rng_state(state["random"]["cpu"].cpu())
-        if self.process.device.type == "cuda" and "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.process.device)
+        self.progress = Progress(
+            *(state[name] for name in ("epoch", "step", "best", "best_step")),
+            state.get("position", 0),
+        )
+        self.sums = self._new_sums()
+        if self.progress.position:
+            self.sums.load(state["sums"], self.process.rank, self.process.processes)
+        set_random_state(state["random"], self.process, (self.settings.seed, self.progress.step))
 
     def _steppers(self) -> Iterator[tuple[str, Any]]:
         """The optimisers and schedulers by their names in a checkpoint."""
@@ -369,39 +497,3 @@ def _wrap(model: nn.Module, process: Process) -> nn.Module:
     return DistributedDataParallel(
         model, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
     )
-
-
-def _optimizers(model: SyNCRec, settings: Settings) -> dict[str, torch.optim.Optimizer]:
-    """The optimiser; with `sparse_items` another one for the rows of the item table."""
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    dense = [p for p in model.parameters() if not (settings.sparse_items and p is model.item_table)]
-    found = {
-        "optimizer": kind(dense, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    }
-    if settings.sparse_items:
-        found["item_optimizer"] = torch.optim.SparseAdam([model.item_table], lr=settings.lr)
-    return found
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], bound: float) -> None:
-    """Scale all gradients so that their common norm is at most `bound`; sparse ones too, which
-    torch's own clipping does not take."""
-    values = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # a row drawn twice counts by its sum
-            values.append(parameter.grad.values())
-        else:
-            values.append(parameter.grad)
-    norm = nn.utils.get_total_norm(values)
-    torch._foreach_mul_(values, (bound / (norm + 1e-6)).clamp(max=1.0))
-
-
-def lr_share(step: int, settings: Settings, steps_per_epoch: int) -> float:
-    """The share of --lr that step number `step` (from 0) is taken with."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    if settings.lr_schedule == "constant":
-        return warm
-    return warm * max(0.0, 1.0 - step / (settings.max_epochs * steps_per_epoch))

@@ -75,7 +75,47 @@ class Process:
             dist.all_reduce(tensor)
         return tensor
 
-    def agree(self, decide: Callable[[], bool]) -> bool:
+    def gather(self, own: torch.Tensor) -> list[torch.Tensor]:
+        """A tensor of every process, of the same shape in all, in the order of the processes."""
+        if self.processes == 1:
+            return [own]
+        own = own.contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.processes)]
+        dist.all_gather(parts, own)
+        return parts
+
+    def gather_objects(self, own: Any) -> list[Any]:
+        """A small value of every process, in their order."""
+        if self.processes == 1:
+            return [own]
+        told: list[Any] = [None] * self.processes
+        dist.all_gather_object(told, own)
+        return told
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.processes > 1:
+            dist.barrier()
+
+    def gather_groups(self, own: torch.Tensor, sizes: list[list[int]]) -> list[torch.Tensor]:
+        """The rows of all processes, put together by group: own [n, …] lies group after group,
+        `sizes` [P][G] says how many rows each process has of each.
+
+        The own rows keep their gradient, times the processes, because DistributedDataParallel
+        averages what must be added; the rows of others are values.
+        """
+        if self.processes == 1:
+            return list(own.split(sizes[0]))
+        padded = own.new_zeros(max(map(sum, sizes)), *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        parts = self.gather(padded)
+        parts[self.rank] = own.detach() + self.processes * (own - own.detach())
+        groups = [
+            part[: sum(counts)].split(counts) for part, counts in zip(parts, sizes, strict=True)
+        ]
+        return [torch.cat(group) for group in zip(*groups, strict=True)]
+
+    def agree(self, decide: Callable[[], Any]) -> Any:
         """What the leading process decides, for all of them; its UserError ends them all."""
         if self.processes == 1:
             return decide()
@@ -107,9 +147,15 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def start_process(device: str) -> Process:
-    """Join the other processes where torchrun started this one; choose the device."""
+def start_process(device: str, deterministic: bool = False) -> Process:
+    """Join the other processes where torchrun started this one; choose the device.
+
+    With `deterministic` torch refuses operations whose result may differ from run to run.
+    """
     keep_freed_memory()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
@@ -146,6 +192,26 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that draw from the global one
     torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """torch's random states of this process, bytes by device type."""
+    own = {"cpu": torch.get_rng_state()}
+    return own | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_state(
+    states: dict[str, torch.Tensor], process: Process, key: tuple[int, ...]
+) -> None:
+    """Take up the random states of all processes, {device type: [P, bytes]}; a process that was not
+    there then is seeded from `key` and its rank."""
+    states = {kind: torch.atleast_2d(own).cpu() for kind, own in states.items()}
+    if process.rank >= len(states["cpu"]):
+        seed_everything(int(np.random.SeedSequence([*key, process.rank]).generate_state(1)[0]))
+        return
+    torch.set_rng_state(states["cpu"][process.rank])
+    if process.device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"][process.rank], process.device)
 
 
 def environment(device: torch.device, data_sha256: str) -> dict[str, Any]:
@@ -190,11 +256,17 @@ def best_models(
     """
     models = []
     for part, part_folder in model_parts(settings, dataset, folder):
-        model = SyNCRec(settings, part.item_starts.tolist()).to(device).eval()
+        model = new_model(settings, part, device).eval()
         state = read_checkpoint(part_folder / "best.pt", settings, part, device)
         model.load_state_dict(state["model"])
         models.append(model)
     return Ensemble(models, separate=settings.mode == "sdsr_separate")
+
+
+def new_model(settings: Settings, dataset: Dataset, device: torch.device) -> SyNCRec:
+    """A model with fresh weights, in the type that `--precision` keeps them in."""
+    model = SyNCRec(settings, dataset.item_starts.tolist())
+    return model.to(device, torch.float64 if settings.precision == "float64" else torch.float32)
 
 
 def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:

@@ -130,7 +130,7 @@ def make_bench(settings: Settings, dataset: Dataset, process: Process) -> Bench:
     trainer = Trainer(settings, dataset, folder, process)
     trainer.model.train()
     users = np.random.default_rng(settings.seed).permutation(dataset.users)
-    windows = batches.newest(dataset, users, trainer.train_ends[users], settings.max_len)
+    windows = batches.newest(dataset, users, trainer.loader.ends[users], settings.max_len)
     batch = batches.build_batch(dataset, windows, settings.seed, 0).to(process.device)
     mim = settings.mode == "syncrec" and settings.sc_mim
     epoch = EpochSums(len(dataset.domain_names), process.device, with_mim=mim)

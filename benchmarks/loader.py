@@ -161,7 +161,7 @@ def coming_steps(trainer: Trainer) -> Iterator[list[Batch]]:
     """The batches of one step after the other, from the beginning of another epoch on."""
     while True:
         trainer.progress.epoch += 1
-        yield from trainer._steps()
+        yield from trainer.loader.steps(trainer.progress.epoch)
 
 
 def loader_rate(trainer: Trainer, count: int) -> float:
@@ -211,11 +211,17 @@ def imbalance(trainer: Trainer, count: int) -> float:
     mean, in tokens."""
     settings = trainer.settings
     tokens = batches.window_lengths(
-        trainer.training, trainer.train_ends, settings.max_len, settings.sdsr_context
+        trainer.loader.training, trainer.loader.ends, settings.max_len, settings.sdsr_context
     )
     shares = [
         sampler.epoch_batches(
-            trainer.users, settings.batch_size, settings.seed, 0, rank, 2, lengths=trainer.lengths
+            trainer.loader.users,
+            settings.batch_size,
+            settings.seed,
+            0,
+            rank,
+            2,
+            lengths=trainer.loader.lengths,
         )
         for rank in range(2)
     ]
@@ -258,7 +264,13 @@ def load_shares(
         trainer = make_trainer(own, open_dataset(folder), process)
         trainer.process = dataclasses.replace(trainer.process, rank=rank, processes=2)
         users = sampler.epoch_batches(
-            trainer.users, own.batch_size, own.seed, 1, rank, 2, lengths=trainer.lengths
+            trainer.loader.users,
+            own.batch_size,
+            own.seed,
+            1,
+            rank,
+            2,
+            lengths=trainer.loader.lengths,
         )
         np.save(folder / f"seen-{number}-{rank}.npy", np.concatenate(list(users)))
         together.wait()

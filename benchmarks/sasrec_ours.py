@@ -48,7 +48,7 @@ PLAIN = {
 def endless_steps(trainer: Trainer) -> Iterator[list[Batch]]:
     """The batches of each optimiser step, epoch after epoch, made as they are asked for."""
     while True:
-        yield from trainer._steps()
+        yield from trainer.loader.steps(trainer.progress.epoch)
         trainer.progress.epoch += 1
 
 
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
             {
                 "model": "this project",
                 "precision": options.precision,
-                "users": len(trainer.users),
+                "users": len(trainer.loader.users),
                 "items": dataset.item_rows - 1,
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,

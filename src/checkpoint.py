@@ -1,5 +1,10 @@
-"""Checkpoints as they are read back: whole, of this version, of this dataset and model."""
+"""Checkpoints: written whole, and read back whole, of this version, of this dataset and model.
 
+A checkpoint is one dict in the zip format of `torch.save`, which keeps a CRC-32 of each record.
+`torch.load` does not look at them; reading one back here does.
+"""
+
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +12,7 @@ import torch
 
 from src.dataset.folder import Dataset
 from src.errors import UserError
+from src.files import write_atomically
 from src.settings import Settings
 
 CHECKPOINT_FORMAT = 1
@@ -14,11 +20,58 @@ MODEL_SETTINGS = (
     "mode", "loss", "sdsr_context", "hidden", "layers", "heads", "max_len", "experts_cross",
     "experts_single", "share_experts", "gate", "towers", "target_domain_query",
 )  # fmt: skip
+BEST = "best.pt"  # the best validation
+LAST, FORMER = "last.pt", "former.pt"  # what --resume goes on from: the newest, the one before it
+FAULT = "fault.pt"  # before the step that was not finite
 
 
 def model_settings(settings: Settings) -> dict[str, Any]:
     """The settings that a checkpoint must agree with."""
     return {name: getattr(settings, name) for name in MODEL_SETTINGS}
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; the last.pt that stood there becomes former.pt.
+
+    UserError where the disk is full or read-only: what stood there before still does.
+    """
+    former = path.with_name(FORMER) if path.name == LAST else None
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's writer says no more of a full disk
+            raise OSError(f"{str(error).splitlines()[0]}; is the disk full?") from None
+
+    write_atomically(path, write, former)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is something to go on from, good or not."""
+    return any((folder / name).is_file() for name in (LAST, FORMER))
+
+
+def newest_checkpoint(
+    folder: Path, settings: Settings, dataset: Dataset, device: torch.device
+) -> tuple[dict[str, Any] | None, str]:
+    """The newest good checkpoint of a run, and a line about a newer one that is not; (None, "")
+    where there is none at all.
+
+    UserError where there are some and none is good: it names the newest.
+    """
+    faults: list[str] = []
+    for path in (folder / LAST, folder / FORMER):
+        if not path.is_file():
+            continue
+        try:
+            state = read_checkpoint(path, settings, dataset, device)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        return state, f"{faults[0]}; going on from {path.name}" if faults else ""
+    if faults:
+        raise UserError(f"{faults[0]}; no other checkpoint to go on from, so give --overwrite")
+    return None, ""
 
 
 def read_checkpoint(
@@ -49,9 +102,23 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
         raise UserError(f"{path} is torn ({type(error).__name__}); train again") from None
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    if damaged:
+        raise UserError(f"{path} is torn (its record {damaged} was changed); train again")
+    if not _is_checkpoint(state):
         raise UserError(f"{path} is no checkpoint of this version; train again")
     return state
+
+
+def _is_checkpoint(state: Any) -> bool:
+    """Whether it is a dict with the fields of this version, each of its kind."""
+    kinds = {"data_sha256": str, "settings": dict, "domain_names": list, "model": dict}
+    return (
+        isinstance(state, dict)
+        and state.get("format") == CHECKPOINT_FORMAT
+        and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
+    )

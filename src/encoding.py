@@ -47,6 +47,11 @@ class Ensemble:
         return self.models[0].settings.hidden
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What their weights are kept in, and so the scores."""
+        return self.models[0].item_table.dtype
+
+    @property
     def context(self) -> str:
         """Which events the single view sees; a domain's own model always its own."""
         return "own" if self.separate else self.models[0].settings.sdsr_context
@@ -88,7 +93,8 @@ def encode_queries(
         single = path == "single"
         return batches.only_domains(dataset, found, some.domains) if single else found
 
-    hidden = torch.zeros(len(queries.users), ensemble.hidden, device=device)
+    kind = {"device": device, "dtype": ensemble.dtype}
+    hidden = torch.zeros(len(queries.users), ensemble.hidden, **kind)
     for model, rows in ensemble.shares(queries.domains):
         asked = queries.rows(rows)
         told = knows_domain(path, model.settings)
@@ -97,11 +103,11 @@ def encode_queries(
             for some in asked.parts(KEYS_AT_ONCE)
         ]
         first, same = _distinct_rows(keys)
-        outputs = [torch.zeros(0, ensemble.hidden, device=device)]  # no queries, no outputs
+        outputs = [hidden[:0]]  # no queries, no outputs
         waiting = list(asked.rows(first).parts(users_at_once))
         for some in tqdm(waiting, f"encode {path}", leave=False, disable=None if bar else True):
             batch = _batch(dataset, inputs(some), some.domains, ensemble.separate)
-            outputs.append(model.last_outputs(batch.to(device), path).float())
+            outputs.append(model.last_outputs(batch.to(device), path).to(ensemble.dtype))
         hidden[to_device(rows, device)] = torch.cat(outputs)[to_device(same, device)]
     return hidden
 

@@ -1,6 +1,7 @@
 """What one training epoch adds up, and the rows of the run's tables that come of it."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,19 +9,52 @@ from torch import Tensor
 from src.dataset.batches import Batch
 from src.losses import domain_sums
 
+OWN = ("losses", "counts")  # of this process's targets; all else is of the whole batch
+
 
 class EpochSums:
     """What an epoch adds up, on the device: reading it once an epoch keeps steps free of waits."""
 
-    def __init__(self, domains: int, device: torch.device, with_mim: bool = False):
+    def __init__(
+        self,
+        domains: int,
+        device: torch.device,
+        with_mim: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ):
         self.with_mim = with_mim
-        self.losses = torch.zeros(2, domains, device=device)  # single, cross
+        kind = {"device": device, "dtype": dtype}
+        self.losses = torch.zeros(2, domains, **kind)  # single, cross
         self.counts = torch.zeros(domains, dtype=torch.int64, device=device)
-        self.mim = torch.zeros(3, device=device)  # loss, bound, steps
-        self.gaps = torch.zeros(2, domains, device=device)  # sums of the gap, targets
-        self.weights = torch.zeros(domains, device=device)
+        self.mim = torch.zeros(3, **kind)  # loss, bound, steps
+        self.gaps = torch.zeros(2, domains, **kind)  # sums of the gap, targets
+        self.weights = torch.zeros(domains, **kind)
         self.gammas: list[tuple[Tensor, Tensor, Tensor]] = []  # φ, s, γ of every step
         self.paths: set[str] = set()
+
+    def state(self, gather: Callable[[Tensor], list[Tensor]]) -> dict[str, Any]:
+        """What a checkpoint within the epoch keeps; `gather` brings together what each process
+        has of its own."""
+        return {
+            **{name: torch.stack(gather(getattr(self, name))) for name in OWN},
+            "mim": self.mim,
+            "gaps": self.gaps,
+            "weights": self.weights,
+            "gammas": [torch.stack(step) for step in self.gammas],
+            "paths": sorted(self.paths),
+        }
+
+    def load(self, state: dict[str, Any], rank: int, processes: int) -> None:
+        """Go on from a `state`. With as many processes as then, each has its own sums again; with
+        others the first has them all, and only the rounding of the epoch's sum may differ."""
+        for name in OWN:
+            parts = state[name]
+            own = parts[rank] if len(parts) == processes else parts.sum(0) * (rank == 0)
+            getattr(self, name).copy_(own)
+        for name in ("mim", "gaps", "weights"):
+            getattr(self, name).copy_(state[name])
+        self.gammas = [tuple(step) for step in state["gammas"]]
+        self.paths = set(state["paths"])
 
     def add(self, losses, batch: Batch, batches_of_step: int) -> Tensor:
         """Add the StepLosses (models.py) of one batch of a step; returns the sums of the gap
@@ -45,9 +79,9 @@ class EpochSums:
         self.gammas.append((gap, state, gamma))
 
     def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Add up over processes, in place; the gaps already are."""
-        for part in (self.losses, self.counts, self.mim):
-            add_up(part)
+        """Add up over processes, in place."""
+        for name in OWN:
+            add_up(getattr(self, name))
 
     def loss_rows(self, names: list[str]) -> Iterator[tuple[str, str, str, float]]:
         """(path, domain, metric, value): the epoch's mean losses, in nats per target."""

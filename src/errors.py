@@ -1,24 +1,51 @@
 """What a user did wrong, said in one line."""
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it; for SIGTERM too
+
+
+OTHERS_FIRST_S = 2.0  # so long another process waits for the first one to say the same
 
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and what to do."""
 
 
+class NotFinite(UserError):
+    """A loss, a gradient or a score is NaN or infinite."""
+
+
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command line's `main`; a `UserError` becomes one line on stderr and exit status 2."""
+    """Run a command line's `main`; a `UserError` becomes one line on stderr and exit status 2.
+
+    SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line and 130.
+    """
     try:
         command()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # once, not once a process
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"error: {' '.join(str(error).split())}")
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        _say(f"interrupted{f': {stop}' if str(stop) else ''}")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _say(line: str) -> None:
+    """Print a line once, not once a process.
+
+    A mistake that every process finds is told by the first one, which ends, and torchrun then ends
+    the others. One that is still there after a while has a mistake of its own to tell.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # torchrun's word ends the waiting, silently
+        time.sleep(OTHERS_FIRST_S)
+        line = f"process {rank}: {line}"
+    print(line, file=sys.stderr, flush=True)

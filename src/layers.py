@@ -188,7 +188,9 @@ class Towers(nn.Module):
             for part, weights in zip(x.split(counts), towers, strict=True)
             if len(part)
         ]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts) if parts else x
 
     def _tower(
         self, x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor,

@@ -5,6 +5,7 @@ domain are one slice and `counts` [D] says how long each slice is.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -259,6 +260,7 @@ def sc_mim(
     pairs: list[tuple[int, Tensor]],
     critics: Tensor,
     temperature: float,
+    gather: Callable[[Tensor], list[Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Single-cross mutual information: the mean over the domains that have at least two users.
 
@@ -266,15 +268,22 @@ def sc_mim(
     of each (domain, user) pair; `pairs` holds a domain and the rows of its users among the S, users
     with fewer than two targets left out (a first event is predicted from the start token alone).
     critics [D, H, H]. Returns (loss, bound log(n) − loss), both in nats and averaged over domains.
+
+    Where several processes share a batch, `gather` turns this one's rows [n, 2H], by domain, into
+    those of all processes, a tensor for each of `pairs`: the loss is then that of the whole batch,
+    in each process.
     """
     if not pairs:
         zero = single.new_zeros(())
         return zero, zero
-    pooled_single = torch.segment_reduce(single, "mean", lengths=lengths, unsafe=True)  # [S, H]
-    pooled_cross = torch.segment_reduce(cross, "mean", lengths=lengths, unsafe=True)
+    views = [
+        torch.segment_reduce(view, "mean", lengths=lengths, unsafe=True) for view in (single, cross)
+    ]
+    pooled = torch.cat(views, 1)[torch.cat([rows for _, rows in pairs])]  # [n, 2H]
+    by_domain = gather(pooled) if gather else pooled.split([len(rows) for _, rows in pairs])
     losses, bounds, critic = [], [], critics.unbind(0)
-    for domain, rows in pairs:
-        loss = info_nce(pooled_single[rows], pooled_cross[rows], critic[domain], temperature)
+    for (domain, _), users in zip(pairs, by_domain, strict=True):
+        loss = info_nce(*users.chunk(2, dim=1), critic[domain], temperature)
         losses.append(loss)
-        bounds.append(math.log(len(rows)) - loss.detach())
+        bounds.append(math.log(len(users)) - loss.detach())
     return torch.stack(losses).mean(), torch.stack(bounds).mean()

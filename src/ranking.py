@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from src.dataset.folder import Dataset
 from src.encoding import Ensemble
-from src.errors import UserError
+from src.errors import NotFinite
 from src.evaluation.candidates import is_member
 from src.evaluation.protocols import (
     RELEASED,
@@ -159,7 +159,7 @@ def rank_targets(
 
     The scorer is asked for the scores of a block, a chunk of a domain's items at a time, on the
     plan's device: no tensor over targets and items is held. `blocks` are the plan's for these rows,
-    made once for all scorers. A score that is not finite raises UserError with the user and the
+    made once for all scorers. A score that is not finite raises NotFinite with the user and the
     item. With `bar`, progress is shown on a terminal.
     """
     found = {name: no_ranks(len(rows)) for name in plan.protocols}
@@ -207,10 +207,10 @@ def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
     return Ranks(better, level - better - missing, 1 + (drawn >= 0).sum(1))
 
 
-def _name_fault(plan: Plan, row: int, item: int) -> UserError:
+def _name_fault(plan: Plan, row: int, item: int) -> NotFinite:
     dataset = plan.dataset
     domain = int(np.searchsorted(dataset.item_starts, item, side="right")) - 1
-    return UserError(
+    return NotFinite(
         f"the score of item {dataset.item_ids[int(item) - 1]} ({dataset.domain_names[domain]}) for "
         f"user {dataset.user_ids[int(plan.targets.users[row])]} is not finite: the model has "
         "diverged; lower --lr or set --clip_norm"

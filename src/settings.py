@@ -10,7 +10,7 @@ from src.evaluation.protocols import PROTOCOLS
 # What a run may be found again without: it changes where and how, or adds to the results.
 RUN_ONLY = {
     "resume", "overwrite", "device", "threads", "compile", "tensorboard", "runs_dir", "run_name",
-    "protocol", "strict_context",
+    "protocol", "strict_context", "save_every_steps", "deterministic", "detect_anomaly",
 }  # fmt: skip
 # What a finished run may also be scored again with: these change its scores, not its training.
 SCORING = {"eval_users", "sampled_negatives", "candidate_seed", "ties"}
@@ -28,14 +28,26 @@ class Settings:
     run_name: str = setting("", "name of the run; empty: made from the settings", group="run")
     runs_dir: str = setting("runs", "where run folders are made", group="run")
     resume: bool = setting(False, "go on from last.pt of the run folder, if there", group="run")
+    save_every_steps: int = setting(
+        0, "write last.pt within an epoch too, after so many steps; 0: at its end", group="run"
+    )
     overwrite: bool = setting(False, "replace a run folder that exists", group="run")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run")
     threads: int = setting(0, "CPU threads; 0: torch's choice", group="run")
     precision: str = setting(
-        "float32", "type of the matrix products", group="run", choices=("float32", "bf16")
+        "float32",
+        "type of the matrix products; float64, for checks: of all numbers",
+        group="run",
+        choices=("float32", "bf16", "float64"),
     )
     compile: bool = setting(
         False, "run the experts' layers through torch.compile, where a compiler is", group="run"
+    )
+    deterministic: bool = setting(
+        False, "refuse operations whose result may differ from run to run", group="run"
+    )
+    detect_anomaly: bool = setting(
+        False, "have torch look for NaN in every backward function (slow)", group="run"
     )
     tensorboard: bool = setting(
         False, "write the curves for TensorBoard too, where its package is", group="run"
@@ -118,7 +130,7 @@ class Settings:
     )
     sc_mim: bool = setting(
         True,
-        "mutual-information loss between the views; negatives are a process's users",
+        "mutual-information loss between the views; negatives are the batch's other users",
         group="mutual information (SC-MIM)",
     )
     lambda_mim: float = setting(
@@ -136,7 +148,10 @@ class Settings:
         choices=("random", "length"),
     )
     grad_accum: int = setting(
-        1, "batches an optimiser step; SC-MIM's negatives stay the batch's", group="training"
+        1,
+        "batches an optimiser step; the same training as with one larger batch, but that SC-MIM's "
+        "negatives stay the batch's users",
+        group="training",
     )
     optimizer: str = setting("adam", "optimiser", group="training", choices=("adam", "adamw"))
     sparse_items: bool = setting(
@@ -204,6 +219,11 @@ class Settings:
         return self.mode != "cdsr"
 
     @property
+    def compares_views(self) -> bool:
+        """Whether SC-MIM is trained."""
+        return self.mode == "syncrec" and self.sc_mim
+
+    @property
     def runs_cross(self) -> bool:
         """Whether the CDSR task is trained."""
         return self.mode in ("syncrec", "cdsr")
@@ -227,6 +247,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "experts_single", "lambda_single", "lambda_mim", "weight_decay", "warmup_steps", "clip_norm",
     "min_steps", "patience_steps", "sampled_negatives", "threads", "lc_ntg_beta", "seed",
+    "save_every_steps",
     "candidate_seed",
 )  # fmt: skip
 

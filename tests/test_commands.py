@@ -201,7 +201,7 @@ def test_what_serves_is_chosen_on_validation_and_ranks_the_test(run):
 def test_the_config_of_a_run_gives_the_same_run_again(run, data, runs):
     again = [f"--config={run / 'config.json'}", "--run_name=again"]
     before, after = (json.loads((run / "config.json").read_text()) for _ in "ab")
-    settings, _ = parse_command(again)
+    settings = parse_command(again).settings
     for name, value in json.loads(json.dumps(as_json(settings))).items():
         after[name] = value
     assert after == before | {"run_name": "again"}

@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def load(name: str):
-    return parse_command(["--config", str(CONFIGS / f"{name}.json")])[0]
+    return parse_command(["--config", str(CONFIGS / f"{name}.json")]).settings
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
@@ -27,7 +27,7 @@ def test_every_config_gives_the_settings_that_it_names(path):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_config_trains_in_every_mode(path, mode):
-    settings, _ = parse_command(["--config", str(path), "--mode", mode])
+    settings = parse_command(["--config", str(path), "--mode", mode]).settings
     model = SyNCRec(dataclasses.replace(settings, hidden=8, heads=1), [1, 4, 9])
     assert list(model.tasks) == settings.paths
 
@@ -54,7 +54,7 @@ def test_the_released_config_differs_from_the_paper_s_by_what_the_code_does_inst
 
 
 def test_a_flag_wins_over_the_config():
-    settings, _ = parse_command(["--config", str(CONFIGS / "paper.json"), "--hidden", "16"])
+    settings = parse_command(["--config", str(CONFIGS / "paper.json"), "--hidden", "16"]).settings
     assert (settings.hidden, settings.dropout) == (16, 0.5)
 
 

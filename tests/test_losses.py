@@ -148,7 +148,7 @@ def test_four_training_steps_follow_the_equations_with_accumulation(tmp_path):
     model = trainer.model
     state = [1 / 4] * 4
     for first, second in (([0, 1], [2]), ([3], [4, 5]), ([1, 2, 3], [0]), ([6], [7])):
-        step_batches = [trainer._batch(np.array(part)) for part in (first, second)]
+        step_batches = [trainer.loader.batch([np.array(part)], 0) for part in (first, second)]
         torch.testing.assert_close(model.gap_state.tolist(), state, rtol=0, atol=1e-6)
         shares = [math.exp(s / TAU) for s in state]
         weights = [FLOOR + (1 - FLOOR) * 4 * share / sum(shares) for share in shares]
@@ -174,7 +174,7 @@ def test_without_the_correction_the_cross_loss_is_the_plain_mean(how, tmp_path):
     dataset = make_dataset(random_users(22), SIZES)
     trainer = make_trainer(dataset, tmp_path, **(CORRECTION | how))
     trainer.model.gap_state.copy_(STATE)
-    batch = trainer._batch(np.arange(dataset.users))
+    batch = trainer.loader.batch([np.arange(dataset.users)], 0)
     found = losses_with_gradient(trainer.model, batch)
     (found["cross"].mean() + LAMBDA_SINGLE * found["single"].mean()).backward()
     expected = gradients(trainer.model)
@@ -188,7 +188,7 @@ def test_an_uneven_state_does_change_the_cross_loss(tmp_path):
     for state in (torch.full((4,), 0.25), STATE):
         trainer = make_trainer(dataset, tmp_path, **CORRECTION)
         trainer.model.gap_state.copy_(state)
-        run_step(trainer, [trainer._batch(np.arange(dataset.users))])
+        run_step(trainer, [trainer.loader.batch([np.arange(dataset.users)], 0)])
         found.append(gradients(trainer.model)["experts.cross.layers.0.widen.weight"])
     assert (found[0] - found[1]).abs().max() > 1e-4
 
@@ -217,7 +217,7 @@ def test_duplicating_the_batch_or_splitting_it_leaves_both_losses_unchanged(loss
     for parts in ([users], [np.concatenate([users, users])], [users[:2], users[2:3], users[3:]]):
         trainer = make_trainer(dataset, tmp_path, loss=loss)
         trainer.model.gap_state.copy_(STATE)
-        epoch = run_step(trainer, [trainer._batch(part) for part in parts])
+        epoch = run_step(trainer, [trainer.loader.batch([part], 0) for part in parts])
         rows = {row[:3]: row[3] for row in epoch.loss_rows(dataset.domain_names)}
         found.append((gradients(trainer.model), rows, trainer.model.gap_state.clone()))
     for got, rows, state in found[1:]:

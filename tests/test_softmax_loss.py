@@ -138,7 +138,7 @@ def test_extreme_logits_stay_exact(tiling, dtype):
     rows, table, targets, spans, coefficients = softmax_case(dtype)
     with torch.no_grad():
         rows.copy_(torch.where(rows > 0, 100.0, -100.0))
-        table.copy_(torch.where(table > 0, 100.0, -100.0) / 6)
+        table.copy_(torch.where(table > 0, 17.0, -17.0))  # every sum of them is exact
     case = rows, table, targets, spans, coefficients
     logits = rows @ table.T
     assert logits.max() > 9.9e3 and logits.min() < -9.9e3

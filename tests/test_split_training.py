@@ -127,7 +127,7 @@ def test_an_epoch_has_the_newest_training_events_in_both_views_and_no_other(
     dataset = MAKERS[split](seed=max_len)
     options = {"sdsr_context": "own", "mode": "sdsr"} if context == "own" else {}
     trainer, seen = epoch_batches(dataset, tmp_path, max_len=max_len, **options)
-    assert len(seen) == -(-len(trainer.users) // 3) > 2
+    assert len(seen) == -(-len(trainer.loader.users) // 3) > 2
     expected = oracle(dataset, max_len, context)
     for view in ("cross", "single"):
         found = [row for batch in seen for row in view_sequences(batch, getattr(batch, view))]
@@ -175,7 +175,7 @@ def test_users_without_a_training_event_are_left_out_of_training_and_still_ranke
         user for user in range(11) if dataset.times[dataset.offsets[user]] >= 60
     ]  # whose first event is held out
     assert {9, 10} <= set(late) < set(range(11))
-    assert trainer.users.tolist() == [user for user in range(11) if user not in late]
+    assert trainer.loader.users.tolist() == [user for user in range(11) if user not in late]
     targets = split_targets(dataset, "test")
     assert {9, 10} <= set(targets.users.tolist())
     assert trainer.validate(targets)["cross"]["users"]["n"] == (dataset.split == TEST).sum()

@@ -52,6 +52,7 @@ class Batch:
     last_rank: Tensor  # [B] where each user's stands among them
     pair_lengths: Tensor  # [S] targets of each (domain, user) pair
     mim_pairs: list[tuple[int, Tensor]]  # (domain, rows of S with at least two targets)
+    mim_sizes: list[list[int]]  # of each process, how many users it has in each of these domains
     cross: View
     single: View
 
@@ -189,12 +190,30 @@ def _lengths(keys: np.ndarray) -> np.ndarray:
     return np.diff(np.concatenate([[0], edges, [keys.shape[1]]]))
 
 
-def build_batch(dataset: Dataset, windows: Windows, seed: int, epoch: int) -> Batch:
-    """Pack the windows into both views; negatives are a function of seed, epoch and event."""
+def build_batch(
+    dataset: Dataset,
+    windows: Windows,
+    seed: int,
+    epoch: int,
+    mim_users: np.ndarray | None = None,
+) -> Batch:
+    """Pack the windows into both views; negatives are a function of seed, epoch and event.
+
+    `mim_users` [P, D] are the `repeat_users` of all processes' windows, where several share a
+    batch. A process may have no user in it.
+    """
     items, domains = read_events(dataset, windows.events)
     negatives = draw_negatives(dataset, windows.events, items, domains, seed, epoch)
     lengths = np.bincount(windows.rows, minlength=len(windows.users))
-    return _pack(items, domains, lengths, negatives, len(dataset.domain_names))
+    return _pack(items, domains, lengths, negatives, len(dataset.domain_names), mim_users)
+
+
+def repeat_users(dataset: Dataset, windows: Windows) -> np.ndarray:
+    """[D] how many users have at least two events in a domain: those that SC-MIM compares."""
+    count = len(dataset.domain_names)
+    pairs = windows.rows * count + dataset.domains[windows.events]
+    events = np.bincount(pairs, minlength=len(windows.users) * count)
+    return (events.reshape(-1, count) >= 2).sum(0)
 
 
 def read_events(dataset: Dataset, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,7 +253,12 @@ def build_queries(
 
 
 def _pack(
-    items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, negatives: np.ndarray, count: int
+    items: np.ndarray,
+    domains: np.ndarray,
+    lengths: np.ndarray,
+    negatives: np.ndarray,
+    count: int,
+    mim_users: np.ndarray | None = None,
 ) -> Batch:
     """The batch of B sequences [N] of `lengths` [B], one after the other in time order."""
     rows = np.repeat(np.arange(len(lengths)), lengths)
@@ -250,6 +274,7 @@ def _pack(
     last_rank = np.empty_like(last_order)
     last_rank[last_order] = np.arange(len(last))
     last_domains = domains[order][last]
+    mim_pairs, mim_sizes = _mim_pairs(pairs[0, pair_starts], pair_lengths, count, mim_users)
     return Batch(
         targets=torch.from_numpy(items[order]),
         negatives=torch.from_numpy(negatives[order]),
@@ -259,21 +284,25 @@ def _pack(
         last_counts=np.bincount(last_domains, minlength=len(counts)).tolist(),
         last_rank=torch.from_numpy(last_rank),
         pair_lengths=torch.from_numpy(pair_lengths),
-        mim_pairs=_mim_pairs(pairs[0, pair_starts], pair_lengths),
+        mim_pairs=mim_pairs,
+        mim_sizes=mim_sizes,
         cross=_view(items, domains, lengths, order),
         single=_view(items[order], domains[order], pair_lengths, np.arange(len(order))),
     )
 
 
-def _mim_pairs(pair_domains: np.ndarray, pair_lengths: np.ndarray) -> list[tuple[int, Tensor]]:
-    """For each domain with at least two users of two targets or more: it, and their rows."""
+def _mim_pairs(
+    pair_domains: np.ndarray, pair_lengths: np.ndarray, count: int, users: np.ndarray | None
+) -> tuple[list[tuple[int, Tensor]], list[list[int]]]:
+    """For each domain with at least two users of two targets or more: it, and their rows here;
+    and how many such users each process has there. `users` [P, D]; None: there is one process."""
     eligible = np.flatnonzero(pair_lengths >= 2)
     domains = pair_domains[eligible]
-    return [
-        (int(domain), torch.from_numpy(eligible[domains == domain]))
-        for domain in np.unique(domains)
-        if (domains == domain).sum() >= 2
-    ]
+    if users is None:
+        users = np.bincount(domains, minlength=count)[None]
+    compared = np.flatnonzero(users.sum(0) >= 2)
+    pairs = [(int(domain), torch.from_numpy(eligible[domains == domain])) for domain in compared]
+    return pairs, users[:, compared].tolist()
 
 
 def _view(items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> View:

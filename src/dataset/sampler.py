@@ -18,17 +18,34 @@ def epoch_batches(
     lengths: np.ndarray | None = None,
     start: int = 0,
 ) -> Iterator[np.ndarray]:
-    """The users of each batch of an epoch, this process's share of them, from batch `start` on.
+    """The users of each batch of an epoch, this process's share of them, from batch `start` on."""
+    for shares in epoch_shares(
+        users, batch_size, seed, epoch, processes, lengths=lengths, start=start
+    ):
+        yield shares[rank]
+
+
+def epoch_shares(
+    users: np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    processes: int = 1,
+    *,
+    lengths: np.ndarray | None = None,
+    start: int = 0,
+) -> Iterator[list[np.ndarray]]:
+    """The users of each batch of an epoch by the process that takes them, from batch `start` on.
 
     The order is a function of seed and epoch; the processes' shares of a batch are disjoint and
-    together the batch of a single process. The last batch is kept, however small; one with fewer
-    users than processes joins the batch before it, so that no process is left without work.
+    together the batch of a single process. The last batch is kept, however small: with fewer users
+    than processes some have none.
 
     Without `lengths` users are drawn at random. With the tokens of every user, by its number, the
     users of a batch have similar ones, and the shares of a batch have as many users, or one more
     or less, and nearly as many tokens.
     """
-    edges = batch_edges(len(users), batch_size, processes)
+    edges = batch_edges(len(users), batch_size)
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(users)
     batches = np.arange(len(edges) - 1)
@@ -40,19 +57,20 @@ def epoch_batches(
         batches[:-1] = rng.permutation(len(batches) - 1)
     for batch in batches[start:].tolist():
         own = order[edges[batch] : edges[batch + 1]]
-        yield own[rank::processes] if lengths is None else _share(own, lengths, rank, processes)
+        if lengths is None:
+            yield [own[rank::processes] for rank in range(processes)]
+        else:
+            yield _dealt_out(own, lengths, processes)
 
 
-def batch_edges(users: int, batch_size: int, processes: int) -> list[int]:
+def batch_edges(users: int, batch_size: int) -> list[int]:
     """Where each batch of an epoch begins in the order of the users, and where the last ends."""
-    starts = list(range(0, users, batch_size))
-    if len(starts) > 1 and users - starts[-1] < processes:
-        starts.pop()
-    return [*starts, users]
+    return [*range(0, users, batch_size), users]
 
 
-def _share(users: np.ndarray, lengths: np.ndarray, rank: int, processes: int) -> np.ndarray:
-    """The users of one process: dealt out longest first, there and back again (0, 1, 1, 0, …)."""
+def _dealt_out(users: np.ndarray, lengths: np.ndarray, processes: int) -> list[np.ndarray]:
+    """The users of each process: dealt out longest first, there and back again (0, 1, 1, 0, …)."""
     ordered = users[np.argsort(-lengths[users], kind="stable")]
     turn = np.arange(len(users)) % (2 * processes)
-    return ordered[np.minimum(turn, 2 * processes - 1 - turn) == rank]
+    taker = np.minimum(turn, 2 * processes - 1 - turn)
+    return [ordered[taker == rank] for rank in range(processes)]

@@ -1,6 +1,5 @@
 """Where a dataset folder comes into being: locked, beside its final name, all or nothing."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -8,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from src.errors import UserError
+from src.files import is_open_as, lock, sync
 
 PREFIX = "make_dataset-"  # of folders for what is spilled
 ELSEWHERE = "spill_elsewhere"  # the file that says where that is
@@ -47,27 +46,25 @@ def workplace(target: Path, temp_dir: str = "") -> Iterator[Workplace]:
         raise UserError(f"{target} cannot be written: {error}") from None
 
 
-def _locked(root: Path, target: Path) -> IO:
+@contextmanager
+def _locked(root: Path, target: Path) -> Iterator[None]:
     """Make `root` anew and lock it; the lock ends with the process, however that ends."""
     while True:
         root.mkdir(parents=True, exist_ok=True)
         path = root / "lock"
         try:
-            lock = path.open("a")
+            held = lock(path)
         except FileNotFoundError:  # the command before is just removing its folder
             continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+        if held is None:
             raise UserError(
                 f"another command is making {target} now; wait for it, or name another folder "
                 "with --variant or --out_dir"
-            ) from None
+            )
         # the file may have been removed between opening and locking: by the command before
-        if _is_open_as(path, lock):
+        if is_open_as(path, held):
             break
-        lock.close()
+        os.close(held)
     for left in root.iterdir():  # by a command that was killed
         if left.name == ELSEWHERE:
             spill = Path(left.read_text())
@@ -77,15 +74,10 @@ def _locked(root: Path, target: Path) -> IO:
             shutil.rmtree(left)
         elif left != path:
             left.unlink()
-    return lock
-
-
-def _is_open_as(path: Path, file: IO) -> bool:
-    """Whether the path still leads to the open file."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        os.close(held)
 
 
 @contextmanager
@@ -135,8 +127,4 @@ def temporary_folder(temp_dir: str = "") -> Iterator[Path]:
 def _synced(folder: Path) -> None:
     """Have the disk hold all of a folder: a loss of power after the renaming must not empty it."""
     for path in [folder, *folder.rglob("*")]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)

@@ -28,6 +28,7 @@ from src.evaluate import asked_protocols, evaluate_run, run_protocols
 from src.evaluation.metrics import METRICS
 from src.files import TEMPORARY, is_open_as, lock, write_json
 from src.liveview import view_folder
+from src.memory import named_when_full, smaller_ranking
 from src.settings import RUN_ONLY, SCORING, Settings, check_settings
 from src.warmstart import (
     check_former,
@@ -330,8 +331,9 @@ def replay(settings: Settings, dataset: Dataset, file: Path, process: Process) -
 
 def score(settings: Settings, dataset: Dataset, folder: Path, process: Process, keep: bool) -> None:
     """Rank with the best checkpoints; with `keep`, what the folder has of other protocols stays."""
-    ensemble = best_models(settings, dataset, folder, process.device)
-    evaluate_run(ensemble, settings, dataset, folder, process, keep)
+    with named_when_full("in ranking", smaller_ranking(settings)):
+        ensemble = best_models(settings, dataset, folder, process.device)
+        evaluate_run(ensemble, settings, dataset, folder, process, keep)
 
 
 def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:

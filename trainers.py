@@ -35,6 +35,15 @@ from src.faults import describe_fault, report_step
 from src.liveview import LiveView
 from src.loader import Loader
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
+from src.memory import (
+    check_tables,
+    forecast,
+    named_when_full,
+    shortage,
+    smaller_batch,
+    smaller_ranking,
+    smaller_tables,
+)
 from src.optim import clip_gradients, gradient_values, make_optimizers, make_schedulers
 from src.ranking import Plan
 from src.scoring import score_paths
@@ -47,6 +56,7 @@ from utils import (
     TRANSFER_STEP_COLUMNS,
     Process,
     Table,
+    count_parameters,
     new_model,
     random_state,
     set_random_state,
@@ -84,7 +94,16 @@ class Trainer:
         self.progress = Progress()
         self.signals = StopSignals()
         self.loader = Loader(settings, dataset, process.device, process.rank, process.processes)
-        self.model = new_model(settings, dataset, process.device)
+        self.forecast = forecast(
+            settings,
+            count_parameters(settings, dataset),
+            dataset.item_rows,
+            self.loader.window_lengths(),
+            process.processes,
+        )
+        check_tables(self.forecast, settings, process.device)
+        with named_when_full("in making the model", smaller_tables(settings)):
+            self.model = new_model(settings, dataset, process.device)
         self.dtype = self.model.item_table.dtype
         self.network = _wrap(self.model, process)
         self.optimizers = make_optimizers(self.model, settings, self.model.item_table)
@@ -110,9 +129,14 @@ class Trainer:
         steps = Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last)
         view = LiveView(view_folder, self.progress.step)
         valid = split_targets(self.dataset, "valid")
+        self._say_memory()
         while not self.finished():
-            epoch = self.train_epoch()
-            results = self._validate_or_dump(valid)
+            with named_when_full(
+                f"in epoch {self.progress.epoch + 1}", smaller_batch(self.settings, self.forecast)
+            ):
+                epoch = self.train_epoch()
+            with named_when_full("in ranking validation", smaller_ranking(self.settings)):
+                results = self._validate_or_dump(valid)
             improved = self._note_validation(results)
             state = self.state()
             if self.process.leads:
@@ -469,6 +493,14 @@ class Trainer:
         """The optimisers and schedulers by their names in a checkpoint."""
         yield from self.optimizers.items()
         yield from self.schedulers.items()
+
+    def _say_memory(self) -> None:
+        """One line on what memory will be needed, and a warning where it is not there."""
+        if not self.process.leads or self.finished():
+            return
+        print(self.forecast, flush=True)
+        if short := shortage(self.forecast, self.settings, self.process.device):
+            print(f"warning: {short}", file=sys.stderr, flush=True)
 
     def _say(self, epoch: EpochSums | None, results: dict[str, dict]) -> None:
         """One line an epoch."""

@@ -264,9 +264,20 @@ def best_models(
 
 
 def new_model(settings: Settings, dataset: Dataset, device: torch.device) -> SyNCRec:
-    """A model with fresh weights, in the type that `--precision` keeps them in."""
-    model = SyNCRec(settings, dataset.item_starts.tolist())
+    """A model with fresh weights, in the type that `--precision` keeps them in.
+
+    Weights are drawn on the CPU, so that they are the same on every device; on `meta`, not at all.
+    """
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        model = SyNCRec(settings, dataset.item_starts.tolist())
     return model.to(device, torch.float64 if settings.precision == "float64" else torch.float32)
+
+
+def count_parameters(settings: Settings, dataset: Dataset) -> int:
+    """How many numbers the model will have; none of them is made."""
+    return sum(
+        part.numel() for part in new_model(settings, dataset, torch.device("meta")).parameters()
+    )
 
 
 def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:

@@ -13,6 +13,7 @@ import torch
 from src.dataset.folder import Dataset
 from src.errors import UserError
 from src.files import write_atomically
+from src.memory import is_out_of_memory
 from src.settings import Settings
 
 CHECKPOINT_FORMAT = 1
@@ -106,6 +107,8 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             damaged = records.testzip()
         state = None if damaged else torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path} is torn ({type(error).__name__}); train again") from None
     if damaged:
         raise UserError(f"{path} is torn (its record {damaged} was changed); train again")

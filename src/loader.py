@@ -43,14 +43,24 @@ class Loader:
             )
         self.lengths = None
         if settings.batch_by == "length":
-            self.lengths = batches.window_lengths(
-                self.training, self.ends, settings.max_len, settings.sdsr_context
-            )
+            self.lengths = self._window_lengths()
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
         return math.ceil(len(self.users) / (self.settings.batch_size * self.settings.grad_accum))
+
+    def window_lengths(self) -> np.ndarray:
+        """[users that train] targets of each one's window."""
+        lengths = self._window_lengths() if self.lengths is None else self.lengths
+        return lengths[self.users]
+
+    def _window_lengths(self) -> np.ndarray:
+        """[users] the same of all of them."""
+        settings = self.settings
+        return batches.window_lengths(
+            self.training, self.ends, settings.max_len, settings.sdsr_context
+        )
 
     def steps(self, epoch: int, first: int = 0) -> Iterator[list[Batch]]:
         """The batches of each optimiser step of an epoch, from its step `first` on."""

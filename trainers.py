@@ -31,7 +31,7 @@ from src.encoding import Ensemble
 from src.epoch import EpochSums, epoch_rows
 from src.errors import NotFinite, UserError
 from src.evaluation.metrics import summarise
-from src.faults import describe_fault, report_step
+from src.faults import Anomaly, describe_fault, named_anomalies, report_step
 from src.liveview import LiveView
 from src.loader import Loader
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
@@ -230,7 +230,10 @@ class Trainer:
         counts = self.process.sum(sum(batch.domain_counts for batch in step_batches))
         counts = counts.to(self.dtype)
         gamma, weights = self._domain_weights()
-        losses = self.add_gradients(step_batches, self._coefficients(counts, weights))
+        try:
+            losses = self.add_gradients(step_batches, self._coefficients(counts, weights))
+        except Anomaly as anomaly:
+            raise self._stopped(str(anomaly), before) from None
         values = gradient_values(self.model.parameters())
         norm = nn.utils.get_total_norm(values)
         terms = torch.stack([part for found in losses for part in (found.objective, found.mim)])
@@ -268,7 +271,7 @@ class Trainer:
             gather = partial(process.gather_groups, sizes=batch.mim_sizes)
             with (
                 self._no_sync(last=number == len(step_batches)),
-                torch.autograd.set_detect_anomaly(settings.detect_anomaly),
+                named_anomalies(settings.detect_anomaly),
             ):
                 with torch.autocast(
                     process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
@@ -297,14 +300,20 @@ class Trainer:
         names = self.dataset.domain_names, self.dataset.user_ids
         found = describe_fault(losses, step_batches, own, self.model, names)
         told = [part for part in self.process.gather_objects(found) if part]
-        told.append("the norm of all gradients")  # where each is finite and their sum overflows
-        term = min(told, key=lambda part: part.startswith("the gradient"))  # losses first
-        path = self.folder / FAULT
+        term = min(  # losses first; where all is finite, the sum behind the norm overflows
+            told,
+            key=lambda part: part.startswith("the gradient"),
+            default="the norm of all gradients",
+        )
+        return self._stopped(f"{term} is not finite", random)
+
+    def _stopped(self, why: str, random: dict[str, Tensor]) -> NotFinite:
+        """Save the state that the coming step starts from, and say why it is not taken."""
+        done, path = self.progress, self.folder / FAULT
         self.save(path, random)
-        done = self.progress
         return NotFinite(
-            f"step {done.position + 1} of epoch {done.epoch + 1}: {term} is not finite; {path} has "
-            "the state before it, for --replay; lower --lr or set --clip_norm"
+            f"step {done.position + 1} of epoch {done.epoch + 1}: {why}; {path} has the state "
+            "before it, for --replay; lower --lr or set --clip_norm"
         )
 
     def _validate_or_dump(self, targets: Targets) -> dict[str, dict]:

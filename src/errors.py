@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it; for SIGTERM too
-
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 OTHERS_FIRST_S = 2.0  # so long another process waits for the first one to say the same
 
@@ -31,6 +31,9 @@ def run_command(command: Callable[[], None]) -> None:
     except UserError as error:
         _say(f"error: {' '.join(str(error).split())}")
         sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:  # who read the output has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
     except KeyboardInterrupt as stop:
         _say(f"interrupted{f': {stop}' if str(stop) else ''}")
         sys.exit(EXIT_INTERRUPTED)

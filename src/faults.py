@@ -2,13 +2,36 @@
 parameter's gradient; and a step that is computed again to be looked at."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from src.errors import NotFinite
+
 NAMED = 3  # users that a line names
 
 PATHS = ("single", "cross")
+
+
+class Anomaly(NotFinite):
+    """A backward function has made a NaN; the text says which."""
+
+
+@contextmanager
+def named_anomalies(wanted: bool) -> Iterator[None]:
+    """Have torch look for NaN in what every backward function returns: it prints where in the
+    forward pass the function comes from, and `Anomaly` is raised."""
+    if not wanted:
+        yield
+        return
+    try:
+        with torch.autograd.set_detect_anomaly(True):
+            yield
+    except RuntimeError as error:
+        if "nan values" not in str(error):
+            raise
+        raise Anomaly(str(error).rstrip(".")) from None
 
 
 def describe_fault(

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
-from src.checkpoint import FORMER, has_checkpoint, newest_checkpoint
+from src.checkpoint import FORMER, LAST, has_checkpoint, newest_checkpoint
 from src.dataset.folder import TRAIN, VALID, Dataset
 from src.dataset.verify import check_events
 from src.errors import UserError, run_command
@@ -29,7 +29,7 @@ from src.evaluation.metrics import METRICS
 from src.files import TEMPORARY, is_open_as, lock, write_json
 from src.liveview import view_folder
 from src.memory import named_when_full, smaller_ranking
-from src.settings import RUN_ONLY, SCORING, Settings, check_settings
+from src.settings import MAY_GROW, RUN_ONLY, SCORING, Settings, check_settings
 from src.warmstart import (
     check_former,
     former_state,
@@ -198,13 +198,14 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all that a run folder holds. config.json goes last: as long as anything of a run is
-    there, it says of which."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Remove all that a run folder holds. What a kill leaves is of one run and says of which: what
+    it would be found finished by, or go on from, goes first, and its settings go last."""
+    order = {"results.json": 0, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    for path in sorted(files, key=lambda path: order.get(path.name, 1)):
+        path.unlink()
+    for path in folder.iterdir():
+        shutil.rmtree(path)
 
 
 def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
@@ -233,14 +234,18 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     """Whether the folder holds this run, finished; UserError when it holds another one."""
     config = folder / "config.json"
     if not config.is_file():
+        if any(folder.rglob("*.pt")):
+            raise UserError(
+                f"{folder} holds checkpoints and no config.json that says of which run; "
+                "remove it, or give another --run_name"
+            )
         return False
     now = as_json(settings)
     # a setting that came after the run has the value that the run had without it
     before = as_json(Settings()) | read_json(config, "config.json of the run")
     differ = [name for name in now if name not in RUN_ONLY and before[name] != now[name]]
-    # Only a longer run continues this one; a linear schedule was set out for its own epochs.
-    may_grow = {"patience_steps", "min_steps"}
-    may_grow |= {"max_epochs"} if settings.lr_schedule == "constant" else set()
+    # a linear schedule was set out for its own epochs
+    may_grow = MAY_GROW - ({"max_epochs"} if settings.lr_schedule == "linear" else set())
     longer = settings.resume and all(
         name in may_grow and now[name] > before[name] for name in differ
     )
@@ -310,9 +315,6 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
         merge_metrics(trainers, folder)
     process.wait()  # best.pt is there for everybody
     score(settings, dataset, folder, process, keep=False)
-    if process.leads:
-        for _, part_folder in model_parts(settings, dataset, folder):
-            (part_folder / FORMER).unlink(missing_ok=True)  # it takes as much as last.pt
 
 
 def replay(settings: Settings, dataset: Dataset, file: Path, process: Process) -> None:
@@ -419,6 +421,9 @@ def find_or_train(
             print(f"finished already: {run}")
         if finished and process.agree(lambda: lacks_scores(settings, dataset, run)):
             score_again(settings, dataset, run, process)
+        if process.leads:
+            for _, folder in model_parts(settings, dataset, run):
+                (folder / FORMER).unlink(missing_ok=True)  # it takes as much as last.pt
     return run
 
 

@@ -20,9 +20,9 @@ from src.checkpoint import (
     CHECKPOINT_FORMAT,
     FAULT,
     LAST,
-    model_settings,
     newest_checkpoint,
     read_checkpoint,
+    run_settings,
     write_checkpoint,
 )
 from src.dataset.batches import Batch, one_ahead
@@ -432,7 +432,7 @@ class Trainer:
         return {
             "format": CHECKPOINT_FORMAT,
             "data_sha256": self.dataset.card["sha256"],
-            "settings": model_settings(self.settings),
+            "settings": run_settings(self.settings),
             "domain_names": self.dataset.domain_names,
             "model": self.model.state_dict(),
             **{name: part.state_dict() for name, part in self._steppers()},
@@ -479,6 +479,8 @@ class Trainer:
         )
         if fault and self.process.leads:
             print(f"warning: {fault}", file=sys.stderr, flush=True)
+            # else the next one written would make it former.pt, in place of the good one
+            (self.folder / LAST).unlink(missing_ok=True)
         if found:
             self.go_on_from(found)
         return found is not None

@@ -4,6 +4,7 @@ A checkpoint is one dict in the zip format of `torch.save`, which keeps a CRC-32
 `torch.load` does not look at them; reading one back here does.
 """
 
+import dataclasses
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from src.dataset.folder import Dataset
 from src.errors import UserError
 from src.files import write_atomically
 from src.memory import is_out_of_memory
-from src.settings import Settings
+from src.settings import MAY_GROW, RUN_ONLY, SCORING, Settings
 
 CHECKPOINT_FORMAT = 1
 MODEL_SETTINGS = (
     "mode", "loss", "sdsr_context", "hidden", "layers", "heads", "max_len", "experts_cross",
     "experts_single", "share_experts", "gate", "towers", "target_domain_query",
 )  # fmt: skip
+PLACE = {"data_name", "strd_ym", "variant", "data_dir"}  # the dataset is known by its hash
 BEST = "best.pt"  # the best validation
 LAST, FORMER = "last.pt", "former.pt"  # what --resume goes on from: the newest, the one before it
 FAULT = "fault.pt"  # before the step that was not finite
@@ -29,6 +31,12 @@ FAULT = "fault.pt"  # before the step that was not finite
 def model_settings(settings: Settings) -> dict[str, Any]:
     """The settings that a checkpoint must agree with."""
     return {name: getattr(settings, name) for name in MODEL_SETTINGS}
+
+
+def run_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that tell one run from another; they are in a checkpoint."""
+    free = RUN_ONLY | SCORING | MAY_GROW | PLACE
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -66,6 +74,7 @@ def newest_checkpoint(
             continue
         try:
             state = read_checkpoint(path, settings, dataset, device)
+            _check_run(path, state, settings)
         except UserError as error:
             faults.append(str(error))
             continue
@@ -96,6 +105,14 @@ def read_checkpoint(
             f"{state['settings'].get(differ[0])}, now {wanted[differ[0]]}"
         )
     return state
+
+
+def _check_run(path: Path, state: dict[str, Any], settings: Settings) -> None:
+    """Refuse a checkpoint of another run; one of an older version names fewer settings."""
+    before = state["settings"]
+    for name, value in run_settings(settings).items():
+        if before.get(name, value) != value:
+            raise UserError(f"{path} is of another run: --{name} was {before[name]}, now {value}")
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

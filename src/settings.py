@@ -14,6 +14,8 @@ RUN_ONLY = {
 }  # fmt: skip
 # What a finished run may also be scored again with: these change its scores, not its training.
 SCORING = {"eval_users", "sampled_negatives", "candidate_seed", "ties"}
+# What a run may be resumed with more of: only a longer run continues a shorter one.
+MAY_GROW = {"max_epochs", "min_steps", "patience_steps"}
 MODES = ("syncrec", "cdsr", "sdsr", "sdsr_separate")
 
 

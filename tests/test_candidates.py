@@ -1,7 +1,9 @@
 """Drawn candidates: whose they are, how likely each is, fixed by the seed, stored once."""
 
 import dataclasses
+import errno
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -236,4 +238,14 @@ def test_a_draw_that_fails_leaves_no_file(tmp_path):
 
     with pytest.raises(RuntimeError):
         stored_candidates(tmp_path / "test.npz", {}, fails)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_by_name_and_leaves_no_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(UserError, match=r"test\.npz cannot be written \(No space left"):
+        stored_candidates(tmp_path / "test.npz", {}, draw)
     assert list(tmp_path.iterdir()) == []

@@ -7,11 +7,13 @@ with −1.
 import json
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from src.errors import UserError
+from src.files import write_atomically
 
 
 def sampled_candidates(
@@ -169,12 +171,7 @@ def stored_candidates(path: Path, key: dict, make: Callable[[], np.ndarray]) -> 
     wanted = json.dumps(key, sort_keys=True)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{np.random.default_rng().integers(2**32)}.npz")
-        try:
-            np.savez_compressed(temporary, key=np.array(wanted), candidates=make())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, partial(_store, key=np.array(wanted), candidates=make()))
     try:
         with np.load(path, allow_pickle=False) as stored:
             found, candidates = str(stored["key"]), stored["candidates"]
@@ -183,3 +180,8 @@ def stored_candidates(path: Path, key: dict, make: Callable[[], np.ndarray]) -> 
     if found != wanted:
         raise UserError(f"{path} holds the candidates of other data; delete it to draw again")
     return candidates
+
+
+def _store(path: Path, **arrays: np.ndarray) -> None:
+    with path.open("wb") as file:  # numpy would add to a name that does not end in .npz
+        np.savez_compressed(file, **arrays)

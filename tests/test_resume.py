@@ -1,0 +1,353 @@
+"""A run that is stopped, killed or damaged ends as one that was left alone, bit for bit."""
+
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from command_runs import ROOT, contents, failing, flags, make_data, train
+
+from benchmarks import lives
+from benchmarks.lives import Aim, differences
+from src.errors import run_command
+from trainers import Trainer
+
+EPOCHS = "--max_epochs=3"  # of 3 steps each
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run of three epochs that nothing stopped."""
+    return train(data, tmp_path_factory.mktemp("whole"), "run", EPOCHS)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def stopped(data: Path, runs: Path, name: str, *more: str, at: int, sent=(signal.SIGTERM,)) -> Path:
+    """Train in this process; these signals come within step number `at`. The run folder."""
+    step, left = Trainer.train_step, [at]
+
+    def signalled_step(trainer, *arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            for number in sent:
+                signal.raise_signal(number)
+        return step(trainer, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(Trainer, "train_step", signalled_step)
+        run_command(lambda: train(data, runs, name, *more))
+    assert ended.value.code == 130
+    return runs / "tiny" / name
+
+
+def steps_of(checkpoint: Path) -> tuple[int, int]:
+    """Epochs and steps within the next one that a checkpoint stands after."""
+    state = torch.load(checkpoint, weights_only=True)
+    return state["epoch"], state["position"]
+
+
+# ---------------------------------------------------------------- stopped by a signal
+
+
+VARIANTS = {
+    "all components": (),
+    "saves within the epoch": ("--save_every_steps=1",),
+    "several batches a step": ("--batch_size=7", "--grad_accum=3", "--save_every_steps=2"),
+    "batches by length": ("--batch_by=length",),
+    "sparse items": ("--loss=bce", "--sparse_items"),
+    "adamw, linear, bf16": (
+        "--optimizer=adamw", "--weight_decay=.01", "--lr_schedule=linear", "--precision=bf16",
+    ),
+    "float64": ("--precision=float64", "--deterministic", "--attention_dropout=.1"),
+    "one task": ("--mode=cdsr",),
+    "a model a domain": ("--mode=sdsr_separate",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda name: re.sub("[ ,]+", "-", name))
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(data, runs, variant):
+    more = (EPOCHS, *VARIANTS[variant])
+    expected = train(data, runs, "whole", *more)
+    folder = stopped(data, runs, "parts", *more, at=5)
+    train(data, runs, "parts", *more, "--resume")
+    assert differences(folder, expected) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_step_is_finished_and_saved_and_the_line_says_where(data, runs, capsys, sent):
+    folder = stopped(data, runs, "run", EPOCHS, at=5, sent=(sent,))
+    line = capsys.readouterr().err
+    assert line == (
+        f"interrupted: {sent.name}; {folder / 'last.pt'} stands after step 2 of epoch 2, "
+        "--resume goes on\n"
+    )
+    assert steps_of(folder / "last.pt") == (1, 2)
+
+
+def started(data: Path, runs: Path, *more: str) -> subprocess.Popen:
+    """A run by the real command, once its first epoch is done."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "main.py", *flags(data, runs, "--run_name=run", *more)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline().startswith("epoch   1")
+    return process
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_command_ends_with_130_and_goes_on_exactly(data, runs, tmp_path, sent):
+    more = ("--max_epochs=12", "--protocol=full")
+    process = started(data, runs, *more)
+    process.send_signal(sent)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.startswith(f"interrupted: {sent.name}; ")
+    assert error.count("\n") == 1
+    folder = runs / "tiny" / "run"
+    epoch, position = steps_of(folder / "last.pt")
+    where = f"step {position} of epoch {epoch + 1}" if position else f"epoch {epoch}"
+    assert f"{folder / 'last.pt'} stands after {where}, --resume" in error
+    train(data, runs, "run", *more, "--resume")
+    assert differences(folder, train(data, tmp_path, "run", *more)) == []
+
+
+@pytest.mark.parametrize("place", ["step", "save"])
+def test_a_second_signal_ends_at_once_and_tears_nothing(data, runs, whole, monkeypatch, place):
+    sent, save = (signal.SIGINT,) * (2 if place == "step" else 1), torch.save
+
+    def signalled_save(*arguments):
+        save(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    saved = stopped(data, runs, "run", EPOCHS, at=4)  # the first step of the second epoch
+    before = contents(saved)
+    if place == "save":
+        monkeypatch.setattr(torch, "save", signalled_save)
+    folder = stopped(data, runs, "run", EPOCHS, "--resume", at=1, sent=sent)
+    monkeypatch.undo()
+    after = contents(folder)
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} <= {
+        "environment.json",
+        "config.json",
+    }
+    train(data, runs, "run", EPOCHS, "--resume")
+    assert differences(folder, whole) == []
+
+
+# ---------------------------------------------------------------- torn and foreign checkpoints
+
+
+@pytest.fixture(scope="module")
+def cut_short(data, tmp_path_factory):
+    """A run that stands within its second epoch, with the checkpoint before that one."""
+    more = (EPOCHS, "--save_every_steps=1")
+    folder = stopped(data, tmp_path_factory.mktemp("cut"), "run", *more, at=5)
+    assert steps_of(folder / "former.pt") == (1, 1)
+    return folder
+
+
+@pytest.fixture
+def cut(cut_short, runs):
+    """The same, for this test alone."""
+    return shutil.copytree(cut_short, runs / "tiny" / "run")
+
+
+class Code:
+    """What a pickle would run."""
+
+    def __init__(self, touched: Path):
+        self.touched = touched
+
+    def __reduce__(self):
+        return Path.touch, (self.touched,)
+
+
+def flip(content: bytes) -> bytes:
+    """One bit changed within the largest record."""
+    with zipfile.ZipFile(io.BytesIO(content)) as records:
+        record = records.read(max(records.infolist(), key=lambda info: info.file_size))
+    place = content.index(record) + len(record) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+DAMAGE = {
+    "cut": lambda content: content[:5000],
+    "flipped": flip,
+    "emptied": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
+    cut, data, runs, whole, capsys, damage
+):
+    last = cut / "last.pt"
+    last.write_bytes(DAMAGE[damage](last.read_bytes()))
+    train(data, runs, "run", EPOCHS, "--resume")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {last} is torn")
+    assert warning.endswith("going on from former.pt")
+    assert differences(cut, whole) == []
+
+
+OTHERS = {
+    "data": "was trained on another dataset",
+    "model": "is of another model: --hidden was 16, now 8",
+    "run": "is of another run: --seed was 7, now 42",
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_foreign_checkpoint_is_named_and_the_one_before_it_used(
+    cut, data, runs, whole, tmp_path, capsys, other
+):
+    own = make_data(tmp_path / "log", seed=2) if other == "data" else data
+    more = {"data": (), "model": ("--hidden=16",), "run": ("--seed=7",)}[other]
+    foreign = train(own, tmp_path, "foreign", *more)
+    shutil.copy(foreign / "last.pt", cut / "last.pt")
+    capsys.readouterr()
+    train(data, runs, "run", EPOCHS, "--resume")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {cut / 'last.pt'} {OTHERS[other]}")
+    assert differences(cut, whole) == []
+
+
+def test_a_checkpoint_that_would_run_code_does_not(cut, data, runs, whole, tmp_path, capsys):
+    torch.save(Code(tmp_path / "touched"), cut / "last.pt")
+    train(data, runs, "run", EPOCHS, "--resume")
+    assert f"warning: {cut / 'last.pt'} is torn" in capsys.readouterr().err
+    assert not (tmp_path / "touched").exists()
+    assert differences(cut, whole) == []
+
+
+def test_a_torn_checkpoint_does_not_take_the_place_of_the_good_one(cut, data, runs):
+    """The good one is there until the next is whole, whenever the command is killed."""
+    good = (cut / "former.pt").read_bytes()
+    (cut / "last.pt").write_bytes(b"torn")
+    stopped(data, runs, "run", EPOCHS, "--resume", at=1)
+    assert (cut / "former.pt").read_bytes() == good
+    assert steps_of(cut / "last.pt") == (1, 2)
+
+
+def test_two_torn_checkpoints_are_one_line(cut, data, runs, capsys):
+    (cut / "last.pt").write_bytes((cut / "last.pt").read_bytes()[:3000])
+    (cut / "former.pt").write_bytes(b"")
+    line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, "--resume"))
+    assert f"{cut / 'last.pt'} is torn" in line
+    assert "--overwrite" in line
+
+
+@pytest.mark.parametrize("given", [(), ("--resume",), ("--overwrite",)])
+def test_checkpoints_without_a_config_are_nobodys(cut, data, runs, capsys, given):
+    (cut / "config.json").unlink()
+    line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
+    assert f"{cut} holds checkpoints and no config.json" in line
+
+
+# ---------------------------------------------------------------- two commands, one folder
+
+
+@pytest.mark.parametrize("given", [(), ("--resume",), ("--overwrite",)])
+def test_a_second_command_in_the_folder_is_refused_and_changes_nothing(data, runs, capsys, given):
+    process = started(data, runs, EPOCHS)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert f"another command works in {runs / 'tiny' / 'run'} now" in line
+    assert process.wait() == 0
+    process.communicate()
+
+
+class Killed(BaseException):
+    """Ends a command where it stands."""
+
+
+@pytest.mark.parametrize("mode", ["syncrec", "sdsr_separate"])
+@pytest.mark.parametrize("removed", [1, 3, 8, 11])
+def test_a_run_whose_replacement_was_killed_is_trained_again_whole(
+    data, runs, tmp_path, monkeypatch, mode, removed
+):
+    """However many files were removed: the folder says whose they are, and none of them is used."""
+    old = (EPOCHS, f"--mode={mode}", "--protocol=full")
+    folder, unlink, left = train(data, runs, "run", *old), Path.unlink, [removed]
+
+    def unlink_some(path, *arguments, **named):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        unlink(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "unlink", unlink_some)
+    with pytest.raises(Killed):
+        train(data, runs, "run", *old, "--lr=.01", "--overwrite")
+    monkeypatch.undo()
+    assert json.loads((folder / "config.json").read_text())["lr"] == 0.001
+    train(data, runs, "run", *old, "--resume")
+    assert differences(folder, train(data, tmp_path, "run", *old)) == []
+
+
+def test_a_command_killed_at_its_end_leaves_no_former_checkpoint(data, runs, whole, capsys):
+    folder = shutil.copytree(whole, runs / "tiny" / "run")
+    shutil.copy(folder / "last.pt", folder / "former.pt")
+    train(data, runs, "run", EPOCHS)
+    assert "finished already" in capsys.readouterr().out
+    assert differences(folder, whole) == []
+
+
+# ---------------------------------------------------------------- killed: several models, a start
+
+
+def killed(data: Path, runs: Path, log: Path, step: int, *more: str) -> None:
+    """Run the command until it is killed in its step number `step`."""
+    given = flags(data, runs, "--run_name=run", "--resume", *more)
+    assert lives.live("main", given, log, Aim("train", step, 0.0)).status == KILLED
+
+
+def test_models_a_domain_killed_within_and_between_them_go_on(data, runs, tmp_path):
+    more = ("--mode=sdsr_separate", "--max_epochs=2", "--save_every_steps=2")
+    expected = train(data, tmp_path, "run", *more)
+    domains = [torch.load(expected / "domains" / str(d) / "last.pt") for d in range(3)]
+    first, second, _ = (state["step"] for state in domains)
+    log, folder = tmp_path / "log.txt", runs / "tiny" / "run"
+    killed(data, runs, log, first + 1, *more)  # the first model is done, the second has nothing
+    assert sorted(path.parent.name for path in folder.rglob("last.pt")) == ["0"]
+    killed(data, runs, log, second, *more)
+    killed(data, runs, log, 1, *more)
+    assert sorted(path.parent.name for path in folder.rglob("last.pt")) == ["0", "1"]
+    train(data, runs, "run", *more, "--resume")
+    assert differences(folder, expected) == []
+
+
+@pytest.mark.parametrize("steps", [(1,), (2, 3)])
+def test_a_run_from_former_weights_killed_before_and_after_its_first_save_goes_on(
+    data, runs, whole, tmp_path, steps
+):
+    more = (f"--init_from={whole}", "--seed=5", "--max_epochs=2", "--save_every_steps=1")
+    expected = train(data, tmp_path, "run", *more)
+    for step in steps:
+        killed(data, runs, tmp_path / "log.txt", step, *more)
+    folder = runs / "tiny" / "run"
+    assert (folder / "last.pt").exists() == (steps != (1,))
+    train(data, runs, "run", *more, "--resume")
+    assert differences(folder, expected) == []
+    assert (folder / "metrics.csv").read_text().splitlines()[1].startswith("0,0,valid")

@@ -7,7 +7,6 @@ The best checkpoint on validation is reloaded, and the test split is scored once
 """
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
+from src.arguments import as_json, build_parser, config_defaults, from_namespace
 from src.checkpoint import FORMER, has_checkpoint, newest_checkpoint
 from src.dataset.folder import TRAIN, VALID, Dataset
 from src.dataset.verify import check_events
@@ -28,6 +27,7 @@ from src.evaluate import asked_protocols, evaluate_run, run_protocols
 from src.evaluation.metrics import METRICS
 from src.files import TEMPORARY, is_open_as, lock, write_json
 from src.liveview import view_folder
+from src.runfiles import read_config, read_environment, read_results
 from src.settings import RUN_ONLY, SCORING, Settings, check_settings
 from src.warmstart import (
     check_former,
@@ -86,8 +86,9 @@ def parse_command(arguments: list[str] | None = None) -> Command:
     file = former / "config.json" if former else first.config
     defaults = config_defaults(Settings, file) if file else {}
     parser.set_defaults(**defaults)
-    settings = _with_whole_paths(from_namespace(Settings, parser.parse_args(arguments)))
+    settings = from_namespace(Settings, parser.parse_args(arguments))
     check_settings(settings)
+    settings = _with_whole_paths(settings)
     run_protocols(settings)  # refuses unknown ones
     if former:
         what = "--evaluate scores" if first.evaluate else "--replay computes a step of"
@@ -110,7 +111,7 @@ def folder_of(checkpoint: Path) -> Path:
 def _with_whole_paths(settings: Settings) -> Settings:
     """The settings with whole paths: a run must be found again from any folder."""
     paths = {name: getattr(settings, name) for name in ("data_dir", "init_from")}
-    whole = {name: str(Path(path).resolve()) for name, path in paths.items() if path}
+    whole = {name: os.path.realpath(path) for name, path in paths.items() if path}
     return dataclasses.replace(settings, **whole)
 
 
@@ -200,7 +201,7 @@ def _empty(folder: Path) -> None:
     """Remove all that a run folder holds. config.json goes last: as long as anything of a run is
     there, it says of which."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -217,8 +218,7 @@ def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
         return {}
     parts = model_parts(settings, dataset, folder)
     if settings.resume and all(has_checkpoint(own) for _, own in parts):
-        before = read_json(folder / "environment.json", "environment.json of the run")
-        return {"init_from": before.get("init_from")}
+        return {"init_from": read_environment(folder).get("init_from")}
     former = open_former(Path(settings.init_from), open_data)
     check_former(former, settings, dataset, folder)
     for part, _ in parts:
@@ -230,12 +230,10 @@ def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
 
 def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     """Whether the folder holds this run, finished; UserError when it holds another one."""
-    config = folder / "config.json"
-    if not config.is_file():
+    if not (folder / "config.json").is_file():
         return False
     now = as_json(settings)
-    # a setting that came after the run has the value that the run had without it
-    before = as_json(Settings()) | read_json(config, "config.json of the run")
+    before = read_config(folder)
     differ = [name for name in now if name not in RUN_ONLY and before[name] != now[name]]
     # Only a longer run continues this one; a linear schedule was set out for its own epochs.
     may_grow = {"patience_steps", "min_steps"}
@@ -258,7 +256,7 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
 
 def check_data(folder: Path, data_sha256: str, way_out: str) -> None:
     """Refuse a run folder that stands on other data."""
-    trained_on = read_json(folder / "environment.json", "environment.json of the run")
+    trained_on = read_environment(folder)
     if trained_on["data_sha256"] != data_sha256:
         raise UserError(
             f"{folder} holds a run on other data (sha256 {trained_on['data_sha256'][:12]}…, not "
@@ -336,10 +334,10 @@ def score(settings: Settings, dataset: Dataset, folder: Path, process: Process, 
 
 def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
     """`--evaluate`: score a finished run with its own settings, but for those of scoring."""
-    before = read_json(folder / "config.json", "config.json of the run")
+    before = read_config(folder)
     check_data(folder, dataset.card["sha256"], "make that dataset again, or give its --data_dir")
     now = as_json(settings)
-    keep = all(before.get(name, now[name]) == now[name] for name in SCORING - RUN_ONLY)
+    keep = all(before[name] == now[name] for name in SCORING - RUN_ONLY)
     score(settings, dataset, folder, process, keep)
     if process.leads:
         write_json(folder / "config.json", before | {name: now[name] for name in SCORING})
@@ -347,7 +345,7 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
 
 def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
     """Whether a finished run has not been scored under all that is asked for."""
-    results = read_json(folder / "results.json", "results of the run")
+    results = read_results(folder)
     return any(name not in results["test"] for name in asked_protocols(settings, dataset))
 
 
@@ -424,7 +422,7 @@ def print_results(dataset: Dataset, run: Path) -> None:
     """The table of a run that has been scored."""
     if "generated" in dataset.card.get("notes", {}):
         print("NOTE: the log is generated, not real behaviour")
-    print(results_table(json.loads((run / "results.json").read_text())))
+    print(results_table(read_results(run)))
     print(f"run folder: {run}")
 
 

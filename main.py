@@ -7,7 +7,6 @@ The best checkpoint on validation is reloaded, and the test split is scored once
 """
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from src.arguments import as_json, build_parser, config_defaults, from_namespace, read_json
+from src.arguments import as_json, build_parser, config_defaults, from_namespace
 from src.checkpoint import FORMER, LAST, has_checkpoint, newest_checkpoint
 from src.dataset.folder import TRAIN, VALID, Dataset
 from src.dataset.verify import check_events
@@ -29,6 +28,7 @@ from src.evaluation.metrics import METRICS
 from src.files import TEMPORARY, is_open_as, lock, write_json
 from src.liveview import view_folder
 from src.memory import named_when_full, smaller_ranking
+from src.runfiles import read_config, read_environment, read_results
 from src.settings import MAY_GROW, RUN_ONLY, SCORING, Settings, check_settings
 from src.warmstart import (
     check_former,
@@ -87,8 +87,9 @@ def parse_command(arguments: list[str] | None = None) -> Command:
     file = former / "config.json" if former else first.config
     defaults = config_defaults(Settings, file) if file else {}
     parser.set_defaults(**defaults)
-    settings = _with_whole_paths(from_namespace(Settings, parser.parse_args(arguments)))
+    settings = from_namespace(Settings, parser.parse_args(arguments))
     check_settings(settings)
+    settings = _with_whole_paths(settings)
     run_protocols(settings)  # refuses unknown ones
     if former:
         what = "--evaluate scores" if first.evaluate else "--replay computes a step of"
@@ -111,7 +112,7 @@ def folder_of(checkpoint: Path) -> Path:
 def _with_whole_paths(settings: Settings) -> Settings:
     """The settings with whole paths: a run must be found again from any folder."""
     paths = {name: getattr(settings, name) for name in ("data_dir", "init_from")}
-    whole = {name: str(Path(path).resolve()) for name, path in paths.items() if path}
+    whole = {name: os.path.realpath(path) for name, path in paths.items() if path}
     return dataclasses.replace(settings, **whole)
 
 
@@ -201,7 +202,7 @@ def _empty(folder: Path) -> None:
     """Remove all that a run folder holds. What a kill leaves is of one run and says of which: what
     it would be found finished by, or go on from, goes first, and its settings go last."""
     order = {"results.json": 0, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     for path in sorted(files, key=lambda path: order.get(path.name, 1)):
         path.unlink()
     for path in folder.iterdir():
@@ -219,8 +220,7 @@ def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
         return {}
     parts = model_parts(settings, dataset, folder)
     if settings.resume and all(has_checkpoint(own) for _, own in parts):
-        before = read_json(folder / "environment.json", "environment.json of the run")
-        return {"init_from": before.get("init_from")}
+        return {"init_from": read_environment(folder).get("init_from")}
     former = open_former(Path(settings.init_from), open_data)
     check_former(former, settings, dataset, folder)
     for part, _ in parts:
@@ -232,8 +232,7 @@ def former_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
 
 def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     """Whether the folder holds this run, finished; UserError when it holds another one."""
-    config = folder / "config.json"
-    if not config.is_file():
+    if not (folder / "config.json").is_file():
         if any(folder.rglob("*.pt")):
             raise UserError(
                 f"{folder} holds checkpoints and no config.json that says of which run; "
@@ -241,8 +240,7 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
             )
         return False
     now = as_json(settings)
-    # a setting that came after the run has the value that the run had without it
-    before = as_json(Settings()) | read_json(config, "config.json of the run")
+    before = read_config(folder)
     differ = [name for name in now if name not in RUN_ONLY and before[name] != now[name]]
     # a linear schedule was set out for its own epochs
     may_grow = MAY_GROW - ({"max_epochs"} if settings.lr_schedule == "linear" else set())
@@ -264,7 +262,7 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
 
 def check_data(folder: Path, data_sha256: str, way_out: str) -> None:
     """Refuse a run folder that stands on other data."""
-    trained_on = read_json(folder / "environment.json", "environment.json of the run")
+    trained_on = read_environment(folder)
     if trained_on["data_sha256"] != data_sha256:
         raise UserError(
             f"{folder} holds a run on other data (sha256 {trained_on['data_sha256'][:12]}…, not "
@@ -340,10 +338,10 @@ def score(settings: Settings, dataset: Dataset, folder: Path, process: Process, 
 
 def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
     """`--evaluate`: score a finished run with its own settings, but for those of scoring."""
-    before = read_json(folder / "config.json", "config.json of the run")
+    before = read_config(folder)
     check_data(folder, dataset.card["sha256"], "make that dataset again, or give its --data_dir")
     now = as_json(settings)
-    keep = all(before.get(name, now[name]) == now[name] for name in SCORING - RUN_ONLY)
+    keep = all(before[name] == now[name] for name in SCORING - RUN_ONLY)
     score(settings, dataset, folder, process, keep)
     if process.leads:
         write_json(folder / "config.json", before | {name: now[name] for name in SCORING})
@@ -351,7 +349,7 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
 
 def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
     """Whether a finished run has not been scored under all that is asked for."""
-    results = read_json(folder / "results.json", "results of the run")
+    results = read_results(folder)
     return any(name not in results["test"] for name in asked_protocols(settings, dataset))
 
 
@@ -431,7 +429,7 @@ def print_results(dataset: Dataset, run: Path) -> None:
     """The table of a run that has been scored."""
     if "generated" in dataset.card.get("notes", {}):
         print("NOTE: the log is generated, not real behaviour")
-    print(results_table(json.loads((run / "results.json").read_text())))
+    print(results_table(read_results(run)))
     print(f"run folder: {run}")
 
 

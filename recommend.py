@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from src.arguments import build_parser, config_defaults, from_namespace, read_json, setting
+from src.arguments import build_parser, config_defaults, from_namespace, setting
 from src.dataset.folder import Dataset
 from src.encoding import Ensemble, Queries, encode_queries
 from src.errors import UserError, run_command
 from src.evaluation.beyond import top_items
 from src.evaluation.ranks import NonFiniteScore, check_finite, to_device
 from src.files import write_atomically
+from src.runfiles import read_serving
 from src.settings import Settings, check_settings
 from src.targets import user_events
 from utils import best_models, open_data, start_process
@@ -71,7 +72,7 @@ def open_trained(folder: Path, device: torch.device) -> TrainedRun:
     ensemble = best_models(settings, dataset, folder, device)
     paths = dict.fromkeys(dataset.domain_names, settings.paths[0])
     if len(settings.paths) == 2 and (folder / "serving.json").is_file():
-        serving = read_json(folder / "serving.json", "serving paths of the run")
+        serving = read_serving(folder, dataset.domain_names)
         paths = {name: serving[name]["path"] for name in dataset.domain_names}
     return TrainedRun(settings, dataset, ensemble, paths, device)
 

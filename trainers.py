@@ -20,6 +20,8 @@ from src.checkpoint import (
     CHECKPOINT_FORMAT,
     FAULT,
     LAST,
+    load_weights,
+    misfit_line,
     newest_checkpoint,
     read_checkpoint,
     run_settings,
@@ -32,6 +34,7 @@ from src.epoch import EpochSums, epoch_rows
 from src.errors import NotFinite, UserError
 from src.evaluation.metrics import summarise
 from src.faults import Anomaly, describe_fault, named_anomalies, report_step
+from src.fitting import Own, state_misfit
 from src.liveview import LiveView
 from src.loader import Loader
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
@@ -465,9 +468,9 @@ class Trainer:
         """
         state = read_checkpoint(path, self.settings, self.dataset, self.process.device)
         if weights_only:
-            self.model.load_state_dict(state["model"])
+            load_weights(self.model, state, path)
         else:
-            self.go_on_from(state)
+            self.go_on_from(state, path)
 
     def resume(self) -> bool:
         """Take up the newest good checkpoint of the folder; False where there is none at all.
@@ -482,13 +485,25 @@ class Trainer:
             # else the next one written would make it former.pt, in place of the good one
             (self.folder / LAST).unlink(missing_ok=True)
         if found:
-            self.go_on_from(found)
+            self.go_on_from(found, self.folder)
         return found is not None
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
+    def go_on_from(self, state: dict[str, Any], source: Path) -> None:
         """Take up all that `state` had. With another number of processes than then, the random
-        states of those that are new are drawn from the seed and the step."""
-        self.model.load_state_dict(state["model"])
+        states of those that are new are drawn from the seed and the step.
+
+        UserError, which names `source`, where it is not the state of such a run.
+        """
+        own = Own(
+            self.optimizers,
+            self.schedulers,
+            self._new_sums().state(lambda tensor: [tensor]),
+            random_state(self.process.device),
+            self.loader.steps_per_epoch,
+        )
+        if fault := state_misfit(state, own):
+            raise UserError(misfit_line(source, fault))
+        load_weights(self.model, state, source)
         for name, part in self._steppers():
             part.load_state_dict(state[name])
         self.progress = Progress(

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from models import SyNCRec
-from src.checkpoint import read_checkpoint
+from src.checkpoint import BEST, load_weights, read_checkpoint
 from src.dataset.folder import Dataset, dataset_folder, open_dataset
 from src.encoding import Ensemble
 from src.errors import EXIT_USER_ERROR, UserError
@@ -42,9 +42,20 @@ class Table:
         self.columns = columns
         self.rows: list[tuple] = []
         if last_epoch is not None and path.is_file():
-            with path.open(newline="") as file:
-                rows = list(csv.reader(file))[1:]
-            self.rows = [tuple(row) for row in rows if int(row[0]) <= last_epoch]
+            self.rows = [row for row in self._read() if int(row[0]) <= last_epoch]
+
+    def _read(self) -> list[tuple]:
+        """The rows of the file; UserError where they are not of these columns."""
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                head, *rows = csv.reader(file, strict=True)
+        except (OSError, ValueError, csv.Error) as error:  # torn, or no text
+            raise UserError(f"{self.path} cannot be read ({error}); give --overwrite") from None
+        for number, row in enumerate(rows, 2):
+            epoch = row[0] if len(row) == len(self.columns) == len(head) else ""
+            if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 10):
+                raise UserError(f"{self.path} row {number} is torn; give --overwrite")
+        return [tuple(row) for row in rows]
 
     def write(self, rows: Iterable[tuple]) -> None:
         """Add rows and write the file."""
@@ -53,7 +64,9 @@ class Table:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
         writer.writerows(self.rows)
-        write_atomically(self.path, lambda temporary: temporary.write_text(text.getvalue()))
+        write_atomically(
+            self.path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8")
+        )
 
 
 @dataclass(frozen=True)
@@ -209,9 +222,12 @@ def set_random_state(
     if process.rank >= len(states["cpu"]):
         seed_everything(int(np.random.SeedSequence([*key, process.rank]).generate_state(1)[0]))
         return
-    torch.set_rng_state(states["cpu"][process.rank])
-    if process.device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"][process.rank], process.device)
+    try:
+        torch.set_rng_state(states["cpu"][process.rank])
+        if process.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"][process.rank], process.device)
+    except RuntimeError as error:  # torch looks into the bytes
+        raise UserError(f"the checkpoint's random state is none ({error}); train again") from None
 
 
 def environment(device: torch.device, data_sha256: str) -> dict[str, Any]:
@@ -257,8 +273,8 @@ def best_models(
     models = []
     for part, part_folder in model_parts(settings, dataset, folder):
         model = new_model(settings, part, device).eval()
-        state = read_checkpoint(part_folder / "best.pt", settings, part, device)
-        model.load_state_dict(state["model"])
+        path = part_folder / BEST
+        load_weights(model, read_checkpoint(path, settings, part, device), path)
         models.append(model)
     return Ensemble(models, separate=settings.mode == "sdsr_separate")
 

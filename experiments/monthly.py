@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.arguments import OneLineParser, read_json
+from src.arguments import OneLineParser
 from src.errors import UserError, run_command
 from src.files import write_atomically
+from src.runfiles import read_results
 
 SCRATCH = "202312-scratch"
 RUNS = {
@@ -34,7 +35,7 @@ def validation(folder: Path) -> pd.Series:
 
 def score_on_test(folder: Path) -> float:
     """NDCG@10 of the cross path on the test, macro mean, under `full`."""
-    results = read_json(folder / "results.json", "results of the run")
+    results = read_results(folder)
     return results["test"]["full"]["cross"]["macro"]["ndcg@10"]
 
 

@@ -16,10 +16,11 @@ from matplotlib import pyplot
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.arguments import OneLineParser, read_json
+from src.arguments import OneLineParser
 from src.dataset.folder import dataset_folder, read_card
 from src.errors import UserError, run_command
 from src.files import write_atomically
+from src.runfiles import read_results
 from utils import ROOT
 
 matplotlib.use("Agg")
@@ -42,7 +43,7 @@ def planted_relatedness() -> dict[str, float]:
 
 def read_run(folder: Path, split: str = "test") -> tuple[dict, pd.DataFrame]:
     """(results of a split under `full`, transfer.csv) of a run."""
-    results = read_json(folder / "results.json", "results of the run")[split]["full"]
+    results = read_results(folder)[split]["full"]
     return results, pd.read_csv(folder / "transfer.csv")
 
 

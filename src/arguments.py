@@ -6,12 +6,12 @@ and the choices. What the flags leave at its default is written down as fully as
 
 import argparse
 import dataclasses
-import json
 import typing
 from pathlib import Path
 from typing import Any
 
 from src.errors import EXIT_USER_ERROR, UserError
+from src.shapes import read_json, shown
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -88,44 +88,51 @@ def as_json(config: Any) -> dict[str, Any]:
     }
 
 
-def config_defaults(config_class: type, path: Path) -> dict[str, Any]:
-    """The settings that a JSON file gives, names, types and choices checked (UserError)."""
-    content = read_json(path, "--config")
+def config_defaults(
+    config_class: type, path: Path, what: str = "--config", others: bool = False
+) -> dict[str, Any]:
+    """The settings that a JSON file gives, names, types and choices checked (UserError).
+
+    With `others`, settings of another version are kept as they are.
+    """
+    content = read_json(path, what)
     types = typing.get_type_hints(config_class)
     choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold one JSON object of settings")
+        raise UserError(f"{what} {path} must hold one JSON object of settings")
     for name, value in content.items():
         if name not in types:
-            raise UserError(f"--config {path}: unknown setting '{name}' (see --help)")
-        if typing.get_origin(types[name]) is tuple and _is_list_of(value, types[name]):
-            content[name] = tuple(value)
-            continue
-        whole_number = types[name] is float and type(value) is int
-        if type(value) is not types[name] and not whole_number:
+            if others:
+                continue
+            raise UserError(f"{what} {path}: unknown setting {shown(name)} (see --help)")
+        try:
+            content[name] = _of_type(value, types[name])
+        except (TypeError, OverflowError):
             raise UserError(
-                f"--config {path}: '{name}' must be {types[name].__name__}, not {value!r}"
-            )
+                f"{what} {path}: '{name}' must be {_said(types[name])}, not {shown(value)}"
+            ) from None
         if choices[name] and value not in choices[name]:
             raise UserError(
-                f"--config {path}: '{name}' is {value!r}; give one of {', '.join(choices[name])}"
+                f"{what} {path}: '{name}' is {shown(value)}; give one of {', '.join(choices[name])}"
             )
     return content
 
 
-def _is_list_of(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is a list of what a tuple type holds."""
-    member = typing.get_args(kind)[0]
-    return isinstance(value, list) and all(type(one) is member for one in value)
+def _of_type(value: Any, kind: Any) -> Any:
+    """A JSON value as a setting of the type holds it. TypeError where it is of another, and
+    OverflowError for a whole number beyond every float."""
+    if typing.get_origin(kind) is tuple:
+        member = typing.get_args(kind)[0]
+        if isinstance(value, list) and all(type(one) is member for one in value):
+            return tuple(value)
+    elif type(value) is kind:
+        return value
+    elif kind is float and type(value) is int:
+        return float(value)
+    raise TypeError
 
 
-def read_json(path: Path, what: str) -> Any:
-    """A JSON file; UserError names the file and line where it cannot be read."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{what} {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{what} {path}, line {error.lineno}: {error.msg}") from None
+def _said(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {typing.get_args(kind)[0].__name__}"
+    return kind.__name__

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from src.dataset.folder import Dataset
 from src.errors import UserError
 from src.files import write_atomically
+from src.fitting import unlike
 from src.memory import is_out_of_memory
 from src.settings import MAY_GROW, RUN_ONLY, SCORING, Settings
+from src.shapes import shown
 
 CHECKPOINT_FORMAT = 1
 MODEL_SETTINGS = (
@@ -136,9 +139,32 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 def _is_checkpoint(state: Any) -> bool:
     """Whether it is a dict with the fields of this version, each of its kind."""
-    kinds = {"data_sha256": str, "settings": dict, "domain_names": list, "model": dict}
+    kinds = {
+        "format": int,
+        "data_sha256": str,
+        "settings": dict,
+        "domain_names": list,
+        "model": dict,
+    }
     return (
         isinstance(state, dict)
-        and state.get("format") == CHECKPOINT_FORMAT
         and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
+        and state["format"] == CHECKPOINT_FORMAT
+        and all(isinstance(value, str | int | float) for value in state["settings"].values())
+        and all(isinstance(value, torch.Tensor) for value in state["model"].values())
     )
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Have the model take up the weights of a checkpoint; UserError where they are of another."""
+    own, found = model.state_dict(), state["model"]
+    fault = unlike(found, own, "model")
+    other = sorted(map(str, found.keys() - own.keys()))
+    if fault or other:
+        raise UserError(misfit_line(path, fault or f"model has {shown(other[0])}"))
+    model.load_state_dict(found)
+
+
+def misfit_line(path: Path, fault: str) -> str:
+    """The line about a checkpoint that is whole and not of this run."""
+    return f"{path} does not fit this run ({fault}); train again"

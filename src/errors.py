@@ -29,7 +29,12 @@ def run_command(command: Callable[[], None]) -> None:
     try:
         command()
     except UserError as error:
-        _say(f"error: {' '.join(str(error).split())}")
+        _say(f"error: {error}")
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _say(f"error: {error.filename}: {error.strerror}")  # no rights, too long a name, …
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:  # who read the output has heard enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,4 +56,12 @@ def _say(line: str) -> None:
             signal.signal(number, signal.SIG_DFL)  # torchrun's word ends the waiting, silently
         time.sleep(OTHERS_FIRST_S)
         line = f"process {rank}: {line}"
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)
+
+
+def plain(text: str) -> str:
+    """A text on one line, without what would steer a terminal: such characters as Python writes
+    them."""
+    return "".join(
+        letter if letter.isprintable() else f"{letter!a}"[1:-1] for letter in " ".join(text.split())
+    )

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.arguments import read_json
 from src.dataset.folder import Dataset
 from src.encoding import Ensemble
 from src.errors import UserError
@@ -22,6 +21,7 @@ from src.evaluation.protocols import (
 from src.evaluation.serving import Choice
 from src.files import write_atomically, write_json
 from src.ranking import Plan
+from src.runfiles import read_results
 from src.scoring import (
     PathScores,
     add_served,
@@ -134,7 +134,7 @@ def write_scores(
     """ranks.parquet, targets.parquet, serving.json, and of the data its card and items.parquet
     (the ids behind the item table's rows); results.json last."""
     path, ranks = folder / "results.json", folder / "ranks.parquet"
-    results = read_json(path, "results of the run") if keep else {}
+    results = read_results(folder) if keep else {}
     tables, facts = [], []
     for part in found:
         summary = summarise_paths(part.scores, dataset, part.targets, settings.ties)

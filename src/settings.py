@@ -1,11 +1,15 @@
 """Every setting of a training run: the flags of main.py, their help, and config.json."""
 
 import math
+import os
+import unicodedata
 from dataclasses import dataclass
 
 from src.arguments import setting
+from src.dataset.card_shape import folder_name_fault
 from src.errors import UserError
 from src.evaluation.protocols import PROTOCOLS
+from src.shapes import shown
 
 # What a run may be found again without: it changes where and how, or adds to the results.
 RUN_ONLY = {
@@ -236,32 +240,42 @@ class Settings:
         return ["cross"] * self.runs_cross + ["single"] * self.runs_single
 
 
-POSITIVE = (
-    "eval_users",
-    "hidden",
-    "layers",
-    "heads",
-    "experts_cross",
-    "batch_size",
-    "grad_accum",
-    "max_epochs",
-)
-NOT_NEGATIVE = (
-    "experts_single", "lambda_single", "lambda_mim", "weight_decay", "warmup_steps", "clip_norm",
-    "min_steps", "patience_steps", "sampled_negatives", "threads", "lc_ntg_beta", "seed",
-    "save_every_steps",
-    "candidate_seed",
-)  # fmt: skip
+MOST = 2**31 - 1  # of a whole number that has no other limit
+MOST_SEED = 2**53  # what every reader of config.json holds exactly
+MOST_THREADS = 1024  # torch starts as many as it is told
+# {setting: (least, most)}. The most is far beyond what was ever trained: it tells a slip of the
+# hand before anything of that size is made.
+WHOLE = {
+    **dict.fromkeys(("batch_size", "grad_accum", "max_epochs", "eval_users"), (1, MOST)),
+    **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "save_every_steps"), (0, MOST)),
+    **dict.fromkeys(("seed", "candidate_seed"), (0, MOST_SEED)),
+    **dict.fromkeys(("hidden", "heads"), (1, 2**16)),
+    **dict.fromkeys(("layers", "experts_cross"), (1, 1024)),
+    "experts_single": (0, 1024),
+    "max_len": (2, 2**20),
+    "sampled_negatives": (0, 2**20),
+    "threads": (0, MOST_THREADS),
+}
+NOT_NEGATIVE = ("lambda_single", "lambda_mim", "weight_decay", "clip_norm", "lc_ntg_beta")
+LONGEST, LONGEST_NAME = 4000, 255  # bytes of a path, and of a part of it
+FOLDERS = ("data_name", "strd_ym", "variant")
 
 
 def check_settings(settings: Settings) -> None:
     """Refuse values and combinations that contradict each other (UserError)."""
-    for name in POSITIVE:
-        if getattr(settings, name) < 1:
-            raise UserError(f"--{name} must be at least 1, not {getattr(settings, name)}")
+    _check_texts(settings)
+    for name, (least, most) in WHOLE.items():
+        value = getattr(settings, name)
+        if value < least:
+            limit = "must not be negative" if not least else f"must be at least {least}"
+            raise UserError(f"--{name} {limit}, not {shown(value)}")
+        if value > most:
+            raise UserError(f"--{name} must be at most {most}, not {shown(value)}")
     for name in NOT_NEGATIVE:
-        if not getattr(settings, name) >= 0:  # so that NaN is refused too
-            raise UserError(f"--{name} must not be negative, not {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if not 0 <= value < math.inf:  # so that NaN is refused too
+            limit = "not be negative" if not value >= 0 else "be finite"
+            raise UserError(f"--{name} must {limit}, not {value}")
     for name in ("lr", "lc_ntg_tau", "mim_temperature"):
         if not 0 < getattr(settings, name) < math.inf:
             raise UserError(f"--{name} must be above 0, not {getattr(settings, name)}")
@@ -270,11 +284,36 @@ def check_settings(settings: Settings) -> None:
             raise UserError(f"--{name} must lie in [0, 1), not {getattr(settings, name)}")
     if not 0 <= settings.lc_ntg_floor <= 1:
         raise UserError(f"--lc_ntg_floor must lie in [0, 1], not {settings.lc_ntg_floor}")
-    if settings.max_len < 2:
-        raise UserError(f"--max_len must be at least 2, not {settings.max_len}")
     if settings.hidden % settings.heads:
         raise UserError(f"--hidden {settings.hidden} is not a multiple of --heads {settings.heads}")
     _check_combinations(settings)
+
+
+def _check_texts(settings: Settings) -> None:
+    """Refuse texts that name no file, and names that are paths."""
+    for name, value in vars(settings).items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and (fault := path_fault(text)):
+                raise UserError(f"--{name} {shown(text)} {fault}")
+    for name in FOLDERS:
+        value = getattr(settings, name)
+        fault = folder_name_fault(value)
+        if fault and (value or name != "variant"):
+            raise UserError(f"--{name} {shown(value)} names a folder: use {fault}")
+
+
+def path_fault(text: str) -> str:
+    """Why a text cannot name a file; empty where it can."""
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "is no text that can be written"
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        return "has control characters"
+    longest = max(map(len, name.split(b"/")))
+    if longest > LONGEST_NAME or len(name) > LONGEST:
+        return f"is too long for a file: {LONGEST_NAME} bytes a part, {LONGEST} in all"
+    return ""
 
 
 def _check_combinations(settings: Settings) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from src.dataset.folder import TEST, VALID, Dataset
+from src.errors import UserError
 from src.evaluation.candidates import (
     popular_candidates,
     released_candidates,
@@ -115,9 +116,23 @@ def drawn_candidates(
         }  # fmt: skip
         path = folder / f"{name}-{targets.split}-{key['data_sha256'][:12]}-{count}-{seed}.npz"
         stored = stored_candidates(path, key, makers[name])
+        every = {"sampled_all": everything, RELEASED: everything + 1}
+        ends = np.full(len(columns), every[name]) if name in every else np.diff(starts)[domains]
+        _check_candidates(path, stored, count, ends)
         shift = first_item.get(name, starts[domains][:, None])
         drawn[name] = np.where(stored < 0, -1, stored + shift)
     return drawn
+
+
+def _check_candidates(path: Path, stored: np.ndarray, count: int, ends: np.ndarray) -> None:
+    """UserError unless `stored` is [n, count] numbers from -1 to below `ends` [n]."""
+    if (
+        stored.shape != (len(ends), count)
+        or stored.dtype != np.int64
+        or (stored < -1).any()
+        or (stored >= ends[:, None]).any()
+    ):
+        raise UserError(f"{path} holds no candidates of these targets; delete it to draw again")
 
 
 def target_facts(dataset: Dataset, targets: Targets) -> pa.Table:

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from src.arguments import config_defaults, read_json
+from src.arguments import config_defaults
 from src.checkpoint import MODEL_SETTINGS, load_checkpoint
 from src.dataset.folder import Dataset
 from src.errors import UserError
 from src.leaks import trained_targets
+from src.runfiles import read_environment
 from src.settings import Settings
 
 NEW = -1  # in a mapping: a row that the former run does not have
@@ -65,9 +66,12 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary in an items.parquet. UserError where it cannot be read."""
     try:
         table = pq.read_table(path, columns=["item_id", "domain"])
-    except (OSError, pa.ArrowInvalid) as error:
+        names, ids = _strings(table["domain"]), _strings(table["item_id"])
+    except Exception as error:  # a torn table fails in many ways
         raise UserError(f"{path} cannot be read ({type(error).__name__})") from None
-    domains = _strings(table["domain"]).dictionary_encode()  # named in the order of the file
+    if names.null_count or ids.null_count:
+        raise UserError(f"{path} has items without an id or a domain")
+    domains = names.dictionary_encode()  # named in the order of the file
     codes = domains.indices.to_numpy()
     if (np.diff(codes) < 0).any():
         raise UserError(f"{path}: the items of a domain are not side by side")
@@ -132,8 +136,10 @@ def carry_over(
     for name, value in fresh.items():
         kind, source = rows_of(name, share_experts), former[name]
         whole = kind == "whole"
-        if value.shape[not whole :] != source.shape[not whole :]:
+        if value.shape[not whole :] != source.shape[not whole :] or value.dim() != source.dim():
             raise ValueError(f"{name} is {list(source.shape)}, not {list(value.shape)}")
+        if source.is_complex() or source.layout != value.layout:
+            raise ValueError(f"{name} is {source.dtype} {source.layout}")
         merged[name] = source if whole else copy_rows(value, source, mappings[kind])
     return merged
 
@@ -179,8 +185,7 @@ def open_former(folder: Path, open_data: Callable[[Settings], Dataset]) -> Forme
     if not (folder / "results.json").is_file():
         raise UserError(f"--init_from {folder} holds no finished run (no results.json)")
     settings = Settings(**config_defaults(Settings, folder / "config.json"))
-    trained_on = read_json(folder / "environment.json", "environment.json of the run")
-    sha256 = trained_on["data_sha256"]
+    sha256 = read_environment(folder)["data_sha256"]
     dataset = _former_dataset(settings, sha256, open_data)
     items = folder / "items.parquet"
     if not items.is_file():
@@ -236,10 +241,13 @@ def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Tensor], V
         return None
     path, vocabulary = found
     state = load_checkpoint(path, torch.device("cpu"))["model"]
-    if len(state["item_table"]) != vocabulary.rows:
+    items = state.get("item_table")
+    if items is None or items.dim() != 2:
+        raise UserError(f"{path} has no table of items; train that run again")
+    if len(items) != vocabulary.rows:
         raise UserError(
-            f"{path} holds {len(state['item_table']) - 1} items, and its vocabulary "
-            f"{vocabulary.rows - 1}; train that run again"
+            f"{path} holds {len(items) - 1} items, and its vocabulary {vocabulary.rows - 1}; "
+            "train that run again"
         )
     return state, vocabulary
 

@@ -52,7 +52,7 @@ def sparse_folder(place: Path, events: int, users: int) -> Path:
             file.truncate(file.tell() + count * np.dtype(kind).itemsize)
     np.load(sequences / "offsets.npy", mmap_mode="r+")[-1] = events
     card = {
-        "format": 1, "data_name": "holes", "sha256": "", "users": users, "events": events,
+        "format": 1, "data_name": "holes", "sha256": "0" * 64, "users": users, "events": events,
         "items": 10, "domains": {"A": {"items": 10}},
     }  # fmt: skip
     (place / "data_card.json").write_text(json.dumps(card))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from command_runs import failing
 from run_folders import PROTOCOLS, Log, write_run
@@ -314,9 +315,10 @@ def test_rows_are_found_however_the_file_is_laid_out(tmp_path, layout):
     )  # fmt: skip
     frame.astype({"path": "category"}).to_parquet(tmp_path / "x.parquet", **layout)
     expected = frame[(frame.split == "test") & (frame.path == "b")].value.tolist()
-    found = read_rows(tmp_path / "x.parquet", {"split": "test", "path": "b"}, None)
+    value = {"value": pa.float64()}
+    found = read_rows(tmp_path / "x.parquet", {"split": "test", "path": "b"}, value)
     assert list(found) == ["value"]
     assert found.value.tolist() == expected
-    assert read_rows(tmp_path / "x.parquet", {"path": "d"}, ["value"]).empty
+    assert read_rows(tmp_path / "x.parquet", {"path": "d"}, value).empty
     with pytest.raises(KeyError, match="other"):
-        read_rows(tmp_path / "x.parquet", {"path": "b"}, ["other"])
+        read_rows(tmp_path / "x.parquet", {"path": "b"}, {"other": pa.int64()})

@@ -154,7 +154,9 @@ def card_markdown(card: dict) -> str:
 
 
 def _dropped(card: dict) -> str:
-    parts = [f"{n:,} {DROP_REASONS[reason]}" for reason, n in card["dropped"].items() if n]
+    parts = [
+        f"{n:,} {DROP_REASONS.get(reason, reason)}" for reason, n in card["dropped"].items() if n
+    ]
     return "; ".join(parts) or "none"
 
 

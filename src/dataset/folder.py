@@ -4,7 +4,6 @@ Only numpy, pyarrow and the standard library: the machine that trains needs no d
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from src.dataset.card_shape import OPENED, card_misfit
 from src.errors import UserError
+from src.shapes import Count, read_json
 
 FORMAT = 1  # raised when an older reader would misread the folder
 TRAIN, VALID, TEST = 0, 1, 2  # values of `split`
@@ -76,13 +77,13 @@ class Dataset:
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
         """[users] the ids of the log, by dense id."""
-        ids = pq.read_table(self.folder / "users.parquet", columns=["user_id"])["user_id"]
+        ids = read_ids(self.folder / "users.parquet", "user_id", self.card["users"])
         return ids if self.folder_users is None else ids.take(pa.array(self.folder_users))
 
     @cached_property
     def item_ids(self) -> pa.ChunkedArray:
         """[items] the ids of the log; item i stands at position i - 1."""
-        ids = pq.read_table(self.folder / "items.parquet", columns=["item_id"])["item_id"]
+        ids = read_ids(self.folder / "items.parquet", "item_id", self.card["items"])
         return ids.slice(self.folder_items, self.item_rows - 1)
 
     def only_domain(self, domain: int) -> "Dataset":
@@ -176,8 +177,9 @@ def _map(path: Path, kind: str) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
         size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); make the dataset again") from None
+    except Exception as error:  # a header can be wrong in many ways
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({said}); make the dataset again") from None
     if array.dtype != np.dtype(kind) or array.ndim != 1:
         raise UserError(
             f"{path} holds {array.dtype} in {array.ndim} dimensions, not {kind} in one; "
@@ -189,6 +191,24 @@ def _map(path: Path, kind: str) -> np.ndarray:
             "make the dataset again"
         )
     return array
+
+
+def read_ids(path: Path, column: str, count: int) -> pa.ChunkedArray:
+    """The `count` ids of the log in a table of a dataset folder; UserError where it has not
+    them."""
+    try:
+        ids = pq.read_table(path, columns=[column])[column]
+    except Exception as error:  # a torn table fails in many ways
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); make the dataset again"
+        ) from None
+    if len(ids) != count or ids.null_count or not _is_text(ids.type):
+        raise UserError(f"{path} has not the {count} ids of {column}; make the dataset again")
+    return ids
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _check_lengths(dataset: Dataset) -> None:
@@ -219,14 +239,12 @@ def read_card(folder: Path) -> dict:
     path = folder / "data_card.json"
     if not path.is_file():
         raise UserError(f"{folder} is no dataset folder (no data_card.json); run make_dataset.py")
-    try:
-        card = json.loads(path.read_text())
-        version = card["format"]
-        card["data_name"], card["sha256"], card["domains"]  # what every reader needs
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); make the dataset again") from None
-    if version != FORMAT:
+    remedy = "make the dataset again"
+    card = read_json(path, "the data card", {"format": Count()}, remedy)
+    if card["format"] != FORMAT:
         raise UserError(
-            f"{path} has format {version}, this version reads {FORMAT}; make the dataset again"
+            f"{path} has format {card['format']}, this version reads {FORMAT}; {remedy}"
         )
+    if fault := card_misfit(card, OPENED):
+        raise UserError(f"{path}: {fault}; {remedy}")
     return card

@@ -99,7 +99,7 @@ def _keys(lines: list[str]) -> set[str]:
     """The keys of the JSON object on the first line."""
     try:
         found = json.loads(lines[0]) if lines else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return set()
     return set(found) if isinstance(found, dict) else set()
 

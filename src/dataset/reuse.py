@@ -1,13 +1,14 @@
 """Whether a dataset folder that exists is the one asked for."""
 
 import dataclasses
-import json
 from pathlib import Path
 
+from src.dataset.card_shape import COMPARED, PRINTED, card_misfit
 from src.dataset.folder import FORMAT, open_dataset
 from src.dataset.settings import DatasetSettings
 from src.dataset.verify import verify_dataset
 from src.errors import UserError
+from src.shapes import read_json
 
 HINT = "name a folder beside it with --variant NAME, or remove it"
 
@@ -20,15 +21,10 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     path = folder / "data_card.json"
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        version, old_options, old_files = card["format"], card["options"], card["raw_files"]
-    except OSError:
-        raise UserError(
-            f"{folder} exists and is no dataset folder; choose another --out_dir"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} cannot be read; {HINT}") from None
+    if not path.is_file():
+        raise UserError(f"{folder} exists and is no dataset folder; choose another --out_dir")
+    card = read_json(path, "the data card", COMPARED, HINT)
+    version, old_options, old_files = card["format"], card["options"], card["raw_files"]
     if version != FORMAT:
         raise UserError(f"{folder} has format {version}, this version writes {FORMAT}; {HINT}")
     # an option that came after the folder has the value that the folder was made with
@@ -40,8 +36,11 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
         raise UserError(f"{folder} was made with other options ({changes}); {HINT}")
     if old_files != raw_files:
         raise UserError(f"{folder} was made from another raw log; {HINT}")
+    fault = card_misfit(card, PRINTED)
     try:
         verify_dataset(open_dataset(folder))
     except UserError as error:
-        raise UserError(f"{folder} is damaged, remove it: {error}") from None
+        fault = fault or str(error)
+    if fault:
+        raise UserError(f"{folder} is damaged, remove it: {fault}")
     return card

@@ -7,9 +7,11 @@ from ibis import _
 from ibis.expr.types import Table
 
 from src.dataset import events as steps
+from src.dataset.card_shape import domain_fault
 from src.dataset.engine import Engine, rows
 from src.dataset.settings import DatasetSettings, cutoff, month_of
 from src.errors import UserError
+from src.shapes import shown
 
 MAX_DOMAINS = 500
 
@@ -188,14 +190,13 @@ def check_domain_count(items: Table) -> None:
 
 
 def domain_names(kept_items: Table, items: Table) -> list[str]:
-    """[D] the names of the domains that remain. UserError for a name that results have taken."""
+    """[D] the names of the domains that remain. UserError for a name that cannot be
+    shown, or that results have taken."""
     kept = items.semi_join(kept_items, "item").select("domain_number", "home").distinct()
     names = kept.order_by("domain_number").to_pyarrow()["home"].to_pylist()
-    taken = {"macro", "users"} & set(names)
-    if taken:
-        raise UserError(
-            f"domain {taken.pop()!r} has the name of a mean in the results; rename it in the log"
-        )
+    for name in names:
+        if fault := domain_fault(name):
+            raise UserError(f"the domain name {shown(name)} {fault}; rename it in the log")
     return names
 
 

@@ -5,7 +5,6 @@ with −1.
 """
 
 import json
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -175,8 +174,9 @@ def stored_candidates(path: Path, key: dict, make: Callable[[], np.ndarray]) -> 
     try:
         with np.load(path, allow_pickle=False) as stored:
             found, candidates = str(stored["key"]), stored["candidates"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it to draw again") from None
+    except Exception as error:  # a torn archive fails in many ways
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path} cannot be read ({said}); delete it to draw again") from None
     if found != wanted:
         raise UserError(f"{path} holds the candidates of other data; delete it to draw again")
     return candidates

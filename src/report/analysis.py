@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src.baselines import BASELINES
+from src.errors import UserError
 from src.evaluation.metrics import TIES, target_metrics
 from src.evaluation.significance import Estimate, compare, estimates, holm
 from src.report.runs import MEANS
@@ -126,6 +127,10 @@ def tested_epoch(run) -> int:
         & (rows.domain == run.config["select_average"])
         & (rows.metric == run.config["select_metric"])
     ].sort_values("epoch")
+    if rows.value.notna().sum() == 0:
+        raise UserError(
+            f"{run.folder / 'metrics.csv'} has no validation of the {first} path; train again"
+        )
     return int(rows.epoch.iloc[rows.value.argmax()])
 
 

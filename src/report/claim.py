@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata, spearmanr
 
+from src.errors import UserError
 from src.report.analysis import tested_epoch
 from src.report.sources import DataSet, Measured
 
@@ -48,7 +49,13 @@ def claim_points(data: DataSet, measured: Measured) -> pd.DataFrame:
     for seed in sorted(set(runs) & set(measured.seeds("cdsr", base))):
         gap = measured.by_seed["cdsr"][seed] - measured.by_seed[base][seed]
         transfer = runs[seed].transfer().set_index(["epoch", "domain"])
-        tested, last = tested_epoch(runs[seed]), transfer.index.get_level_values("epoch").max()
+        epochs = transfer.index.get_level_values("epoch")
+        tested, last = tested_epoch(runs[seed]), epochs.max()
+        if tested not in epochs:
+            raise UserError(
+                f"{runs[seed].folder / 'transfer.csv'} lacks epoch {tested}, whose checkpoint was "
+                "tested; train again"
+            )
         for number, domain in enumerate(measured.names):
             own = measured.domains == number
             if own.any():

@@ -11,16 +11,32 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from src.arguments import as_json, read_json
 from src.baselines import BASELINES
+from src.dataset.card_shape import REPORTED, card_misfit
 from src.errors import UserError
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
 from src.report.parquet import read_rows
-from src.settings import RUN_ONLY, Settings
+from src.runfiles import MEANS, read_config, read_environment, read_results, read_serving
+from src.settings import RUN_ONLY
+from src.shapes import read_json
 
-MEANS = ("macro", "users")  # what stands beside the domains in results.json
-RANKS_COLUMNS = ("target", "user_id", "domain", "better", "tied")
+NUMBER, TEXT, FLAG = pa.int64(), pa.string(), pa.bool_()
+RANKS_COLUMNS = {
+    "target": NUMBER, "user_id": TEXT, "domain": TEXT, "better": NUMBER, "tied": NUMBER,
+}  # fmt: skip
+TARGETS_COLUMNS = {
+    "target": NUMBER, "user_id": TEXT, "domain": TEXT, "item_id": TEXT, "history": NUMBER,
+    "domain_history": NUMBER, "domains": NUMBER, "item_count": NUMBER, "seen": FLAG,
+    "same_time": FLAG,
+}  # fmt: skip
+METRICS_COLUMNS = {
+    "epoch": int, "step": int, "split": str, "path": str, "domain": str, "metric": str,
+    "value": float,
+}  # fmt: skip
+TRANSFER_COLUMNS = {
+    "epoch": int, "domain": str, "phi": float, "s": float, "gamma": float, "weight": float
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What decides the result beside data and seed; a setting younger than the run has its
         default. Each seed may start from a former run of that seed."""
-        every = as_json(Settings()) | self.config
-        every["init_from"] = without_seed(every["init_from"], self.seed)
+        every = self.config | {"init_from": without_seed(self.config["init_from"], self.seed)}
         return {name: value for name, value in every.items() if name not in {*RUN_ONLY, "seed"}}
 
     @cached_property
@@ -111,34 +126,48 @@ class Run:
         """
         self.scores(split, protocol, path)
         wanted = {"split": split, "protocol": protocol, "path": path}
-        rows = self._parquet("ranks.parquet", wanted, list(RANKS_COLUMNS))
+        rows = self._targets("ranks.parquet", wanted, RANKS_COLUMNS)
         if rows.empty:
             raise self._missing("ranks.parquet", f"has no rows of {split}, {protocol}, {path}")
-        rows = rows.astype({"user_id": str, "domain": str}).set_index("target").sort_index()
-        if not rows.index.is_unique:
-            raise self._missing("ranks.parquet", "holds a target twice")
+        if (rows.better < 0).any() or (rows.tied < 1).any():
+            raise self._missing("ranks.parquet", "holds ranks that cannot be")
         return rows.assign(tied=1) if ties_of(protocol, "") == "optimistic" else rows
 
     def targets(self, split: str) -> pd.DataFrame:
         """The rows of targets.parquet of a split, by target."""
-        rows = self._parquet("targets.parquet", {"split": split}, None)
-        strings = dict.fromkeys(("user_id", "domain", "item_id"), str)
-        return rows.astype(strings).set_index("target").sort_index()
+        return self._targets("targets.parquet", {"split": split}, TARGETS_COLUMNS)
 
     def metrics(self) -> pd.DataFrame:
         """metrics.csv: epoch, step, split, path, domain, metric, value; the epochs that the run
         trained, without the epoch 0 of `--init_from`."""
-        rows = self._csv("metrics.csv")
+        rows = self._csv("metrics.csv", METRICS_COLUMNS)
         return rows[rows.epoch > 0]
 
     def transfer(self) -> pd.DataFrame | None:
         """transfer.csv: epoch, domain, phi, s, gamma, weight; None where no gap was taken."""
-        return self._csv("transfer.csv") if (self.folder / "transfer.csv").is_file() else None
+        if not (self.folder / "transfer.csv").is_file():
+            return None
+        rows = self._csv("transfer.csv", TRANSFER_COLUMNS)
+        counts = rows.groupby("epoch").domain.agg(["size", "nunique"])
+        if rows.empty or (counts != len(self.domains)).any(axis=None):
+            raise UserError(
+                f"{self.folder / 'transfer.csv'} has not one row an epoch and domain; train again"
+            )
+        return rows
 
     @cached_property
     def card(self) -> dict[str, Any]:
         """The data card of what the run was trained on."""
-        return self._json("data_card.json")
+        path = self.folder / "data_card.json"
+        if not path.is_file():
+            raise self._missing(path.name, "is not there")
+        card = read_json(path, "the data card of the run", dict)
+        fault = card_misfit(card, REPORTED)
+        if not fault and set(card["domains"]) != set(self.domains):
+            fault = "it is of other domains than the results"
+        if fault:
+            raise self._missing(path.name, f"is no data card of the run ({fault})")
+        return card
 
     @property
     def split_protocol(self) -> str | None:
@@ -150,23 +179,40 @@ class Run:
     @cached_property
     def serving(self) -> dict[str, dict[str, Any]] | None:
         """{domain: its served path, and why}; None for a run with one path."""
-        return self._json("serving.json") if (self.folder / "serving.json").is_file() else None
+        there = (self.folder / "serving.json").is_file()
+        return read_serving(self.folder, self.domains) if there else None
 
-    def _json(self, name: str) -> Any:
-        if not (self.folder / name).is_file():
-            raise self._missing(name, "is not there")
-        return read_json(self.folder / name, "file of the run")
-
-    def _csv(self, name: str) -> pd.DataFrame:
+    def _csv(self, name: str, columns: dict[str, type]) -> pd.DataFrame:
+        """A table of these columns; a text is what stands there, "NA" too."""
+        numbers = [column for column, kind in columns.items() if kind is float]
         try:
-            return pd.read_csv(self.folder / name)
+            rows = pd.read_csv(
+                self.folder / name, usecols=list(columns), dtype=columns, keep_default_na=False,
+                na_values={column: ["nan", ""] for column in numbers},
+            )  # fmt: skip
         except FileNotFoundError:
             raise self._missing(name, "is not there") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder / name} cannot be read: {error}") from None
+        except (OSError, ValueError, OverflowError) as error:
+            said = " ".join(str(error).split())
+            raise UserError(f"{self.folder / name} cannot be read: {said}; train again") from None
+        strangers = set(rows.domain) - {*self.domains, *MEANS}
+        if strangers:
+            raise UserError(f"{self.folder / name} is of another run: domain {strangers.pop()!r}")
+        return rows
+
+    def _targets(
+        self, name: str, wanted: dict[str, str], columns: dict[str, pa.DataType]
+    ) -> pd.DataFrame:
+        """Rows of a table about targets, by target."""
+        rows = self._parquet(name, wanted, columns).set_index("target").sort_index()
+        if not rows.index.is_unique:
+            raise self._missing(name, "holds a target twice")
+        if not set(rows.domain) <= set(self.domains):
+            raise self._missing(name, "is of other domains than the results")
+        return rows
 
     def _parquet(
-        self, name: str, wanted: dict[str, str], columns: list[str] | None
+        self, name: str, wanted: dict[str, str], columns: dict[str, pa.DataType]
     ) -> pd.DataFrame:
         try:
             return read_rows(self.folder / name, wanted, columns)
@@ -174,8 +220,9 @@ class Run:
             raise self._missing(name, "is not there") from None
         except KeyError:
             raise self._missing(name, "is of an earlier version") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.folder / name} cannot be read: {error}") from None
+        except Exception as error:  # a torn table fails in many ways
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.folder / name} cannot be read: {said}") from None
 
     def _missing(self, name: str, fault: str) -> UserError:
         remedy = f"run `python main.py --evaluate {self.folder}`"
@@ -204,9 +251,9 @@ def _read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         name=folder.resolve().name,
-        config=read_json(folder / "config.json", "config of the run"),
-        results=read_json(folder / "results.json", "results of the run"),
-        environment=read_json(folder / "environment.json", "environment of the run"),
+        config=read_config(folder),
+        results=read_results(folder),
+        environment=read_environment(folder),
     )
 
 

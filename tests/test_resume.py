@@ -107,7 +107,8 @@ def started(data: Path, runs: Path, *more: str) -> subprocess.Popen:
         [sys.executable, ROOT / "main.py", *flags(data, runs, "--run_name=run", *more)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout.readline().startswith("epoch   1")
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("epoch   1") for line in lines)
     return process
 
 

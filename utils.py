@@ -209,9 +209,10 @@ def set_random_state(
     if process.rank >= len(states["cpu"]):
         seed_everything(int(np.random.SeedSequence([*key, process.rank]).generate_state(1)[0]))
         return
-    torch.set_rng_state(states["cpu"][process.rank])
+    # copies: torch reads a state from the start of its memory, a row of a matrix has it elsewhere
+    torch.set_rng_state(states["cpu"][process.rank].clone())
     if process.device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"][process.rank], process.device)
+        torch.cuda.set_rng_state(states["cuda"][process.rank].clone(), process.device)
 
 
 def environment(device: torch.device, data_sha256: str) -> dict[str, Any]:

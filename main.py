@@ -4,6 +4,12 @@
     torchrun --nproc_per_node 2 main.py --data_name amazon --strd_ym 202312
 
 The best checkpoint on validation is reloaded, and the test split is scored once, at the end.
+
+Any number of processes trains the same model, and --resume may go on with another number. Where
+one of them dies, the others say so in a line and end; torchrun, which ends with status 1, sees it
+within a tenth of a second and gives them 30 seconds at most. SIGTERM or SIGINT to torchrun ends all
+after the step that they are in, with last.pt written. How gloo and NCCL connect is set by their own
+environment variables and torchrun's flags.
 """
 
 import dataclasses
@@ -16,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 
 from src.arguments import as_json, build_parser, config_defaults, from_namespace
 from src.checkpoint import FORMER, LAST, has_checkpoint, newest_checkpoint
@@ -389,17 +394,13 @@ def main(arguments: list[str] | None = None) -> None:
     process = start_process(settings.device, settings.deterministic)
     dataset = open_data(settings)
     check_events(dataset)
-    if checkpoint:
-        replay(settings, dataset, checkpoint, process)
-    else:
-        run = find_or_train(settings, dataset, evaluated, process)
-        if process.leads:
-            print_results(dataset, run)
-    if process.processes > 1:
-        # A process that ends right after its last sum may abort: DistributedDataParallel keeps
-        # gloo's threads alive, and one may still be releasing what was summed.
-        dist.barrier()
-        dist.destroy_process_group()
+    with process.needing_others():
+        if checkpoint:
+            replay(settings, dataset, checkpoint, process)
+        else:
+            run = find_or_train(settings, dataset, evaluated, process)
+            if process.leads:
+                print_results(dataset, run)
 
 
 def find_or_train(

@@ -270,7 +270,8 @@ class SyNCRec(nn.Module):
     def _softmax_spans(self, counts: list[int]) -> list[tuple[slice, slice]]:
         """The targets and the items that they are ranked among, a pair of slices a domain."""
         if self.settings.softmax_items == "all":
-            return [(slice(0, sum(counts)), slice(1, self.item_starts[-1]))]
+            every = slice(0, sum(counts)), slice(1, self.item_starts[-1])
+            return [every] if sum(counts) else []
         spans, start = [], 0
         for domain, count in enumerate(counts):
             items = slice(self.item_starts[domain], self.item_starts[domain + 1])

@@ -127,9 +127,11 @@ class Trainer:
 
     def _fit(self, view_folder: Path | None) -> None:
         last = self.progress.epoch  # rows of epoch 0 are those of `start_from`
-        metrics = Table(self.folder / "metrics.csv", METRICS_COLUMNS, last)
-        transfer = Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last)
-        steps = Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last)
+        tables = (
+            Table(self.folder / "metrics.csv", METRICS_COLUMNS, last),
+            Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last),
+            Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last),
+        )
         view = LiveView(view_folder, self.progress.step)
         valid = split_targets(self.dataset, "valid")
         self._say_memory()
@@ -142,24 +144,38 @@ class Trainer:
                 results = self._validate_or_dump(valid)
             improved = self._note_validation(results)
             state = self.state()
-            if self.process.leads:
-                done, names = self.progress, self.dataset.domain_names
-                metric_rows = list(epoch_rows((done.epoch, done.step), epoch, results, names))
-                transfer_rows = []
-                metrics.write(metric_rows)
-                if epoch.gammas:
-                    transfer_rows = list(epoch.transfer_rows(done.epoch, names))
-                    transfer.write(transfer_rows)
-                    steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))
-                # best.pt first: a run that stops between the two trains this epoch again
-                if improved:
-                    write_checkpoint(self.folder / BEST, state)
-                write_checkpoint(self.folder / LAST, state)
-                self._say(epoch, results)
-                view.write(done.step, metric_rows, transfer_rows, TRANSFER_COLUMNS)
+            self.process.agree(
+                partial(self._write_epoch, tables, view, epoch, results, state, improved)
+            )
             if self._agree(self.signals.received is not None)[0]:
                 self._interrupt()
         view.close()
+
+    def _write_epoch(
+        self,
+        tables: tuple[Table, Table, Table],
+        view: LiveView,
+        epoch: EpochSums,
+        results: dict[str, dict],
+        state: dict[str, Any],
+        improved: bool,
+    ) -> None:
+        """What an epoch leaves: rows of the tables, checkpoints, a line."""
+        done, names = self.progress, self.dataset.domain_names
+        metrics, transfer, steps = tables
+        metric_rows = list(epoch_rows((done.epoch, done.step), epoch, results, names))
+        transfer_rows = []
+        metrics.write(metric_rows)
+        if epoch.gammas:
+            transfer_rows = list(epoch.transfer_rows(done.epoch, names))
+            transfer.write(transfer_rows)
+            steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))
+        # best.pt first: a run that stops between the two trains this epoch again
+        if improved:
+            write_checkpoint(self.folder / BEST, state)
+        write_checkpoint(self.folder / LAST, state)
+        self._say(epoch, results)
+        view.write(done.step, metric_rows, transfer_rows, TRANSFER_COLUMNS)
 
     def finished(self) -> bool:
         """Whether the epochs are done, or the patience is over after the minimum of steps."""
@@ -236,6 +252,9 @@ class Trainer:
         try:
             losses = self.add_gradients(step_batches, self._coefficients(counts, weights))
         except Anomaly as anomaly:
+            if self.process.processes > 1:  # the others wait for its gradients
+                anomaly.agreed = False
+                raise
             raise self._stopped(str(anomaly), before) from None
         values = gradient_values(self.model.parameters())
         norm = nn.utils.get_total_norm(values)
@@ -323,9 +342,7 @@ class Trainer:
         """The validation; where a score is not finite the state that it was of is saved."""
         try:
             return self.validate(targets)
-        except NotFinite as error:
-            if self.process.processes > 1:  # the others are still ranking
-                raise
+        except NotFinite as error:  # of any process, in all of them
             done = self.progress
             self.progress = dataclasses.replace(
                 done, epoch=done.epoch - 1, position=self.loader.steps_per_epoch
@@ -421,9 +438,7 @@ class Trainer:
     def save(self, path: Path, random: dict[str, Tensor] | None = None) -> None:
         """Write a `state`; all processes call it together."""
         state = self.state(random)
-        if self.process.leads:
-            write_checkpoint(path, state)
-        self.process.wait()
+        self.process.agree(lambda: write_checkpoint(path, state))
 
     def state(self, random: dict[str, Tensor] | None = None) -> dict[str, Any]:
         """One dict with everything that the run needs to go on, of all processes.
@@ -552,6 +567,4 @@ def _wrap(model: nn.Module, process: Process) -> nn.Module:
         return model
     devices = [process.device] if process.device.type == "cuda" else None
     # A domain that is absent from a batch leaves its tower and gate without a gradient.
-    return DistributedDataParallel(
-        model, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
-    )
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)

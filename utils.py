@@ -8,7 +8,8 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,7 @@ from models import SyNCRec
 from src.checkpoint import BEST, load_weights, read_checkpoint
 from src.dataset.folder import Dataset, dataset_folder, open_dataset
 from src.encoding import Ensemble
-from src.errors import EXIT_USER_ERROR, UserError
+from src.errors import OtherEnded, UserError
 from src.files import write_atomically
 from src.settings import Settings
 
@@ -129,7 +130,8 @@ class Process:
         return [torch.cat(group) for group in zip(*groups, strict=True)]
 
     def agree(self, decide: Callable[[], Any]) -> Any:
-        """What the leading process decides, for all of them; its UserError ends them all."""
+        """What the leading process decides or does, for all of them; they all raise its
+        UserError."""
         if self.processes == 1:
             return decide()
         told: list[Any] = [None]
@@ -137,12 +139,60 @@ class Process:
             try:
                 told = [decide()]
             except UserError as error:
-                dist.broadcast_object_list([error], device=self.device)
-                raise
+                told = [error]
         dist.broadcast_object_list(told, device=self.device)
         if isinstance(told[0], UserError):
-            sys.exit(EXIT_USER_ERROR)  # the leading process says why
+            raise _agreed(told[0])
         return told[0]
+
+    def together(self, work: Callable[[], Any]) -> Any:
+        """What each process makes of its own part; where one meets a UserError they all raise it,
+        so that none waits for it."""
+        if self.processes == 1:
+            return work()
+        made, fault = None, None
+        try:
+            made = work()
+        except UserError as error:
+            fault = error
+        faults = [other for other in self.gather_objects(fault) if other]
+        if faults:
+            raise _agreed(faults[0])
+        return made
+
+    @contextmanager
+    def needing_others(self) -> Iterator[None]:
+        """Until all processes have left it; OtherEnded where torch fails because one has ended."""
+        try:
+            yield
+            if self.processes > 1:
+                # A process that ends right after its last sum may abort: DistributedDataParallel
+                # keeps gloo's threads alive, and one may still be releasing what was summed.
+                dist.barrier()
+                dist.destroy_process_group()
+        except RuntimeError as error:
+            if self.processes == 1 or not _lost_another(error):
+                raise
+            raise OtherEnded(
+                "another process has ended; the cause is what it said, or in torchrun's report; "
+                f"--resume goes on from the last checkpoint ({_short(error)})"
+            ) from error
+
+
+def _agreed(error: UserError) -> UserError:
+    error.agreed = True
+    return error
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether it is about the connection to another process: gloo's errors have no type of their
+    own, they begin with the place in its source."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _short(error: RuntimeError) -> str:
+    """Torch's own words, without the place in its source and the advice."""
+    return str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
 
 
 def keep_freed_memory() -> None:
@@ -222,10 +272,10 @@ def set_random_state(
     if process.rank >= len(states["cpu"]):
         seed_everything(int(np.random.SeedSequence([*key, process.rank]).generate_state(1)[0]))
         return
-    try:
-        torch.set_rng_state(states["cpu"][process.rank])
+    try:  # copies: torch reads a state from the start of its memory, where a row has no place
+        torch.set_rng_state(states["cpu"][process.rank].clone())
         if process.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"][process.rank], process.device)
+            torch.cuda.set_rng_state(states["cuda"][process.rank].clone(), process.device)
     except RuntimeError as error:  # torch looks into the bytes
         raise UserError(f"the checkpoint's random state is none ({error}); train again") from None
 

@@ -5,10 +5,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it; for SIGTERM too
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+EXIT_OTHER_ENDED = 1
 
 OTHERS_FIRST_S = 2.0  # so long another process waits for the first one to say the same
 
@@ -16,47 +18,70 @@ OTHERS_FIRST_S = 2.0  # so long another process waits for the first one to say t
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and what to do."""
 
+    agreed = False  # whether every process raises it together, so that one says it for all
+
 
 class NotFinite(UserError):
     """A loss, a gradient or a score is NaN or infinite."""
+
+    agreed = True
+
+
+class OtherEnded(Exception):
+    """Another process of the run has ended, and this one cannot go on without it."""
 
 
 def run_command(command: Callable[[], None]) -> None:
     """Run a command line's `main`; a `UserError` becomes one line on stderr and exit status 2.
 
-    SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line and 130.
+    SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line and 130; of several
+    processes the first one says it. OtherEnded ends it with one line and 1.
     """
     try:
         command()
     except UserError as error:
-        _say(f"error: {error}")
-        sys.exit(EXIT_USER_ERROR)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _say(f"error: {error.filename}: {error.strerror}")  # no rights, too long a name, …
-        sys.exit(EXIT_USER_ERROR)
+        silent = error.agreed and _rank()
+        _end(EXIT_USER_ERROR, "" if silent else f"error: {error}", wait=OTHERS_FIRST_S)
+    except OtherEnded as error:
+        _end(EXIT_OTHER_ENDED, f"error: {error}")
     except BrokenPipeError:  # who read the output has heard enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # no rights, too long a name, …
+        _end(EXIT_USER_ERROR, f"error: {error.filename}: {error.strerror}", wait=OTHERS_FIRST_S)
     except KeyboardInterrupt as stop:
-        _say(f"interrupted{f': {stop}' if str(stop) else ''}")
-        sys.exit(EXIT_INTERRUPTED)
+        if _rank():
+            _end(EXIT_INTERRUPTED)
+        cause = str(stop)
+        if not cause and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            cause = "by a signal, which torchrun also sends when another process has ended"
+        _end(EXIT_INTERRUPTED, f"interrupted{f': {cause}' if cause else ''}")
 
 
-def _say(line: str) -> None:
-    """Print a line once, not once a process.
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _end(status: int, line: str = "", wait: float = 0.0) -> NoReturn:
+    """End with a line, if there is one; torchrun's word that it is time to end no longer counts.
 
     A mistake that every process finds is told by the first one, which ends, and torchrun then ends
-    the others. One that is still there after a while has a mistake of its own to tell.
+    the others while they `wait`. One that is still there has a mistake of its own to tell.
     """
-    rank = int(os.environ.get("RANK", "0"))
-    if rank:
+    rank = _rank()
+    if "RANK" in os.environ:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # torchrun's word ends the waiting, silently
-        time.sleep(OTHERS_FIRST_S)
-        line = f"process {rank}: {line}"
-    print(plain(line), file=sys.stderr, flush=True)
+            signal.signal(number, signal.SIG_DFL)  # ends it silently
+    if rank:
+        time.sleep(wait)
+        line = line and f"process {rank}: {line}"
+    if line:
+        sys.stderr.write(f"{plain(line)}\n")  # in one piece, between those of other processes
+        sys.stderr.flush()
+    sys.exit(status)
 
 
 def plain(text: str) -> str:

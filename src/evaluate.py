@@ -110,8 +110,7 @@ def evaluate_run(
                 choices = choices or choose_serving(scores, targets, settings, dataset.domain_names)
                 scores = add_served(scores, choices, targets, dataset.item_starts)
             found.append(SplitScores(targets, with_suffix(scores, suffix), bool(suffix)))
-    if process.leads:
-        write_scores(found, choices, settings, dataset, folder, keep)
+    process.agree(lambda: write_scores(found, choices, settings, dataset, folder, keep))
 
 
 def _drawn(

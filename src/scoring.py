@@ -43,6 +43,22 @@ def score_paths(
 ) -> dict[str, PathScores]:
     """{path: scores} of the run's paths and of the fitted baselines, each process its share of the
     targets. With `lists`, also what each path recommends in the targets' own domains."""
+    ranks, listed = process.together(
+        lambda: _own_share(ensemble, settings, plan, process, baselines, lists)
+    )
+    return {
+        path: PathScores(
+            {name: _add_up(own, process) for name, own in by_protocol.items()},
+            _sum(listed[path], process) if lists else None,
+        )
+        for path, by_protocol in ranks.items()
+    }
+
+
+def _own_share(
+    ensemble: Ensemble, settings: Settings, plan: Plan, process, baselines: dict, lists: bool
+) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
+    """The ranks of all targets and the lists by path, 0 where another process has the target."""
     count = len(plan.targets.events)
     rows = np.arange(process.rank, count, process.processes)
     paths = [*settings.paths, *baselines]
@@ -57,14 +73,7 @@ def score_paths(
                 ranks[path][name].put(some, own)
             if lists:
                 listed[path] += _listed(scorer, plan, blocks)
-    gathered = {
-        path: {name: _add_up(own, process) for name, own in by_protocol.items()}
-        for path, by_protocol in ranks.items()
-    }
-    return {
-        path: PathScores(gathered[path], _sum(listed[path], process) if lists else None)
-        for path in paths
-    }
+    return ranks, listed
 
 
 def _scorers(

@@ -136,7 +136,8 @@ class Settings:
     )
     sc_mim: bool = setting(
         True,
-        "mutual-information loss between the views; negatives are the batch's other users",
+        "mutual-information loss between the views; negatives are the batch's other users, of "
+        "all processes",
         group="mutual information (SC-MIM)",
     )
     lambda_mim: float = setting(
@@ -146,7 +147,9 @@ class Settings:
         1.0, "temperature of the critic", group="mutual information (SC-MIM)"
     )
 
-    batch_size: int = setting(128, "users a batch, over all processes", group="training")
+    batch_size: int = setting(
+        128, "users a batch, over all processes: their number changes nothing", group="training"
+    )
     batch_by: str = setting(
         "random",
         "users of a batch: at random, or of similar length; processes then get equal tokens",
@@ -155,8 +158,8 @@ class Settings:
     )
     grad_accum: int = setting(
         1,
-        "batches an optimiser step; the same training as with one larger batch, but that SC-MIM's "
-        "negatives stay the batch's users",
+        "batches an optimiser step: the training of one batch so many times larger, but that "
+        "SC-MIM's negatives are the users of the small one, and --batch_by length sorts those",
         group="training",
     )
     optimizer: str = setting("adam", "optimiser", group="training", choices=("adam", "adamw"))

@@ -20,19 +20,19 @@ TINY = (
 )  # fmt: skip
 
 
-def make_log(folder: Path, seed: int = 1) -> Path:
-    """A generated log of 50 users in three domains; the folder."""
+def make_log(folder: Path, seed: int = 1, users: int = 50) -> Path:
+    """A generated log in three domains; the folder."""
     config = SyntheticConfig(
-        users=50, events=10, clusters=3, cluster_items=4,
+        users=users, events=10, clusters=3, cluster_items=4,
         domains=DOMAINS, relatedness=(1.0, 0.5, 0.0), seed=seed,
     )  # fmt: skip
     write_log(config, generate(config), folder)
     return folder
 
 
-def make_data(folder: Path, seed: int = 1) -> Path:
+def make_data(folder: Path, seed: int = 1, users: int = 50) -> Path:
     """The dataset folder of such a log, below `folder`."""
-    raw, data = make_log(folder / "raw", seed), folder / "data"
+    raw, data = make_log(folder / "raw", seed, users), folder / "data"
     make_dataset.main(
         ["--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
          "--threads=1"]

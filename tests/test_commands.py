@@ -315,23 +315,6 @@ def test_bf16_trains_to_about_the_same_loss(run, data, runs):
         assert rough[key] == pytest.approx(value, rel=0.05)
 
 
-def test_two_processes_learn_and_rank_what_one_does(data, tmp_path):
-    wanted = flags(data, tmp_path, "--dropout=0", "--no-sc_mim", "--run_name=two")
-    command(
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        ROOT / "main.py", *wanted,
-    )  # fmt: skip
-    one = train_losses(train(data, tmp_path, "one", "--dropout=0", "--no-sc_mim"))
-    two = train_losses(tmp_path / "tiny" / "two")
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        assert two[key] == pytest.approx(value, rel=1e-4)
-    folder = tmp_path / "tiny" / "two"
-    before = contents(folder)
-    main([f"--evaluate={folder}"])  # the same weights, by one process
-    assert contents(folder) == before
-
-
 def test_the_log_of_the_helpers_is_the_same_every_time(tmp_path):
     first, second = (make_log(tmp_path / name) for name in "ab")
     assert contents(first) == contents(second)

@@ -7,6 +7,7 @@ import torch
 from conftest import losses_with_gradient, make_dataset, make_model, random_users, train_batch
 
 from src.encoder import tiles_of
+from src.loader import Loader
 from src.losses import sc_mim
 
 SIZES = (6, 5, 9, 4)
@@ -253,3 +254,34 @@ def test_a_users_batch_mates_change_nothing():
     among = outputs_by_place(model, users)
     for key, value in alone.items():
         torch.testing.assert_close(among[key], value, rtol=0, atol=1e-12)
+
+
+ALONE = {
+    "cdsr": {"mode": "cdsr"},
+    "sdsr": {"mode": "sdsr"},
+    "sdsr, own context": {"mode": "sdsr", "sdsr_context": "own"},
+}
+
+
+@pytest.mark.parametrize("mode", [*VARIANTS, *ALONE])
+@pytest.mark.parametrize("gate", ["token", "sequence", "none"])
+@pytest.mark.parametrize("loss", ["ce", "bce", "ce of all"])
+def test_a_process_without_a_user_in_the_batch_adds_nothing(mode, gate, loss):
+    kind = {"ce of all": {"loss": "ce", "softmax_items": "all"}}.get(loss, {"loss": loss})
+    options = (VARIANTS | ALONE)[mode] | {"softmax_items": "domain", "gate": gate} | kind
+    dataset = make_dataset(random_users(1, longest=20), SIZES)
+    model = make_model(dataset, **options)
+    loader = Loader(model.settings, dataset, torch.device("cpu"), rank=1, processes=2)
+    batch = loader.batch([loader.users, loader.users[:0]], epoch=0)
+    assert batch.domain_counts.tolist() == [0] * len(SIZES)
+    others = torch.randn(3, 2 * model.settings.hidden, dtype=torch.float64)  # the other process's
+    none = torch.zeros(0, dtype=torch.float64)
+    losses = model(
+        batch, dict.fromkeys(model.tasks, none), lambda own: [others for _ in batch.mim_pairs]
+    )
+    (losses.objective + losses.mim).backward()
+    assert losses.objective.item() == 0
+    assert (losses.mim.item() != 0) == (model.settings.mode == "syncrec")
+    for name, parameter in model.named_parameters():
+        if name != "critics" and parameter.grad is not None:
+            assert not parameter.grad.any(), name

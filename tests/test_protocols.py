@@ -230,6 +230,9 @@ class Share(Process):
     def sum(self, tensor):
         return tensor
 
+    def together(self, work):
+        return work()
+
 
 @pytest.mark.parametrize(("processes", "at_once"), [(2, 2**14), (5, 2**14), (1, 4), (2, 3)])
 def test_the_shares_of_the_processes_add_up_to_the_whole(processes, at_once, monkeypatch, tmp_path):

@@ -273,15 +273,22 @@ class Trainer:
         names = self.dataset.domain_names, self.dataset.user_ids
         found = describe_fault(losses, step_batches, own, self.model, names)
         told = [part for part in self.process.gather_objects(found) if part]
-        told.append("the norm of all gradients")  # where each is finite and their sum overflows
+        told = told or ["the norm of all gradients"]  # each is finite and their sum overflows
         term = min(told, key=lambda part: part.startswith("the gradient"))  # losses first
-        path = self.folder / FAULT
-        self.save(path, random)
         done = self.progress
         return NotFinite(
-            f"step {done.position + 1} of epoch {done.epoch + 1}: {term} is not finite; {path} has "
-            "the state before it, for --replay; lower --lr or set --clip_norm"
+            f"step {done.position + 1} of epoch {done.epoch + 1}: {term} is not finite; "
+            f"{self._save_fault(random)}; lower --lr or set --clip_norm"
         )
+
+    def _save_fault(self, random: dict[str, Tensor] | None = None) -> str:
+        """Save the state before a fault, and say where; a full disk must not hide the fault."""
+        path = self.folder / FAULT
+        try:
+            self.save(path, random)
+        except UserError as error:
+            return f"the state before it is not saved: {error}"
+        return f"{path} has the state before it, for --replay"
 
     def _validate_or_dump(self, targets: Targets) -> dict[str, dict]:
         """The validation; where a score is not finite the state that it was of is saved."""
@@ -294,9 +301,7 @@ class Trainer:
             self.progress = dataclasses.replace(
                 done, epoch=done.epoch - 1, position=self.loader.steps_per_epoch
             )
-            path = self.folder / FAULT
-            self.save(path)
-            raise NotFinite(f"{error}; {path} has the state, for --replay") from None
+            raise NotFinite(f"{error}; {self._save_fault()}") from None
 
     def replay(self) -> Iterator[str]:
         """Compute the step that the loaded checkpoint stands before, and update nothing: lines

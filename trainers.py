@@ -120,7 +120,7 @@ class Trainer:
                 metric_rows = list(epoch_rows((done.epoch, done.step), epoch, results, names))
                 transfer_rows = []
                 metrics.write(metric_rows)
-                if epoch.gammas:
+                if epoch.steps:
                     transfer_rows = list(epoch.transfer_rows(done.epoch, names))
                     transfer.write(transfer_rows)
                     steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))

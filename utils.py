@@ -2,13 +2,13 @@
 
 import csv
 import ctypes
-import io
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -34,26 +34,38 @@ PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
 
 
 class Table:
-    """A CSV file of a run: rows carry an epoch, the file is rewritten whole at every `write`."""
+    """A CSV file of a run, whose rows begin with an epoch. It is written whole at every `write`;
+    nothing of it is held in memory."""
 
     def __init__(self, path: Path, columns: tuple[str, ...], last_epoch: int | None = None):
         """With `last_epoch`, go on from the file's rows up to that epoch; otherwise start anew."""
-        self.path = path
-        self.columns = columns
-        self.rows: list[tuple] = []
-        if last_epoch is not None and path.is_file():
-            with path.open(newline="") as file:
-                rows = list(csv.reader(file))[1:]
-            self.rows = [tuple(row) for row in rows if int(row[0]) <= last_epoch]
+        self.path, self.columns, self.last_epoch = path, columns, last_epoch
+        self.begun = False
+
+    def kept(self) -> Iterator[list[str]]:
+        """The rows that the file had before."""
+        if self.last_epoch is None or not self.path.is_file():
+            return
+        with self.path.open(newline="") as file:
+            rows = csv.reader(file)
+            next(rows, None)
+            yield from (row for row in rows if int(row[0]) <= self.last_epoch)
 
     def write(self, rows: Iterable[tuple]) -> None:
         """Add rows and write the file."""
-        self.rows.extend(rows)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        write_atomically(self.path, lambda temporary: temporary.write_text(text.getvalue()))
+        write_atomically(self.path, lambda temporary: self._write(temporary, rows))
+        self.begun = True
+
+    def _write(self, temporary: Path, rows: Iterable[tuple]) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if self.begun:
+                with self.path.open(newline="") as before:
+                    shutil.copyfileobj(before, file)
+            else:
+                writer.writerow(self.columns)
+                writer.writerows(self.kept())
+            writer.writerows(rows)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ VARIANTS = {
     "all components": (),
     "saves within the epoch": ("--save_every_steps=1",),
     "several batches a step": ("--batch_size=7", "--grad_accum=3", "--save_every_steps=2"),
+    "many steps an epoch": ("--batch_size=2",),
     "batches by length": ("--batch_by=length",),
     "sparse items": ("--loss=bce", "--sparse_items"),
     "adamw, linear, bf16": (
@@ -247,6 +248,11 @@ def test_a_torn_checkpoint_does_not_take_the_place_of_the_good_one(cut, data, ru
     stopped(data, runs, "run", EPOCHS, "--resume", at=1)
     assert (cut / "former.pt").read_bytes() == good
     assert steps_of(cut / "last.pt") == (1, 2)
+
+
+def test_a_checkpoint_within_an_epoch_has_as_many_records_however_many_steps(cut):
+    counts = [len(zipfile.ZipFile(cut / name).namelist()) for name in ("former.pt", "last.pt")]
+    assert counts[0] == counts[1]
 
 
 def test_two_torn_checkpoints_are_one_line(cut, data, runs, capsys):

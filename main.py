@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -360,12 +361,14 @@ def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
 
 def merge_metrics(trainers: list[Trainer], folder: Path) -> None:
     """metrics.csv of the domains' own models in one table; their means are of one domain each."""
-    merged = Table(folder / "metrics.csv", METRICS_COLUMNS)
-    for trainer in trainers:
-        part = Table(trainer.folder / "metrics.csv", METRICS_COLUMNS, trainer.progress.epoch)
-        names = trainer.dataset.domain_names
-        merged.rows.extend(row for row in part.rows if row[4] in names)
-    merged.write([])
+
+    def rows() -> Iterator[list[str]]:
+        for trainer in trainers:
+            part = Table(trainer.folder / "metrics.csv", METRICS_COLUMNS, trainer.progress.epoch)
+            names = trainer.dataset.domain_names
+            yield from (row for row in part.kept() if row[4] in names)
+
+    Table(folder / "metrics.csv", METRICS_COLUMNS).write(rows())
 
 
 def results_table(results: dict, protocol: str = "full") -> str:

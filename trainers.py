@@ -166,7 +166,7 @@ class Trainer:
         metric_rows = list(epoch_rows((done.epoch, done.step), epoch, results, names))
         transfer_rows = []
         metrics.write(metric_rows)
-        if epoch.gammas:
+        if epoch.steps:
             transfer_rows = list(epoch.transfer_rows(done.epoch, names))
             transfer.write(transfer_rows)
             steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))
@@ -331,12 +331,20 @@ class Trainer:
 
     def _stopped(self, why: str, random: dict[str, Tensor]) -> NotFinite:
         """Save the state that the coming step starts from, and say why it is not taken."""
-        done, path = self.progress, self.folder / FAULT
-        self.save(path, random)
+        done = self.progress
         return NotFinite(
-            f"step {done.position + 1} of epoch {done.epoch + 1}: {why}; {path} has the state "
-            "before it, for --replay; lower --lr or set --clip_norm"
+            f"step {done.position + 1} of epoch {done.epoch + 1}: {why}; "
+            f"{self._save_fault(random)}; lower --lr or set --clip_norm"
         )
+
+    def _save_fault(self, random: dict[str, Tensor] | None = None) -> str:
+        """Save the state before a fault, and say where; a full disk must not hide the fault."""
+        path = self.folder / FAULT
+        try:
+            self.save(path, random)
+        except UserError as error:
+            return f"the state before it is not saved: {error}"
+        return f"{path} has the state before it, for --replay"
 
     def _validate_or_dump(self, targets: Targets) -> dict[str, dict]:
         """The validation; where a score is not finite the state that it was of is saved."""
@@ -347,9 +355,7 @@ class Trainer:
             self.progress = dataclasses.replace(
                 done, epoch=done.epoch - 1, position=self.loader.steps_per_epoch
             )
-            path = self.folder / FAULT
-            self.save(path)
-            raise NotFinite(f"{error}; {path} has the state, for --replay") from None
+            raise NotFinite(f"{error}; {self._save_fault()}") from None
 
     def replay(self) -> Iterator[str]:
         """Compute the step that the loaded checkpoint stands before, and update nothing: lines

@@ -2,10 +2,10 @@
 
 import csv
 import ctypes
-import io
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -35,39 +35,48 @@ PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
 
 
 class Table:
-    """A CSV file of a run: rows carry an epoch, the file is rewritten whole at every `write`."""
+    """A CSV file of a run, whose rows begin with an epoch. It is written whole at every `write`;
+    nothing of it is held in memory."""
 
     def __init__(self, path: Path, columns: tuple[str, ...], last_epoch: int | None = None):
         """With `last_epoch`, go on from the file's rows up to that epoch; otherwise start anew."""
-        self.path = path
-        self.columns = columns
-        self.rows: list[tuple] = []
-        if last_epoch is not None and path.is_file():
-            self.rows = [row for row in self._read() if int(row[0]) <= last_epoch]
+        self.path, self.columns, self.last_epoch = path, columns, last_epoch
+        self.begun = False
+        for _ in self.kept():  # a torn file is found before an epoch is trained
+            pass
 
-    def _read(self) -> list[tuple]:
-        """The rows of the file; UserError where they are not of these columns."""
+    def kept(self) -> Iterator[list[str]]:
+        """The rows that the file had before; UserError where they are not of these columns."""
+        if self.last_epoch is None or not self.path.is_file():
+            return
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
-                head, *rows = csv.reader(file, strict=True)
+                rows = csv.reader(file, strict=True)
+                width = len(next(rows, ()))
+                for number, row in enumerate(rows, 2):
+                    epoch = row[0] if len(row) == len(self.columns) == width else ""
+                    if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 10):
+                        raise UserError(f"{self.path} row {number} is torn; give --overwrite")
+                    if int(epoch) <= self.last_epoch:
+                        yield row
         except (OSError, ValueError, csv.Error) as error:  # torn, or no text
             raise UserError(f"{self.path} cannot be read ({error}); give --overwrite") from None
-        for number, row in enumerate(rows, 2):
-            epoch = row[0] if len(row) == len(self.columns) == len(head) else ""
-            if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 10):
-                raise UserError(f"{self.path} row {number} is torn; give --overwrite")
-        return [tuple(row) for row in rows]
 
     def write(self, rows: Iterable[tuple]) -> None:
         """Add rows and write the file."""
-        self.rows.extend(rows)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        write_atomically(
-            self.path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8")
-        )
+        write_atomically(self.path, lambda temporary: self._write(temporary, rows))
+        self.begun = True
+
+    def _write(self, temporary: Path, rows: Iterable[tuple]) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if self.begun:
+                with self.path.open(newline="", encoding="utf-8") as before:
+                    shutil.copyfileobj(before, file)
+            else:
+                writer.writerow(self.columns)
+                writer.writerows(self.kept())
+            writer.writerows(rows)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from src.errors import UserError, run_command
 from src.files import TEMPORARY
 from utils import ROOT
 
-COMMANDS = {"main": main.main, "make_dataset": make_dataset.main}
 PHASES = {  # the function that a phase is spent in
     "data": (make_dataset, "make_dataset"),
     "train": (trainers.Trainer, "train_step"),
@@ -110,15 +109,16 @@ class Ended(NamedTuple):
 
 
 def live(
-    command: str,
+    command: Callable[[list[str]], None],
     arguments: list[str],
     log: Path,
     aim: Aim | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Ended:
-    """Run a command in a process of its own, to its end or until it is killed.
+    """Run a command, such as main.main, in a process of its own, to its end or until it is killed.
 
-    `prepare` runs in that process before the command: a function of a module, picklable.
+    `prepare` runs in that process before it. Both are functions of modules, so that the process
+    finds them.
     """
     _start_server()
     receiver, sender = FORKS.Pipe(duplex=False)
@@ -166,7 +166,7 @@ def _received(receiver: Connection) -> Iterator[Event]:
 
 
 def _live(
-    command: str,
+    command: Callable[[list[str]], None],
     arguments: list[str],
     log: Path,
     sender: Connection,
@@ -179,12 +179,12 @@ def _live(
     for stream in (1, 2):
         os.dup2(output, stream)
     os.close(output)
-    sys.argv = [f"{command}.py", *arguments]
+    sys.argv = [f"{command.__module__}.py", *arguments]
     for phase, (owner, name) in PHASES.items():
         setattr(owner, name, _told(phase, getattr(owner, name), sender))
     if prepare:
         prepare()
-    run_command(functools.partial(COMMANDS[command], arguments))
+    run_command(functools.partial(command, arguments))
 
 
 def _told(phase: str, function: Callable, sender: Connection) -> Callable:

@@ -29,7 +29,8 @@ class EpochSums:
         self.mim = torch.zeros(3, **kind)  # loss, bound, steps
         self.gaps = torch.zeros(2, domains, **kind)  # sums of the gap, targets
         self.weights = torch.zeros(domains, **kind)
-        self.gammas: list[tuple[Tensor, Tensor, Tensor]] = []  # φ, s, γ of every step
+        self.steps = 0  # that LC-NTG took
+        self.gammas = torch.zeros(16, 3, domains, **kind)  # φ, s, γ of each of them, and room
         self.paths: set[str] = set()
 
     def state(self, gather: Callable[[Tensor], list[Tensor]]) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class EpochSums:
             "mim": self.mim,
             "gaps": self.gaps,
             "weights": self.weights,
-            "gammas": [torch.stack(step) for step in self.gammas],
+            "gammas": self.gammas[: self.steps].clone(),  # without the room
             "paths": sorted(self.paths),
         }
 
@@ -53,7 +54,7 @@ class EpochSums:
             getattr(self, name).copy_(own)
         for name in ("mim", "gaps", "weights"):
             getattr(self, name).copy_(state[name])
-        self.gammas = [tuple(step) for step in state["gammas"]]
+        self.steps, self.gammas = len(state["gammas"]), self._with_room(state["gammas"])
         self.paths = set(state["paths"])
 
     def add(self, losses, batch: Batch, batches_of_step: int) -> Tensor:
@@ -76,7 +77,13 @@ class EpochSums:
         """Add what LC-NTG did in a step: each [D], in the order of `transfer.csv`."""
         self.gaps += torch.stack([gaps, counts])
         self.weights = w
-        self.gammas.append((gap, state, gamma))
+        if self.steps == len(self.gammas):
+            self.gammas = self._with_room(self.gammas)
+        self.gammas[self.steps] = torch.stack([gap, state, gamma])
+        self.steps += 1
+
+    def _with_room(self, gammas: Tensor) -> Tensor:
+        return torch.cat([gammas, self.gammas.new_zeros(max(16, len(gammas)), *gammas.shape[1:])])
 
     def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
         """Add up over processes, in place."""
@@ -101,16 +108,15 @@ class EpochSums:
     def transfer_rows(self, epoch: int, names: list[str]) -> Iterator[tuple]:
         """The epoch's mean φ of each domain, s after it, the last step's γ and the next w."""
         gaps = (self.gaps[0] / self.gaps[1]).tolist()
-        _, state, gamma = (part.tolist() for part in self.gammas[-1])
+        _, state, gamma = (part.tolist() for part in self.gammas[self.steps - 1])
         rows = zip(names, gaps, state, gamma, self.weights.tolist(), strict=True)
         for name, *values in rows:
             yield (epoch, name, *values)
 
     def transfer_step_rows(self, epoch: int, last_step: int, names: list[str]) -> Iterator[tuple]:
         """φ, s after it and γ of every step; `last_step` is the number of the epoch's last."""
-        first = last_step - len(self.gammas) + 1
-        stacked = torch.stack([torch.stack(parts) for parts in self.gammas]).tolist()
-        for step, parts in enumerate(stacked, first):
+        first = last_step - self.steps + 1
+        for step, parts in enumerate(self.gammas[: self.steps].tolist(), first):
             for name, *values in zip(names, *parts, strict=True):
                 yield (epoch, step, name, *values)
 

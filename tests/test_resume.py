@@ -14,9 +14,11 @@ import pytest
 import torch
 from command_runs import ROOT, contents, failing, flags, make_data, train
 
+import main as training
+import trainers
 from benchmarks import lives
 from benchmarks.lives import Aim, differences
-from src.errors import run_command
+from src.errors import UserError, run_command
 from trainers import Trainer
 
 EPOCHS = "--max_epochs=3"  # of 3 steps each
@@ -70,6 +72,7 @@ VARIANTS = {
     "all components": (),
     "saves within the epoch": ("--save_every_steps=1",),
     "several batches a step": ("--batch_size=7", "--grad_accum=3", "--save_every_steps=2"),
+    "many steps an epoch": ("--batch_size=2",),
     "batches by length": ("--batch_by=length",),
     "sparse items": ("--loss=bce", "--sparse_items"),
     "adamw, linear, bf16": (
@@ -248,6 +251,11 @@ def test_a_torn_checkpoint_does_not_take_the_place_of_the_good_one(cut, data, ru
     assert steps_of(cut / "last.pt") == (1, 2)
 
 
+def test_a_checkpoint_within_an_epoch_has_as_many_records_however_many_steps(cut):
+    counts = [len(zipfile.ZipFile(cut / name).namelist()) for name in ("former.pt", "last.pt")]
+    assert counts[0] == counts[1]
+
+
 def test_two_torn_checkpoints_are_one_line(cut, data, runs, capsys):
     (cut / "last.pt").write_bytes((cut / "last.pt").read_bytes()[:3000])
     (cut / "former.pt").write_bytes(b"")
@@ -321,7 +329,7 @@ def test_a_command_killed_at_its_end_leaves_no_former_checkpoint(data, runs, who
 def killed(data: Path, runs: Path, log: Path, step: int, *more: str) -> None:
     """Run the command until it is killed in its step number `step`."""
     given = flags(data, runs, "--run_name=run", "--resume", *more)
-    assert lives.live("main", given, log, Aim("train", step, 0.0)).status == KILLED
+    assert lives.live(training.main, given, log, Aim("train", step, 0.0)).status == KILLED
 
 
 def test_models_a_domain_killed_within_and_between_them_go_on(data, runs, tmp_path):
@@ -352,3 +360,27 @@ def test_a_run_from_former_weights_killed_before_and_after_its_first_save_goes_o
     train(data, runs, "run", *more, "--resume")
     assert differences(folder, expected) == []
     assert (folder / "metrics.csv").read_text().splitlines()[1].startswith("0,0,valid")
+
+
+# ---------------------------------------------------------------- two faults at once
+
+
+def test_a_full_disk_does_not_hide_what_is_not_finite(data, runs, monkeypatch, capsys):
+    gradients = Trainer.add_gradients
+
+    def poisoned(trainer, *arguments):
+        losses = gradients(trainer, *arguments)
+        trainer.model.item_table.grad[3] = torch.nan
+        return losses
+
+    def full(*_):
+        raise UserError("fault.pt cannot be written (No space left on device)")
+
+    monkeypatch.setattr(Trainer, "add_gradients", poisoned)
+    monkeypatch.setattr(trainers, "write_checkpoint", full)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: train(data, runs, "run"))
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert "step 1 of epoch 1: the gradient of item_table is not finite; " in line
+    assert "not saved: fault.pt cannot be written (No space left" in line

@@ -6,11 +6,14 @@ at the next step; this looks at all of it before anything is changed.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from src.epoch import EpochSums
+from src.errors import UserError
 from src.shapes import MOST_COUNT, shown
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam, AdamW and SparseAdam keep of a parameter
@@ -23,9 +26,21 @@ class Own:
 
     optimizers: dict[str, torch.optim.Optimizer]
     schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler]
-    sums: dict[str, Any]  # the state of an epoch's sums, of one process
+    sums: EpochSums
     random: dict[str, Tensor]  # by device type
     steps: int  # of an epoch
+
+
+def check_state(state: dict[str, Any], own: Own, source: Path) -> None:
+    """UserError, which names `source`, where a checkpoint's dict is not one of the run, its weights
+    apart."""
+    if fault := state_misfit(state, own):
+        raise UserError(misfit_line(source, fault))
+
+
+def misfit_line(source: Path, fault: str) -> str:
+    """The line about a checkpoint that is whole and not of this run."""
+    return f"{source} does not fit this run ({fault}); train again"
 
 
 def state_misfit(state: dict[str, Any], own: Own) -> str:
@@ -42,7 +57,7 @@ def state_misfit(state: dict[str, Any], own: Own) -> str:
     if not any(faults) and position > own.steps:
         faults.append(f"position {position} is beyond the epoch")
     if position:
-        faults.append(sums_misfit(state.get("sums"), own.sums))
+        faults.append(sums_misfit(state.get("sums"), own.sums.state(lambda one: [one])))
     return next(filter(None, faults), "")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
+from src.files import write_atomically
 
 
 def sampled_candidates(
@@ -168,12 +169,13 @@ def stored_candidates(path: Path, key: dict, make: Callable[[], np.ndarray]) -> 
     wanted = json.dumps(key, sort_keys=True)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{np.random.default_rng().integers(2**32)}.npz")
-        try:
-            np.savez_compressed(temporary, key=np.array(wanted), candidates=make())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        candidates = make()
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, key=np.array(wanted), candidates=candidates)
+
+        write_atomically(path, write)
     try:
         with np.load(path, allow_pickle=False) as stored:
             found, candidates = str(stored["key"]), stored["candidates"]

@@ -1,4 +1,4 @@
-"""No data that is opened can run code: the source has no way to, and a hostile pickle is refused."""
+"""No data that is opened can run code: no source has a way to, hostile pickles are refused."""
 
 import ast
 import os
@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from test_architecture import FILES, PRODUCT, ROOT
+from test_architecture import FILES, ROOT
 
 from benchmarks import fuzz_targets as use
 from benchmarks.fuzz_mutations import remove
@@ -63,9 +63,7 @@ def test_the_scan_sees_what_it_looks_for(line):
 
 @pytest.mark.parametrize(
     "path",
-    sorted(
-        {*PRODUCT, *(path for path in FILES if path.parent.name in ("benchmarks", "experiments"))}
-    ),
+    [path for path in FILES if path.parent.name != "tests"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_no_source_can_run_what_a_file_says(path):

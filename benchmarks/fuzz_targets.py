@@ -313,9 +313,9 @@ def good_dataset(world: World) -> Dataset:
     return open_dataset(world.data)
 
 
-# target: how often it is fed, in parts
+# target: how often it is fed, in parts; a raw log, ranks and reports take half a second each
 TARGETS: dict[Callable[[World, random.Random], None], int] = {
-    config_file: 24, flags: 16, data_command: 8, dataset_folder: 24, reused_dataset: 6, raw_log: 3,
-    checkpoint: 12, best_checkpoint: 8, run_folder: 10, run_tables: 3, ranks: 3, report_files: 4,
-    candidates: 3,
+    config_file: 30, flags: 24, data_command: 10, dataset_folder: 36, reused_dataset: 8, raw_log: 2,
+    checkpoint: 8, best_checkpoint: 4, run_folder: 5, run_tables: 1, ranks: 1, report_files: 1,
+    candidates: 1,
 }  # fmt: skip

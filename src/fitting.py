@@ -17,6 +17,7 @@ from src.errors import UserError
 from src.shapes import MOST_COUNT, shown
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam, AdamW and SparseAdam keep of a parameter
+OPTIONS = {"params", "lr", "betas", "eps", "weight_decay"}  # what none of them fills in by itself
 OF_PROCESSES = ("losses", "counts")  # sums of an epoch that are stacked by process
 
 
@@ -47,7 +48,10 @@ def state_misfit(state: dict[str, Any], own: Own) -> str:
     """Where a checkpoint's dict is not one of the run, its weights apart; empty where it is."""
     position = state.get("position", 0)
     fixed = {"epoch": 0, "step": 0, "best": 0.0, "best_step": 0}
-    fixed |= {name: one.state_dict() for name, one in own.schedulers.items()}
+    fixed |= {
+        name: _known(one.state_dict(), state.get(name), {"last_epoch", "base_lrs"})
+        for name, one in own.schedulers.items()
+    }
     faults = [
         *(optimizer_misfit(state.get(name), one, name) for name, one in own.optimizers.items()),
         unlike(state, fixed, "the state"),
@@ -85,6 +89,13 @@ def unlike(found: Any, own: Any, place: str) -> str:
     return next(filter(None, (unlike(*part) for part in parts)), "")
 
 
+def _known(own: dict[str, Any], found: Any, needed: set[str]) -> dict[str, Any]:
+    """Of `own` what is needed, and what `found` has too: other versions of torch keep more or less
+    of an optimiser, and fill in the rest."""
+    has = found if isinstance(found, dict) else {}
+    return {name: value for name, value in own.items() if name in needed or name in has}
+
+
 def _unlike_tensor(found: Any, own: Tensor, place: str) -> str:
     if not isinstance(found, Tensor):
         return f"{place} is {_kind(found)}"
@@ -114,14 +125,16 @@ def _kind(value: Any) -> str:
 
 def optimizer_misfit(state: Any, optimizer: torch.optim.Optimizer, name: str) -> str:
     """Where an optimiser's state is not that of its parameters; empty where it is."""
-    own = optimizer.state_dict()
-    if fault := unlike(state, {"param_groups": own["param_groups"], "state": {}}, name):
+    own = optimizer.state_dict()["param_groups"]
+    if fault := unlike(state, {"param_groups": [None] * len(own), "state": {}}, name):
         return fault
+    for group, found in zip(own, state["param_groups"], strict=True):
+        place = f"{name}.param_groups"
+        if fault := unlike(found, _known(group, found, OPTIONS), place):
+            return fault
+        if found["params"] != group["params"]:
+            return f"{place} is of other parameters"
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    if [group["params"] for group in state["param_groups"]] != [
-        group["params"] for group in own["param_groups"]
-    ]:
-        return f"{name}.param_groups is of other parameters"
     for number, moments in state["state"].items():
         place = f"{name}.state.{shown(number)}"
         if type(number) is not int or not 0 <= number < len(parameters):

@@ -345,6 +345,7 @@ NO_STATE = torch.full((1, 5056), 255, dtype=torch.uint8)
         (at("optimizer", "param_groups", []), "optimizer.param_groups is list of 0"),
         (at("optimizer", "param_groups", 0, "params", 0, 5), "is of other parameters"),
         (at("optimizer", "param_groups", 0, "lr", "x"), "lr is str of 1"),
+        (at("optimizer", "param_groups", 0, "betas", GONE), "param_groups has no betas"),
         (at("scheduler", "last_epoch", None), "scheduler.last_epoch is None"),
         (at("scheduler", GONE), "has no scheduler"),
         (at("epoch", 10**400), "epoch is a number of many digits"),
@@ -370,6 +371,17 @@ def test_a_checkpoint_that_is_whole_and_of_something_else(world, spoil, edit, sa
         use.save_within(trainer, path)
     spoil(path, edit)
     refused(lambda: trainer.load(path), "within.pt" if "random state" not in said else "", said)
+
+
+def test_a_checkpoint_of_a_version_of_torch_that_kept_less_is_taken_up(world, spoil):
+    path = world.run / "within.pt"
+    trainer = use.new_trainer(world)
+    if not path.is_file():
+        use.save_within(trainer, path)
+    spoil(path, at("optimizer", "param_groups", 0, "foreach", GONE))
+    trainer.load(path)
+    trainer.train_epoch()
+    assert trainer.progress.epoch == 1
 
 
 @pytest.mark.parametrize("reader", [use.as_recommend, use.start_from])

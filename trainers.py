@@ -1,7 +1,6 @@
 """The training loop: step, epoch, validation, checkpoint, resume, processes."""
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,8 +19,8 @@ from src.checkpoint import (
     CHECKPOINT_FORMAT,
     FAULT,
     LAST,
+    Progress,
     load_weights,
-    misfit_line,
     newest_checkpoint,
     read_checkpoint,
     run_settings,
@@ -34,7 +33,7 @@ from src.epoch import EpochSums, epoch_rows
 from src.errors import NotFinite, UserError
 from src.evaluation.metrics import summarise
 from src.faults import Anomaly, describe_fault, named_anomalies, report_step
-from src.fitting import Own, state_misfit
+from src.fitting import Own, check_state
 from src.liveview import LiveView
 from src.loader import Loader
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
@@ -64,17 +63,6 @@ from utils import (
     random_state,
     set_random_state,
 )
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far the run is; saved with every checkpoint."""
-
-    epoch: int = 0  # epochs done
-    step: int = 0  # optimiser steps done
-    best: float = -math.inf  # best validation metric
-    best_step: int = 0
-    position: int = 0  # optimiser steps done of the epoch after those
 
 
 class Trainer:
@@ -515,15 +503,9 @@ class Trainer:
 
         UserError, which names `source`, where it is not the state of such a run.
         """
-        own = Own(
-            self.optimizers,
-            self.schedulers,
-            self._new_sums().state(lambda tensor: [tensor]),
-            random_state(self.process.device),
-            self.loader.steps_per_epoch,
-        )
-        if fault := state_misfit(state, own):
-            raise UserError(misfit_line(source, fault))
+        random, steps = random_state(self.process.device), self.loader.steps_per_epoch
+        own = Own(self.optimizers, self.schedulers, self._new_sums(), random, steps)
+        check_state(state, own, source)
         load_weights(self.model, state, source)
         for name, part in self._steppers():
             part.load_state_dict(state[name])

@@ -9,6 +9,7 @@ folders of the command is a finding. The same seed feeds the same inputs.
 
 import io
 import json
+import multiprocessing
 import random
 import signal
 import sys
@@ -18,6 +19,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,7 @@ def parse(arguments: list[str] | None) -> Any:
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--inputs", type=int, default=2000, help="in this process (2000)")
     parser.add_argument("--commands", type=int, default=20, help="through the commands (20)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that start these (1)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     return parser.parse_args(arguments)
@@ -129,10 +132,20 @@ def main(arguments: list[str] | None = None) -> None:
     given = parse(arguments)
     torch.set_num_threads(1)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
-        world = build(Path(root))
-        inputs = fuzz_inputs(world, given.inputs, given.seed)
-        commands = fuzz_commands.run(world, given.commands, given.seed)
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-") as root,
+        ProcessPoolExecutor(given.workers, context) as pool,
+    ):
+        shares = [
+            pool.submit(fuzz_commands.run_share, given.commands, given.seed, share, given.workers)
+            for share in range(given.workers if given.commands else 0)
+        ]
+        inputs = fuzz_inputs(build(Path(root)), given.inputs, given.seed)
+        commands: dict[str, Counter] = {}
+        for share in shares:
+            for command, answers in share.result().items():
+                commands.setdefault(command, Counter()).update(answers)
     result = summary(inputs, commands, time.perf_counter() - start)
     head = ("target", "accepted", "refused", "findings")
     rows = [(target, *own.values()) for target, own in result["by_target"].items()]

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,16 +11,23 @@ from pathlib import Path
 
 from benchmarks.common import say
 from benchmarks.fuzz_mutations import NAMES, NUMBERS, remove, spoiled
-from benchmarks.fuzz_world import TINY, World, data_flags
+from benchmarks.fuzz_world import TINY, World, build, data_flags
 from utils import ROOT
 
 LIMIT_S = 120  # a command that takes longer hangs
 
 
-def run(world: World, count: int, seed: int) -> dict[str, Counter]:
-    """{command: how often each answer came} of `count` commands."""
+def run_share(count: int, seed: int, share: int, shares: int) -> dict[str, Counter]:
+    """{command: how often each answer came} of one share of `count` commands, on a world of its
+    own."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-commands-") as root:
+        return run(build(Path(root)), range(share, count, shares), seed)
+
+
+def run(world: World, numbers: range, seed: int) -> dict[str, Counter]:
+    """{command: how often each answer came} of the commands of these numbers."""
     found: dict[str, Counter] = {}
-    for number in range(count):
+    for number in numbers:
         rng = random.Random(f"command {seed} {number}")
         spoil, command = MIX[number % len(MIX)]
         words, files = command(world, rng)
@@ -31,7 +39,7 @@ def run(world: World, count: int, seed: int) -> dict[str, Counter]:
         if told not in ("accepted", "refused"):
             say(f"command {number}, {' '.join(words)}: {told}")
         if (number + 1) % 20 == 0:
-            say(f"{number + 1} of {count} commands")
+            say(f"command {number + 1} is done")
     return found
 
 

@@ -26,6 +26,7 @@ from src.dataset.folder import Dataset, open_dataset
 from src.dataset.settings import DatasetSettings
 from src.dataset.verify import verify_dataset
 from src.encoding import Ensemble
+from src.errors import run_command
 from src.evaluate import evaluate_run
 from src.loader import Loader
 from src.report import analysis, compare, protocols, tables, transfer_tables
@@ -82,10 +83,13 @@ def flags(world: World, rng: random.Random) -> None:
         words += rng.choice(
             ([f"--{name}={value}"], [f"--{name}", value], [f"--no-{name}"], [value])
         )
+    run_command(lambda: _find(words))
+
+
+def _find(words: list[str]) -> None:
     settings = main.parse_command(words).settings
     dataset = open_data(settings)
     folder = main.run_folder(settings, dataset)
-    settings = dataclasses.replace(settings, init_from="")
     main.find_run(settings, folder, dataset.card["sha256"])
 
 
@@ -99,7 +103,7 @@ def data_command(world: World, rng: random.Random) -> None:
         words += rng.choice(([f"--{name}={value}"], [f"--{name}", value], [f"--no-{name}"]))
     settings = from_namespace(DatasetSettings, parser.parse_args(words))
     if settings.engine == "duckdb":
-        make_dataset.find_log(settings)
+        run_command(lambda: make_dataset.find_log(settings))
 
 
 # ------------------------------------------------------------------------ datasets
@@ -110,7 +114,7 @@ def dataset_folder(world: World, rng: random.Random) -> None:
     files = [world.data / "data_card.json"] * 4 + list((world.data / "sequences").iterdir()) * 2
     files += [world.data / "users.parquet", world.data / "items.parquet"]
     with spoiled(rng.choice(files), rng):
-        dataset = open_data(_settings(world))
+        dataset = open_data(tiny_settings(world))
         try:
             verify_dataset(dataset)
         finally:
@@ -120,7 +124,7 @@ def dataset_folder(world: World, rng: random.Random) -> None:
 
 def use_dataset(world: World, dataset: Dataset) -> None:
     """What a run asks of its dataset before the first step, and of every id."""
-    settings = _settings(world)
+    settings = tiny_settings(world)
     main.check_targets(settings, dataset)
     main.run_folder(settings, dataset)
     loader = Loader(settings, dataset, CPU)
@@ -155,10 +159,10 @@ def raw_log(world: World, rng: random.Random) -> None:
 def checkpoint(world: World, rng: random.Random) -> None:
     """A checkpoint spoiled; what is taken up trains, ranks or is computed again."""
     within = rng.random() < 0.5
-    trainer = _trainer(world)
+    trainer = new_trainer(world)
     path = world.run / ("within.pt" if within else "last.pt")
     if not path.is_file():
-        _save_within(trainer, path)
+        save_within(trainer, path)
     with spoiled(path, rng):
         if rng.random() < 0.3:
             trainer.load(path, weights_only=True)
@@ -169,12 +173,12 @@ def checkpoint(world: World, rng: random.Random) -> None:
             _ = list(trainer.replay())
 
 
-def _trainer(world: World) -> Trainer:
-    settings, dataset = _settings(world), _dataset(world)
+def new_trainer(world: World) -> Trainer:
+    settings, dataset = tiny_settings(world), good_dataset(world)
     return Trainer(settings, dataset, world.run, ONE)
 
 
-def _save_within(trainer: Trainer, path: Path) -> None:
+def save_within(trainer: Trainer, path: Path) -> None:
     trainer.train_step(next(trainer.loader.steps(0)), trainer.sums)
     trainer.save(path)
 
@@ -186,16 +190,16 @@ def best_checkpoint(world: World, rng: random.Random) -> None:
             run = recommend.open_trained(world.run, CPU)
             recommend.recommend(run, k=2, users=np.arange(2))
         else:
-            _start_from(world)
+            start_from(world)
 
 
-def _start_from(world: World) -> None:
+def start_from(world: World) -> None:
     former = open_former(world.run, open_data)
-    dataset = _dataset(world)
-    check_former(former, _settings(world), dataset, world.root / "other")
+    dataset = good_dataset(world)
+    check_former(former, tiny_settings(world), dataset, world.root / "other")
     former_state(former, dataset)
     init_record(former, dataset)
-    main.initial_state(former, dataset, _trainer(world).model.state_dict())
+    main.initial_state(former, dataset, new_trainer(world).model.state_dict())
 
 
 # ------------------------------------------------------------------------ run folders
@@ -205,24 +209,24 @@ def run_folder(world: World, rng: random.Random) -> None:
     """A file of a run folder spoiled, as main.py, recommend.py and report.py read it."""
     names = ("config.json", "environment.json", "results.json", "serving.json", "items.parquet")
     with spoiled(world.run / rng.choice(names), rng):
-        rng.choice((_as_main, _as_recommend, _start_from, _as_table))(world)
+        rng.choice((as_main, as_recommend, start_from, as_table))(world)
 
 
-def _as_main(world: World) -> None:
+def as_main(world: World) -> None:
     command = main.parse_command([f"--evaluate={world.run}"])
-    dataset = _dataset(world)
+    dataset = good_dataset(world)
     settings = dataclasses.replace(command.settings, resume=True)
     main.find_run(settings, world.run, dataset.card["sha256"])
     main.lacks_scores(settings, dataset, world.run)
     main.print_results(dataset, world.run)
 
 
-def _as_recommend(world: World) -> None:
+def as_recommend(world: World) -> None:
     run = recommend.open_trained(world.run, CPU)
     recommend.recommend(run, k=2, users=np.arange(2))
 
 
-def _as_table(world: World) -> None:
+def as_table(world: World) -> None:
     arguments = argparse.Namespace(
         runs=list(world.runs.values()), split="test", protocol="full",
         metrics=["ndcg@10", "hr@10"], out=world.root / "table",
@@ -236,14 +240,14 @@ def run_tables(world: World, rng: random.Random) -> None:
     names = [name for name in ("metrics.csv", "transfer.csv") if (run / name).is_file()]
     with spoiled(run / rng.choice(names), rng):
         Table(run / "metrics.csv", METRICS_COLUMNS, 3)
-        _as_analysis(world)
+        as_analysis(world)
 
 
 def ranks(world: World, rng: random.Random) -> None:
     """ranks.parquet or targets.parquet spoiled."""
     run = rng.choice(list(world.runs.values()))
     with spoiled(run / rng.choice(("ranks.parquet", "ranks.parquet", "targets.parquet")), rng):
-        rng.choice((_as_comparison, _as_protocols, _as_analysis))(world)
+        rng.choice((as_comparison, as_protocols, as_analysis))(world)
 
 
 def report_files(world: World, rng: random.Random) -> None:
@@ -252,22 +256,22 @@ def report_files(world: World, rng: random.Random) -> None:
     names = ("config.json", "results.json", "environment.json", "data_card.json", "serving.json")
     there = [name for name in names if (run / name).is_file()]
     with spoiled(run / rng.choice(there), rng):
-        rng.choice((_as_comparison, _as_protocols, _as_analysis, _as_table))(world)
+        rng.choice((as_comparison, as_protocols, as_analysis, as_table))(world)
 
 
-def _as_comparison(world: World) -> None:
+def as_comparison(world: World) -> None:
     sides = compare.read_sides([str(path) for path in world.runs.values()][:2])
     pairs = [compare.compared(*sides, "test", "full", ["ndcg@10"])]
     _ = [compare.pair_text(rows) for rows in pairs], compare.legend(pairs, sides, 1)
 
 
-def _as_protocols(world: World) -> None:
+def as_protocols(world: World) -> None:
     runs = read_runs([world.run])
     cells = protocols.macro_means(protocols.group_by_seed(runs), "test", ["ndcg@10"])
     protocols.protocols_text(cells, "test", ["ndcg@10"])
 
 
-def _as_analysis(world: World) -> None:
+def as_analysis(world: World) -> None:
     (data,) = data_sets(read_runs(list(world.runs.values())))
     measured = measure(data, "ndcg@10")
     analysis.levels(data, measured)
@@ -288,30 +292,30 @@ def candidates(world: World, rng: random.Random) -> None:
     stored = sorted((world.run.parent / "candidates").iterdir())
     with spoiled(rng.choice(stored), rng):
         settings = dataclasses.replace(
-            _settings(world), protocol=("sampled", "popular", "released")
+            tiny_settings(world), protocol=("sampled", "popular", "released")
         )
-        model = _trainer(world).model.eval()
+        model = new_trainer(world).model.eval()
         folder = world.run.parent / "scored"
         folder.mkdir(exist_ok=True)
-        evaluate_run(Ensemble([model]), settings, _dataset(world), folder, ONE)
+        evaluate_run(Ensemble([model]), settings, good_dataset(world), folder, ONE)
 
 
 # ------------------------------------------------------------------------ shared
 
 
 @cache
-def _settings(world: World) -> Settings:
+def tiny_settings(world: World) -> Settings:
     return main.parse_command([*TINY, f"--data_dir={world.data}"]).settings
 
 
 @cache
-def _dataset(world: World) -> Dataset:
+def good_dataset(world: World) -> Dataset:
     return open_dataset(world.data)
 
 
-# target: how often it is fed, in parts
+# target: how often it is fed, in parts; a raw log, ranks and reports take half a second each
 TARGETS: dict[Callable[[World, random.Random], None], int] = {
-    config_file: 24, flags: 16, data_command: 8, dataset_folder: 24, reused_dataset: 6, raw_log: 3,
-    checkpoint: 12, best_checkpoint: 8, run_folder: 10, run_tables: 3, ranks: 3, report_files: 4,
-    candidates: 3,
+    config_file: 30, flags: 24, data_command: 10, dataset_folder: 36, reused_dataset: 8, raw_log: 2,
+    checkpoint: 8, best_checkpoint: 4, run_folder: 5, run_tables: 1, ranks: 1, report_files: 1,
+    candidates: 1,
 }  # fmt: skip

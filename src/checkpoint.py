@@ -5,7 +5,9 @@ A checkpoint is one dict in the zip format of `torch.save`, which keeps a CRC-32
 """
 
 import dataclasses
+import math
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import nn
 from src.dataset.folder import Dataset
 from src.errors import UserError
 from src.files import write_atomically
-from src.fitting import unlike
+from src.fitting import misfit_line, unlike
 from src.memory import is_out_of_memory
 from src.settings import MAY_GROW, RUN_ONLY, SCORING, Settings
 from src.shapes import shown
@@ -29,6 +31,17 @@ PLACE = {"data_name", "strd_ym", "variant", "data_dir"}  # the dataset is known 
 BEST = "best.pt"  # the best validation
 LAST, FORMER = "last.pt", "former.pt"  # what --resume goes on from: the newest, the one before it
 FAULT = "fault.pt"  # before the step that was not finite
+
+
+@dataclass
+class Progress:
+    """How far the run is; saved with every checkpoint."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # optimiser steps done
+    best: float = -math.inf  # best validation metric
+    best_step: int = 0
+    position: int = 0  # optimiser steps done of the epoch after those
 
 
 def model_settings(settings: Settings) -> dict[str, Any]:
@@ -163,8 +176,3 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     if fault or other:
         raise UserError(misfit_line(path, fault or f"model has {shown(other[0])}"))
     model.load_state_dict(found)
-
-
-def misfit_line(path: Path, fault: str) -> str:
-    """The line about a checkpoint that is whole and not of this run."""
-    return f"{path} does not fit this run ({fault}); train again"

@@ -1,5 +1,6 @@
 """What a user did wrong, said in one line."""
 
+import io
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ def run_command(command: Callable[[], None]) -> None:
     SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line and 130; of several
     processes the first one says it. OtherEnded ends it with one line and 1.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have any bytes as its name
     try:
         command()
     except UserError as error:

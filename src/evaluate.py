@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def write_scores(
     """ranks.parquet, targets.parquet, serving.json, and of the data its card and items.parquet
     (the ids behind the item table's rows); results.json last."""
     path, ranks = folder / "results.json", folder / "ranks.parquet"
-    results = read_results(folder) if keep else {}
+    results = _kept_results(folder) if keep else {}
     tables, facts = [], []
     for part in found:
         summary = summarise_paths(part.scores, dataset, part.targets, settings.ties)
@@ -153,6 +154,15 @@ def write_scores(
     ids = dataset.folder / "items.parquet"
     write_atomically(folder / ids.name, lambda temporary: shutil.copyfile(ids, temporary))
     write_json(path, results)
+
+
+def _kept_results(folder: Path) -> dict:
+    """The results of an earlier call; {} where they cannot be read: scoring again mends them."""
+    try:
+        return read_results(folder)
+    except UserError as error:
+        print(f"warning: {error}; written anew", file=sys.stderr)
+        return {}
 
 
 def _as_json(choice: Choice) -> dict:
@@ -186,10 +196,15 @@ def _row_groups(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
     """The row groups of an earlier ranks.parquet; none of one with other columns."""
     if not path.is_file():
         return
-    file = pq.ParquetFile(path)
-    if file.schema_arrow.names == schema.names:
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number).cast(schema)
+    try:
+        file = pq.ParquetFile(path)
+        if file.schema_arrow.names == schema.names:
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number).cast(schema)
+                if len(table):
+                    yield table
+    except Exception as error:  # a torn table fails in many ways
+        raise UserError(f"{path} cannot be read ({error}); remove it to score anew") from None
 
 
 def _group(table: pa.Table) -> tuple[str, ...]:

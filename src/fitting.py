@@ -6,14 +6,18 @@ at the next step; this looks at all of it before anything is changed.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from src.epoch import EpochSums
+from src.errors import UserError
 from src.shapes import MOST_COUNT, shown
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam, AdamW and SparseAdam keep of a parameter
+OPTIONS = {"params", "lr", "betas", "eps", "weight_decay"}  # what none of them fills in by itself
 OF_PROCESSES = ("losses", "counts")  # sums of an epoch that are stacked by process
 
 
@@ -23,16 +27,31 @@ class Own:
 
     optimizers: dict[str, torch.optim.Optimizer]
     schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler]
-    sums: dict[str, Any]  # the state of an epoch's sums, of one process
+    sums: EpochSums
     random: dict[str, Tensor]  # by device type
     steps: int  # of an epoch
+
+
+def check_state(state: dict[str, Any], own: Own, source: Path) -> None:
+    """UserError, which names `source`, where a checkpoint's dict is not one of the run, its weights
+    apart."""
+    if fault := state_misfit(state, own):
+        raise UserError(misfit_line(source, fault))
+
+
+def misfit_line(source: Path, fault: str) -> str:
+    """The line about a checkpoint that is whole and not of this run."""
+    return f"{source} does not fit this run ({fault}); train again"
 
 
 def state_misfit(state: dict[str, Any], own: Own) -> str:
     """Where a checkpoint's dict is not one of the run, its weights apart; empty where it is."""
     position = state.get("position", 0)
     fixed = {"epoch": 0, "step": 0, "best": 0.0, "best_step": 0}
-    fixed |= {name: one.state_dict() for name, one in own.schedulers.items()}
+    fixed |= {
+        name: _known(one.state_dict(), state.get(name), {"last_epoch", "base_lrs"})
+        for name, one in own.schedulers.items()
+    }
     faults = [
         *(optimizer_misfit(state.get(name), one, name) for name, one in own.optimizers.items()),
         unlike(state, fixed, "the state"),
@@ -42,7 +61,7 @@ def state_misfit(state: dict[str, Any], own: Own) -> str:
     if not any(faults) and position > own.steps:
         faults.append(f"position {position} is beyond the epoch")
     if position:
-        faults.append(sums_misfit(state.get("sums"), own.sums))
+        faults.append(sums_misfit(state.get("sums"), own.sums.state(lambda one: [one])))
     return next(filter(None, faults), "")
 
 
@@ -68,6 +87,13 @@ def unlike(found: Any, own: Any, place: str) -> str:
     else:
         return _unlike_value(found, own, place)
     return next(filter(None, (unlike(*part) for part in parts)), "")
+
+
+def _known(own: dict[str, Any], found: Any, needed: set[str]) -> dict[str, Any]:
+    """Of `own` what is needed, and what `found` has too: other versions of torch keep more or less
+    of an optimiser, and fill in the rest."""
+    has = found if isinstance(found, dict) else {}
+    return {name: value for name, value in own.items() if name in needed or name in has}
 
 
 def _unlike_tensor(found: Any, own: Tensor, place: str) -> str:
@@ -99,14 +125,16 @@ def _kind(value: Any) -> str:
 
 def optimizer_misfit(state: Any, optimizer: torch.optim.Optimizer, name: str) -> str:
     """Where an optimiser's state is not that of its parameters; empty where it is."""
-    own = optimizer.state_dict()
-    if fault := unlike(state, {"param_groups": own["param_groups"], "state": {}}, name):
+    own = optimizer.state_dict()["param_groups"]
+    if fault := unlike(state, {"param_groups": [None] * len(own), "state": {}}, name):
         return fault
+    for group, found in zip(own, state["param_groups"], strict=True):
+        place = f"{name}.param_groups"
+        if fault := unlike(found, _known(group, found, OPTIONS), place):
+            return fault
+        if found["params"] != group["params"]:
+            return f"{place} is of other parameters"
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    if [group["params"] for group in state["param_groups"]] != [
-        group["params"] for group in own["param_groups"]
-    ]:
-        return f"{name}.param_groups is of other parameters"
     for number, moments in state["state"].items():
         place = f"{name}.state.{shown(number)}"
         if type(number) is not int or not 0 <= number < len(parameters):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.fuzz_world import World, build
 from models import SyNCRec
 from src.dataset import batches
 from src.dataset.folder import TEST, TRAIN, VALID, Dataset
@@ -84,6 +85,12 @@ def losses_with_gradient(model, batch) -> dict[str, torch.Tensor]:
             start += len(outputs)
         found[task] = torch.cat(parts)
     return found
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> World:
+    """Good files of every kind, for the tests that spoil them and put them back."""
+    return build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The data card for a person: the Markdown file, and the compact card on the console."""
 
+from src.errors import plain
+
 DROP_REASONS = {
     "rejected": "that could not be read",
     "after_cutoff": "after the cut-off",
@@ -65,7 +67,7 @@ def card_notes(card: dict) -> list[str]:
                 f"NOTE: {count:,} ids of {kind} equal another one but for case or outer spaces; "
                 "they stay different"
             )
-    return notes
+    return [plain(note) for note in notes]  # a log may say what it likes
 
 
 def suggestion_table(found: list, asked: int) -> str:
@@ -253,6 +255,6 @@ def _events(count: dict) -> str:
 def _table(header: list[str], rows: list[list]) -> str:
     def line(cells: list) -> str:
         texts = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
-        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+        return "| " + " | ".join(plain(text).replace("|", "\\|") for text in texts) + " |"
 
     return "\n".join([line(header), "|" + "---|" * len(header), *(line(row) for row in rows)])

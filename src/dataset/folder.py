@@ -202,12 +202,13 @@ def read_ids(path: Path, column: str, count: int) -> pa.ChunkedArray:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); make the dataset again"
         ) from None
-    if len(ids) != count or ids.null_count or not _is_text(ids.type):
+    if len(ids) != count or ids.null_count or not is_text(ids.type):
         raise UserError(f"{path} has not the {count} ids of {column}; make the dataset again")
     return ids
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds texts."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 

@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.dataset.content import content_hash
-from src.dataset.folder import ARRAYS, CHUNK, TEST, TRAIN, Dataset, outside_domain, user_chunks
+from src.dataset.folder import (
+    ARRAYS,
+    CHUNK,
+    TEST,
+    TRAIN,
+    Dataset,
+    is_text,
+    outside_domain,
+    user_chunks,
+)
 from src.errors import UserError
 
 
@@ -87,7 +96,11 @@ def _column_parts(path: Path, column: str) -> Iterator[pa.Array]:
     """A column of a Parquet file, an array at a time."""
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=[column]):
+            kind = file.schema_arrow.field(column).type
+            parts = file.iter_batches(columns=[column]) if is_text(kind) else ()
+            for batch in parts:
                 yield batch.column(0)
-    except (OSError, pa.ArrowInvalid, KeyError, IndexError) as error:
+    except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); make the dataset again") from None
+    if not is_text(kind):
+        raise UserError(f"{path} has {kind} as {column}; make the dataset again")

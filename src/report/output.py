@@ -2,18 +2,25 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, plain
 from src.files import write_atomically
 
 
 def markdown(head: list[str], rows: list[list[str]], left: int) -> str:
     """A Markdown table; the first `left` columns are words, the others numbers."""
     rule = "|" + "---|" * left + "---:|" * (len(head) - left)
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    lines = [markdown_row(cells) for cells in (head, *rows)]
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def markdown_row(cells: Iterable[Any]) -> str:
+    """A row of a Markdown table, whatever stands in its cells."""
+    texts = (plain(str(cell)).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(texts)} |"
 
 
 def write_tables(out: Path, columns: list[str], rows: list[tuple[Any, ...]], text: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from src.report.claim import Correlation
+from src.report.output import markdown_row
 from src.report.sources import DataSet
 from src.report.verdicts import last_epochs
 from src.report.words import interval, number, percent, signed
@@ -27,12 +28,8 @@ class Table:
     values: pd.DataFrame
 
     def markdown(self) -> str:
-        def line(cells) -> str:
-            texts = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-            return "| " + " | ".join(texts) + " |"
-
-        head = [line(self.shown.columns), "|" + "---|" * len(self.shown.columns)]
-        rows = [line(row) for row in self.shown.itertuples(index=False)]
+        head = [markdown_row(self.shown.columns), "|" + "---|" * len(self.shown.columns)]
+        rows = [markdown_row(row) for row in self.shown.itertuples(index=False)]
         return "\n".join([self.title, "", *head, *rows]) + "\n"
 
 

@@ -33,7 +33,7 @@ def launch(processes: int, script: Path, *words: Any) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
          f"--nproc_per_node={processes}", script, *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600,
     )  # fmt: skip
 
 

@@ -234,9 +234,11 @@ class Share(Process):
         return work()
 
 
-@pytest.mark.parametrize(("processes", "at_once"), [(2, 2**14), (5, 2**14), (1, 4), (2, 3)])
+@pytest.mark.parametrize(
+    ("processes", "at_once"), [(2, 2**14), (5, 2**14), (40, 2**14), (1, 4), (2, 3)]
+)
 def test_the_shares_of_the_processes_add_up_to_the_whole(processes, at_once, monkeypatch, tmp_path):
-    """Also where a process holds the queries of a few targets at a time."""
+    """Also where a process holds the queries of a few targets at a time, or has no target."""
     dataset = random_dataset(np.random.default_rng(6), (6, 30, 4), users=16)
     targets = split_targets(dataset, "valid")
     assert len(targets.events) > 10

@@ -22,7 +22,6 @@ from src.errors import UserError, run_command
 from trainers import Trainer
 
 EPOCHS = "--max_epochs=3"  # of 3 steps each
-KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +327,7 @@ def test_a_command_killed_at_its_end_leaves_no_former_checkpoint(data, runs, who
 def killed(data: Path, runs: Path, log: Path, step: int, *more: str) -> None:
     """Run the command until it is killed in its step number `step`."""
     given = flags(data, runs, "--run_name=run", "--resume", *more)
-    assert lives.live(training.main, given, log, Aim("train", step, 0.0)).status == KILLED
+    assert lives.live(training.main, given, log, Aim("train", step, 0.0)).status == lives.KILLED
 
 
 def test_models_a_domain_killed_within_and_between_them_go_on(data, runs, tmp_path):

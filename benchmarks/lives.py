@@ -203,7 +203,7 @@ def _told(phase: str, function: Callable, sender: Connection) -> Callable:
     return telling
 
 
-def slow_renames(pause: float = 0.003) -> None:
+def slow_renames(pause: float = 0.02) -> None:
     """Wait before each renaming, so that a kill meets the moment between two of them."""
     rename = Path.replace
 

@@ -9,6 +9,7 @@ import functools
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ PHASES = {  # the function that a phase is spent in
     "save": (trainers, "write_checkpoint"),
     "score": (main, "score"),
 }
+KILLED = -signal.SIGKILL  # the exit status
 BETWEEN = "between"  # in none of them
 OWN_FILES = {"config.json", "environment.json"}  # they name the run's place, and its command
 TINY = (
@@ -201,7 +203,7 @@ def _told(phase: str, function: Callable, sender: Connection) -> Callable:
     return telling
 
 
-def slow_renames(pause: float = 0.003) -> None:
+def slow_renames(pause: float = 0.02) -> None:
     """Wait before each renaming, so that a kill meets the moment between two of them."""
     rename = Path.replace
 

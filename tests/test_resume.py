@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -22,7 +23,6 @@ from src.errors import UserError, run_command
 from trainers import Trainer
 
 EPOCHS = "--max_epochs=3"  # of 3 steps each
-KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,31 @@ def test_a_command_killed_at_its_end_leaves_no_former_checkpoint(data, runs, who
 def killed(data: Path, runs: Path, log: Path, step: int, *more: str) -> None:
     """Run the command until it is killed in its step number `step`."""
     given = flags(data, runs, "--run_name=run", "--resume", *more)
-    assert lives.live(training.main, given, log, Aim("train", step, 0.0)).status == KILLED
+    assert lives.live(training.main, given, log, Aim("train", step, 0.0)).status == lives.KILLED
+
+
+def die_between_renamings() -> None:
+    """Have this process killed once last.pt is former.pt, and before the new one is there."""
+    rename = Path.replace
+
+    def renamed_last(path: Path, target: Path) -> Path:
+        found = rename(path, target)
+        if target.name == "former.pt":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    Path.replace = renamed_last
+
+
+def test_a_run_killed_between_the_two_renamings_of_a_save_goes_on(data, runs, whole, tmp_path):
+    given = flags(data, runs, "--run_name=run", EPOCHS, "--save_every_steps=1")
+    log, folder = tmp_path / "log.txt", runs / "tiny" / "run"
+    ended = lives.live(training.main, given, log, prepare=die_between_renamings)
+    assert ended.status == lives.KILLED
+    assert not (folder / "last.pt").exists()
+    assert steps_of(folder / "former.pt") == (0, 1)
+    train(data, runs, "run", EPOCHS, "--resume")
+    assert differences(folder, whole) == []
 
 
 def test_models_a_domain_killed_within_and_between_them_go_on(data, runs, tmp_path):

@@ -257,7 +257,8 @@ def best_models(
     models = []
     for part, part_folder in model_parts(settings, dataset, folder):
         model = new_model(settings, part, device).eval()
-        state = read_checkpoint(part_folder / "best.pt", settings, part, device)
+        cpu = torch.device("cpu")  # of a checkpoint the weights alone go to the device
+        state = read_checkpoint(part_folder / "best.pt", settings, part, cpu, mapped=True)
         model.load_state_dict(state["model"])
         models.append(model)
     return Ensemble(models, separate=settings.mode == "sdsr_separate")

@@ -235,7 +235,7 @@ def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Tensor], V
     if found is None:
         return None
     path, vocabulary = found
-    state = load_checkpoint(path, torch.device("cpu"))["model"]
+    state = load_checkpoint(path, torch.device("cpu"), mapped=True)["model"]
     if len(state["item_table"]) != vocabulary.rows:
         raise UserError(
             f"{path} holds {len(state['item_table']) - 1} items, and its vocabulary "

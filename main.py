@@ -13,6 +13,7 @@ environment variables and torchrun's flags.
 """
 
 import dataclasses
+import gc
 import os
 import re
 import shutil
@@ -155,7 +156,7 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
         if find_run(settings, folder, dataset.card["sha256"]):
             return True
         for part, own in model_parts(settings, dataset, folder):  # before anything is changed
-            newest_checkpoint(own, settings, part, torch.device("cpu"))
+            newest_checkpoint(own, settings, part, torch.device("cpu"), mapped=True)
     taken = former_record(settings, dataset, folder)
     if replaced:
         _empty(folder)
@@ -298,8 +299,16 @@ def check_targets(settings: Settings, dataset: Dataset) -> None:
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
     """Train, then score validation and test with the best checkpoint; write the run folder."""
+    fit_parts(settings, dataset, folder, process)
+    gc.collect()  # an optimiser and its schedule hold each other, and with them tables of moments
+    process.wait()  # best.pt is there for everybody
+    score(settings, dataset, folder, process, keep=False)
+
+
+def fit_parts(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
+    """Train the run's models, one after the other; only their files are left."""
     view = view_folder(folder) if settings.tensorboard and process.leads else None
-    trainers, former = [], None
+    former, done = None, []
     for part, part_folder in model_parts(settings, dataset, folder):
         if process.leads:
             part_folder.mkdir(parents=True, exist_ok=True)
@@ -314,11 +323,9 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
             if state is not None:
                 trainer.start_from(state)
         trainer.fit(view and view / part_folder.relative_to(folder))
-        trainers.append(trainer)
-    if len(trainers) > 1 and process.leads:
-        merge_metrics(trainers, folder)
-    process.wait()  # best.pt is there for everybody
-    score(settings, dataset, folder, process, keep=False)
+        done.append((part_folder, part.domain_names, trainer.progress.epoch))
+    if len(done) > 1 and process.leads:
+        merge_metrics(done, folder)
 
 
 def replay(settings: Settings, dataset: Dataset, file: Path, process: Process) -> None:
@@ -359,13 +366,13 @@ def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
     return any(name not in results["test"] for name in asked_protocols(settings, dataset))
 
 
-def merge_metrics(trainers: list[Trainer], folder: Path) -> None:
-    """metrics.csv of the domains' own models in one table; their means are of one domain each."""
+def merge_metrics(parts: list[tuple[Path, list[str], int]], folder: Path) -> None:
+    """metrics.csv of the domains' own models, each (folder, names, epochs), in one table; their
+    means are of one domain each."""
 
     def rows() -> Iterator[list[str]]:
-        for trainer in trainers:
-            part = Table(trainer.folder / "metrics.csv", METRICS_COLUMNS, trainer.progress.epoch)
-            names = trainer.dataset.domain_names
+        for own, names, epoch in parts:
+            part = Table(own / "metrics.csv", METRICS_COLUMNS, epoch)
             yield from (row for row in part.kept() if row[4] in names)
 
     Table(folder / "metrics.csv", METRICS_COLUMNS).write(rows())

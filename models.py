@@ -92,7 +92,8 @@ class SyNCRec(nn.Module):
         self.item_starts = [int(start) for start in item_starts]
         domains, hidden = len(item_starts) - 1, settings.hidden
         with own_draws(settings.seed, "items"):
-            self.item_table = nn.Parameter(torch.randn(self.item_starts[-1], hidden) * 0.02)
+            table = torch.randn(self.item_starts[-1], hidden).mul_(0.02)  # one table, not two
+            self.item_table = nn.Parameter(table)
         self.experts = nn.ModuleDict()
         for owner, count in self._owners().items():
             with own_draws(settings.seed, f"{owner} experts"):

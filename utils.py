@@ -332,8 +332,9 @@ def best_models(
     models = []
     for part, part_folder in model_parts(settings, dataset, folder):
         model = new_model(settings, part, device).eval()
-        path = part_folder / BEST
-        load_weights(model, read_checkpoint(path, settings, part, device), path)
+        path, cpu = part_folder / BEST, torch.device("cpu")
+        # of a checkpoint the weights alone go to the device
+        load_weights(model, read_checkpoint(path, settings, part, cpu, mapped=True), path)
         models.append(model)
     return Ensemble(models, separate=settings.mode == "sdsr_separate")
 

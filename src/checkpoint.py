@@ -77,10 +77,14 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def newest_checkpoint(
-    folder: Path, settings: Settings, dataset: Dataset, device: torch.device
+    folder: Path,
+    settings: Settings,
+    dataset: Dataset,
+    device: torch.device,
+    mapped: bool = False,
 ) -> tuple[dict[str, Any] | None, str]:
     """The newest good checkpoint of a run, and a line about a newer one that is not; (None, "")
-    where there is none at all.
+    where there is none at all. `mapped` as in `load_checkpoint`.
 
     UserError where there are some and none is good: it names the newest.
     """
@@ -89,7 +93,7 @@ def newest_checkpoint(
         if not path.is_file():
             continue
         try:
-            state = read_checkpoint(path, settings, dataset, device)
+            state = read_checkpoint(path, settings, dataset, device, mapped)
             _check_run(path, state, settings)
         except UserError as error:
             faults.append(str(error))
@@ -101,13 +105,17 @@ def newest_checkpoint(
 
 
 def read_checkpoint(
-    path: Path, settings: Settings, dataset: Dataset, device: torch.device
+    path: Path,
+    settings: Settings,
+    dataset: Dataset,
+    device: torch.device,
+    mapped: bool = False,
 ) -> dict[str, Any]:
-    """A checkpoint's dict; nothing in it can run code.
+    """A checkpoint's dict; nothing in it can run code. `mapped` as in `load_checkpoint`.
 
     Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
     """
-    state = load_checkpoint(path, device)
+    state = load_checkpoint(path, device, mapped)
     if state["data_sha256"] != dataset.card["sha256"]:
         raise UserError(
             f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
@@ -131,14 +139,20 @@ def _check_run(path: Path, state: dict[str, Any], settings: Settings) -> None:
             raise UserError(f"{path} is of another run: --{name} was {before[name]}, now {value}")
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """A checkpoint's dict, of whatever dataset and model; UserError where it is missing or torn."""
+def load_checkpoint(path: Path, device: torch.device, mapped: bool = False) -> dict[str, Any]:
+    """A checkpoint's dict, of whatever dataset and model; UserError where it is missing or torn.
+
+    With `mapped` the tensors stay in the file until they are read: for those who want some of them,
+    once. With a large catalogue the moments alone are two more tables in memory.
+    """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first")
     try:
         with zipfile.ZipFile(path) as records:
             damaged = records.testzip()
-        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+        state = None
+        if not damaged:
+            state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
         if is_out_of_memory(error):
             raise

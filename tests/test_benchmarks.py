@@ -195,7 +195,7 @@ def test_domains_prints_the_ratio_of_twenty_domains_to_two(capsys):
 
 
 def test_catalogue_prints_a_time_for_each_size(capsys):
-    result = printed(capsys, catalogue, "--hidden=8", "--items", "50", "400")
+    result = printed(capsys, catalogue, "--hidden=8", "--items", "50", "400", "--memory")
     assert result["items"] == [50, 400]
     assert result["ratio"] == pytest.approx(result["step_s"][1] / result["step_s"][0])
     assert all(time > 0 for time in result["step_s"] + result["dense_step_s"])

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from models import StepLosses
@@ -29,10 +28,10 @@ from src.checkpoint import (
 from src.dataset.batches import Batch, one_ahead
 from src.dataset.folder import Dataset
 from src.encoding import Ensemble
-from src.epoch import EpochSums, epoch_rows
+from src.epoch import EpochSums, epoch_line, epoch_rows
 from src.errors import NotFinite, UserError
 from src.evaluation.metrics import summarise
-from src.faults import Anomaly, describe_fault, named_anomalies, report_step
+from src.faults import Anomaly, describe_fault, first_fault, named_anomalies, report_step
 from src.fitting import Own, check_state
 from src.liveview import LiveView
 from src.loader import Loader
@@ -96,7 +95,7 @@ class Trainer:
         with named_when_full("in making the model", smaller_tables(settings)):
             self.model = new_model(settings, dataset, process.device)
         self.dtype = self.model.item_table.dtype
-        self.network = _wrap(self.model, process)
+        self.network = process.wrap(self.model)
         self.optimizers = make_optimizers(self.model, settings, self.model.item_table)
         self.schedulers = make_schedulers(self.optimizers, settings, self.loader.steps_per_epoch)
         self.sums = self._new_sums()
@@ -123,19 +122,19 @@ class Trainer:
         view = LiveView(view_folder, self.progress.step)
         valid = split_targets(self.dataset, "valid")
         self._say_memory()
-        while not self.finished():
+        while not self.progress.finished(self.settings):
             with named_when_full(
                 f"in epoch {self.progress.epoch + 1}", smaller_batch(self.settings, self.forecast)
             ):
                 epoch = self.train_epoch()
             with named_when_full("in ranking validation", smaller_ranking(self.settings)):
                 results = self._validate_or_dump(valid)
-            improved = self._note_validation(results)
+            improved = self.progress.note(self._select_value(results))
             state = self.state()
             self.process.agree(
                 partial(self._write_epoch, tables, view, epoch, results, state, improved)
             )
-            if self._agree(self.signals.received is not None)[0]:
+            if self.process.any(self.signals.received is not None)[0]:
                 self._interrupt()
         view.close()
 
@@ -164,18 +163,6 @@ class Trainer:
         write_checkpoint(self.folder / LAST, state)
         self._say(epoch, results)
         view.write(done.step, metric_rows, transfer_rows, TRANSFER_COLUMNS)
-
-    def finished(self) -> bool:
-        """Whether the epochs are done, or the patience is over after the minimum of steps."""
-        settings, progress = self.settings, self.progress
-        if progress.epoch >= settings.max_epochs:
-            return True
-        waited = progress.step - progress.best_step
-        return (
-            progress.epoch > 0
-            and progress.step >= settings.min_steps
-            and waited >= settings.patience_steps
-        )
 
     # ---------------------------------------------------------------- one epoch, one step
 
@@ -218,14 +205,10 @@ class Trainer:
         return self.loader.steps(self.progress.epoch, self.progress.position)
 
     def _interrupt(self) -> None:
-        done = self.progress
-        where = (
-            f"step {done.position} of epoch {done.epoch + 1}"
-            if done.position
-            else (f"epoch {done.epoch}")
-        )
         name = self.signals.received or "a signal to another process"
-        raise Interrupted(f"{name}; {self.folder / LAST} stands after {where}, --resume goes on")
+        raise Interrupted(
+            f"{name}; {self.folder / LAST} stands after {self.progress}, --resume goes on"
+        )
 
     def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> bool:
         """One optimiser step over its batches; every mean is over the step's targets, not a
@@ -248,7 +231,7 @@ class Trainer:
         norm = nn.utils.get_total_norm(values)
         terms = torch.stack([part for found in losses for part in (found.objective, found.mim)])
         finite = torch.isfinite(terms.detach().sum() + norm)  # the one number read back in a step
-        stop, fault = self._agree(self.signals.received is not None, not finite)
+        stop, fault = self.process.any(self.signals.received is not None, not finite)
         if fault:
             raise self._fault(losses, step_batches, before)
         if self.settings.clip_norm:
@@ -292,13 +275,6 @@ class Trainer:
             found.append(losses)
         return found
 
-    def _agree(self, *asked: bool) -> list[bool]:
-        """Whether any process says yes, to each question."""
-        if self.process.processes == 1:
-            return list(map(bool, asked))
-        flags = torch.tensor(asked, dtype=torch.int32, device=self.process.device)
-        return [count > 0 for count in self.process.sum(flags).tolist()]
-
     # ---------------------------------------------------------------- what is not finite
 
     def _fault(
@@ -310,12 +286,7 @@ class Trainer:
         names = self.dataset.domain_names, self.dataset.user_ids
         found = describe_fault(losses, step_batches, own, self.model, names)
         told = [part for part in self.process.gather_objects(found) if part]
-        term = min(  # losses first; where all is finite, the sum behind the norm overflows
-            told,
-            key=lambda part: part.startswith("the gradient"),
-            default="the norm of all gradients",
-        )
-        return self._stopped(f"{term} is not finite", random)
+        return self._stopped(f"{first_fault(told)} is not finite", random)
 
     def _stopped(self, why: str, random: dict[str, Tensor]) -> NotFinite:
         """Save the state that the coming step starts from, and say why it is not taken."""
@@ -417,15 +388,10 @@ class Trainer:
             )
         return found
 
-    def _note_validation(self, results: dict[str, dict]) -> bool:
-        """Remember the validation metric of the first path; True when it is the best so far."""
-        value = results[self.settings.paths[0]][self.settings.select_average][
-            self.settings.select_metric
-        ]
-        if value <= self.progress.best:
-            return False
-        self.progress.best, self.progress.best_step = value, self.progress.step
-        return True
+    def _select_value(self, results: dict[str, dict]) -> float:
+        """The validation metric that picks the best checkpoint: the first path's."""
+        settings = self.settings
+        return results[settings.paths[0]][settings.select_average][settings.select_metric]
 
     # ---------------------------------------------------------------- files
 
@@ -440,7 +406,6 @@ class Trainer:
         `random` are this process's random states, if not those of now.
         """
         random = random or random_state(self.process.device)
-        states = {kind: torch.stack(self._gather_bytes(own)) for kind, own in random.items()}
         return {
             "format": CHECKPOINT_FORMAT,
             "data_sha256": self.dataset.card["sha256"],
@@ -455,11 +420,12 @@ class Trainer:
             "best_step": self.progress.best_step,
             "position": self.progress.position,
             "sums": self.sums.state(self.process.gather) if self.progress.position else None,
-            "random": states,  # {device type: [P, bytes]}
+            "random": {kind: self._of_all(own) for kind, own in random.items()},
         }
 
-    def _gather_bytes(self, own: Tensor) -> list[Tensor]:
-        return [part.cpu() for part in self.process.gather(own.to(self.process.device))]
+    def _of_all(self, own: Tensor) -> Tensor:
+        """The bytes of every process, [P, bytes], on the CPU."""
+        return torch.stack(self.process.gather(own.to(self.process.device))).cpu()
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a former run; what they are worth here is epoch 0 of metrics.csv."""
@@ -525,7 +491,7 @@ class Trainer:
 
     def _say_memory(self) -> None:
         """One line on what memory will be needed, and a warning where it is not there."""
-        if not self.process.leads or self.finished():
+        if not self.process.leads or self.progress.finished(self.settings):
             return
         print(self.forecast, flush=True)
         if short := shortage(self.forecast, self.settings, self.process.device):
@@ -533,26 +499,7 @@ class Trainer:
 
     def _say(self, epoch: EpochSums | None, results: dict[str, dict]) -> None:
         """One line an epoch."""
-        metric, average = self.settings.select_metric, self.settings.select_average
-        parts = [f"epoch {self.progress.epoch:3d}  step {self.progress.step:6d}"]
-        parts += [
-            f"{path} loss {value:.4f}"
-            for path, domain, name, value in (
-                epoch.loss_rows(self.dataset.domain_names) if epoch else ()
-            )
-            if domain == "users" and name == "loss"
-        ]
-        parts += [
-            f"{path} {metric} {summary[average][metric]:.4f}" for path, summary in results.items()
-        ]
-        best = "  *" if epoch and self.progress.best_step == self.progress.step else ""
-        print("  ".join(parts) + best, flush=True)
-
-
-def _wrap(model: nn.Module, process: Process) -> nn.Module:
-    """The model as the steps call it; gradients are shared where there are several processes."""
-    if process.processes == 1:
-        return model
-    devices = [process.device] if process.device.type == "cuda" else None
-    # A domain that is absent from a batch leaves its tower and gate without a gradient.
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+        settings, done = self.settings, self.progress
+        shown = settings.select_average, settings.select_metric
+        line = epoch_line((done.epoch, done.step), epoch, results, self.dataset.domain_names, shown)
+        print(line + ("  *" if epoch and done.best_step == done.step else ""), flush=True)

@@ -121,6 +121,26 @@ class EpochSums:
                 yield (epoch, step, name, *values)
 
 
+def epoch_line(
+    done: tuple[int, int],
+    epoch: EpochSums | None,
+    results: dict[str, dict],
+    names: list[str],
+    shown: tuple[str, str],
+) -> str:
+    """What is said after (epoch, step): the losses of an epoch, if there was one, and of each path
+    of the validation `results` what is `shown`, a mean and a metric."""
+    average, metric = shown
+    parts = [f"epoch {done[0]:3d}  step {done[1]:6d}"]
+    parts += [
+        f"{path} loss {value:.4f}"
+        for path, domain, name, value in (epoch.loss_rows(names) if epoch else ())
+        if domain == "users" and name == "loss"
+    ]
+    parts += [f"{path} {metric} {found[average][metric]:.4f}" for path, found in results.items()]
+    return "  ".join(parts)
+
+
 def epoch_rows(
     done: tuple[int, int], epoch: EpochSums | None, results: dict[str, dict], names: list[str]
 ) -> Iterator[tuple]:

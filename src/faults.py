@@ -93,6 +93,16 @@ def report_step(losses: list, step_batches: list, domains: list, model: nn.Modul
         yield _line(f"gradient of {name}", gradient, "numbers", norm=True)
 
 
+def first_fault(told: list[str]) -> str:
+    """Of what the processes describe, the one to name: a loss before the gradients that follow from
+    it. Where all of them are finite, it is the sum behind their norm that overflows."""
+    return min(
+        told,
+        key=lambda part: part.startswith("the gradient"),
+        default="the norm of all gradients",
+    )
+
+
 def named_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
     """The gradients that are there, by parameter; of sparse ones the values."""
     for name, parameter in parameters:

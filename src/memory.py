@@ -1,6 +1,7 @@
 """What a run's memory goes to, told before it begins; and running out of it, told in one line."""
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,6 +160,13 @@ def check_tables(found: Forecast, settings: Settings, device: torch.device) -> N
             f"parameters and optimiser take {size(needed)}, and the {device.type} has "
             f"{size(total)}; {smaller_tables(settings)}"
         )
+
+
+def tell(found: Forecast, settings: Settings, device: torch.device) -> None:
+    """One line on what memory a step needs, and a warning where it may not be there."""
+    print(found, flush=True)
+    if short := shortage(found, settings, device):
+        print(f"warning: {short}", file=sys.stderr, flush=True)
 
 
 def shortage(found: Forecast, settings: Settings, device: torch.device) -> str | None:

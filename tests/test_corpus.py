@@ -355,7 +355,7 @@ NO_STATE = torch.full((1, 5056), 255, dtype=torch.uint8)
         (at("sums", None), "sums is None"),
         (at("sums", "losses", torch.zeros(0, 2, 3)), "sums.losses is Tensor of 0"),
         (at("sums", "mim", [1]), "sums.mim is list of 1"),
-        (at("sums", "gammas", [TENSOR]), "sums.gammas is [3], not [3, 3]"),
+        (at("sums", "gammas", TENSOR), "sums.gammas is [3], not [3, 3, 3]"),
         (at("sums", "paths", ["up"]), "sums.paths names no paths"),
         (at("random", {}), "random is dict of 0"),
         (at("random", "cpu", TENSOR), "random.cpu is [3] torch.float32"),

@@ -1,11 +1,13 @@
 """Faults and resumptions one after the other: nothing promised is lost, nothing is left over."""
 
 import copy
+from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import pytest
 
-from benchmarks import soak
+import make_dataset
+from benchmarks import lives, soak
 
 
 def test_through_full_disks_nans_and_kills_a_run_ends_as_if_nothing_had_been(monkeypatch):
@@ -27,6 +29,21 @@ def test_what_is_promised_is_the_last_multiple_or_the_last_end_of_an_epoch():
         every,
     ]
     assert epoch % every and soak.promised(epoch) == soak.promised(epoch + 1) == epoch
+
+
+def hold_shared_memory() -> None:
+    """Have this process hold a block of shared memory with a name."""
+    lives.kept = SharedMemory(create=True, size=64)
+
+
+def test_shared_memory_that_a_killed_process_leaves_is_seen(tmp_path):
+    flags = lives.data_flags(lives.make_log(tmp_path / "raw", 20), tmp_path / "data")
+    aim = lives.Aim("data", 1, 0.0)
+    for prepare, blocks in ((None, 0), (hold_shared_memory, 1)):
+        ended = lives.live(make_dataset.main, flags, tmp_path / "log.txt", aim, prepare)
+        assert ended.status == lives.KILLED
+        assert len(ended.left) == blocks
+    ended.left[0].unlink()
 
 
 # ---------------------------------------------------------------- the slope of memory

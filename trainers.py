@@ -40,10 +40,10 @@ from src.memory import (
     check_tables,
     forecast,
     named_when_full,
-    shortage,
     smaller_batch,
     smaller_ranking,
     smaller_tables,
+    tell,
 )
 from src.optim import clip_gradients, gradient_values, make_optimizers, make_schedulers
 from src.ranking import Plan
@@ -121,7 +121,8 @@ class Trainer:
         )
         view = LiveView(view_folder, self.progress.step)
         valid = split_targets(self.dataset, "valid")
-        self._say_memory()
+        if self.process.leads and not self.progress.finished(self.settings):
+            tell(self.forecast, self.settings, self.process.device)
         while not self.progress.finished(self.settings):
             with named_when_full(
                 f"in epoch {self.progress.epoch + 1}", smaller_batch(self.settings, self.forecast)
@@ -206,9 +207,8 @@ class Trainer:
 
     def _interrupt(self) -> None:
         name = self.signals.received or "a signal to another process"
-        raise Interrupted(
-            f"{name}; {self.folder / LAST} stands after {self.progress}, --resume goes on"
-        )
+        path = self.folder / LAST
+        raise Interrupted(f"{name}; {path} stands after {self.progress}, --resume goes on")
 
     def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> bool:
         """One optimiser step over its batches; every mean is over the step's targets, not a
@@ -420,12 +420,8 @@ class Trainer:
             "best_step": self.progress.best_step,
             "position": self.progress.position,
             "sums": self.sums.state(self.process.gather) if self.progress.position else None,
-            "random": {kind: self._of_all(own) for kind, own in random.items()},
+            "random": {kind: self.process.stack(own) for kind, own in random.items()},
         }
-
-    def _of_all(self, own: Tensor) -> Tensor:
-        """The bytes of every process, [P, bytes], on the CPU."""
-        return torch.stack(self.process.gather(own.to(self.process.device))).cpu()
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a former run; what they are worth here is epoch 0 of metrics.csv."""
@@ -488,14 +484,6 @@ class Trainer:
         """The optimisers and schedulers by their names in a checkpoint."""
         yield from self.optimizers.items()
         yield from self.schedulers.items()
-
-    def _say_memory(self) -> None:
-        """One line on what memory will be needed, and a warning where it is not there."""
-        if not self.process.leads or self.progress.finished(self.settings):
-            return
-        print(self.forecast, flush=True)
-        if short := shortage(self.forecast, self.settings, self.process.device):
-            print(f"warning: {short}", file=sys.stderr, flush=True)
 
     def _say(self, epoch: EpochSums | None, results: dict[str, dict]) -> None:
         """One line an epoch."""

@@ -103,6 +103,7 @@ class Ended(NamedTuple):
     status: int  # exit status; -9 when it was killed
     events: list[Event]
     output: str  # standard output and error
+    left: list[Path]  # shared memory that it had when it was killed, and that is still there
 
     @property
     def killed_in(self) -> str:
@@ -128,6 +129,7 @@ def live(
     process.start()
     sender.close()
     events: list[Event] = []
+    shared: list[Path] = []
     waiting = aim.nth if aim else 0
     for event in _received(receiver):
         events.append(event)
@@ -135,12 +137,24 @@ def live(
             waiting -= 1
             if not waiting:
                 time.sleep(max(0.0, event.at + aim.delay - time.monotonic()))
+                shared = _shared_memory(process.pid)
                 process.kill()
     process.join()
-    ended = Ended(process.exitcode, events, log.read_text())
+    left = [path for path in shared if path.exists()]
+    ended = Ended(process.exitcode, events, log.read_text(), left)
     process.close()
     receiver.close()
     return ended
+
+
+def _shared_memory(process: int) -> list[Path]:
+    """The blocks of shared memory with a name that a process has, where Linux tells them."""
+    maps = Path(f"/proc/{process}/maps")
+    try:
+        lines = maps.read_text().splitlines()
+    except OSError:  # it has just ended, or this is another system
+        return []
+    return [Path(line.split()[-1]) for line in lines if "/dev/shm/" in line.split()[-1]]
 
 
 @functools.cache

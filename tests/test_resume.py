@@ -1,19 +1,16 @@
 """A run that is stopped, killed or damaged ends as one that was left alone, bit for bit."""
 
 import io
-import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from command_runs import ROOT, contents, failing, flags, make_data, train
+from command_runs import contents, failing, flags, make_data, started, train
 
 import main as training
 import trainers
@@ -102,17 +99,6 @@ def test_the_step_is_finished_and_saved_and_the_line_says_where(data, runs, caps
         "--resume goes on\n"
     )
     assert steps_of(folder / "last.pt") == (1, 2)
-
-
-def started(data: Path, runs: Path, *more: str) -> subprocess.Popen:
-    """A run by the real command, once its first epoch is done."""
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "main.py", *flags(data, runs, "--run_name=run", *more)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    lines = iter(process.stdout.readline, "")
-    assert any(line.startswith("epoch   1") for line in lines)
-    return process
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -262,65 +248,6 @@ def test_two_torn_checkpoints_are_one_line(cut, data, runs, capsys):
     line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, "--resume"))
     assert f"{cut / 'last.pt'} is torn" in line
     assert "--overwrite" in line
-
-
-@pytest.mark.parametrize("given", [(), ("--resume",), ("--overwrite",)])
-def test_checkpoints_without_a_config_are_nobodys(cut, data, runs, capsys, given):
-    (cut / "config.json").unlink()
-    line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
-    assert f"{cut} holds checkpoints and no config.json" in line
-
-
-# ---------------------------------------------------------------- two commands, one folder
-
-
-@pytest.mark.parametrize("given", [(), ("--resume",), ("--overwrite",)])
-def test_a_second_command_in_the_folder_is_refused_and_changes_nothing(data, runs, capsys, given):
-    process = started(data, runs, EPOCHS)
-    process.send_signal(signal.SIGSTOP)
-    try:
-        line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
-    finally:
-        process.send_signal(signal.SIGCONT)
-    assert f"another command works in {runs / 'tiny' / 'run'} now" in line
-    assert process.wait() == 0
-    process.communicate()
-
-
-class Killed(BaseException):
-    """Ends a command where it stands."""
-
-
-@pytest.mark.parametrize("mode", ["syncrec", "sdsr_separate"])
-@pytest.mark.parametrize("removed", [1, 3, 8, 11])
-def test_a_run_whose_replacement_was_killed_is_trained_again_whole(
-    data, runs, tmp_path, monkeypatch, mode, removed
-):
-    """However many files were removed: the folder says whose they are, and none of them is used."""
-    old = (EPOCHS, f"--mode={mode}", "--protocol=full")
-    folder, unlink, left = train(data, runs, "run", *old), Path.unlink, [removed]
-
-    def unlink_some(path, *arguments, **named):
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        unlink(path, *arguments, **named)
-
-    monkeypatch.setattr(Path, "unlink", unlink_some)
-    with pytest.raises(Killed):
-        train(data, runs, "run", *old, "--lr=.01", "--overwrite")
-    monkeypatch.undo()
-    assert json.loads((folder / "config.json").read_text())["lr"] == 0.001
-    train(data, runs, "run", *old, "--resume")
-    assert differences(folder, train(data, tmp_path, "run", *old)) == []
-
-
-def test_a_command_killed_at_its_end_leaves_no_former_checkpoint(data, runs, whole, capsys):
-    folder = shutil.copytree(whole, runs / "tiny" / "run")
-    shutil.copy(folder / "last.pt", folder / "former.pt")
-    train(data, runs, "run", EPOCHS)
-    assert "finished already" in capsys.readouterr().out
-    assert differences(folder, whole) == []
 
 
 # ---------------------------------------------------------------- killed: several models, a start

@@ -14,10 +14,8 @@ Memory (`catalogue_memory.py`), each figure of a process of its own: steps like 
 steps with the softmax and dense Adam (`ce`), a validation (`eval`). `peak_mib` is the most that a
 process held, `tables_mib` what of it has a row for each item (exact), and `beyond_mib` the rest,
 without what an empty process holds. `growth_mib` is how far that grew from the second largest
-catalogue to the largest. A process may hold some 150 MiB more than another one that did the same,
-because freed memory is kept in pieces that do not always fit: the figures are those of the one of
-`--processes` that held least, and `held_mib` has them all. `ce`, which takes long, has one process
-and one timed step.
+catalogue to the largest. Freed memory goes back to the system at once there; a run keeps it, and
+then holds more, by how the pieces happen to fit. `ce`, which takes long, has one timed step.
 """
 
 import argparse
@@ -107,23 +105,18 @@ def measure_memory(asked: argparse.Namespace) -> dict[str, Any]:
     empty = measure_alone(asked, "empty", 0, 0)["peak_mib"] if asked.memory else None
     for part in asked.memory:
         prefix = "" if part == "train" else f"{part}_"
-        processes, rounds = (1, 1) if part == "ce" else (asked.processes, asked.rounds)
-        alone = [
-            [measure_alone(asked, part, count, rounds) for _ in range(processes)]
-            for count in asked.items
-        ]
-        least = [min(some, key=lambda one: one["peak_mib"]) for some in alone]
-        beyond = [one["peak_mib"] - one["tables_mib"] - empty for one in least]
+        rounds = 1 if part == "ce" else asked.rounds
+        alone = [measure_alone(asked, part, count, rounds) for count in asked.items]
+        beyond = [one["peak_mib"] - one["tables_mib"] - empty for one in alone]
         found |= {
-            f"{prefix}peak_mib": [one["peak_mib"] for one in least],
-            f"{prefix}tables_mib": [one["tables_mib"] for one in least],
+            f"{prefix}peak_mib": [one["peak_mib"] for one in alone],
+            f"{prefix}tables_mib": [one["tables_mib"] for one in alone],
             f"{prefix}beyond_mib": beyond,
             f"{prefix}growth_mib": beyond[-1] - beyond[-2] if len(beyond) > 1 else None,
-            f"{prefix}held_mib": [[one["peak_mib"] for one in some] for some in alone],
-            f"{prefix}alone_s": [[t for one in some for t in one["times"]] for some in alone],
+            f"{prefix}alone_s": [one["times"] for one in alone],
         }
         if part == "eval":
-            found["eval_targets"] = least[0]["targets"]
+            found["eval_targets"] = alone[0]["targets"]
     return {"empty_mib": empty, **found}
 
 
@@ -158,7 +151,6 @@ def main(arguments: list[str] | None = None) -> None:
         "--memory", nargs="*", choices=tuple(SETTINGS), default=["train", "eval"],
         help="whose memory is measured (train eval)",
     )  # fmt: skip
-    parser.add_argument("--processes", type=int, default=3, help="processes a memory figure (3)")
     asked = parser.parse_args(arguments)
     asked.items.sort()
     process = start(asked)

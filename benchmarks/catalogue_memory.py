@@ -4,13 +4,19 @@
 
 `train` are steps with one negative and `--sparse_items`, `ce` steps with the softmax over each
 domain and dense Adam, `eval` is the trainer's validation under `full`, `empty` nothing at all: what
-Python, torch and the imports take. One JSON object: the peak, the bytes of the tables (item
-weights, their dense gradient and the optimiser's moments; exact, from the tensors), and the times.
+Python, torch and the imports take. Freed memory is given back to the system at once, where a run
+keeps it for the next step (`utils.keep_freed_memory`), unless `--keep_freed` is given: kept memory
+lies in pieces, and how well they fit differs from process to process.
+
+One JSON object: the peak, the bytes of the tables (item weights, their dense gradient and the
+optimiser's moments; exact, from the tensors), and the times.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +69,16 @@ def catalogue_bench(
     changes = SETTINGS[part] | changes
     settings = paper_settings(hidden=hidden, batch_size=batch, **changes)
     return make_bench(settings, catalogue_dataset(items, batch), process)
+
+
+def give_freed_memory_back() -> None:
+    """Undo `utils.keep_freed_memory`: a block of 64 KiB or more is a map of its own (glibc; else
+    nothing), so that the peak is what the work needs."""
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(mmap_threshold, 2**16)
+        mallopt(trim_threshold, 2**16)
 
 
 def item_tables(trainer: Trainer) -> list[Tensor]:
@@ -138,8 +154,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=1_000_000, help="catalogue size (1000000)")
     parser.add_argument("--hidden", type=int, default=256, help="hidden size (256)")
     parser.add_argument("--batch", type=int, default=128, help="users in the batch (128)")
+    parser.add_argument("--keep_freed", action="store_true", help="keep freed memory, as runs do")
     parsed = parser.parse_args(arguments)
     process = start(parsed)
+    if not parsed.keep_freed:
+        give_freed_memory_back()
     if parsed.part == "empty":
         found = {"peak_mib": peak_mib(process.device)}
     else:

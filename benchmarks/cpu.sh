@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every CPU figure of docs/performance.md but the comparison with RecTools (sasrec.sh), one JSON
-# object a file in results/speed/. A quarter of an hour on two cores; leave the machine alone
+# object a file in results/speed/. Some fifty minutes on two cores; leave the machine alone
 # meanwhile.
 #
 #     bash benchmarks/cpu.sh [NAME…]      # default: all of them
@@ -19,6 +19,8 @@ asked step_64_float32 step --hidden 64 --dtype float32
 asked step_64_bfloat16 step --hidden 64 --dtype bfloat16
 asked domains domains
 asked catalogue catalogue
+asked catalogue_run catalogue_run
+asked softmax softmax
 asked evaluate evaluate
 asked protocols protocols
 asked protocols_small protocols --items 14000 --domains 4 --targets 4096

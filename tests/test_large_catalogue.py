@@ -97,9 +97,7 @@ def test_the_tables_of_a_part_are_counted_to_the_byte(capsys, part, tables):
 
 def test_catalogue_says_what_is_beyond_the_tables_and_how_far_it_grew(capsys):
     sizes = ["--items", "50", "400", "--hidden=8", "--batch=4", "--rounds=1", "--threads=1"]
-    catalogue.main(
-        ["--json", "--device=cpu", "--skip_dense", "--memory", "train", "--processes=1", *sizes]
-    )
+    catalogue.main(["--json", "--device=cpu", "--skip_dense", "--memory", "train", *sizes])
     result = json.loads(capsys.readouterr().out)
     peak, tables, beyond, growth = (result[key] for key in KEYS)
     assert [size * 2**20 for size in tables] == [3 * 51 * 32, 3 * 401 * 32]

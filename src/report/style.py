@@ -46,12 +46,12 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **options):
 
 def written(figure: Figure) -> tuple[bytes, bytes]:
     """The figure as SVG and as PNG at twice the size; the same figure gives the same bytes."""
-    figure.draw_without_rendering()  # which lays it out, once for both
-    figure.set_layout_engine("none")
     svg, png = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         # A name may be in a script that the font lacks; the tables have every name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.draw_without_rendering()  # which lays it out, once for both
+        figure.set_layout_engine("none")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=2 * 96, metadata={"Software": None})
     return svg.getvalue(), png.getvalue()

@@ -13,11 +13,13 @@ environment variables and torchrun's flags.
 """
 
 import dataclasses
+import errno
 import gc
 import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import NamedTuple
 import torch
 
 from src.arguments import as_json, build_parser, config_defaults, from_namespace
-from src.checkpoint import FORMER, LAST, has_checkpoint, newest_checkpoint
+from src.checkpoint import FAULT, FORMER, LAST, has_checkpoint, newest_checkpoint
 from src.dataset.folder import TRAIN, VALID, Dataset
 from src.dataset.verify import check_events
 from src.errors import UserError, run_command
@@ -34,7 +36,7 @@ from src.evaluate import asked_protocols, evaluate_run, run_protocols
 from src.evaluation.metrics import METRICS
 from src.files import TEMPORARY, is_open_as, lock, write_json
 from src.liveview import view_folder
-from src.memory import named_when_full, smaller_ranking
+from src.memory import named_when_full, smaller_batch, smaller_ranking, smaller_tables
 from src.runfiles import read_config, read_environment, read_results
 from src.settings import MAY_GROW, RUN_ONLY, SCORING, Settings, check_settings
 from src.warmstart import (
@@ -55,10 +57,12 @@ from utils import (
     environment,
     model_parts,
     open_data,
+    prepare,
     seed_everything,
     start_process,
 )
 
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 RESERVED = ("candidates", "logs")  # folders beside the runs
 
 
@@ -156,7 +160,9 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
         if find_run(settings, folder, dataset.card["sha256"]):
             return True
         for part, own in model_parts(settings, dataset, folder):  # before anything is changed
-            newest_checkpoint(own, settings, part, torch.device("cpu"), mapped=True)
+            newest_checkpoint(own, settings, part)
+    for part, _ in model_parts(settings, dataset, folder):  # likewise
+        prepare(settings, part, process)
     taken = former_record(settings, dataset, folder)
     if replaced:
         _empty(folder)
@@ -177,8 +183,6 @@ def lock_run(folder: Path, held: ExitStack) -> None:
     the end of `held`, because the command was refused, is removed.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    for path in reversed(missing):
-        held.callback(_remove_empty, path)
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +192,13 @@ def lock_run(folder: Path, held: ExitStack) -> None:
             descriptor = lock(folder)
         except FileNotFoundError:  # a command that was refused is just removing it
             continue
-        except OSError:  # a file system without locks
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            print(
+                f"warning: {folder} cannot be locked; start no second command in it",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
             return
         if descriptor is None:
             raise UserError(
@@ -197,7 +207,9 @@ def lock_run(folder: Path, held: ExitStack) -> None:
         if is_open_as(folder, descriptor):
             break
         os.close(descriptor)
-    held.callback(os.close, descriptor)
+    held.callback(os.close, descriptor)  # the last to be called: no other may lock what is removed
+    for path in reversed(missing):
+        held.callback(_remove_empty, path)
 
 
 def _remove_empty(folder: Path) -> None:
@@ -316,7 +328,8 @@ def fit_parts(settings: Settings, dataset: Dataset, folder: Path, process: Proce
         trainer = Trainer(settings, part, part_folder, process)
         if part is not dataset and process.leads:
             print(f"domain {part.domain_names[0]}: {len(trainer.loader.users)} users", flush=True)
-        resumed = settings.resume and trainer.resume()
+        with named_when_full("in taking up the checkpoint", smaller_tables(settings)):
+            resumed = settings.resume and trainer.resume()
         if settings.init_from and not resumed:
             former = former or open_former(Path(settings.init_from), open_data)
             state = initial_state(former, part, trainer.model.state_dict())
@@ -330,16 +343,19 @@ def fit_parts(settings: Settings, dataset: Dataset, folder: Path, process: Proce
 
 def replay(settings: Settings, dataset: Dataset, file: Path, process: Process) -> None:
     """`--replay`: print the losses and gradients of the step that a checkpoint stands before."""
-    for part, own in model_parts(settings, dataset, folder_of(file)):
-        if own.resolve() == file.parent.resolve():
-            trainer = Trainer(settings, part, own, process)
-            trainer.load(file)
-            done = trainer.progress
+    parts = model_parts(settings, dataset, folder_of(file))
+    found = [(part, own) for part, own in parts if own.resolve() == file.parent.resolve()]
+    if not found:
+        raise UserError(f"--replay {file} lies where no model of the run has its checkpoints")
+    trainer = Trainer(settings, *found[0], process)
+    with named_when_full("in the step", smaller_batch(settings, trainer.forecast)):
+        trainer.load(file)
+        done = trainer.progress
+        if process.leads:
+            print(f"step {done.position + 1} of epoch {done.epoch + 1}")
+        for line in trainer.replay():
             if process.leads:
-                print(f"step {done.position + 1} of epoch {done.epoch + 1}")
-            for line in trainer.replay():
-                if process.leads:
-                    print(line)
+                print(line)
 
 
 def score(settings: Settings, dataset: Dataset, folder: Path, process: Process, keep: bool) -> None:
@@ -432,7 +448,8 @@ def find_or_train(
             score_again(settings, dataset, run, process)
         if process.leads:
             for _, folder in model_parts(settings, dataset, run):
-                (folder / FORMER).unlink(missing_ok=True)  # it takes as much as last.pt
+                for name in (FORMER, FAULT):  # each takes as much as last.pt
+                    (folder / name).unlink(missing_ok=True)
     return run
 
 

@@ -1,6 +1,5 @@
 """The training loop: step, epoch, validation, checkpoint, resume, processes."""
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -19,7 +18,8 @@ from src.checkpoint import (
     FAULT,
     LAST,
     Progress,
-    load_weights,
+    Unusable,
+    check_weights,
     newest_checkpoint,
     read_checkpoint,
     run_settings,
@@ -32,13 +32,10 @@ from src.epoch import EpochSums, epoch_line, epoch_rows
 from src.errors import NotFinite, UserError
 from src.evaluation.metrics import summarise
 from src.faults import Anomaly, describe_fault, first_fault, named_anomalies, report_step
-from src.fitting import Own, check_state
+from src.fitting import Own, misfit_line, state_misfit
 from src.liveview import LiveView
-from src.loader import Loader
 from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
 from src.memory import (
-    check_tables,
-    forecast,
     named_when_full,
     smaller_batch,
     smaller_ranking,
@@ -57,8 +54,8 @@ from utils import (
     TRANSFER_STEP_COLUMNS,
     Process,
     Table,
-    count_parameters,
     new_model,
+    prepare,
     random_state,
     set_random_state,
 )
@@ -75,23 +72,10 @@ class Trainer:
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, folder: Path, process: Process):
-        if settings.sparse_items and process.processes > 1:
-            raise UserError(
-                "--sparse_items runs in one process: sparse gradients are not shared; drop it, or "
-                "start without torchrun"
-            )
+        self.loader, self.forecast = prepare(settings, dataset, process)
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
         self.progress = Progress()
         self.signals = StopSignals()
-        self.loader = Loader(settings, dataset, process.device, process.rank, process.processes)
-        self.forecast = forecast(
-            settings,
-            count_parameters(settings, dataset),
-            dataset.item_rows,
-            self.loader.window_lengths(),
-            process.processes,
-        )
-        check_tables(self.forecast, settings, process.device)
         with named_when_full("in making the model", smaller_tables(settings)):
             self.model = new_model(settings, dataset, process.device)
         self.dtype = self.model.item_table.dtype
@@ -127,17 +111,21 @@ class Trainer:
             with named_when_full(
                 f"in epoch {self.progress.epoch + 1}", smaller_batch(self.settings, self.forecast)
             ):
-                epoch = self.train_epoch()
-            with named_when_full("in ranking validation", smaller_ranking(self.settings)):
+                self._train_steps()
+            with (
+                named_when_full("in ranking validation", smaller_ranking(self.settings)),
+                self.signals.ending(self._stands()),
+            ):
                 results = self._validate_or_dump(valid)
+            epoch = self._end_epoch()
             improved = self.progress.note(self._select_value(results))
             state = self.state()
             self.process.agree(
                 partial(self._write_epoch, tables, view, epoch, results, state, improved)
             )
-            if self.process.any(self.signals.received is not None)[0]:
-                self._interrupt()
+            self._end_if_asked()
         view.close()
+        self._end_if_asked()
 
     def _write_epoch(
         self,
@@ -170,8 +158,13 @@ class Trainer:
     def train_epoch(self) -> EpochSums:
         """One pass over the users, or what a checkpoint left of it; the order depends on seed and
         epoch alone."""
+        self._train_steps()
+        return self._end_epoch()
+
+    def _train_steps(self) -> None:
+        """The steps that the epoch has left. last.pt is written after the last one too: whatever
+        ends the validation that follows, they are done."""
         self.model.train()
-        epoch = self.sums
         with tqdm(
             total=self.loader.steps_per_epoch,
             initial=self.progress.position,
@@ -180,16 +173,23 @@ class Trainer:
             leave=False,
         ) as bar:
             for step_batches in one_ahead(self._steps()):
-                stop = self.train_step(step_batches, epoch)
+                stop = self.train_step(step_batches, self.sums)
                 bar.update()
-                every = self.settings.save_every_steps
-                if stop or (every and self.progress.step % every == 0):
+                if stop or self._saves_now():
                     self.save(self.folder / LAST)
                 if stop:
                     self._interrupt()
+
+    def _saves_now(self) -> bool:
+        every, done = self.settings.save_every_steps, self.progress
+        due = every and done.step % every == 0
+        return bool(due) or done.position == self.loader.steps_per_epoch
+
+    def _end_epoch(self) -> EpochSums:
+        """What the epoch's steps add up to, over all processes; the next epoch begins."""
+        epoch, self.sums = self.sums, self._new_sums()
         self.progress.epoch += 1
         self.progress.position = 0
-        self.sums = self._new_sums()
         epoch.reduce(self.process.sum)
         return epoch
 
@@ -205,10 +205,16 @@ class Trainer:
         """The batches of the optimiser steps that the coming epoch has left."""
         return self.loader.steps(self.progress.epoch, self.progress.position)
 
+    def _end_if_asked(self) -> None:
+        if self.process.any(self.signals.received is not None)[0]:
+            self._interrupt()
+
     def _interrupt(self) -> None:
         name = self.signals.received or "a signal to another process"
-        path = self.folder / LAST
-        raise Interrupted(f"{name}; {path} stands after {self.progress}, --resume goes on")
+        raise Interrupted(f"{name}; {self._stands()}")
+
+    def _stands(self) -> str:
+        return f"{self.folder / LAST} stands after {self.progress}, --resume goes on"
 
     def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> bool:
         """One optimiser step over its batches; every mean is over the step's targets, not a
@@ -310,10 +316,6 @@ class Trainer:
         try:
             return self.validate(targets)
         except NotFinite as error:  # of any process, in all of them
-            done = self.progress
-            self.progress = dataclasses.replace(
-                done, epoch=done.epoch - 1, position=self.loader.steps_per_epoch
-            )
             raise NotFinite(f"{error}; {self._save_fault()}") from None
 
     def replay(self) -> Iterator[str]:
@@ -432,43 +434,38 @@ class Trainer:
             Table(self.folder / "metrics.csv", METRICS_COLUMNS).write(rows)
             self._say(None, results)
 
-    def load(self, path: Path, weights_only: bool = False) -> None:
-        """Take up a checkpoint: the weights alone, or all of the run.
-
-        Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
-        """
-        state = read_checkpoint(path, self.settings, self.dataset, self.process.device)
-        if weights_only:
-            load_weights(self.model, state, path)
-        else:
-            self.go_on_from(state, path)
+    def load(self, path: Path) -> None:
+        """Take up a checkpoint; UserError for one that is missing, torn, or of another run."""
+        state = read_checkpoint(path, self.settings, self.dataset)
+        self.check(state, path)
+        self.go_on_from(state)
 
     def resume(self) -> bool:
         """Take up the newest good checkpoint of the folder; False where there is none at all.
 
         UserError where there are some and none is good.
         """
-        found, fault = newest_checkpoint(
-            self.folder, self.settings, self.dataset, self.process.device
-        )
+        found, fault = newest_checkpoint(self.folder, self.settings, self.dataset, self.check)
         if fault and self.process.leads:
             print(f"warning: {fault}", file=sys.stderr, flush=True)
             # else the next one written would make it former.pt, in place of the good one
             (self.folder / LAST).unlink(missing_ok=True)
         if found:
-            self.go_on_from(found, self.folder)
+            self.go_on_from(found)
         return found is not None
 
-    def go_on_from(self, state: dict[str, Any], source: Path) -> None:
-        """Take up all that `state` had. With another number of processes than then, the random
-        states of those that are new are drawn from the seed and the step.
-
-        UserError, which names `source`, where it is not the state of such a run.
-        """
+    def check(self, state: dict[str, Any], path: Path) -> None:
+        """Refuse the dict of a checkpoint that does not fit this run in every part (Unusable)."""
         random, steps = random_state(self.process.device), self.loader.steps_per_epoch
         own = Own(self.optimizers, self.schedulers, self._new_sums(), random, steps)
-        check_state(state, own, source)
-        load_weights(self.model, state, source)
+        if fault := state_misfit(state, own):
+            raise Unusable(misfit_line(path, fault))
+        check_weights(self.model, state, path)
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take up all that a `state` of this run had. With another number of processes than then,
+        the random states of those that are new are drawn from the seed and the step."""
+        self.model.load_state_dict(state["model"])
         for name, part in self._steppers():
             part.load_state_dict(state[name])
         self.progress = Progress(

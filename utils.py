@@ -18,11 +18,13 @@ import torch
 import torch.distributed as dist
 
 from models import SyNCRec
-from src.checkpoint import BEST, load_weights, read_checkpoint
+from src.checkpoint import BEST, check_weights, read_checkpoint
 from src.dataset.folder import Dataset, dataset_folder, open_dataset
 from src.encoding import Ensemble
 from src.errors import UserError
 from src.files import write_atomically
+from src.loader import Loader
+from src.memory import Forecast, check_tables, forecast
 from src.processes import Process
 from src.settings import Settings
 
@@ -206,9 +208,10 @@ def best_models(
     models = []
     for part, part_folder in model_parts(settings, dataset, folder):
         model = new_model(settings, part, device).eval()
-        path, cpu = part_folder / BEST, torch.device("cpu")
-        # of a checkpoint the weights alone go to the device
-        load_weights(model, read_checkpoint(path, settings, part, cpu, mapped=True), path)
+        path = part_folder / BEST
+        state = read_checkpoint(path, settings, part, mapped=True)  # of it the weights alone
+        check_weights(model, state, path)
+        model.load_state_dict(state["model"])
         models.append(model)
     return Ensemble(models, separate=settings.mode == "sdsr_separate")
 
@@ -228,6 +231,26 @@ def count_parameters(settings: Settings, dataset: Dataset) -> int:
     return sum(
         part.numel() for part in new_model(settings, dataset, torch.device("meta")).parameters()
     )
+
+
+def prepare(settings: Settings, dataset: Dataset, process: Process) -> tuple[Loader, Forecast]:
+    """The batches of a run and what its steps will hold; UserError where it cannot be trained,
+    before anything is made."""
+    if settings.sparse_items and process.processes > 1:
+        raise UserError(
+            "--sparse_items runs in one process: sparse gradients are not shared; drop it, or "
+            "start without torchrun"
+        )
+    loader = Loader(settings, dataset, process.device, process.rank, process.processes)
+    found = forecast(
+        settings,
+        count_parameters(settings, dataset),
+        dataset.item_rows,
+        loader.window_lengths(),
+        process.processes,
+    )
+    check_tables(found, settings, process.device)
+    return loader, found
 
 
 def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:

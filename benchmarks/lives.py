@@ -238,7 +238,7 @@ def differences(found: Path, expected: Path) -> list[str]:
     told = [f"{name} is in one alone" for name in sorted(files[0] ^ files[1])]
     for name in sorted(files[0] & files[1]):
         if name.endswith(".pt"):
-            states = (load_checkpoint(folder / name, torch.device("cpu")) for folder in
+            states = (load_checkpoint(folder / name) for folder in
                       (found, expected))  # fmt: skip
             told += [f"{name}: {part}" for part in unequal_parts(*states)]
         elif (found / name).read_bytes() != (expected / name).read_bytes():
@@ -280,7 +280,7 @@ def faults_after_a_kill(folder: Path, expected: Path) -> list[str]:
     for name in (LAST, FORMER, BEST):
         try:
             if (folder / name).is_file():
-                load_checkpoint(folder / name, torch.device("cpu"))
+                load_checkpoint(folder / name)
         except UserError as error:
             told.append(str(error))
     for path in folder.glob("*.csv"):  # the rows of the epochs so far
@@ -306,7 +306,7 @@ def newest_step(folder: Path) -> int:
     """The optimiser steps behind the newest checkpoint; 0 without one."""
     for name in (LAST, FORMER):
         if (folder / name).is_file():
-            return load_checkpoint(folder / name, torch.device("cpu"))["step"]
+            return load_checkpoint(folder / name)["step"]
     return 0
 
 

@@ -44,7 +44,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -238,7 +237,7 @@ def _judge(fault: Fault, line: str, folder: Path) -> dict[str, Any]:
     if fault.kind != "full disk":
         epoch, position = divmod(done, STEPS_PER_EPOCH)
         named &= f"step {position + 1} of epoch {epoch + 1}: " in line
-        named &= load_checkpoint(folder / FAULT, torch.device("cpu"))["step"] == done
+        named &= load_checkpoint(folder / FAULT)["step"] == done
     saved = lives.newest_step(folder)
     return {
         "kind": fault.kind, "step": fault.step, "named": named, "line": line,

@@ -7,6 +7,7 @@ A checkpoint is one dict in the zip format of `torch.save`, which keeps a CRC-32
 import dataclasses
 import math
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Progress:
 
     def finished(self, settings: Settings) -> bool:
         """Whether the epochs are done, or the patience is over after the minimum of steps."""
+        if self.position:  # an epoch that has begun is done, and validated, before that is asked
+            return False
         if self.epoch >= settings.max_epochs:
             return True
         waited = self.step - self.best_step
@@ -86,6 +89,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's writer says no more of a full disk
+            if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+                raise
             raise OSError(f"{str(error).splitlines()[0]}; is the disk full?") from None
 
     write_atomically(path, write, former)
@@ -96,27 +101,38 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (LAST, FORMER))
 
 
+class Unusable(UserError):
+    """A checkpoint that is torn, or of another run."""
+
+    def __init__(self, fault: str):
+        super().__init__(f"{fault}; train again")
+        self.fault = fault
+
+
 def newest_checkpoint(
     folder: Path,
     settings: Settings,
     dataset: Dataset,
-    device: torch.device,
-    mapped: bool = False,
+    check: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> tuple[dict[str, Any] | None, str]:
     """The newest good checkpoint of a run, and a line about a newer one that is not; (None, "")
-    where there is none at all. `mapped` as in `load_checkpoint`.
+    where there is none at all.
 
-    UserError where there are some and none is good: it names the newest.
+    With `check` a good one also passes it, and raises Unusable otherwise; without, the checkpoint
+    is only looked at, and stays mapped. UserError where there are some and none is good: it names
+    the newest.
     """
     faults: list[str] = []
     for path in (folder / LAST, folder / FORMER):
         if not path.is_file():
             continue
         try:
-            state = read_checkpoint(path, settings, dataset, device, mapped)
+            state = read_checkpoint(path, settings, dataset, mapped=check is None)
             _check_run(path, state, settings)
-        except UserError as error:
-            faults.append(str(error))
+            if check:
+                check(state, path)
+        except Unusable as error:
+            faults.append(error.fault)
             continue
         return state, f"{faults[0]}; going on from {path.name}" if faults else ""
     if faults:
@@ -125,28 +141,24 @@ def newest_checkpoint(
 
 
 def read_checkpoint(
-    path: Path,
-    settings: Settings,
-    dataset: Dataset,
-    device: torch.device,
-    mapped: bool = False,
+    path: Path, settings: Settings, dataset: Dataset, mapped: bool = False
 ) -> dict[str, Any]:
     """A checkpoint's dict; nothing in it can run code. `mapped` as in `load_checkpoint`.
 
-    Raises UserError for a checkpoint that is missing, torn, of another dataset or model.
+    Raises Unusable for a checkpoint that is torn, of another dataset or model, and UserError where
+    it cannot be read.
     """
-    state = load_checkpoint(path, device, mapped)
+    state = load_checkpoint(path, mapped)
     if state["data_sha256"] != dataset.card["sha256"]:
-        raise UserError(
+        raise Unusable(
             f"{path} was trained on another dataset (sha256 {state['data_sha256'][:12]}…, "
-            f"not {dataset.card['sha256'][:12]}…); train again or open that dataset"
+            f"not {dataset.card['sha256'][:12]}…)"
         )
-    wanted = model_settings(settings)
-    differ = [name for name in wanted if state["settings"].get(name) != wanted[name]]
+    before, wanted = state["settings"], model_settings(settings)
+    differ = next((name for name in wanted if before.get(name) != wanted[name]), None)
     if differ:
-        raise UserError(
-            f"{path} is of another model: --{differ[0]} was "
-            f"{state['settings'].get(differ[0])}, now {wanted[differ[0]]}"
+        raise Unusable(
+            f"{path} is of another model: --{differ} was {before.get(differ)}, now {wanted[differ]}"
         )
     return state
 
@@ -156,14 +168,15 @@ def _check_run(path: Path, state: dict[str, Any], settings: Settings) -> None:
     before = state["settings"]
     for name, value in run_settings(settings).items():
         if before.get(name, value) != value:
-            raise UserError(f"{path} is of another run: --{name} was {before[name]}, now {value}")
+            raise Unusable(f"{path} is of another run: --{name} was {before[name]}, now {value}")
 
 
-def load_checkpoint(path: Path, device: torch.device, mapped: bool = False) -> dict[str, Any]:
-    """A checkpoint's dict, of whatever dataset and model; UserError where it is missing or torn.
+def load_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """A checkpoint's dict, of whatever dataset and model, on the CPU.
 
     With `mapped` the tensors stay in the file until they are read: for those who want some of them,
-    once. With a large catalogue the moments alone are two more tables in memory.
+    once. With a large catalogue the moments alone are two more tables in memory. Raises Unusable
+    where it is torn, UserError where it is missing or cannot be read.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first")
@@ -172,15 +185,17 @@ def load_checkpoint(path: Path, device: torch.device, mapped: bool = False) -> d
             damaged = records.testzip()
         state = None
         if not damaged:
-            state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:  # a disk or a network that fails; the file may be good
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{path} is torn ({type(error).__name__}); train again") from None
+        raise Unusable(f"{path} is torn ({type(error).__name__})") from None
     if damaged:
-        raise UserError(f"{path} is torn (its record {damaged} was changed); train again")
+        raise Unusable(f"{path} is torn (its record {damaged} was changed)")
     if not _is_checkpoint(state):
-        raise UserError(f"{path} is no checkpoint of this version; train again")
+        raise Unusable(f"{path} is no checkpoint of this version")
     return state
 
 
@@ -202,11 +217,10 @@ def _is_checkpoint(state: Any) -> bool:
     )
 
 
-def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Have the model take up the weights of a checkpoint; UserError where they are of another."""
+def check_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Refuse the weights of another model (Unusable)."""
     own, found = model.state_dict(), state["model"]
     fault = unlike(found, own, "model")
     other = sorted(map(str, found.keys() - own.keys()))
     if fault or other:
-        raise UserError(misfit_line(path, fault or f"model has {shown(other[0])}"))
-    model.load_state_dict(found)
+        raise Unusable(misfit_line(path, fault or f"model has {shown(other[0])}"))

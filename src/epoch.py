@@ -54,7 +54,8 @@ class EpochSums:
             getattr(self, name).copy_(own)
         for name in ("mim", "gaps", "weights"):
             getattr(self, name).copy_(state[name])
-        self.steps, self.gammas = len(state["gammas"]), self._with_room(state["gammas"])
+        self.steps = len(state["gammas"])
+        self.gammas = self._with_room(state["gammas"].to(self.gammas.device))
         self.paths = set(state["paths"])
 
     def add(self, losses, batch: Batch, batches_of_step: int) -> Tensor:

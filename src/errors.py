@@ -1,5 +1,6 @@
 """What a user did wrong, said in one line."""
 
+import errno
 import io
 import os
 import signal
@@ -13,6 +14,11 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it; for SIGTERM too
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 EXIT_OTHER_ENDED = 1
 
+# What the user has to mend, wherever it shows: rights, space, names, links
+OF_THE_SYSTEM = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.EIO, errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
 OTHERS_FIRST_S = 2.0  # so long another process waits for the first one to say the same
 
 
@@ -51,10 +57,10 @@ def run_command(command: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
-        if error.filename is None:
+        if error.errno not in OF_THE_SYSTEM:
             raise
-        # no rights, too long a name, …
-        _end(EXIT_USER_ERROR, f"error: {error.filename}: {error.strerror}", wait=OTHERS_FIRST_S)
+        what = f"{error.filename}: " if error.filename else ""
+        _end(EXIT_USER_ERROR, f"error: {what}{error.strerror}", wait=OTHERS_FIRST_S)
     except KeyboardInterrupt as stop:
         if _rank():
             _end(EXIT_INTERRUPTED)

@@ -37,13 +37,14 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def lock(path: Path) -> int | None:
-    """Lock a folder, or a file, made if need be: a descriptor that holds the lock until it is
+def lock(path: Path, file: bool = False) -> int | None:
+    """Lock a folder, or a `file`, made if need be: a descriptor that holds the lock until it is
     closed or the process ends, however that ends. None where another process has the lock.
 
     The path may lead elsewhere by then: see `is_open_as`. OSError where the system has no locks.
     """
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT)
+    kind = os.O_CREAT if file else os.O_DIRECTORY
+    descriptor = os.open(path, os.O_RDONLY | kind)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from src.epoch import EpochSums
-from src.errors import UserError
 from src.shapes import MOST_COUNT, shown
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam, AdamW and SparseAdam keep of a parameter
@@ -32,16 +31,9 @@ class Own:
     steps: int  # of an epoch
 
 
-def check_state(state: dict[str, Any], own: Own, source: Path) -> None:
-    """UserError, which names `source`, where a checkpoint's dict is not one of the run, its weights
-    apart."""
-    if fault := state_misfit(state, own):
-        raise UserError(misfit_line(source, fault))
-
-
 def misfit_line(source: Path, fault: str) -> str:
-    """The line about a checkpoint that is whole and not of this run."""
-    return f"{source} does not fit this run ({fault}); train again"
+    """What is said of a checkpoint that is whole and not of this run."""
+    return f"{source} does not fit this run ({fault})"
 
 
 def state_misfit(state: dict[str, Any], own: Own) -> str:

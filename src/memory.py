@@ -1,6 +1,7 @@
 """What a run's memory goes to, told before it begins; and running out of it, told in one line."""
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,9 +173,12 @@ def tell(found: Forecast, settings: Settings, device: torch.device) -> None:
 def shortage(found: Forecast, settings: Settings, device: torch.device) -> str | None:
     """A line where a step is likely to need more than can be had now, with what would fit."""
     free, _ = memory_limit(device)
+    if device.type == "cpu":
+        free /= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes of this machine
     if found.total <= free:
         return None
-    return f"{size(free)} can be had now; {smaller_batch(settings, found, free)}"
+    needed = f"a step may need {size(found.total)}, and {size(free)} can be had now"
+    return f"{needed}; {smaller_batch(settings, found, free)}"
 
 
 # ------------------------------------------------------------------------ running out of it
@@ -195,32 +199,34 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is torch's error of a GPU or of the CPU, or Python's."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "DefaultCPUAllocator" in str(error) or "CUDA out of memory" in str(error)
+    said = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory")
+    return any(words in str(error) for words in said)
 
 
 def smaller_ranking(settings: Settings) -> str:
     """Which flag to lower, and to what, for ranking to need less."""
-    return f"give --eval_users {max(1, settings.eval_users // 2)}"
+    return f"give a new run --eval_users {max(1, settings.eval_users // 2)}"
 
 
 def smaller_batch(settings: Settings, found: Forecast, room: float = math.inf) -> str:
     """Which flag to lower, and to what, for a step to need less.
 
-    Half the batch, or as much less as `room` bytes ask for; the model, where most of the memory is
-    its own, or the batch is one user.
+    The largest part of the batch that `room` bytes take; the model, where most of the memory is
+    its own, or the batch cannot be parted.
     """
-    batch = settings.batch_size // 2
-    while batch > 1 and found.tables + found.activations * batch / settings.batch_size > room:
-        batch //= 2
-    if batch < 1 or found.tables > min(room, found.activations):
+    whole = settings.batch_size
+    # the same users a step; a batch has a user for each process
+    parts = [part for part in range(2, whole + 1) if whole % part == 0 and found.users >= part]
+    fitting = [part for part in parts if found.tables + found.activations / part <= room]
+    if not parts or found.tables > min(room, found.activations):
         return smaller_tables(settings)
-    accum = settings.grad_accum * math.ceil(settings.batch_size / batch)
-    return f"give --batch_size {batch} --grad_accum {accum}"
+    part = (fitting or parts[-1:])[0]
+    return f"give a new run --batch_size {whole // part} --grad_accum {settings.grad_accum * part}"
 
 
 def smaller_tables(settings: Settings) -> str:
     """Which flag to lower, and to what, for the model and its optimiser to need less."""
-    return f"give --hidden {max(settings.heads, settings.hidden // 2)}"
+    return f"give a new run --hidden {max(settings.heads, settings.hidden // 2)}"
 
 
 def size(count: float) -> str:

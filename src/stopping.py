@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -12,7 +14,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Notes the first SIGINT or SIGTERM while it is entered; a second one ends at once.
+    """Notes the first SIGINT or SIGTERM while it is entered; a second one ends at once, and so does
+    the first where nothing would be lost (`ending`).
 
     Only the main thread can be told of signals: entered in another one, it does nothing.
     """
@@ -20,6 +23,16 @@ class StopSignals:
     def __init__(self):
         self.received: str | None = None  # name of the signal
         self._before: dict = {}
+        self._ending = ""
+
+    @contextmanager
+    def ending(self, where: str) -> Iterator[None]:
+        """Have a signal end the run at once, because all is saved: `where` says so."""
+        self._ending = where
+        try:
+            yield
+        finally:
+            self._ending = ""
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -32,6 +45,8 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         self._restore()
+        if self._ending:
+            raise Interrupted(f"{self.received}; {self._ending}")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -240,7 +240,7 @@ def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Tensor], V
     if found is None:
         return None
     path, vocabulary = found
-    state = load_checkpoint(path, torch.device("cpu"), mapped=True)["model"]
+    state = load_checkpoint(path, mapped=True)["model"]
     items = state.get("item_table")
     if items is None or items.dim() != 2:
         raise UserError(f"{path} has no table of items; train that run again")

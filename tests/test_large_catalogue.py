@@ -44,9 +44,9 @@ def test_the_item_table_of_a_seed_stays_what_it_was():
 
 def test_a_mapped_checkpoint_has_the_same_content_and_stays_on_the_disk(data, tmp_path):
     path = train(data, tmp_path, "run", *SPARSE) / "best.pt"
-    whole = load_checkpoint(path, CPU)
+    whole = load_checkpoint(path)
     assert not is_mapped(path)
-    mapped = load_checkpoint(path, CPU, mapped=True)
+    mapped = load_checkpoint(path, mapped=True)
     assert is_mapped(path)
     assert whole.keys() == mapped.keys()
     assert all(torch.equal(value, mapped["model"][name]) for name, value in whole["model"].items())

@@ -53,7 +53,7 @@ def _locked(root: Path, target: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         path = root / "lock"
         try:
-            held = lock(path)
+            held = lock(path, file=True)
         except FileNotFoundError:  # the command before is just removing its folder
             continue
         if held is None:

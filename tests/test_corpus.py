@@ -239,6 +239,7 @@ def test_a_table_of_targets(world, spoil, name, edit, said):
         ("metrics.csv", b"split", b"part", "cannot be read"),
         ("metrics.csv", b"\n1,", b"\nsingle,", "cannot be read"),
         ("metrics.csv", b",Toys,", b",Elsewhere,", "is of another run"),
+        ("metrics.csv", b",0.", b",1e9", "has values that are not finite"),
         ("metrics.csv", b"1,", b"9,", "lacks epoch 9"),
         ("transfer.csv", b",Toys,", b",Books,", "has not one row an epoch and domain"),
         ("transfer.csv", b"gamma", b"share", "cannot be read"),

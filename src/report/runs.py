@@ -141,6 +141,8 @@ class Run:
         """metrics.csv: epoch, step, split, path, domain, metric, value; the epochs that the run
         trained, without the epoch 0 of `--init_from`."""
         rows = self._csv("metrics.csv", METRICS_COLUMNS)
+        if not np.isfinite(rows.value).all():
+            raise UserError(f"{self.folder / 'metrics.csv'} has values that are not finite")
         return rows[rows.epoch > 0]
 
     def transfer(self) -> pd.DataFrame | None:

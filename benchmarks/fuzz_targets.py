@@ -164,10 +164,7 @@ def checkpoint(world: World, rng: random.Random) -> None:
     if not path.is_file():
         save_within(trainer, path)
     with spoiled(path, rng):
-        if rng.random() < 0.3:
-            trainer.load(path, weights_only=True)
-        else:
-            trainer.load(path)
+        trainer.load(path)
         if trainer.progress.position < trainer.loader.steps_per_epoch:
             trainer.train_epoch()
             _ = list(trainer.replay())

@@ -103,7 +103,7 @@ def write_folder(folder: Path, events: int, items: int) -> None:
             array[offsets[users.start] : offsets[users.stop]] = getattr(part, name)
     domains = {f"domain{number}": {"items": size} for number, size in enumerate(sizes)}
     card = {
-        "format": FORMAT, "data_name": "generated", "sha256": "", "users": len(lengths),
+        "format": FORMAT, "data_name": "generated", "sha256": "0" * 64, "users": len(lengths),
         "items": items, "events": int(offsets[-1]), "domains": domains,
     }  # fmt: skip
     (folder / "data_card.json").write_text(json.dumps(card))

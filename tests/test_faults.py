@@ -133,7 +133,7 @@ def test_a_fault_within_an_epoch_is_computed_again_from_its_dump(clip_norm, tmp_
 
 def test_a_score_that_is_not_finite_leaves_the_state_it_was_of(tmp_path):
     trainer = make_trainer(tmp_path, max_epochs=2)
-    trainer.train_epoch()
+    trainer._train_steps()
     with torch.no_grad():
         trainer.model.item_table[3] = math.nan
     targets = split_targets(trainer.dataset, "valid")

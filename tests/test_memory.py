@@ -106,7 +106,7 @@ def test_tables_larger_than_all_memory_are_refused(tmp_path, capsys):
     data = make_data(tmp_path)
     capsys.readouterr()
     with pytest.raises(
-        UserError, match=r"parameters and optimiser take .* GiB.*give --hidden 30000"
+        UserError, match=r"parameters and optimiser take .* GiB.*give a new run --hidden 30000"
     ):
         train(data, tmp_path / "runs", "big", "--hidden=60000", "--layers=40", "--heads=1")
 
@@ -117,7 +117,7 @@ def test_a_step_that_may_not_fit_is_warned_of_with_a_batch_that_would(monkeypatc
     room = found.tables + found.activations * 0.3
     monkeypatch.setattr(memory, "memory_limit", lambda device: (room, 1e15))
     line = shortage(found, settings, torch.device("cpu"))
-    assert line.endswith("give --batch_size 16 --grad_accum 8")
+    assert line.endswith("give a new run --batch_size 16 --grad_accum 8")
     monkeypatch.setattr(memory, "memory_limit", lambda device: (found.total, 1e15))
     assert shortage(found, settings, torch.device("cpu")) is None
     check_tables(found, settings, torch.device("cpu"))

@@ -77,13 +77,13 @@ class Dataset:
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
         """[users] the ids of the log, by dense id."""
-        ids = read_ids(self.folder / "users.parquet", "user_id", self.card["users"])
+        ids = read_ids(self.folder / "users.parquet", "user_id", self.card.get("users"))
         return ids if self.folder_users is None else ids.take(pa.array(self.folder_users))
 
     @cached_property
     def item_ids(self) -> pa.ChunkedArray:
         """[items] the ids of the log; item i stands at position i - 1."""
-        ids = read_ids(self.folder / "items.parquet", "item_id", self.card["items"])
+        ids = read_ids(self.folder / "items.parquet", "item_id", self.card.get("items"))
         return ids.slice(self.folder_items, self.item_rows - 1)
 
     def only_domain(self, domain: int) -> "Dataset":
@@ -193,15 +193,16 @@ def _map(path: Path, kind: str) -> np.ndarray:
     return array
 
 
-def read_ids(path: Path, column: str, count: int) -> pa.ChunkedArray:
-    """The `count` ids of the log in a table of a dataset folder; UserError where it has not
-    them."""
+def read_ids(path: Path, column: str, count: int | None) -> pa.ChunkedArray:
+    """The ids of the log in a table of a dataset folder; UserError where it has not `count` of
+    them (None: any number, of a dataset that was made in memory)."""
     try:
         ids = pq.read_table(path, columns=[column])[column]
     except Exception as error:  # a torn table fails in many ways
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); make the dataset again"
         ) from None
+    count = len(ids) if count is None else count
     if len(ids) != count or ids.null_count or not is_text(ids.type):
         raise UserError(f"{path} has not the {count} ids of {column}; make the dataset again")
     return ids

@@ -1,10 +1,12 @@
 """A run that is stopped, killed or damaged ends as one that was left alone, bit for bit."""
 
+import errno
 import io
 import os
 import re
 import shutil
 import signal
+import time
 import zipfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import trainers
 from benchmarks import lives
 from benchmarks.lives import Aim, differences
 from src.errors import UserError, run_command
+from src.stopping import Interrupted
 from trainers import Trainer
 
 EPOCHS = "--max_epochs=3"  # of 3 steps each
@@ -335,3 +338,77 @@ def test_a_full_disk_does_not_hide_what_is_not_finite(data, runs, monkeypatch, c
     line = capsys.readouterr().err
     assert "step 1 of epoch 1: the gradient of item_table is not finite; " in line
     assert "not saved: fault.pt cannot be written (No space left" in line
+
+
+# ---------------------------------------------------------------- what a validation may meet
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_in_a_validation_ends_at_once_and_the_epoch_is_not_lost(
+    data, runs, whole, monkeypatch, sent
+):
+    validate, calls = Trainer.validate, []
+
+    def interrupted(self, targets):
+        calls.append(self.progress.position)
+        if len(calls) == 2:
+            os.kill(os.getpid(), sent)
+            time.sleep(10)  # which the signal cuts short
+            raise AssertionError("the validation went on")
+        return validate(self, targets)
+
+    monkeypatch.setattr(Trainer, "validate", interrupted)
+    with pytest.raises(
+        Interrupted, match=rf"{sent.name}; .*last.pt stands after step 3 of epoch 2"
+    ):
+        train(data, runs, "run", EPOCHS)
+    monkeypatch.setattr(Trainer, "validate", validate)
+    assert calls == [3, 3]
+    again = train(data, runs, "run", EPOCHS, "--resume")
+    assert differences(again, whole) == []
+
+
+def test_the_patience_is_not_over_within_an_epoch(data, runs):
+    """As without the interruption: it is asked for at the ends of epochs alone."""
+    given = ("--max_epochs=6", "--patience_steps=1", "--lr=1e-9")
+    expected = train(data, runs, "whole", *given)
+    trainers = []
+    step = Trainer.train_step
+
+    def stopped(self, *batch):
+        trainers.append(self)
+        if self.progress.step == 4:
+            self.signals.received = "SIGTERM"
+        return step(self, *batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopped)
+        with pytest.raises(Interrupted, match="step 2 of epoch 2"):
+            train(data, runs, "run", *given)
+    again = train(data, runs, "run", *given, "--resume")
+    assert (again / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_torn(cut, data, runs, monkeypatch, capsys):
+    """A disk that fails for a moment costs no checkpoint."""
+
+    def failing_read(path, **_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("src.checkpoint.torch.load", failing_read)
+    line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, "--resume"))
+    assert "last.pt cannot be read (Input/output error)" in line
+
+
+def test_a_checkpoint_that_does_not_fit_gives_way_to_the_one_before_it(
+    cut, data, runs, whole, capsys
+):
+    path = cut / "last.pt"
+    state = torch.load(path, weights_only=True)
+    del state["optimizer"]["state"][0]["exp_avg"]
+    torch.save(state, path)
+    again = train(data, runs, "run", EPOCHS, "--resume")
+    said = capsys.readouterr().err
+    assert f"{path} does not fit this run" in said and "going on from former.pt" in said
+    assert "train again" not in said
+    assert differences(again, whole) == []

@@ -53,7 +53,9 @@ class Settings:
         False, "refuse operations whose result may differ from run to run", group="run"
     )
     detect_anomaly: bool = setting(
-        False, "have torch look for NaN in every backward function (slow)", group="run"
+        False,
+        "have torch look for NaN in every backward function and name it (slow; in one process)",
+        group="run",
     )
     tensorboard: bool = setting(
         False, "write the curves for TensorBoard too, where its package is", group="run"

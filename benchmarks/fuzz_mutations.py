@@ -274,7 +274,10 @@ def _spoil_csv(path: Path, rng: random.Random) -> None:
         lambda: table.rename(columns={column: rng.choice(NAMES)}),
         lambda: _with_cell(table, column, rng),
     )
-    text = rng.choice(changes)().to_csv(index=False)
+    try:
+        text = rng.choice(changes)().to_csv(index=False)
+    except UnicodeEncodeError:  # pandas holds no half of a pair
+        text = "\ud800"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
 

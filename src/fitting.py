@@ -41,7 +41,7 @@ def state_misfit(state: dict[str, Any], own: Own) -> str:
     position = state.get("position", 0)
     fixed = {"epoch": 0, "step": 0, "best": 0.0, "best_step": 0}
     fixed |= {
-        name: _known(one.state_dict(), state.get(name), {"last_epoch", "base_lrs"})
+        name: _known(one.state_dict(), state.get(name), {"last_epoch", "base_lrs", "lr_lambdas"})
         for name, one in own.schedulers.items()
     }
     faults = [
@@ -50,6 +50,14 @@ def state_misfit(state: dict[str, Any], own: Own) -> str:
         unlike(position, 0, "position"),
         random_misfit(state.get("random"), own.random),
     ]
+    if not any(faults):
+        # each is of a function, which keeps nothing
+        kept = (
+            name
+            for name in own.schedulers
+            if set(map(type, state[name]["lr_lambdas"])) != {type(None)}
+        )
+        faults += [f"{name}.lr_lambdas is not empty" for name in kept]
     if not any(faults) and position > own.steps:
         faults.append(f"position {position} is beyond the epoch")
     if position:
@@ -112,6 +120,8 @@ def _unlike_value(found: Any, own: Any, place: str) -> str:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
     return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else shown(value)
 
 
@@ -126,6 +136,9 @@ def optimizer_misfit(state: Any, optimizer: torch.optim.Optimizer, name: str) ->
             return fault
         if found["params"] != group["params"]:
             return f"{place} is of other parameters"
+        for option, value in group.items():
+            if type(value) in (bool, type(None)) and found.get(option, value) is not value:
+                return f"{place}.{option} is {_kind(found[option])}"
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for number, moments in state["state"].items():
         place = f"{name}.state.{shown(number)}"

@@ -140,6 +140,8 @@ def carry_over(
             raise ValueError(f"{name} is {list(source.shape)}, not {list(value.shape)}")
         if source.is_complex() or source.layout != value.layout:
             raise ValueError(f"{name} is {source.dtype} {source.layout}")
+        if not whole and len(source) <= mappings[kind].max():
+            raise ValueError(f"{name} has {len(source)} rows")
         merged[name] = source if whole else copy_rows(value, source, mappings[kind])
     return merged
 

@@ -128,6 +128,7 @@ def test_a_data_card(world, spoil, edit, said):
         put("notes", None), put("time_range", "last", None), put("audit", "ties", None),
         put("audit", "future_leaks", "x"), put("dropped", "dedup", "many"), put("rows", [1]),
         put("domains", "Toys", "mean_length", "3"), put("split", "targets", "Toys", None),
+        put("split", "cold_test_users", None), put("split", "test_from", "2014"),
         put("options", 3), put("raw_files", {}), put("overlap", "Toys", None),
     ],
 )  # fmt: skip
@@ -215,6 +216,7 @@ def test_an_id_table(world, spoil, name, edit):
         ("ranks.parquet", {"domain": ["Elsewhere"]}, "is of other domains than the results"),
         ("targets.parquet", {"item_count": ["x"]}, "cannot be read"),
         ("targets.parquet", {"domain_history": None}, "is of an earlier version"),
+        ("targets.parquet", {"target": "later"}, "lacks targets of the ranks"),
     ],
 )
 def test_a_table_of_targets(world, spoil, name, edit, said):
@@ -223,7 +225,10 @@ def test_a_table_of_targets(world, spoil, name, edit, said):
         for column, values in edit.items():
             place = table.column_names.index(column)
             table = table.remove_column(place)
-            if values is not None:
+            if values == "later":
+                values = range(100, 100 + len(table))
+                table = table.add_column(place, column, pa.array(values))
+            elif values is not None:
                 table = table.add_column(place, column, pa.array(values * len(table)))
         pq.write_table(table, path)
 
@@ -348,13 +353,17 @@ NO_STATE = torch.full((1, 5056), 255, dtype=torch.uint8)
         (at("optimizer", "param_groups", 0, "lr", "x"), "lr is str of 1"),
         (at("optimizer", "param_groups", 0, "betas", GONE), "param_groups has no betas"),
         (at("scheduler", "last_epoch", None), "scheduler.last_epoch is None"),
+        (at("scheduler", "base_lrs", torch.zeros(())), "scheduler.base_lrs is a tensor []"),
+        (at("scheduler", "lr_lambdas", [5]), "scheduler.lr_lambdas is not empty"),
+        (at("scheduler", "lr_lambdas", GONE), "scheduler has no lr_lambdas"),
+        (at("optimizer", "param_groups", 0, "capturable", True), "capturable is True"),
         (at("scheduler", GONE), "has no scheduler"),
         (at("epoch", 10**400), "epoch is a number of many digits"),
         (at("step", -1), "step is -1"),
         (at("best", float("nan")), "best is nan"),
         (at("position", 10**6), "position 1000000 is beyond the epoch"),
         (at("sums", None), "sums is None"),
-        (at("sums", "losses", torch.zeros(0, 2, 3)), "sums.losses is Tensor of 0"),
+        (at("sums", "losses", torch.zeros(0, 2, 3)), "sums.losses is a tensor [0, 2, 3]"),
         (at("sums", "mim", [1]), "sums.mim is list of 1"),
         (at("sums", "gammas", TENSOR), "sums.gammas is [3], not [3, 3, 3]"),
         (at("sums", "paths", ["up"]), "sums.paths names no paths"),
@@ -391,7 +400,7 @@ def test_a_checkpoint_of_a_version_of_torch_that_kept_less_is_taken_up(world, sp
     [
         at("model", "item_table", GONE), at("model", "item_table", torch.zeros(())),
         at("model", "item_table", torch.zeros(16, 4, dtype=torch.complex64)),
-        at("model", "gap_state", torch.zeros(9, 9)),
+        at("model", "gap_state", torch.zeros(9, 9)), at("model", "gap_state", torch.zeros(0)),
     ],
 )  # fmt: skip
 def test_the_best_checkpoint(world, spoil, reader, edit):

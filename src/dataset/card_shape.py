@@ -85,6 +85,10 @@ PRINTED: dict[str, Any] = {
 COMPARED = {"format": Count(), "options": dict, "raw_files": [dict]}
 
 
+# entries of a split that came together, in one version
+TOGETHER = (("valid_from", "test_from"), ("cold_test_targets", "cold_test_users"))
+
+
 def domain_fault(name: str) -> str:
     """Why a domain cannot be called so; empty where it can."""
     return "is that of a mean in the results" if name in RESERVED else name_fault(name)
@@ -105,6 +109,9 @@ def card_misfit(card: Any, shape: dict[str, Any]) -> str:
         overlap = card["overlap"]
         if overlap.keys() != names or any(row.keys() != names for row in overlap.values()):
             return "'overlap' is of other domains than 'domains'"
+        for pair in TOGETHER:
+            if len(card["split"].keys() & set(pair)) == 1:
+                return f"'split' has one of {' and '.join(pair)} alone"
         targets = card["split"].get("targets")
         if targets is not None and isinstance(targets, dict) and targets.keys() != names:
             return "the targets of 'split' are of other domains than 'domains'"

@@ -170,5 +170,16 @@ def measure(data: DataSet, metric: str) -> Measured:
         names=names,
         values=values,
         by_seed=by_seed,
-        targets=data.runs[0].targets("test").loc[first.index],
+        targets=_facts(data.runs[0], first.index),
     )
+
+
+def _facts(run: Run, targets: pd.Index) -> pd.DataFrame:
+    """The rows of targets.parquet of these test targets, in their order."""
+    rows = run.targets("test")
+    if not targets.isin(rows.index).all():
+        raise UserError(
+            f"{run.folder / 'targets.parquet'} lacks targets of the ranks; run `python main.py "
+            f"--evaluate {run.folder}`"
+        )
+    return rows.loc[targets]

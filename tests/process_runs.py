@@ -73,9 +73,9 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 def checkpoint_numbers(path: Path) -> dict[str, Any]:
-    """Everything in a checkpoint but the random states, by its place in the dict."""
+    """What training made of a checkpoint, by its place in the dict: not settings or random states."""
     state = torch.load(path, weights_only=True)
-    del state["random"]
+    del state["random"], state["settings"]
     return dict(_leaves(state, ""))
 
 

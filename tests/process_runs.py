@@ -73,7 +73,7 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 def checkpoint_numbers(path: Path) -> dict[str, Any]:
-    """What training made of a checkpoint, by its place in the dict: not settings or random states."""
+    """All of a checkpoint but its settings and random states, by its place in the dict."""
     state = torch.load(path, weights_only=True)
     del state["random"], state["settings"]
     return dict(_leaves(state, ""))

@@ -19,8 +19,10 @@ from src.encoding import Ensemble
 from src.evaluation.protocols import PROTOCOLS
 from src.ranking import Plan
 from src.scoring import fit_baselines, score_paths
+from src.settings import Settings
 from src.targets import drawn_candidates, split_targets
-from utils import Process
+from trainers import Trainer
+from utils import Process, seed_everything
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
@@ -157,3 +159,34 @@ def test_a_batch_arrives_on_the_gpu_whole():
         value = getattr(bench.batch, field.name)
         if isinstance(value, torch.Tensor):
             assert value.is_cuda, field.name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_run_goes_on_from_its_checkpoint_on_its_device(device, tmp_path):
+    """With dropout, and LC-NTG's sums of a part of an epoch: the same numbers as without a stop."""
+    dataset = random_dataset(np.random.default_rng(3), (20, 9, 15), users=30)
+    settings = Settings(hidden=16, layers=1, max_len=12, batch_size=5, dropout=0.5)
+
+    def new_trainer() -> Trainer:
+        seed_everything(2)
+        return Trainer(settings, dataset, tmp_path, Process(torch.device(device)))
+
+    whole = new_trainer()
+    for step in whole.loader.steps(0):
+        whole.train_step(step, whole.sums)
+        if whole.progress.position == 3:
+            whole.save(tmp_path / "last.pt")
+    again = new_trainer()
+    again.load(tmp_path / "last.pt")
+    for step in again.loader.steps(0, 3):
+        again.train_step(step, again.sums)
+    bound = {"rtol": 0, "atol": 0} if device == "cpu" else {"rtol": 1e-4, "atol": 1e-5}
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], value, msg=name, **bound)
+    names = dataset.domain_names
+    steps = whole.loader.steps_per_epoch
+    rows = [list(one._end_epoch().transfer_step_rows(1, steps, names)) for one in (whole, again)]
+    assert len(rows[0]) == steps * len(names)
+    np.testing.assert_allclose(
+        [row[3:] for row in rows[1]], [row[3:] for row in rows[0]], rtol=1e-4, atol=1e-5
+    )

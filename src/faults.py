@@ -56,26 +56,22 @@ def describe_fault(
         return "the mutual-information loss"
     if not all(bool(torch.isfinite(found.objective)) for found in losses):
         return "the weighted sum of the losses"
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not torch.isfinite(_values(parameter.grad)).all():
+    for name, gradient in named_gradients(model.named_parameters()):
+        if not torch.isfinite(gradient).all():
             return f"the gradient of {name}"
     return None
 
 
 def _of_targets(path: str, wrong: Tensor, batch, share, domains: list, users: list) -> str:
-    """The loss of some targets [N] in a view."""
-    domain = int(
-        torch.arange(len(batch.counts)).repeat_interleave(batch.domain_counts.cpu())[wrong.cpu()][0]
-    )
-    view = batch.cross  # a sequence of it is a user
-    rows = view.sequence[view.places][wrong].unique().tolist()
+    """The loss of the `wrong` targets [N] of a view: their first domain, and its users."""
+    domain_of = torch.arange(len(batch.counts)).repeat_interleave(batch.domain_counts.cpu())
+    wrong, view = wrong.cpu(), batch.cross  # a sequence of that view is a user
+    domain = int(domain_of[wrong][0])
+    own = wrong & (domain_of == domain)
+    rows = view.sequence[view.places].cpu()[own].unique().tolist()
     shown = ", ".join(str(users[int(share[row])]) for row in rows[:NAMED])
     more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
     return f"the {path} loss of {domains[domain]} (users {shown}{more})"
-
-
-def _values(gradient: Tensor) -> Tensor:
-    return gradient._values() if gradient.is_sparse else gradient
 
 
 def report_step(losses: list, step_batches: list, domains: list, model: nn.Module) -> Iterator[str]:
@@ -106,8 +102,9 @@ def first_fault(told: list[str]) -> str:
 def named_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
     """The gradients that are there, by parameter; of sparse ones the values."""
     for name, parameter in parameters:
-        if parameter.grad is not None:
-            yield name, _values(parameter.grad)
+        gradient = parameter.grad
+        if gradient is not None:
+            yield name, gradient._values() if gradient.is_sparse else gradient
 
 
 def _line(what: str, values: Tensor, unit: str, norm: bool = False) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from src.epoch import EpochSums
+from src.faults import PATHS
 from src.shapes import MOST_COUNT, shown
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam, AdamW and SparseAdam keep of a parameter
@@ -172,12 +173,9 @@ def sums_misfit(state: Any, own: dict[str, Any]) -> str:
             found, value = found[0], value[0]
         if isinstance(value, Tensor) and (fault := unlike(found, value, place)):
             return fault
-    if not isinstance(state["paths"], list) or not set(map(str, state["paths"])) <= PATHS:
+    if not isinstance(state["paths"], list) or not set(map(str, state["paths"])) <= set(PATHS):
         return "sums.paths names no paths"
     return ""
-
-
-PATHS = {"single", "cross"}
 
 
 def random_misfit(states: Any, own: dict[str, Tensor]) -> str:

@@ -156,12 +156,11 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     """
     check_targets(settings, dataset)
     replaced = settings.overwrite and (folder / "config.json").is_file()
-    if not replaced:
-        if find_run(settings, folder, dataset.card["sha256"]):
-            return True
-        for part, own in model_parts(settings, dataset, folder):  # before anything is changed
+    if not replaced and find_run(settings, folder, dataset.card["sha256"]):
+        return True
+    for part, own in model_parts(settings, dataset, folder):  # before anything is changed
+        if not replaced:
             newest_checkpoint(own, settings, part)
-    for part, _ in model_parts(settings, dataset, folder):  # likewise
         prepare(settings, part, process)
     taken = former_record(settings, dataset, folder)
     if replaced:
@@ -447,9 +446,8 @@ def find_or_train(
         if finished and process.agree(lambda: lacks_scores(settings, dataset, run)):
             score_again(settings, dataset, run, process)
         if process.leads:
-            for _, folder in model_parts(settings, dataset, run):
-                for name in (FORMER, FAULT):  # each takes as much as last.pt
-                    (folder / name).unlink(missing_ok=True)
+            for path in (*run.rglob(FORMER), *run.rglob(FAULT)):  # each takes as much as last.pt
+                path.unlink()
     return run
 
 

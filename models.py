@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.nn.kernels.softmax_loss import softmax_loss
 from src.nn.layers import (
     EvenGate,
     Experts,
@@ -23,7 +24,8 @@ from src.nn.layers import (
     dropout,
     view_tiles,
 )
-from src.objective.losses import pairwise_loss, sc_mim, softmax_loss
+from src.objective.sc_mim import sc_mim
+from src.objective.step_losses import pairwise_loss
 
 
 class StepLosses(NamedTuple):

@@ -21,7 +21,8 @@ from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import Targets, split_targets
 from src.io.errors import NotFinite, UserError
-from src.objective.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
+from src.objective.lc_ntg import lc_ntg_update, lc_ntg_weights
+from src.objective.step_losses import mean_coefficients
 from src.runs.checkpoint_fit import Own, misfit_line, state_misfit
 from src.runs.checkpoints import (
     BEST,

@@ -5,7 +5,7 @@ L slots, [B, L, H], and all users go through every domain's pass, because withou
 is no telling who may be left out. Otherwise nothing is wasted: plain torch modules with weights of
 their own, fused attention with the causal flag (padding comes last, so no real slot sees it), the
 other task's experts without a graph, one gather of embeddings a task, losses on real slots alone,
-and a fused Adam. The losses are those of src/objective/losses.py, so both do the same step.
+and a fused Adam. The losses are those of src/objective, so both do the same step.
 
 tests/nightly/test_benchmarks.py holds it equal to the packed model, in losses and gradients.
 """
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from models import StepLosses, SyNCRec
 from src.dataset.batching.batches import Batch, Windows
 from src.dataset.store.folder import Dataset
-from src.objective.losses import domain_sums, lc_ntg_update, lc_ntg_weights, pairwise_loss, sc_mim
-from src.objective.losses import softmax_loss as chunked_softmax_loss
+from src.nn.kernels.softmax_loss import softmax_loss as chunked_softmax_loss
+from src.objective.lc_ntg import lc_ntg_update, lc_ntg_weights
+from src.objective.sc_mim import sc_mim
+from src.objective.step_losses import domain_sums, pairwise_loss
 
 
 @dataclass(frozen=True)

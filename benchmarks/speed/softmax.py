@@ -3,7 +3,7 @@
     python benchmarks/speed/softmax.py
     python benchmarks/speed/softmax.py --items 14228 --targets 3037 --dtype bfloat16 --json
 
-`ours` is `softmax_loss` (src/objective/losses.py). torch's `linear_cross_entropy`, in its
+`ours` is `softmax_loss` (src/nn/kernels/softmax_loss.py). torch's `linear_cross_entropy`, in its
 chunked form, takes no weight of each target, so it stands in two forms: `torch none` gives a loss
 for each target, which are then weighed, as a training step needs it; `torch sum` has one weight
 for all, its fastest.
@@ -44,7 +44,7 @@ from benchmarks.speed.common import (
     start,
 )
 from src.io.errors import UserError, run_command
-from src.objective.losses import softmax_loss
+from src.nn.kernels.softmax_loss import softmax_loss
 from utils import Process
 
 VARIANTS = ("ours", "torch none", "torch sum")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.dataset.batching.batches import Batch
-from src.objective.losses import domain_sums
+from src.objective.step_losses import domain_sums
 
 OWN = ("losses", "counts")  # of this process's targets; all else is of the whole batch
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from models import SyNCRec
 from src.config.settings import Settings
-from src.objective import losses
+from src.objective import lc_ntg, sc_mim, step_losses
 from tests.support.builders import (
     losses_with_gradient,
     make_dataset,
@@ -70,10 +70,10 @@ def test_three_steps_of_the_gap_state_by_hand():
     ]
     for sums, counts, gap, after in steps:
         sums, counts = torch.tensor(sums).double(), torch.tensor(counts).double()
-        state, found = losses.lc_ntg_update(state, sums, counts, alpha=0.8, beta=0.2)
+        state, found = lc_ntg.lc_ntg_update(state, sums, counts, alpha=0.8, beta=0.2)
         torch.testing.assert_close(found, torch.tensor(gap).double(), equal_nan=True)
         torch.testing.assert_close(state, torch.tensor(after).double(), rtol=0, atol=1e-6)
-    gamma, weights = losses.lc_ntg_weights(state, temperature=0.5, floor=0.25)
+    gamma, weights = lc_ntg.lc_ntg_weights(state, temperature=0.5, floor=0.25)
     # e^(s / τ) = e^.786667, e^−.266667, e^−.933333 = 2.196063, .765928, .393240; sum 3.355231
     expected = torch.tensor([0.654519, 0.228279, 0.117202]).double()
     torch.testing.assert_close(gamma, expected, rtol=0, atol=2e-6)
@@ -86,8 +86,8 @@ def test_a_domains_weight_falls_as_its_gap_falls_and_never_below_the_floor():
     for gap in (2.0, 0.5, 0.0, -0.5, -2.0, -50.0):
         counts = torch.ones(4)
         sums = torch.tensor([0.0, gap, 0.2, -0.2])
-        state, _ = losses.lc_ntg_update(torch.full((4,), 0.25), sums, counts, 0.9, 0.1)
-        found.append(losses.lc_ntg_weights(state, temperature=0.3, floor=0.2)[1])
+        state, _ = lc_ntg.lc_ntg_update(torch.full((4,), 0.25), sums, counts, 0.9, 0.1)
+        found.append(lc_ntg.lc_ntg_weights(state, temperature=0.3, floor=0.2)[1])
     falling = [float(weights[1]) for weights in found]
     assert all(before > after for before, after in itertools.pairwise(falling))
     assert falling[-1] == pytest.approx(0.2, abs=1e-6)
@@ -97,12 +97,12 @@ def test_a_domains_weight_falls_as_its_gap_falls_and_never_below_the_floor():
 
 @pytest.mark.parametrize("floor", [0.0, 0.5, 1.0])
 def test_a_uniform_state_weighs_all_domains_one(floor):
-    _, weights = losses.lc_ntg_weights(torch.full((3,), 0.7), temperature=0.1, floor=floor)
+    _, weights = lc_ntg.lc_ntg_weights(torch.full((3,), 0.7), temperature=0.1, floor=floor)
     torch.testing.assert_close(weights, torch.ones(3))
 
 
 def test_floor_one_is_uniform_whatever_the_state():
-    _, weights = losses.lc_ntg_weights(STATE * 100, temperature=0.1, floor=1.0)
+    _, weights = lc_ntg.lc_ntg_weights(STATE * 100, temperature=0.1, floor=1.0)
     assert torch.equal(weights, torch.ones_like(STATE))
 
 
@@ -110,14 +110,14 @@ def test_the_cross_loss_divides_by_the_weights_of_its_targets():
     values = torch.tensor([1.0, 3.0, 5.0, 2.0])  # two targets of domain 0, one each of 1 and 3
     counts = torch.tensor([2, 1, 0, 1])
     weights = torch.tensor([0.5, 2.0, 9.0, 1.0])
-    sums = losses.domain_sums(values, counts)
+    sums = step_losses.domain_sums(values, counts)
     assert sums.tolist() == [4.0, 5.0, 0.0, 2.0]
     # (.5·1 + .5·3 + 2·5 + 1·2) / (.5 + .5 + 2 + 1); the absent domain's weight is in neither sum
-    mean = (sums * losses.mean_coefficients(counts, weights)).sum()
+    mean = (sums * step_losses.mean_coefficients(counts, weights)).sum()
     assert float(mean) == pytest.approx(14 / 4)
     for scale in (0.1, 1.0, 7.0):  # γ can't rescale the loss against the other terms
         uniform = torch.full((4,), scale)
-        mean = (sums * losses.mean_coefficients(counts, uniform)).sum()
+        mean = (sums * step_losses.mean_coefficients(counts, uniform)).sum()
         assert float(mean) == pytest.approx(11 / 4)
 
 
@@ -254,7 +254,7 @@ def test_the_mutual_information_loss_of_a_case_by_hand():
     batch, single, cross = mim_case()
     critics = torch.tensor([[1.0, 1.0], [0.0, 0.5]]).double().repeat(4, 1, 1)
     assert [domain for domain, _ in batch.mim_pairs] == [0]  # domain 1 has one such user
-    loss, bound = losses.sc_mim(single, cross, batch.pair_lengths, batch.mim_pairs, critics, 0.5)
+    loss, bound = sc_mim.sc_mim(single, cross, batch.pair_lengths, batch.mim_pairs, critics, 0.5)
     assert float(loss) == pytest.approx((3.048587 + 0.126928) / 2, abs=1e-6)
     assert float(bound) == pytest.approx(math.log(2) - 1.587758, abs=1e-6)
 
@@ -263,11 +263,11 @@ def test_users_with_one_event_and_domains_with_one_user_change_nothing():
     batch, single, cross = mim_case()
     critics = torch.eye(2).double().repeat(4, 1, 1)
     arguments = batch.pair_lengths, batch.mim_pairs, critics, 1.0
-    before = losses.sc_mim(single, cross, *arguments)[0]
+    before = sc_mim.sc_mim(single, cross, *arguments)[0]
     single[4:], cross[4:] = 50.0, -50.0
-    assert torch.equal(losses.sc_mim(single, cross, *arguments)[0], before)
+    assert torch.equal(sc_mim.sc_mim(single, cross, *arguments)[0], before)
     cross[0] += 1.0
-    assert not torch.equal(losses.sc_mim(single, cross, *arguments)[0], before)
+    assert not torch.equal(sc_mim.sc_mim(single, cross, *arguments)[0], before)
 
 
 def test_the_loss_is_the_mean_over_the_contributing_domains():
@@ -277,20 +277,20 @@ def test_the_loss_is_the_mean_over_the_contributing_domains():
     single, cross = torch.randn(2, 15, 4).double()
     critics = torch.randn(4, 4, 4).double()
     parts = [
-        losses.sc_mim(single, cross, batch.pair_lengths, [pair], critics, 1.0)
+        sc_mim.sc_mim(single, cross, batch.pair_lengths, [pair], critics, 1.0)
         for pair in batch.mim_pairs
     ]
     assert [domain for domain, _ in batch.mim_pairs] == [0, 1]  # one event each in domain 2
-    both = losses.sc_mim(single, cross, batch.pair_lengths, batch.mim_pairs, critics, 1.0)
+    both = sc_mim.sc_mim(single, cross, batch.pair_lengths, batch.mim_pairs, critics, 1.0)
     for value, (first, second) in zip(both, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(value, (first + second) / 2)
-    assert losses.sc_mim(single, cross, batch.pair_lengths, [], critics, 1.0) == (0.0, 0.0)
+    assert sc_mim.sc_mim(single, cross, batch.pair_lengths, [], critics, 1.0) == (0.0, 0.0)
 
 
 def test_identical_views_under_a_sharp_critic_reach_the_bound():
     torch.manual_seed(0)
     views = F.normalize(torch.randn(64, 16).double(), dim=1)
-    loss = losses.info_nce(views, views, torch.eye(16).double(), temperature=0.005)
+    loss = sc_mim.info_nce(views, views, torch.eye(16).double(), temperature=0.005)
     assert float(loss) < 1e-6  # and the bound log(n) − loss is all of log(n)
 
 
@@ -299,10 +299,10 @@ def test_independent_views_hold_no_information():
     bounds = []
     for _ in range(20):
         one, other = torch.randn(2, 256, 8).double()
-        loss = losses.info_nce(one, other, torch.eye(8).double() / 8**0.5, temperature=1.0)
+        loss = sc_mim.info_nce(one, other, torch.eye(8).double() / 8**0.5, temperature=1.0)
         bounds.append(math.log(256) - float(loss))
     assert max(bounds) < 0.0  # a critic that knows nothing is worse than a constant one, log(n)
-    flat = losses.info_nce(one, other, torch.zeros(8, 8).double(), temperature=1.0)
+    flat = sc_mim.info_nce(one, other, torch.zeros(8, 8).double(), temperature=1.0)
     assert float(flat) == pytest.approx(math.log(256))
 
 
@@ -317,7 +317,7 @@ def test_bce_is_torchs_binary_cross_entropy_of_target_and_negative():
     expected = expected + F.binary_cross_entropy_with_logits(
         down, torch.zeros(9).double(), reduction="none"
     )
-    got = losses.pairwise_loss(hidden, positive, negative)
+    got = step_losses.pairwise_loss(hidden, positive, negative)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-8)  # softplus is linear above 20
 
 

@@ -6,7 +6,7 @@ import torch
 
 from src.dataset.batching.loader import Loader
 from src.nn.kernels.encoder import tiles_of
-from src.objective.losses import sc_mim
+from src.objective.sc_mim import sc_mim
 from tests import oracle
 from tests.support.builders import (
     losses_with_gradient,

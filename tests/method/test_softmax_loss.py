@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.objective import losses
+from src.nn.kernels import softmax_loss as kernel
 
 COUNTS, ITEMS = (5, 0, 3, 11), (7, 4, 40, 3)
 
@@ -27,9 +27,9 @@ def tiling(request, monkeypatch):
 
 
 def set_tiling(monkeypatch, elements, rows=256, least=32):
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", elements)
-    monkeypatch.setattr(losses, "TILE_ROWS", rows)
-    monkeypatch.setattr(losses, "LEAST_ROWS", least)
+    monkeypatch.setattr(kernel, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(kernel, "TILE_ROWS", rows)
+    monkeypatch.setattr(kernel, "LEAST_ROWS", least)
 
 
 def softmax_case(dtype, hidden=6):
@@ -91,7 +91,7 @@ def test_losses_and_gradients_are_those_of_torchs_cross_entropy(tiling, dtype, t
     """With coefficients below, at and above 0, and a domain without targets."""
     case = softmax_case(dtype)
     assert bool((case[-1] < 0).any() and (case[-1] == 0).any())
-    found = with_gradients(losses.softmax_loss, *case, scale=-0.7)
+    found = with_gradients(kernel.softmax_loss, *case, scale=-0.7)
     assert_same(found, with_gradients(torchs, *case, scale=-0.7), tolerance)
     assert found[3].abs().max() > 0.1
     assert not found[3][[0, *range(8, 12)]].any()  # padding, and the domain without targets
@@ -102,10 +102,10 @@ def test_one_pass_over_the_logits_and_two_give_the_same(monkeypatch):
     found = []
     for elements, least in ((2**22, 32), (304 * 40, 32), (304 * 20, 32), (304 * 20, 1)):
         set_tiling(monkeypatch, elements, least=least)
-        found.append(with_gradients(losses.softmax_loss, *case))
-    shapes = [losses._tile_shape(70, 300)[1]]
+        found.append(with_gradients(kernel.softmax_loss, *case))
+    shapes = [kernel._tile_shape(70, 300)[1]]
     set_tiling(monkeypatch, 304 * 20)
-    assert losses._tile_shape(70, 300)[1] < shapes[0] == 300  # the items were cut, and were not
+    assert kernel._tile_shape(70, 300)[1] < shapes[0] == 300  # the items were cut, and were not
     for other in found[1:]:
         assert_same(other, found[0], 1e-12)
 
@@ -117,13 +117,13 @@ class Repeated(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, table, *rest):
         ctx.inputs = rows, table, *rest
-        return losses.softmax_loss(rows, table, *rest)[0]
+        return kernel.softmax_loss(rows, table, *rest)[0]
 
     @staticmethod
     def backward(ctx, gradient):
         rows, table, *rest = ctx.inputs
         with torch.enable_grad():
-            found = with_gradients(losses.softmax_loss, rows, table, *rest, scale=gradient)
+            found = with_gradients(kernel.softmax_loss, rows, table, *rest, scale=gradient)
         return *found[2:], None, None, None
 
 
@@ -142,7 +142,7 @@ def test_extreme_logits_stay_exact(tiling, dtype):
     case = rows, table, targets, spans, coefficients
     logits = rows @ table.T
     assert logits.max() > 9.9e3 and logits.min() < -9.9e3
-    found = with_gradients(losses.softmax_loss, *case)
+    found = with_gradients(kernel.softmax_loss, *case)
     assert all(bool(part.isfinite().all()) for part in found)
     assert bool((found[1] >= 0).all()) and found[1].max() > 1e4
     expected = with_gradients(torchs, *(part.double() if part is rows or part is table else part
@@ -158,7 +158,7 @@ def test_bf16_autocast_stays_within_the_rounding_of_its_products(elements, monke
     rows, table, *rest = case
     exact = with_gradients(torchs, rows.double(), table.double(), *rest)
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(losses.softmax_loss, *case)
+        found = with_gradients(kernel.softmax_loss, *case)
     assert all(part.dtype == torch.float32 for part in found)
     # bf16 keeps 8 bits: inputs and logits (up to ~20 here) are each off by at most 1 in 2⁹
     assert (found[1] - exact[1]).abs().max() < 20 * 3 * 2**-9
@@ -175,7 +175,7 @@ def test_in_bf16_a_target_that_is_nearly_certain_still_gets_its_gradient():
     exact = with_gradients(torchs, *case)
     assert 3e-4 < exact[1].item() < 6e-4
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(losses.softmax_loss, *case)
+        found = with_gradients(kernel.softmax_loss, *case)
     for got, want in zip(found[2:], exact[2:], strict=True):
         assert relative(got, want) < 0.02
 
@@ -183,7 +183,7 @@ def test_in_bf16_a_target_that_is_nearly_certain_still_gets_its_gradient():
 def test_bf16_inputs_get_bf16_gradients_summed_in_float32():
     case = one_domain(40, 30, 8)
     rows, table = (part.detach().bfloat16().requires_grad_() for part in case[:2])
-    found = with_gradients(losses.softmax_loss, rows, table, *case[2:])
+    found = with_gradients(kernel.softmax_loss, rows, table, *case[2:])
     assert [part.dtype for part in found] == [torch.float32] * 2 + [torch.bfloat16] * 2
     expected = with_gradients(torchs, rows.float(), table.float(), *case[2:])
     for got, want in zip(found, expected, strict=True):
@@ -193,7 +193,7 @@ def test_bf16_inputs_get_bf16_gradients_summed_in_float32():
 def test_float64_stays_float64_under_autocast():
     case = softmax_case(torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(losses.softmax_loss, *case)
+        found = with_gradients(kernel.softmax_loss, *case)
     assert_same(found, with_gradients(torchs, *case), 1e-10)
 
 
@@ -227,7 +227,7 @@ def test_no_tensor_over_targets_and_items_is_ever_made(least, precision, monkeyp
     set_tiling(monkeypatch, 1024, least=least)
     case = one_domain(200, 500, 2)
     with Watch() as seen, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        losses.softmax_loss(*case)[0].backward()
+        kernel.softmax_loss(*case)[0].backward()
     assert seen.products > 100
     assert seen.elements <= 1024
 
@@ -246,10 +246,10 @@ def test_only_the_work_that_is_asked_for_is_done(wanted, least, products, monkey
     rows.requires_grad_(wanted in ("both", "rows", "no_grad"))
     table.requires_grad_(wanted in ("both", "table", "no_grad"))
     expected = torchs(rows, table, *rest)
-    height, width = losses._tile_shape(64, 120)
+    height, width = kernel._tile_shape(64, 120)
     tiles = -(-64 // height) * -(-120 // width)
     with Watch() as seen, torch.set_grad_enabled(wanted != "no_grad"):
-        objective, values = losses.softmax_loss(rows, table, *rest)
+        objective, values = kernel.softmax_loss(rows, table, *rest)
         assert objective.requires_grad is (products > 1)
         if products > 1:
             objective.backward()
@@ -265,21 +265,21 @@ def test_only_the_work_that_is_asked_for_is_done(wanted, least, products, monkey
     [(1, 1), (2900, 14228), (400, 20971), (7, 10**6), (512, 10**6), (2900, 10**8), (5, 17)],
 )
 def test_a_tile_never_exceeds_the_chunk(targets, items):
-    height, width = losses._tile_shape(targets, items)
+    height, width = kernel._tile_shape(targets, items)
     assert 1 <= height <= targets
     assert width >= 1
-    assert height * losses._aligned(width) <= losses.CHUNK_ELEMENTS
-    assert width == items or height >= min(targets, losses.LEAST_ROWS)
+    assert height * kernel._aligned(width) <= kernel.CHUNK_ELEMENTS
+    assert width == items or height >= min(targets, kernel.LEAST_ROWS)
 
 
 def test_the_same_input_gives_the_same_bits(tiling):
     case = softmax_case(torch.float32)
-    for got, want in zip(*(with_gradients(losses.softmax_loss, *case) for _ in "ab"), strict=True):
+    for got, want in zip(*(with_gradients(kernel.softmax_loss, *case) for _ in "ab"), strict=True):
         assert torch.equal(got, want)
 
 
 def test_losses_carry_no_gradient_and_a_second_backward_pass_is_refused():
-    objective, values = losses.softmax_loss(*softmax_case(torch.float32))
+    objective, values = kernel.softmax_loss(*softmax_case(torch.float32))
     assert not values.requires_grad
     objective.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="one backward pass"):
@@ -289,7 +289,7 @@ def test_losses_carry_no_gradient_and_a_second_backward_pass_is_refused():
 def test_without_targets_the_objective_is_zero():
     rows, table = torch.zeros(0, 4, requires_grad=True), torch.ones(9, 4, requires_grad=True)
     none = torch.zeros(0)
-    objective, values = losses.softmax_loss(rows, table, none.long(), [], none)
+    objective, values = kernel.softmax_loss(rows, table, none.long(), [], none)
     objective.backward()
     assert objective.item() == 0 and len(values) == 0
     assert not table.grad.any() and rows.grad.shape == (0, 4)
@@ -302,7 +302,7 @@ def test_no_operation_waits_for_a_value(elements, monkeypatch):
     case = one_domain(64, 120, 4)
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         tensors = [mode.from_tensor(part) if torch.is_tensor(part) else part for part in case]
-        found = with_gradients(losses.softmax_loss, *tensors)
+        found = with_gradients(kernel.softmax_loss, *tensors)
         with pytest.raises(DataDependentOutputException):
             found[0].item()
     assert [part.shape for part in found] == [(), (64,), (64, 4), (121, 4)]

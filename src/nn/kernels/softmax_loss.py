@@ -1,14 +1,12 @@
-"""The losses as pure functions of tensors: step losses, LC-NTG, SC-MIM.
+"""Softmax cross-entropy over a catalogue, losses and gradients tile by tile.
 
 Targets stand in the canonical order of a batch, by domain, user and time, so the targets of a
-domain are one slice and `counts` [D] says how long each slice is.
+domain are one slice.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -198,92 +196,3 @@ def softmax_loss(
     kind = product_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         return _SoftmaxLoss.apply(hidden, table, targets, spans, coefficients, kind, wanted)
-
-
-def pairwise_loss(hidden: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Binary cross-entropy in nats of a target and one negative (`--loss bce`, the paper's).
-
-    hidden, positive and negative embeddings [N, H] -> [N].
-    """
-    up = (hidden * positive).sum(-1, dtype=torch.promote_types(hidden.dtype, torch.float32))
-    down = (hidden * negative).sum(-1, dtype=up.dtype)
-    return F.softplus(-up) + F.softplus(down)
-
-
-def domain_sums(values: Tensor, counts: Tensor) -> Tensor:
-    """Sums over the targets of each domain: [N], [D] -> [D]; 0 where a domain has none."""
-    return torch.segment_reduce(values, "sum", lengths=counts, unsafe=True, initial=0)
-
-
-def mean_coefficients(counts: Tensor, weights: Tensor) -> Tensor:
-    """w_d / Σ_d w_d · counts_d [D]: what a domain's losses are multiplied by in the weighted mean
-    of a step; the plain mean when all weights are equal.
-
-    `counts` [D] are the whole step's, over all its micro-batches and processes.
-    """
-    return weights / (weights * counts).sum()
-
-
-def lc_ntg_weights(state: Tensor, temperature: float, floor: float) -> tuple[Tensor, Tensor]:
-    """γ = softmax(s / τ) and w = f + (1 − f)·D·γ, each [D]; uniform γ gives w = 1."""
-    gamma = (state / temperature).softmax(0)
-    return gamma, floor + (1.0 - floor) * len(state) * gamma
-
-
-def lc_ntg_update(
-    state: Tensor, gap_sums: Tensor, counts: Tensor, alpha: float, beta: float
-) -> tuple[Tensor, Tensor]:
-    """s_d ← α·s_d + β·φ_d with φ_d = gap_sums_d / counts_d, the mean of l_single − l_cross.
-
-    A domain without a target in the step keeps its state; its φ is NaN. Returns (s, φ), each [D].
-    """
-    gap = gap_sums / counts
-    return torch.where(counts > 0, alpha * state + beta * gap, state), gap
-
-
-def info_nce(anchors: Tensor, candidates: Tensor, critic: Tensor, temperature: float) -> Tensor:
-    """InfoNCE with the bilinear critic ρ(a, c) = aᵀ W c / temperature, in nats.
-
-    anchors and candidates [n, H], n ≥ 2, row by row the same user in the single and the cross view
-    (the positive pair; the other rows are the negatives), critic W [H, H] -> scalar. The mutual
-    information of the views is at least log(n) − loss (van den Oord et al., 2018).
-    """
-    logits = (anchors @ critic @ candidates.T) / temperature  # [n, n]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
-
-
-def sc_mim(
-    single: Tensor,
-    cross: Tensor,
-    lengths: Tensor,
-    pairs: list[tuple[int, Tensor]],
-    critics: Tensor,
-    temperature: float,
-    gather: Callable[[Tensor], list[Tensor]] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Single-cross mutual information: the mean over the domains that have at least two users.
-
-    single and cross [N, H] are the outputs of the two views and `lengths` [S] the number of targets
-    of each (domain, user) pair; `pairs` holds a domain and the rows of its users among the S, users
-    with fewer than two targets left out (a first event is predicted from the start token alone).
-    critics [D, H, H]. Returns (loss, bound log(n) − loss), both in nats and averaged over domains.
-
-    Where several processes share a batch, `gather` turns this one's rows [n, 2H], by domain, into
-    those of all processes, a tensor for each of `pairs`: the loss is then that of the whole batch,
-    in each process.
-    """
-    if not pairs:
-        zero = single.new_zeros(())
-        return zero, zero
-    views = [
-        torch.segment_reduce(view, "mean", lengths=lengths, unsafe=True) for view in (single, cross)
-    ]
-    pooled = torch.cat(views, 1)[torch.cat([rows for _, rows in pairs])]  # [n, 2H]
-    by_domain = gather(pooled) if gather else pooled.split([len(rows) for _, rows in pairs])
-    losses, bounds, critic = [], [], critics.unbind(0)
-    for (domain, _), users in zip(pairs, by_domain, strict=True):
-        loss = info_nce(*users.chunk(2, dim=1), critic[domain], temperature)
-        losses.append(loss)
-        bounds.append(math.log(len(users)) - loss.detach())
-    return torch.stack(losses).mean(), torch.stack(bounds).mean()

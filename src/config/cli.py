@@ -31,10 +31,23 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def setting(
-    default: Any, help: str, *, group: str = "options", choices: tuple[str, ...] | None = None
+    default: Any,
+    help: str,
+    *,
+    group: str = "options",
+    choices: tuple[str, ...] | None = None,
+    role: Any = None,
+    architecture: bool = False,
 ) -> Any:
-    """A dataclass field that is also a flag. A tuple default makes a flag of several values."""
-    metadata = {"help": help, "group": group, "choices": choices}
+    """A dataclass field that is also a flag. A tuple default makes a flag of several values.
+
+    `role` says what a change of it means for a run that exists (src/config/identity.py), and
+    `architecture` that the weights of a run fit only runs with the same value.
+    """
+    metadata = {
+        "help": help, "group": group, "choices": choices, "role": role,
+        "architecture": architecture,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -88,34 +101,41 @@ def as_json(config: Any) -> dict[str, Any]:
     }
 
 
-def config_defaults(
-    config_class: type, path: Path, what: str = "--config", others: bool = False
-) -> dict[str, Any]:
-    """The settings that a JSON file gives, names, types and choices checked (UserError).
-
-    With `others`, settings of another version are kept as they are.
-    """
+def config_defaults(config_class: type, path: Path, what: str = "--config") -> dict[str, Any]:
+    """The settings that a JSON file gives, names, types and choices checked (UserError)."""
     content = read_json(path, what)
-    types = typing.get_type_hints(config_class)
-    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} must hold one JSON object of settings")
+    return checked_values(config_class, content, f"{what} {path}")
+
+
+def checked_values(
+    config_class: type, content: dict[str, Any], where: str, ignore_unknown: bool = False
+) -> dict[str, Any]:
+    """The values of `content`, read from JSON at `where`, as `config_class` takes them.
+
+    UserError for a value of another type, one that is no choice, and, unless `ignore_unknown`, for
+    a name that is no setting.
+    """
+    types = typing.get_type_hints(config_class)
+    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
+    values = {}
     for name, value in content.items():
-        if name not in types:
-            if others:
+        if name not in choices:
+            if ignore_unknown:
                 continue
-            raise UserError(f"{what} {path}: unknown setting {shown(name)} (see --help)")
+            raise UserError(f"{where}: unknown setting {shown(name)} (see --help)")
         try:
-            content[name] = _of_type(value, types[name])
+            values[name] = _of_type(value, types[name])
         except (TypeError, OverflowError):
             raise UserError(
-                f"{what} {path}: '{name}' must be {_said(types[name])}, not {shown(value)}"
+                f"{where}: '{name}' must be {_said(types[name])}, not {shown(value)}"
             ) from None
         if choices[name] and value not in choices[name]:
             raise UserError(
-                f"{what} {path}: '{name}' is {shown(value)}; give one of {', '.join(choices[name])}"
+                f"{where}: '{name}' is {shown(value)}; give one of {', '.join(choices[name])}"
             )
-    return content
+    return values
 
 
 def _of_type(value: Any, kind: Any) -> Any:
@@ -129,10 +149,14 @@ def _of_type(value: Any, kind: Any) -> Any:
         return value
     elif kind is float and type(value) is int:
         return float(value)
+    elif members := typing.get_args(kind):  # X | None
+        return None if value is None else _of_type(value, members[0])
     raise TypeError
 
 
 def _said(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return f"a list of {typing.get_args(kind)[0].__name__}"
+    if members := typing.get_args(kind):
+        return f"{members[0].__name__} or null"
     return kind.__name__

@@ -16,6 +16,7 @@ class RankingPath:
     """A ranking path that a model computes itself."""
 
     single_domain: bool  # ranks from the events of the requested domain alone
+    weighted: bool  # the loss weighting applies to its losses
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class Mode:
     per_domain: bool = False  # one model per domain
 
 
-PATHS = {CROSS: RankingPath(single_domain=False), SINGLE: RankingPath(single_domain=True)}
+PATHS = {
+    CROSS: RankingPath(single_domain=False, weighted=True),
+    SINGLE: RankingPath(single_domain=True, weighted=False),
+}
 MODES = {
     "syncrec": Mode("SyNCRec", (CROSS, SINGLE)),
     "cdsr": Mode("CDSR", (CROSS,)),

@@ -14,16 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.nn.dropout import dropout
+from src.nn.experts import Experts, view_tiles
+from src.nn.gates import EvenGate, SequenceGate, TokenGate
 from src.nn.kernels.softmax_loss import softmax_loss
-from src.nn.layers import (
-    EvenGate,
-    Experts,
-    SequenceGate,
-    TokenGate,
-    Towers,
-    dropout,
-    view_tiles,
-)
+from src.nn.towers import Towers
 from src.objective.sc_mim import sc_mim
 from src.objective.step_losses import pairwise_loss
 

@@ -20,7 +20,7 @@ class DropoutMasks:
     def __init__(self, p: float, device: torch.device):
         self.p, self.device = p, device
         # a multiple of 1/256, such as .5 or .25, needs only a byte an element
-        self.kind = torch.uint8 if p * 256 == round(p * 256) else torch.int16
+        self.dtype = torch.uint8 if p * 256 == round(p * 256) else torch.int16
         if p and device.type == "cpu":
             self.generator = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
 
@@ -34,10 +34,10 @@ class DropoutMasks:
         if not self.p:
             return None
         if self.device.type != "cpu":
-            limits = torch.iinfo(self.kind)
-            empty = torch.empty(shape, dtype=self.kind, device=self.device)
+            limits = torch.iinfo(self.dtype)
+            empty = torch.empty(shape, dtype=self.dtype, device=self.device)
             return empty.random_(limits.min, limits.max + 1)
-        elements, size = int(np.prod(shape)), self.kind.itemsize
+        elements, size = int(np.prod(shape)), self.dtype.itemsize
         words = self.generator.random_raw(-(-elements * size // 8))
         drawn = torch.from_numpy(words.view(np.uint8 if size == 1 else np.int16))
         return drawn[:elements].view(shape)

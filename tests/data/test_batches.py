@@ -8,7 +8,7 @@ from scipy.stats import chi2
 from src.dataset.batching import batches
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.targets import split_targets
-from src.nn.layers import dropout
+from src.nn.dropout import dropout
 from tests.support.builders import make_dataset, make_model, random_users, train_batch
 
 SIZES = (6, 5, 9, 4)

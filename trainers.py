@@ -32,7 +32,7 @@ from src.objective.weighting import Uniform
 from src.runs import faults, training_state
 from src.runs.checkpoints import BEST, LAST, write_checkpoint
 from src.runs.models import count_parameters, new_model
-from src.runs.tables import RunTables
+from src.runs.tables import RunTables, print_epoch
 from src.training.epoch_statistics import EpochStatistics
 from src.training.memory import (
     forecast,
@@ -166,7 +166,7 @@ class Trainer:
         return losses
 
     def _only(self, coefficients: dict[str, Tensor], weighted: bool) -> dict[str, Tensor]:
-        """The coefficients of the paths that are weighted, or of those that are not; 0 elsewhere."""
+        """The coefficients of the weighted paths, or of the others; 0 for the rest."""
         return {
             path: values if PATHS[path].weighted == weighted else torch.zeros_like(values)
             for path, values in coefficients.items()
@@ -268,7 +268,8 @@ class Trainer:
             if improved:
                 write_checkpoint(self.folder / BEST, state)
             write_checkpoint(self.folder / LAST, state)
-            tables.say(self.progress, statistics, results, self.settings)
+            names = self.dataset.domain_names
+            print_epoch(self.progress, statistics, results, names, self.settings)
             tables.show(self.progress, *rows)
 
         self.process.agree(write)

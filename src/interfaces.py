@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 # (columns) -> scores [rows, columns] of a block of rows, the same however often they are asked for.
@@ -78,9 +77,7 @@ class CountModel(Protocol):
     def fit(cls, dataset: Any) -> "CountModel":
         """Count the training events of a dataset."""
 
-    def scorer(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
-    ) -> Scores:
+    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
         """Scores of a domain's items for n requests: the user of each [n], the end of the events
         that are known (flat, exclusive) [n], and the time of the request [n] in seconds."""
 
@@ -118,5 +115,3 @@ class LossWeighting(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state_dict`."""
-
-

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from src.evaluation.evaluator import evaluate_run
 
 import main
 import make_dataset
@@ -27,7 +28,6 @@ from src.config.settings import Settings, check_settings
 from src.dataset.batching.loader import Loader
 from src.dataset.store.folder import Dataset, open_dataset
 from src.dataset.store.verify import verify_dataset
-from src.evaluation.evaluator import evaluate_run
 from src.evaluation.queries import Ensemble
 from src.evaluation.targets import SPLITS, split_targets, target_facts
 from src.io.errors import run_command

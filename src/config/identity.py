@@ -88,6 +88,4 @@ def longer(before: Any, now: Any) -> bool:
 def scored_otherwise(before: Any, now: Any) -> list[str]:
     """The settings by which `now` scores the run `before` otherwise."""
     former = values_of(before, {Role.SCORING})
-    return [
-        name for name, value in values_of(now, {Role.SCORING}).items() if former[name] != value
-    ]
+    return [name for name, value in values_of(now, {Role.SCORING}).items() if former[name] != value]

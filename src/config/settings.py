@@ -64,12 +64,8 @@ class ModelSettings:
     heads: int = setting(1, "attention heads", group="model", architecture=True)
     dropout: float = setting(0.3, "dropout on embeddings and block outputs", group="model")
     attention_dropout: float = setting(0.0, "dropout on attention weights", group="model")
-    max_len: int = setting(
-        50, "newest events kept of a user, L", group="model", architecture=True
-    )
-    experts_cross: int = setting(
-        2, "experts that CDSR owns, K_c", group="model", architecture=True
-    )
+    max_len: int = setting(50, "newest events kept of a user, L", group="model", architecture=True)
+    experts_cross: int = setting(2, "experts that CDSR owns, K_c", group="model", architecture=True)
     experts_single: int = setting(
         1, "experts that SDSR owns, K_s", group="model", architecture=True
     )
@@ -113,6 +109,16 @@ class ModelSettings:
     def per_domain(self) -> bool:
         """Whether each domain has a model of its own."""
         return MODES[self.mode].per_domain
+
+    @property
+    def subject(self) -> str:
+        """What is trained, in the names of runs: the mode, and the model unless it is SyNCRec."""
+        return self.mode if self.model == DEFAULT_MODEL else f"{self.model}-{self.mode}"
+
+    @property
+    def context(self) -> str:
+        """Which events the single view ranks from: `own` or `paired`, as --sdsr_context says."""
+        return "own" if self.per_domain else self.sdsr_context
 
 
 @dataclass(frozen=True)
@@ -288,9 +294,7 @@ class RunSettings:
         group="run",
         role=Role.RUN,
     )
-    overwrite: bool = setting(
-        False, "replace a run folder that exists", group="run", role=Role.RUN
-    )
+    overwrite: bool = setting(False, "replace a run folder that exists", group="run", role=Role.RUN)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run", role=Role.RUN)
     threads: int = setting(0, "CPU threads; 0: torch's choice", group="run", role=Role.RUN)
     compile: bool = setting(
@@ -360,6 +364,29 @@ def names_in(values: dict[str, Any]) -> tuple[str, str]:
     model = values.get("model", known["model"])
     weighting = values.get("weighting", known["weighting"])
     return model, weighting
+
+
+def choose(
+    values: dict[str, Any], model: str | None, weighting: str | None, lc_ntg: bool | None
+) -> dict[str, Any]:
+    """Default values after what a command line says of the model and the weighting (None: nothing).
+
+    `--lc_ntg` is a second name of one weighting: the flag that is given decides. UserError for a
+    name that is in no table.
+    """
+    chosen = dict(values)
+    for flag, name, table in (("model", model, MODELS), ("weighting", weighting, WEIGHTINGS)):
+        if name is not None and name not in table:
+            raise UserError(f"--{flag} {name} is unknown; give one of {', '.join(table)}")
+    if model:
+        if model != values.get("model", DEFAULT_MODEL):
+            chosen.pop("mode", None)
+        chosen["model"] = model
+    if weighting:
+        chosen |= {"weighting": weighting, "lc_ntg": weighting == "lc_ntg"}
+    elif lc_ntg:
+        chosen |= {"weighting": "lc_ntg", "lc_ntg": True}
+    return chosen
 
 
 def read_settings(path: Path, what: str, *, of_a_run: bool = False) -> dict[str, Any]:

@@ -93,3 +93,24 @@ class Experts(nn.Module):
         )
         weights = [weight for layer in self.layers for weight in layer.weights()]
         return ExpertMixture.apply(x, share, run, learns, *weights)
+
+
+# Numbers that a target keeps of a layer that learns until its backward pass, in units of H
+OPERANDS = 12  # in the products' type: queries, keys, values, attention, 8 H
+SUMS = 4  # in the weights' type: input, both sums before a norm, what lies between
+MASK_BYTES = 2  # bytes of its two dropout masks
+AROUND = 12  # of a view, in the weights' type: embedding, norm, mixture, tower, rows of the loss
+
+
+def activation_bytes(settings, learning: dict[str, int], tile: float) -> float:
+    """Bytes that a target holds when the backward pass begins.
+
+    learning: {path: experts that learn from it}. tile: slots of its attention.
+    """
+    hidden = settings.hidden
+    byte = 8 if settings.precision == "float64" else 4
+    product = 2 if settings.precision == "bf16" else byte
+    layer = product * (OPERANDS * hidden + settings.heads * tile) + byte * SUMS * hidden
+    layer += MASK_BYTES * hidden if settings.dropout else 0
+    around = byte * hidden * (AROUND + settings.experts) * len(learning)
+    return layer * (settings.layers * sum(learning.values()) + 1) + around  # one layer is at work

@@ -12,9 +12,7 @@ from torch import Tensor
 from src.objective.weighting import Uniform
 
 
-def lc_ntg_update(
-    state: Tensor, gap: Tensor, counts: Tensor, alpha: float, beta: float
-) -> Tensor:
+def lc_ntg_update(state: Tensor, gap: Tensor, counts: Tensor, alpha: float, beta: float) -> Tensor:
     """s_d ← α·s_d + β·φ_d, each [D]. A domain without a target in the step keeps its state."""
     return torch.where(counts > 0, alpha * state + beta * gap, state)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 class Uniform:
     """Every domain weighs the same: the plain mean over targets (`--weighting uniform`).
 
-    settings: the run's. gap: the NegativeTransferGap (src/objective/lc_ntg.py) that the run measures,
-    whose state [D] has the run's device and type.
+    settings: the run's. gap: the NegativeTransferGap (src/objective/lc_ntg.py) that the run
+    measures, whose state [D] has the run's device and type.
     """
 
     needs_both_views: ClassVar[bool] = False

@@ -112,14 +112,21 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"moments {list(state[name].shape)} of {list(parameter.shape)}")
 
 
-def start_from(trainer, weights: dict[str, Tensor], states: dict[str, dict[str, Tensor]]) -> None:
-    """Take the weights of a former run, and what its loss weighting had learned; what they are
-    worth here is epoch 0 of metrics.csv."""
-    trainer.model.load_state_dict(weights)
-    if "state" in states["lc_ntg"]:
-        trainer.gap.state.copy_(states["lc_ntg"]["state"])
-    if states["weighting"]:
-        trainer.weighting.load_state_dict(states["weighting"])
+def fresh_states(trainer) -> dict[str, dict[str, Tensor]]:
+    """What a run starts with: the weights, LC-NTG's state, and the loss weighting's own."""
+    return {
+        "model": trainer.model.state_dict(),
+        "lc_ntg": {"state": trainer.gap.state},
+        "weighting": trainer.weighting.state_dict(),
+    }
+
+
+def start_from(trainer, states: dict[str, dict[str, Tensor]]) -> None:
+    """Take over the `fresh_states` that a former run leaves; what they are worth here is epoch 0 of
+    metrics.csv."""
+    trainer.model.load_state_dict(states["model"])
+    trainer.gap.state.copy_(states["lc_ntg"]["state"])
+    trainer.weighting.load_state_dict(states["weighting"])
     results = trainer.validate(split_targets(trainer.dataset, "valid"))
     if trainer.process.leads:
         names = trainer.dataset.domain_names

@@ -153,7 +153,5 @@ def epoch_line(
         for path, domain, name, value in (statistics.loss_rows(names) if statistics else ())
         if domain == "users" and name == "loss"
     ]
-    parts += [
-        f"{path} {metric} {values[average][metric]:.4f}" for path, values in results.items()
-    ]
+    parts += [f"{path} {metric} {values[average][metric]:.4f}" for path, values in results.items()]
     return "  ".join(parts)

@@ -36,9 +36,7 @@ def restore_own(states: dict[str, torch.Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def restore_all(
-    states: dict[str, torch.Tensor], process: Process, key: tuple[int, ...]
-) -> None:
+def restore_all(states: dict[str, torch.Tensor], process: Process, key: tuple[int, ...]) -> None:
     """Go back to the random states of all processes, {device type: [P, bytes]}; a process that was
     not there then is seeded from `key` and its rank. UserError for bytes that are no state."""
     states = {name: torch.atleast_2d(rows).cpu() for name, rows in states.items()}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from src.evaluation.evaluator import asked_protocols
 
 from src.config.settings import Settings
 from src.dataset.store.folder import TEST, TRAIN, VALID
-from src.evaluation.evaluator import asked_protocols
 from src.evaluation.path_scores import fit_baselines, score_paths
 from src.evaluation.protocols import PROTOCOLS, RELEASED
 from src.evaluation.queries import Ensemble, Queries, encode_queries

@@ -10,24 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.config.settings import Settings
+from src.config.identity import scored_otherwise
+from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset
 from src.evaluation.path_scores import (
     PathScores,
     add_served,
     choose_serving,
-    fit_baselines,
+    fit_count_models,
     rank_tables,
     score_paths,
     summarise_paths,
     with_suffix,
 )
-from src.evaluation.protocols import (
-    RELEASED,
-    STRICT,
-    chosen_protocols,
-    drawn_sets,
-)
+from src.config.names import RELEASED, STRICT
+from src.evaluation.protocols import chosen_protocols, drawn_sets
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.serving_choice import Choice
@@ -59,12 +56,12 @@ def run_protocols(settings: Settings) -> tuple[str, ...]:
     UserError for an unknown one, or one that the run's models cannot be ranked by.
     """
     wanted = chosen_protocols(settings.protocol, settings.sampled_negatives)
-    if settings.mode == "sdsr_separate":
+    if settings.per_domain:
         # a domain's own model has no vectors of the other domains' items
         if RELEASED in settings.protocol:
             raise UserError(
-                f"--protocol {RELEASED} scores the items of all domains by the query of one; "
-                "a run of --mode sdsr_separate has no such scores; leave it out"
+                f"--protocol {RELEASED} scores the items of all domains by the query of one domain; "
+                f"a run of --mode {settings.mode} has no such scores; leave it out"
             )
         wanted = tuple(name for name in wanted if name != RELEASED)
     return wanted if "full" in wanted else ("full", *wanted)
@@ -75,6 +72,13 @@ def asked_protocols(settings: Settings, dataset: Dataset) -> list[str]:
     where they are asked for and differ."""
     names = run_protocols(settings)
     return [name + suffix for suffix in _suffixes(settings, dataset) for name in names]
+
+
+def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
+    """Whether a finished run has not been scored as the settings ask."""
+    results = read_results(folder)
+    missing = any(name not in results["test"] for name in asked_protocols(settings, dataset))
+    return missing or bool(scored_otherwise(run_settings(folder), settings))
 
 
 def _suffixes(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ def evaluate_run(
     as they are. The best checkpoint was picked on validation before: nothing here chooses by test.
     """
     protocols = run_protocols(settings)
-    baselines = fit_baselines(dataset)
+    count_models = fit_count_models(dataset)
     found: list[SplitScores] = []
     choices: dict[str, Choice] = {}
     for split in SPLITS:  # validation first: it decides what serves
@@ -106,10 +110,11 @@ def evaluate_run(
             drawn = drawn or _drawn(settings, dataset, targets, protocols, folder.parent)
             plan = Plan(dataset, targets, protocols, drawn, process.device)
             lists = split == "test" and not suffix
-            scores = score_paths(ensemble, settings, plan, process, baselines, lists)
+            scores = score_paths(ensemble, settings, plan, process, count_models, lists)
             if len(settings.paths) == 2:
                 choices = choices or choose_serving(scores, targets, settings, dataset.domain_names)
-                scores = add_served(scores, choices, targets, dataset.item_starts)
+                starts = dataset.item_starts
+                scores = add_served(scores, choices, settings.paths, targets, starts)
             found.append(SplitScores(targets, with_suffix(scores, suffix), bool(suffix)))
     process.agree(lambda: write_scores(found, choices, settings, dataset, folder, keep))
 
@@ -210,3 +215,20 @@ def _row_groups(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
 def _group(table: pa.Table) -> tuple[str, ...]:
     """Split, protocol and path of a row group."""
     return tuple(table[name][0].as_py() for name in ("split", "protocol", "path"))
+
+
+def results_table(results: dict, protocol: str = "full") -> str:
+    """The test metrics for the console: one row per domain, one column per path."""
+    paths = results["test"][protocol]
+    names = list(next(iter(paths.values())))
+    width = max(len(name) for name in names)
+    lines = [f"test, protocol {protocol}: NDCG@10 / HR@10"]
+    lines.append("  ".join([" " * width, f"{'n':>6}", *(f"{path:>15}" for path in paths)]))
+    for name in names:
+        rows = [metrics[name] for metrics in paths.values()]
+        cells = [
+            f"{row['ndcg@10']:.4f} / {row['hr@10']:.4f}".rjust(15) if row["n"] else f"{'–':>15}"
+            for row in rows
+        ]
+        lines.append("  ".join([name.ljust(width), f"{rows[0]['n']:6d}", *cells]))
+    return "\n".join(lines)

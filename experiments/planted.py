@@ -20,8 +20,8 @@ from src.config.cli import OneLineParser
 from src.dataset.store.folder import dataset_folder, read_card
 from src.io.errors import UserError, run_command
 from src.io.files import write_atomically
+from src.io.paths import ROOT
 from src.runs.records import read_results
-from utils import ROOT
 
 matplotlib.use("Agg")
 SEEDS = (1, 2, 3)

@@ -39,7 +39,7 @@ from benchmarks.speed.common import (
     start,
 )
 from src.io.errors import run_command
-from utils import Process
+from src.training.processes import Process
 
 COPIES = {True: 3, False: 4}  # tables held: weights, two moments and, unless sparse, the gradient
 

@@ -43,8 +43,8 @@ from benchmarks.speed.common import (
 from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.evaluation.targets import split_targets
 from src.io.errors import UserError, run_command
+from src.training.processes import Process
 from trainers import Trainer
-from utils import Process
 
 SETTINGS = {
     "train": {"loss": "bce", "sparse_items": True},

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.robustness.fuzz_mutations import NAMES, NUMBERS, remove, spoiled
 from benchmarks.robustness.fuzz_world import TINY, World, build, data_flags
 from benchmarks.speed.common import say
-from utils import ROOT
+from src.io.paths import ROOT
 
 LIMIT_S = 600  # a command that takes longer hangs; two seconds are usual on an idle core
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from src.evaluation.evaluator import evaluate_run
 
 import main
 import make_dataset
@@ -24,9 +23,10 @@ from benchmarks.robustness.fuzz_mutations import NAMES, NUMBERS, VALUES, spoiled
 from benchmarks.robustness.fuzz_world import TINY, World, data_flags
 from src.config.cli import config_defaults, from_namespace
 from src.config.dataset_settings import DatasetSettings
-from src.config.settings import Settings, check_settings
+from src.config.settings import Settings
+from src.config.validation import check_settings
 from src.dataset.batching.loader import Loader
-from src.dataset.store.folder import Dataset, open_dataset
+from src.dataset.store.folder import Dataset, open_dataset, open_named
 from src.dataset.store.verify import verify_dataset
 from src.evaluation.queries import Ensemble
 from src.evaluation.targets import SPLITS, split_targets, target_facts
@@ -35,9 +35,11 @@ from src.report import analysis, compare, protocols, tables, transfer_tables
 from src.report.compared_paths import data_sets, measure
 from src.report.finished_runs import read_runs
 from src.report.gamma_claim import claim_points
+from src.runs.evaluate import evaluate_run
+from src.runs.tables import METRICS_COLUMNS, Table
 from src.runs.warm_start import check_former, former_state, init_record, open_former
+from src.training.processes import Process
 from trainers import Trainer
-from utils import METRICS_COLUMNS, Process, Table, open_data
 
 CPU = torch.device("cpu")
 ONE = Process(CPU)
@@ -88,7 +90,7 @@ def flags(world: World, rng: random.Random) -> None:
 
 def _find(words: list[str]) -> None:
     settings = main.parse_command(words).settings
-    dataset = open_data(settings)
+    dataset = open_named(settings)
     folder = main.run_folder(settings, dataset)
     main.find_run(settings, folder, dataset.card["sha256"])
 
@@ -114,7 +116,7 @@ def dataset_folder(world: World, rng: random.Random) -> None:
     files = [world.data / "data_card.json"] * 4 + list((world.data / "sequences").iterdir()) * 2
     files += [world.data / "users.parquet", world.data / "items.parquet"]
     with spoiled(rng.choice(files), rng):
-        dataset = open_data(tiny_settings(world))
+        dataset = open_named(tiny_settings(world))
         try:
             verify_dataset(dataset)
         finally:
@@ -191,7 +193,7 @@ def best_checkpoint(world: World, rng: random.Random) -> None:
 
 
 def start_from(world: World) -> None:
-    former = open_former(world.run, open_data)
+    former = open_former(world.run, open_named)
     dataset = good_dataset(world)
     check_former(former, tiny_settings(world), dataset, world.root / "other")
     former_state(former, dataset)

@@ -42,8 +42,8 @@ from src.config.cli import OneLineParser
 from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.io.errors import UserError, run_command
+from src.io.paths import ROOT
 from src.runs.checkpoints import FORMER, LAST
-from utils import ROOT
 
 USERS = 50
 MORE = ("--batch_size=10", "--max_epochs=4", "--save_every_steps=2")

@@ -26,8 +26,8 @@ import trainers
 from src.dataset.generator import SyntheticConfig, generate, write_log
 from src.io.errors import UserError, run_command
 from src.io.files import TEMPORARY
+from src.io.paths import ROOT
 from src.runs.checkpoints import BEST, FORMER, LAST, load_checkpoint
-from utils import ROOT
 
 PHASES = {  # the function that a phase is spent in
     "data": (make_dataset, "make_dataset"),

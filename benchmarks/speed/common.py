@@ -28,9 +28,12 @@ from src.config.settings import Settings
 from src.dataset.batching import batches
 from src.dataset.batching.batches import Batch, Windows
 from src.dataset.store.folder import TRAIN, Dataset
-from src.training.epoch_statistics import EpochSums
+from src.io.paths import ROOT
+from src.training.epoch_statistics import EpochStatistics
+from src.training.processes import Process
+from src.training.random_state import seed_everything
 from trainers import Trainer
-from utils import ROOT, Process, seed_everything, start_process
+from utils import start_process
 
 # Users of the sample with 0, 1, … 49 events and with 50 or more
 USERS_BY_EVENTS = (
@@ -106,7 +109,7 @@ class Bench:
     trainer: Trainer
     windows: Windows
     batch: Batch
-    epoch: EpochSums
+    epoch: EpochStatistics
 
     @property
     def tokens(self) -> int:
@@ -133,7 +136,7 @@ def make_bench(settings: Settings, dataset: Dataset, process: Process) -> Bench:
     windows = batches.newest(dataset, users, trainer.loader.ends[users], settings.max_len)
     batch = batches.build_batch(dataset, windows, settings.seed, 0).to(process.device)
     mim = settings.mode == "syncrec" and settings.sc_mim
-    epoch = EpochSums(len(dataset.domain_names), process.device, with_mim=mim)
+    epoch = EpochStatistics(len(dataset.domain_names), process.device, with_mim=mim)
     return Bench(trainer, windows, batch, epoch)
 
 

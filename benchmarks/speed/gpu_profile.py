@@ -32,7 +32,7 @@ from benchmarks.speed.common import (
 )
 from benchmarks.speed.step import PRECISIONS, necessary_gflop, step_bench
 from src.io.errors import UserError, run_command
-from utils import Process
+from src.training.processes import Process
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of the profiler's trace
 LONGEST_NAMED = 12

@@ -57,9 +57,12 @@ from src.dataset.batching.batches import Batch
 from src.dataset.store.folder import ARRAYS, FORMAT, TEST, VALID, Dataset, open_dataset, user_chunks
 from src.dataset.store.verify import check_events
 from src.io.errors import run_command
-from src.training.epoch_statistics import EpochSums
+from src.io.paths import ROOT
+from src.training.epoch_statistics import EpochStatistics
+from src.training.processes import Process
+from src.training.random_state import seed_everything
 from trainers import Trainer
-from utils import ROOT, Process, seed_everything, start_process
+from utils import start_process
 
 DOMAINS = 5
 MEAN_EVENTS, LEAST_EVENTS = 20, 3  # of a user; the last two are held out
@@ -184,7 +187,7 @@ def training_rate(trainer: Trainer, count: int) -> float:
     """Tokens a second of `count` training steps on batches that are there."""
     steps = list(itertools.islice(coming_steps(trainer), count))
     tokens = sum(len(batch.targets) for step in steps for batch in step)
-    epoch = EpochSums(
+    epoch = EpochStatistics(
         len(trainer.dataset.domain_names), trainer.process.device,
         with_mim=trainer.settings.mode == "syncrec" and trainer.settings.sc_mim,
     )  # fmt: skip

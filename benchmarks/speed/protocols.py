@@ -37,10 +37,11 @@ from benchmarks.speed.common import (
     training_lengths,
 )
 from models import SyNCRec
+from src.config.names import PROTOCOLS, RELEASED
 from src.config.settings import Settings
 from src.dataset.store.folder import TEST, Dataset
 from src.evaluation.path_scores import model_scorer, score_paths
-from src.evaluation.protocols import DRAWN, PROTOCOLS, RELEASED
+from src.evaluation.protocols import DRAWN
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import Targets, drawn_candidates, split_targets

@@ -45,7 +45,7 @@ from benchmarks.speed.common import (
 )
 from src.io.errors import UserError, run_command
 from src.nn.kernels.softmax_loss import softmax_loss
-from utils import Process
+from src.training.processes import Process
 
 VARIANTS = ("ours", "torch none", "torch sum")
 ALONE_PASSES = 2

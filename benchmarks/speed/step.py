@@ -59,7 +59,7 @@ from benchmarks.speed.common import (
 )
 from src.config.settings import Settings
 from src.io.errors import run_command
-from utils import Process
+from src.training.processes import Process
 
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # torch's name of a type, and ours
 CHILD_STEPS = 2  # the second has the optimiser's state from the start

@@ -13,9 +13,9 @@ import torch
 
 from main import find_run, main, parse_command
 from src.config.cli import as_json
+from src.config.names import PROTOCOLS
 from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, target_metrics
-from src.evaluation.protocols import PROTOCOLS
 from src.io.errors import UserError
 from tests.support.command_runs import (
     DOMAINS,

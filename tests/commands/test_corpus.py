@@ -19,7 +19,7 @@ from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.evaluation.targets import drawn_candidates, split_targets
 from src.io.errors import UserError
-from utils import METRICS_COLUMNS, Table
+from src.runs.tables import METRICS_COLUMNS, Table
 
 
 @pytest.fixture

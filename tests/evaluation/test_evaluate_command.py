@@ -9,8 +9,8 @@ import pytest
 
 import main
 import make_dataset
+from src.config.names import PROTOCOLS
 from src.dataset.store.folder import open_dataset
-from src.evaluation.protocols import PROTOCOLS
 from src.evaluation.targets import SPLITS
 from tests.support.command_runs import DOMAINS, contents, failing, make_data, make_log, train
 

@@ -11,21 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config.names import PROTOCOLS, RELEASED, UNSEEN
 from src.config.settings import Settings
 from src.evaluation import path_scores as scoring
 from src.evaluation import rank_counts as ranks
 from src.evaluation.path_scores import model_scorer, score_paths
-from src.evaluation.protocols import (
-    PROTOCOLS,
-    RELEASED,
-    UNSEEN,
-    Ranks,
-    chosen_protocols,
-    ties_of,
-)
+from src.evaluation.protocols import Ranks, chosen_protocols, ties_of
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import drawn_candidates, split_targets
+from src.training.processes import Process
 from tests.support.builders import make_model
 from tests.support.ranked_data import (
     DRAWN,
@@ -35,7 +30,6 @@ from tests.support.ranked_data import (
     ranks_by_hand,
     temporal,
 )
-from utils import Process
 
 CPU = torch.device("cpu")
 NEGATIVES = 4

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from src.config.names import CANDIDATES, UNSEEN
 from src.config.settings import Settings
 from src.evaluation import queries as encoding
-from src.evaluation.protocols import CANDIDATES, UNSEEN
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.rank_counts import SIDES, Part, Reads, count_ranks
 from src.evaluation.ranking import ModelScorer, Plan, rank_targets

@@ -11,18 +11,19 @@ import pytest
 import torch
 
 from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
+from src.config.names import PROTOCOLS
 from src.config.settings import Settings
 from src.dataset.batching import batches
-from src.evaluation.path_scores import fit_baselines, score_paths
-from src.evaluation.protocols import PROTOCOLS
+from src.evaluation.path_scores import fit_count_models, score_paths
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import drawn_candidates, split_targets
+from src.training.processes import Process
+from src.training.random_state import seed_everything
 from tests.support.builders import make_model
 from tests.support.ranked_data import DRAWN, random_dataset
 from tests.support.small_benches import padded_batch, small_bench
 from trainers import Trainer
-from utils import Process, seed_everything
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
@@ -110,7 +111,7 @@ def test_a_split_is_ranked_as_on_the_cpu(tmp_path):
     for device in ("cpu", "cuda"):
         process = Process(torch.device(device))
         plan = Plan(dataset, targets, PROTOCOLS, drawn, process.device)
-        ensemble, baselines = Ensemble([model.to(device)]), fit_baselines(dataset)
+        ensemble, baselines = Ensemble([model.to(device)]), fit_count_models(dataset)
         found[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
     for path, expected in found["cpu"].items():
         got, exact = found["cuda"][path], path in ("popularity", "markov")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from models import SyNCRec
 from src.config.settings import Settings
 from src.objective import lc_ntg, sc_mim, step_losses
+from src.training.processes import Process
 from tests.support.builders import (
     losses_with_gradient,
     make_dataset,
@@ -18,8 +19,7 @@ from tests.support.builders import (
     random_users,
     train_batch,
 )
-from trainers import EpochSums, Trainer
-from utils import Process
+from trainers import EpochStatistics, Trainer
 
 SIZES = (6, 5, 9, 4)
 STATE = torch.tensor([0.4, -0.1, 0.3, -0.6], dtype=torch.float64)
@@ -38,8 +38,8 @@ def make_trainer(dataset, folder, **settings) -> Trainer:
     return trainer
 
 
-def run_step(trainer, step_batches) -> EpochSums:
-    epoch = EpochSums(len(trainer.dataset.domain_names), trainer.process.device)
+def run_step(trainer, step_batches) -> EpochStatistics:
+    epoch = EpochStatistics(len(trainer.dataset.domain_names), trainer.process.device)
     trainer.train_step(step_batches, epoch)
     return epoch
 

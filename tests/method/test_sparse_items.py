@@ -8,11 +8,11 @@ import torch
 
 from src.config.settings import Settings
 from src.io.errors import UserError
-from src.training.epoch_statistics import EpochSums
+from src.training.epoch_statistics import EpochStatistics
 from src.training.optimizer import clip_gradients, gradient_values
+from src.training.processes import Process
 from tests.support.builders import make_dataset
 from trainers import Trainer
-from utils import Process
 
 SIZES = (6, 5)
 USERS = [([1, 2, 7], [0, 0, 1]), ([2, 8, 3, 2], [0, 1, 0, 0]), ([4, 9, 10], [0, 1, 1])]
@@ -32,7 +32,7 @@ def make_trainer(folder: Path, *, sparse: bool, clip_norm: float = 0.0) -> Train
 def step(trainer: Trainer, users: list[int]) -> set[int]:
     """Train on some users; returns the rows of the item table that they need."""
     batch = trainer.loader.batch([np.array(users)], 0)
-    trainer.train_step([batch], EpochSums(2, trainer.process.device))
+    trainer.train_step([batch], EpochStatistics(2, trainer.process.device))
     parts = (batch.cross.inputs, batch.single.inputs, batch.targets, batch.negatives)
     return set(torch.cat(parts).tolist())
 

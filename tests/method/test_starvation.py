@@ -9,8 +9,9 @@ import pytest
 from src.config.settings import Settings
 from src.dataset.generator import SyntheticConfig, generate
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
+from src.training.random_state import seed_everything
 from trainers import Trainer
-from utils import seed_everything, start_process
+from utils import start_process
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "planted.csv"
 RELATEDNESS = (1.0, 0.5, 0.0)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from benchmarks.robustness import fuzz
 from benchmarks.robustness.fuzz_targets import TARGETS
 from src.config.cli import config_defaults
-from src.config.settings import Settings, check_settings
+from src.config.settings import Settings
+from src.config.validation import check_settings
 from src.dataset.store.card_schema import COMPARED, OPENED, PRINTED, REPORTED, card_misfit
 from src.io.errors import UserError
 from src.io.json_schema import misfit, name_fault, read_json

@@ -14,7 +14,8 @@ from src.training import memory
 from src.io.errors import UserError
 from src.training.memory import check_tables, forecast, shortage
 from src.config.settings import Settings
-from utils import Process, count_parameters
+from src.training.processes import Process
+from src.runs.models import count_parameters
 
 LENGTH = 40  # events of every user: equal batches have equal numbers of targets
 ITEMS = (300, 200, 200, 100, 100)

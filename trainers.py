@@ -14,42 +14,31 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from src.config.modes import PATHS
-from src.config.names import WEIGHTINGS, load
 from src.config.settings import Settings
 from src.dataset.batching.batches import Batch, one_ahead
 from src.dataset.batching.loader import Loader
 from src.dataset.store.folder import Dataset
-from src.evaluation.metrics import summarise
-from src.evaluation.path_scores import score_paths
+from src.evaluation.path_scores import Results, score_validation
 from src.evaluation.queries import Ensemble
-from src.evaluation.ranking import Plan
 from src.evaluation.targets import Targets, split_targets
 from src.interfaces import StepLosses
 from src.io.errors import NotFinite
 from src.objective.lc_ntg import NegativeTransferGap
 from src.objective.step_losses import mean_coefficients
-from src.objective.weighting import Uniform
+from src.objective.weighting import make_weighting
 from src.runs import faults, training_state
 from src.runs.checkpoints import BEST, LAST, write_checkpoint
 from src.runs.models import count_parameters, new_model
 from src.runs.tables import RunTables, print_epoch
+from src.training import memory
+from src.training.domain_gradients import combined_gradients
 from src.training.epoch_statistics import EpochStatistics
-from src.training.memory import (
-    forecast,
-    named_when_full,
-    smaller_batch,
-    smaller_ranking,
-    smaller_tables,
-    tell,
-)
 from src.training.non_finite import Anomaly, named_anomalies
 from src.training.optimizer import clip_gradients, gradient_values, make_optimizers, make_schedulers
 from src.training.processes import Process
 from src.training.progress import Progress
-from src.training.random_state import random_state, restore_own
+from src.training.random_state import random_state
 from src.training.signals import Interrupted, StopSignals
-
-Results = dict[str, dict[str, dict[str, float]]]  # {path: {domain, macro, users: metrics}}
 
 
 class Trainer:
@@ -66,19 +55,17 @@ class Trainer:
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
         self.paths = settings.paths
         self.loader = Loader(settings, dataset, process.device, process.rank, process.processes)
-        self.forecast = forecast(
+        self.forecast = memory.forecast(
             settings, count_parameters(settings, dataset), dataset.item_rows,
             self.loader.window_lengths(), process.processes,
         )  # fmt: skip
-        with named_when_full("in making the model", smaller_tables(settings)):
+        with memory.named_when_full("in making the model", memory.smaller_tables(settings)):
             self.model = new_model(settings, dataset, process.device)
         self.dtype = self.model.item_table.dtype
         self.network = process.wrap(self.model)
         domains = len(dataset.domain_names)
         self.gap = NegativeTransferGap(settings, domains, process.device, self.dtype)
-        weighting = load(WEIGHTINGS[settings.weighting])
-        applies = len(self.paths) == 2 or not weighting.needs_both_views
-        self.weighting = (weighting if applies else Uniform)(settings, self.gap)
+        self.weighting = make_weighting(settings, self.gap)
         self.optimizers = make_optimizers(self.model, settings, self.model.item_table)
         self.schedulers = make_schedulers(self.optimizers, settings, self.loader.steps_per_epoch)
         self.progress, self.signals = Progress(), StopSignals()
@@ -103,9 +90,9 @@ class Trainer:
             raise faults.of_anomaly(self, anomaly, before) from None
         values = gradient_values(self.model.parameters())
         norm = nn.utils.get_total_norm(values)
-        stop, faulty = self.process.any(
-            self.signals.received is not None, ~self._finite(losses, norm)
-        )
+        terms = [term for batch in losses for term in (batch.objective, *batch.auxiliary.values())]
+        finite = torch.isfinite(torch.stack(terms).detach().sum() + norm)  # read back once per step
+        stop, faulty = self.process.any(self.signals.received is not None, ~finite)
         if faulty:
             raise faults.of_step(self, losses, step_batches, before)
         if self.settings.clip_norm:
@@ -142,37 +129,11 @@ class Trainer:
         self, step_batches: list[Batch], coefficients: dict[str, Tensor]
     ) -> list[StepLosses]:
         """Put the gradients of the objective in place of those before; the losses of each batch."""
-        if not self.weighting.per_domain_gradients:
-            return self._backward(step_batches, coefficients)
-        # one pass per domain over its part of the weighted losses, one over all other terms; every
-        # pass draws the same dropout masks
-        random, device = random_state(self.process.device), self.process.device
-        parameters, by_domain = list(self.model.parameters()), []
-        for domain in range(len(self.dataset.domain_names)):
-            restore_own(random, device)
-            alone = {
-                path: values * (torch.arange(len(values), device=device) == domain)
-                for path, values in self._only(coefficients, weighted=True).items()
-            }
-            self._backward(step_batches, alone, auxiliary=False)
-            by_domain.append(torch.cat([_gradient(p).flatten() for p in parameters]))
-        combined = self.weighting.combine(torch.stack(by_domain))  # [P]
-        restore_own(random, device)
-        losses = self._backward(step_batches, self._only(coefficients, weighted=False))
-        for parameter, part in zip(
-            parameters, combined.split([p.numel() for p in parameters]), strict=True
-        ):
-            parameter.grad = _gradient(parameter) + part.view_as(parameter)
-        return losses
+        if self.weighting.per_domain_gradients:
+            return combined_gradients(self, step_batches, coefficients)
+        return self.backward(step_batches, coefficients)
 
-    def _only(self, coefficients: dict[str, Tensor], weighted: bool) -> dict[str, Tensor]:
-        """The coefficients of the weighted paths, or of the others; 0 for the rest."""
-        return {
-            path: values if PATHS[path].weighted == weighted else torch.zeros_like(values)
-            for path, values in coefficients.items()
-        }
-
-    def _backward(
+    def backward(
         self, step_batches: list[Batch], coefficients: dict[str, Tensor], auxiliary: bool = True
     ) -> list[StepLosses]:
         """Forward and backward pass of each batch of a step."""
@@ -202,11 +163,6 @@ class Trainer:
                 objective.backward()
             step_losses.append(losses)
         return step_losses
-
-    def _finite(self, losses: list[StepLosses], norm: Tensor) -> Tensor:
-        """Whether every term and gradient is finite: the one number that a step reads back."""
-        terms = [term for batch in losses for term in (batch.objective, *batch.auxiliary.values())]
-        return torch.isfinite(torch.stack(terms).detach().sum() + norm)
 
     def _update_weighting(
         self, losses: list[StepLosses], step_batches: list[Batch], counts: Tensor
@@ -241,7 +197,7 @@ class Trainer:
             tables = RunTables(self.folder, self.dataset.domain_names, self.progress, tensorboard)
             targets = split_targets(self.dataset, "valid")
             if self.process.leads and not self.progress.finished(self.settings):
-                tell(self.forecast, self.settings, self.process.device)
+                memory.tell(self.forecast, self.settings, self.process.device)
             while not self.progress.finished(self.settings):
                 self._fit_epoch(tables, targets)
                 self._end_if_asked()
@@ -250,14 +206,17 @@ class Trainer:
 
     def _fit_epoch(self, tables: RunTables, targets: Targets) -> None:
         """Train, validate, remember the best; checkpoints and rows of the tables."""
-        advice = smaller_batch(self.settings, self.forecast)
-        with named_when_full(f"in epoch {self.progress.epoch + 1}", advice):
+        advice = memory.smaller_batch(self.settings, self.forecast)
+        with memory.named_when_full(f"in epoch {self.progress.epoch + 1}", advice):
             self.train_steps()
         with (
-            named_when_full("in ranking validation", smaller_ranking(self.settings)),
+            memory.named_when_full("in ranking validation", memory.smaller_ranking(self.settings)),
             self.signals.ending(self._saved()),
         ):
-            results = self.validate_or_save(targets)
+            try:
+                results = self.validate(targets)
+            except NotFinite as error:  # of any process, in all of them
+                raise faults.of_validation(self, error) from None
         statistics = self.end_epoch()
         improved = self.progress.note(self._selected(results))
         state = training_state.state_of(self)
@@ -284,6 +243,7 @@ class Trainer:
         """The steps that the epoch has left. last.pt is written after the last one too: whatever
         ends the validation that follows, they are done."""
         self.model.train()
+        every = self.settings.save_every_steps
         with tqdm(
             total=self.loader.steps_per_epoch,
             initial=self.progress.position,
@@ -294,7 +254,8 @@ class Trainer:
             for step_batches in one_ahead(self.steps()):
                 stop = self.train_step(step_batches)
                 bar.update()
-                if stop or self._saves_now():
+                due = every and self.progress.step % every == 0
+                if stop or due or self.progress.position == self.loader.steps_per_epoch:
                     training_state.save(self, self.folder / LAST)
                 if stop:
                     self._interrupt()
@@ -302,11 +263,6 @@ class Trainer:
     def steps(self) -> Iterator[list[Batch]]:
         """The batches of the optimiser steps that the coming epoch has left."""
         return self.loader.steps(self.progress.epoch, self.progress.position)
-
-    def _saves_now(self) -> bool:
-        every, done = self.settings.save_every_steps, self.progress
-        due = every and done.step % every == 0
-        return bool(due) or done.position == self.loader.steps_per_epoch
 
     def end_epoch(self) -> EpochStatistics:
         """What the epoch's steps add up to, over all processes; the next epoch begins."""
@@ -337,30 +293,10 @@ class Trainer:
     def validate(self, targets: Targets) -> Results:
         """The metrics of the model on a split, under `full`."""
         self.model.eval()
-        settings, dataset = self.settings, self.dataset
-        plan = Plan(dataset, targets, ("full",), {}, self.process.device)
         ensemble = Ensemble([self.model])
-        scores = score_paths(ensemble, settings, plan, self.process, count_models={}, lists=False)
-        results = {}
-        for path, path_scores in scores.items():
-            ranks = path_scores.ranks["full"]
-            results[path] = summarise(
-                ranks.better, ranks.tied, targets.domains, dataset.domain_names, settings.ties
-            )
-        return results
-
-    def validate_or_save(self, targets: Targets) -> Results:
-        """The validation; where a score is not finite, the state that gave it is saved."""
-        try:
-            return self.validate(targets)
-        except NotFinite as error:  # of any process, in all of them
-            raise faults.of_validation(self, error) from None
+        return score_validation(ensemble, self.settings, self.dataset, targets, self.process)
 
     def _selected(self, results: Results) -> float:
         """The validation metric that picks the best checkpoint: the first path's."""
         settings = self.settings
         return results[self.paths[0]][settings.select_average][settings.select_metric]
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -21,6 +21,8 @@ from src.evaluation.serving_choice import Choice, serve_paths
 from src.evaluation.targets import Targets, target_columns
 from src.interfaces import CountModel
 
+Results = dict[str, dict[str, dict[str, float]]]  # {path: {domain, macro, users: metrics}}
+
 ROWS_AT_ONCE = 2**14  # targets whose queries are held at a time
 
 
@@ -35,6 +37,21 @@ class PathScores:
 def fit_count_models(dataset: Dataset) -> dict[str, CountModel]:
     """Every count model of the table, by the name of its path, fitted on the training events."""
     return {name: load(path).fit(dataset) for name, path in COUNT_MODELS.items()}
+
+
+def score_validation(
+    ensemble: Ensemble, settings: Settings, dataset: Dataset, targets: Targets, process
+) -> Results:
+    """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`."""
+    plan = Plan(dataset, targets, ("full",), {}, process.device)
+    scores = score_paths(ensemble, settings, plan, process, count_models={}, lists=False)
+    return {
+        path: summarise(
+            path_scores.ranks["full"].better, path_scores.ranks["full"].tied, targets.domains,
+            dataset.domain_names, settings.ties,
+        )
+        for path, path_scores in scores.items()
+    }  # fmt: skip
 
 
 def score_paths(

@@ -5,6 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from src.config.names import WEIGHTINGS, load
+from src.interfaces import LossWeighting
+
 
 class Uniform:
     """Every domain weighs the same: the plain mean over targets (`--weighting uniform`).
@@ -36,3 +39,11 @@ class Uniform:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         if state:
             raise ValueError(f"weighting has no {', '.join(state)}")
+
+
+def make_weighting(settings, gap) -> LossWeighting:
+    """The loss weighting of a run; uniform where it compares two views and the run has one."""
+    weighting = load(WEIGHTINGS[settings.weighting])
+    if weighting.needs_both_views and len(settings.paths) < 2:
+        weighting = Uniform
+    return weighting(settings, gap)

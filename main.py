@@ -27,19 +27,17 @@ from typing import NamedTuple
 
 import torch
 
-from src.arguments import as_json, build_parser, config_defaults, from_namespace
-from src.checkpoint import FAULT, FORMER, LAST, has_checkpoint, newest_checkpoint
-from src.dataset.folder import TRAIN, VALID, Dataset
-from src.dataset.verify import check_events
-from src.errors import UserError, run_command
-from src.evaluate import asked_protocols, evaluate_run, run_protocols
+from src.config.cli import as_json, build_parser, config_defaults, from_namespace
+from src.config.settings import MAY_GROW, RUN_ONLY, SCORING, Settings, check_settings
+from src.dataset.store.folder import TRAIN, VALID, Dataset
+from src.dataset.store.verify import check_events
+from src.evaluation.evaluator import asked_protocols, evaluate_run, run_protocols
 from src.evaluation.metrics import METRICS
-from src.files import TEMPORARY, is_open_as, lock, write_json
-from src.liveview import view_folder
-from src.memory import named_when_full, smaller_batch, smaller_ranking, smaller_tables
-from src.runfiles import read_config, read_environment, read_results
-from src.settings import MAY_GROW, RUN_ONLY, SCORING, Settings, check_settings
-from src.warmstart import (
+from src.io.errors import UserError, run_command
+from src.io.files import TEMPORARY, is_open_as, lock, write_json
+from src.runs.checkpoints import FAULT, FORMER, LAST, has_checkpoint, newest_checkpoint
+from src.runs.records import read_config, read_environment, read_results
+from src.runs.warm_start import (
     check_former,
     former_state,
     init_line,
@@ -47,6 +45,8 @@ from src.warmstart import (
     initial_state,
     open_former,
 )
+from src.training.memory import named_when_full, smaller_batch, smaller_ranking, smaller_tables
+from src.training.tensorboard import view_folder
 from trainers import Trainer
 from utils import (
     METRICS_COLUMNS,

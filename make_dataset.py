@@ -9,22 +9,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.arguments import build_parser, from_namespace
-from src.dataset.card import make_card
-from src.dataset.card_text import card_console, card_notes, suggestion_table
-from src.dataset.engine import Engine, connected
-from src.dataset.folder import dataset_folder, open_dataset
-from src.dataset.rawfiles import is_remote
-from src.dataset.readers import choose_format, file_records, parse, read_log
-from src.dataset.reuse import existing_card
-from src.dataset.selection import select_events
-from src.dataset.sequences import Sequences, build_sequences
-from src.dataset.settings import DatasetSettings, as_date, content_options, cutoff
-from src.dataset.suggest import suggest_filters
-from src.dataset.verify import verify_dataset
-from src.dataset.workplace import temporary_folder, workplace
-from src.dataset.writer import write_rejected, write_tables
-from src.errors import run_command
+from src.config.cli import build_parser, from_namespace
+from src.config.dataset_settings import DatasetSettings, as_date, content_options, cutoff
+from src.dataset.build.card import make_card
+from src.dataset.build.reuse import existing_card
+from src.dataset.build.selection import select_events
+from src.dataset.build.sequences import Sequences, build_sequences
+from src.dataset.build.staging import temporary_folder, workplace
+from src.dataset.build.suggest import suggest_filters
+from src.dataset.build.writer import write_rejected, write_tables
+from src.dataset.engine.base import Engine, connected
+from src.dataset.ingest.raw_files import is_remote
+from src.dataset.ingest.read_log import choose_format, file_records, parse, read_log
+from src.dataset.store.card_text import card_console, card_notes, suggestion_table
+from src.dataset.store.folder import dataset_folder, open_dataset
+from src.dataset.store.verify import verify_dataset
+from src.io.errors import run_command
 
 ROOT = Path(__file__).resolve().parent
 

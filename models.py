@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.layers import (
+from src.nn.kernels.softmax_loss import softmax_loss
+from src.nn.layers import (
     EvenGate,
     Experts,
     SequenceGate,
@@ -23,7 +24,8 @@ from src.layers import (
     dropout,
     view_tiles,
 )
-from src.losses import pairwise_loss, sc_mim, softmax_loss
+from src.objective.sc_mim import sc_mim
+from src.objective.step_losses import pairwise_loss
 
 
 class StepLosses(NamedTuple):
@@ -81,7 +83,7 @@ class SyNCRec(nn.Module):
 
     Parameters
     ----------
-    settings: the run's settings (src/settings.py).
+    settings: the run's settings (src/config/settings.py).
     item_starts: D + 1 numbers; the items of domain d are rows item_starts[d] … item_starts[d+1] − 1
         of the item table, row 0 is padding.
     """
@@ -146,7 +148,7 @@ class SyNCRec(nn.Module):
         coefficients: dict[str, Tensor] | None = None,
         gather: Callable[[Tensor], list[Tensor]] | None = None,
     ) -> StepLosses:
-        """The losses of a Batch (src/dataset/batches.py) in both views.
+        """The losses of a Batch (src/dataset/batching/batches.py) in both views.
 
         `coefficients` [N] of each task are what the objective multiplies the targets' losses by, in
         the canonical order; without them, 1. They are an input because the softmax over a catalogue

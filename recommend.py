@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from src.arguments import build_parser, config_defaults, from_namespace, setting
-from src.dataset.folder import Dataset
-from src.encoding import Ensemble, Queries, encode_queries
-from src.errors import UserError, run_command
-from src.evaluation.beyond import top_items
-from src.evaluation.ranks import NonFiniteScore, check_finite, to_device
-from src.files import write_atomically
-from src.runfiles import read_serving
-from src.settings import Settings, check_settings
-from src.targets import user_events
+from src.config.cli import build_parser, config_defaults, from_namespace, setting
+from src.config.settings import Settings, check_settings
+from src.dataset.store.folder import Dataset
+from src.evaluation.beyond_accuracy import top_items
+from src.evaluation.queries import Ensemble, Queries, encode_queries
+from src.evaluation.rank_counts import NonFiniteScore, check_finite, to_device
+from src.evaluation.targets import user_events
+from src.io.errors import UserError, run_command
+from src.io.files import write_atomically
+from src.runs.records import read_serving
 from utils import best_models, open_data, start_process
 
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}

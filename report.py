@@ -10,8 +10,8 @@ RUN is a run folder of main.py; `--help` after a command tells its flags.
 
 import argparse
 
-from src.arguments import OneLineParser
-from src.errors import run_command
+from src.config.cli import OneLineParser
+from src.io.errors import run_command
 from src.report import compare, protocols, tables, transfer
 
 COMMANDS = {

@@ -12,7 +12,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models import StepLosses
-from src.checkpoint import (
+from src.config.settings import Settings
+from src.dataset.batching.batches import Batch, one_ahead
+from src.dataset.store.folder import Dataset
+from src.evaluation.metrics import summarise
+from src.evaluation.path_scores import score_paths
+from src.evaluation.queries import Ensemble
+from src.evaluation.ranking import Plan
+from src.evaluation.targets import Targets, split_targets
+from src.io.errors import NotFinite, UserError
+from src.objective.lc_ntg import lc_ntg_update, lc_ntg_weights
+from src.objective.step_losses import mean_coefficients
+from src.runs.checkpoint_fit import Own, misfit_line, state_misfit
+from src.runs.checkpoints import (
     BEST,
     CHECKPOINT_FORMAT,
     FAULT,
@@ -25,29 +37,24 @@ from src.checkpoint import (
     run_settings,
     write_checkpoint,
 )
-from src.dataset.batches import Batch, one_ahead
-from src.dataset.folder import Dataset
-from src.encoding import Ensemble
-from src.epoch import EpochSums, epoch_line, epoch_rows
-from src.errors import NotFinite, UserError
-from src.evaluation.metrics import summarise
-from src.faults import Anomaly, describe_fault, first_fault, named_anomalies, report_step
-from src.fitting import Own, misfit_line, state_misfit
-from src.liveview import LiveView
-from src.losses import lc_ntg_update, lc_ntg_weights, mean_coefficients
-from src.memory import (
+from src.training.epoch_statistics import EpochSums, epoch_line, epoch_rows
+from src.training.memory import (
     named_when_full,
     smaller_batch,
     smaller_ranking,
     smaller_tables,
     tell,
 )
-from src.optim import clip_gradients, gradient_values, make_optimizers, make_schedulers
-from src.ranking import Plan
-from src.scoring import score_paths
-from src.settings import Settings
-from src.stopping import Interrupted, StopSignals
-from src.targets import Targets, split_targets
+from src.training.non_finite import (
+    Anomaly,
+    describe_fault,
+    first_fault,
+    named_anomalies,
+    report_step,
+)
+from src.training.optimizer import clip_gradients, gradient_values, make_optimizers, make_schedulers
+from src.training.signals import Interrupted, StopSignals
+from src.training.tensorboard import LiveView
 from utils import (
     METRICS_COLUMNS,
     TRANSFER_COLUMNS,

@@ -18,15 +18,15 @@ import torch
 import torch.distributed as dist
 
 from models import SyNCRec
-from src.checkpoint import BEST, check_weights, read_checkpoint
-from src.dataset.folder import Dataset, dataset_folder, open_dataset
-from src.encoding import Ensemble
-from src.errors import UserError
-from src.files import write_atomically
-from src.loader import Loader
-from src.memory import Forecast, check_tables, forecast
-from src.processes import Process
-from src.settings import Settings
+from src.config.settings import Settings
+from src.dataset.batching.loader import Loader
+from src.dataset.store.folder import Dataset, dataset_folder, open_dataset
+from src.evaluation.queries import Ensemble
+from src.io.errors import UserError
+from src.io.files import write_atomically
+from src.runs.checkpoints import BEST, check_weights, read_checkpoint
+from src.training.memory import Forecast, check_tables, forecast
+from src.training.processes import Process
 
 ROOT = Path(__file__).resolve().parent
 METRICS_COLUMNS = ("epoch", "step", "split", "path", "domain", "metric", "value")

@@ -37,12 +37,12 @@ part() { # name, most seconds, command…; its standard output is kept in NAME.o
 step() { # name, most seconds, flags…
   local name=$1 most=$2
   shift 2
-  part "$name" "$most" "$PYTHON" benchmarks/step.py --device cuda --json "$@"
+  part "$name" "$most" "$PYTHON" benchmarks/speed/step.py --device cuda --json "$@"
 }
 
-part tests 110 "$PYTHON" -m pytest -q -p no:cacheprovider -rs tests/test_gpu.py
-part busy_64_bf16 45 "$PYTHON" benchmarks/gpu_profile.py --hidden 64 --dtype bfloat16 --json
-part busy_64_float32 45 "$PYTHON" benchmarks/gpu_profile.py --hidden 64 --dtype float32 --json
+part tests 110 "$PYTHON" -m pytest -q -p no:cacheprovider -rs tests/method/test_gpu.py
+part busy_64_bf16 45 "$PYTHON" benchmarks/speed/gpu_profile.py --hidden 64 --dtype bfloat16 --json
+part busy_64_float32 45 "$PYTHON" benchmarks/speed/gpu_profile.py --hidden 64 --dtype float32 --json
 large=(--hidden 512 --dtype bfloat16)
 step step_512_users_512 80 "${large[@]}" --batch 512
 step step_512_users_2048 100 "${large[@]}" --batch 2048 --rounds 5

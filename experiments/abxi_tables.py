@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.arguments import OneLineParser
-from src.errors import UserError, run_command
+from src.config.cli import OneLineParser
+from src.io.errors import UserError, run_command
 from src.report.compare import Row, Side, compared
+from src.report.finished_runs import Model, group_by_seed, read_runs
 from src.report.output import markdown, write_tables
-from src.report.runs import Model, group_by_seed, read_runs
-from src.report.words import interval, number, signed
+from src.report.wording import interval, number, signed
 
 METRIC = "ndcg@10"
 PAIRS = [  # (model, path) against (model, path)

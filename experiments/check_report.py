@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.arguments import OneLineParser
-from src.errors import UserError, run_command
+from src.config.cli import OneLineParser
+from src.io.errors import UserError, run_command
 
 WIDTHS = (400, 1280)
 FLAGS = (

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.arguments import OneLineParser
-from src.errors import UserError, run_command
-from src.files import write_atomically
-from src.runfiles import read_results
+from src.config.cli import OneLineParser
+from src.io.errors import UserError, run_command
+from src.io.files import write_atomically
+from src.runs.records import read_results
 
 SCRATCH = "202312-scratch"
 RUNS = {

@@ -16,11 +16,11 @@ from matplotlib import pyplot
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.arguments import OneLineParser
-from src.dataset.folder import dataset_folder, read_card
-from src.errors import UserError, run_command
-from src.files import write_atomically
-from src.runfiles import read_results
+from src.config.cli import OneLineParser
+from src.dataset.store.folder import dataset_folder, read_card
+from src.io.errors import UserError, run_command
+from src.io.files import write_atomically
+from src.runs.records import read_results
 from utils import ROOT
 
 matplotlib.use("Agg")

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from src.baselines.popularity import Popularity
-from src.dataset.folder import TRAIN, Dataset
-from src.evaluation.ranks import Scores
+from src.dataset.store.folder import TRAIN, Dataset
+from src.evaluation.rank_counts import Scores
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.dataset.folder import Dataset
-from src.evaluation.ranks import Scores
+from src.dataset.store.folder import Dataset
+from src.evaluation.rank_counts import Scores
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError
-from src.files import write_atomically
+from src.io.errors import UserError
+from src.io.files import write_atomically
 
 
 def sampled_candidates(

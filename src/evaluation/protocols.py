@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.errors import UserError
-from src.evaluation.ranks import BlockCounts
+from src.evaluation.rank_counts import BlockCounts
+from src.io.errors import UserError
 
 UNSEEN, STRICT = "-unseen", "-strict"
 # What draws the candidates of each protocol that has drawn ones, in the order of their sets.

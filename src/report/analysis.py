@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from src.baselines import BASELINES
-from src.errors import UserError
 from src.evaluation.metrics import TIES, target_metrics
-from src.evaluation.significance import Estimate, compare, estimates, holm
-from src.report.runs import MEANS
-from src.report.sources import PROTOCOL, DataSet, Measured
+from src.io.errors import UserError
+from src.report.compared_paths import PROTOCOL, DataSet, Measured
+from src.report.finished_runs import MEANS
+from src.statistics.significance import Estimate, compare, estimates, holm
 
 BEYOND = ("coverage@10", "popularity@10")
 # Groups of targets, each from one column of targets.parquet: (column, {name: (least, most)}).

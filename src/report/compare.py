@@ -10,11 +10,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from src.baselines import BASELINES
-from src.errors import UserError
-from src.evaluation import significance
 from src.evaluation.metrics import METRICS
-from src.report.output import markdown, write_tables
-from src.report.runs import (
+from src.io.errors import UserError
+from src.report.finished_runs import (
     MEANS,
     Model,
     Run,
@@ -25,7 +23,9 @@ from src.report.runs import (
     same_data,
     same_targets,
 )
-from src.report.words import ALPHA, counted, interval, listed, number, signed
+from src.report.output import markdown, write_tables
+from src.report.wording import ALPHA, counted, interval, listed, number, signed
+from src.statistics import significance
 
 
 @dataclass(frozen=True)

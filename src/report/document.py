@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from src.report import analysis, figures, figures_training, readings, style
+from src.report import analysis, figures, figures_training, style
+from src.report import captions as readings
 from src.report import transfer_tables as tables
-from src.report.claim import claim_points, correlation, correlations
+from src.report.compared_paths import DataSet, Measured, measure
+from src.report.gamma_claim import claim_points, correlation, correlations
 from src.report.page import Part, Section, Shown, write_page
-from src.report.sources import DataSet, Measured, measure
 from src.report.summary import planted_line, summary_lines
 
 GROUPINGS = {

@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from src.report import style
 from src.report.analysis import FEW
-from src.report.sources import DataSet
-from src.report.verdicts import own_domains, significant
-from src.report.words import signed
+from src.report.compared_paths import DataSet
+from src.report.outcomes import own_domains, significant
+from src.report.wording import signed
 
 # source: colour, marker
 MARKS = {

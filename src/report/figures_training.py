@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.report import style
+from src.report.compared_paths import DataSet
 from src.report.figures import MARKS
-from src.report.sources import DataSet
 
 
 def trajectory_figure(data: DataSet, rows: pd.DataFrame, column: str, text: str) -> Figure:

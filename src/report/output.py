@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError, plain
-from src.files import write_atomically
+from src.io.errors import UserError, plain
+from src.io.files import write_atomically
 
 
 def markdown(head: list[str], rows: list[list[str]], left: int) -> str:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from src.report import style
 from src.report.analysis import FEW
-from src.report.claim import ENOUGH
-from src.report.place import MARK, PAGE
+from src.report.folder import MARK, PAGE
+from src.report.gamma_claim import ENOUGH
 from src.report.transfer_tables import Table
 
 

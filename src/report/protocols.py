@@ -11,8 +11,7 @@ from tqdm import tqdm
 from src.baselines import BASELINES
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
-from src.report.output import markdown, write_tables
-from src.report.runs import (
+from src.report.finished_runs import (
     Model,
     Run,
     distinct_names,
@@ -21,7 +20,8 @@ from src.report.runs import (
     read_runs,
     same_data,
 )
-from src.report.words import number
+from src.report.output import markdown, write_tables
+from src.report.wording import number
 
 CANDIDATES = {
     "full": "all items of the domain",

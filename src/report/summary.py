@@ -9,10 +9,10 @@ import math
 import pandas as pd
 from scipy.stats import spearmanr
 
-from src.report.claim import ENOUGH, Correlation
-from src.report.sources import DataSet
-from src.report.verdicts import gained_and_hurt, last_epochs, of_pair, own_domains
-from src.report.words import ALPHA, counted, interval, listed, named, number, p_value, signed
+from src.report.compared_paths import DataSet
+from src.report.gamma_claim import ENOUGH, Correlation
+from src.report.outcomes import gained_and_hurt, last_epochs, of_pair, own_domains
+from src.report.wording import ALPHA, counted, interval, listed, named, number, p_value, signed
 
 FULL = 8  # domains up to which each has its interval in the summary
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from src.baselines import BASELINES
-from src.errors import UserError
+from src.io.errors import UserError
+from src.report.finished_runs import Run, distinct_names, group_by_seed, read_runs, same_data
 from src.report.output import markdown, write_tables
-from src.report.runs import Run, distinct_names, group_by_seed, read_runs, same_data
-from src.report.words import number
+from src.report.wording import number
 
 COLUMNS = ["run", "mode", "loss", "seed", "path", "split", "protocol", "domain", "metric", "value"]
 

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from src.evaluation.metrics import METRICS
-from src.report.place import PAGE, check_replaceable, replace_folder
-from src.report.runs import read_runs
-from src.report.sources import data_sets
+from src.report.compared_paths import data_sets
+from src.report.finished_runs import read_runs
+from src.report.folder import PAGE, check_replaceable, replace_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

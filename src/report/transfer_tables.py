@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from src.report.claim import Correlation
+from src.report.compared_paths import DataSet
+from src.report.gamma_claim import Correlation
+from src.report.outcomes import last_epochs
 from src.report.output import markdown_row
-from src.report.sources import DataSet
-from src.report.verdicts import last_epochs
-from src.report.words import interval, number, percent, signed
+from src.report.wording import interval, number, percent, signed
 
 # Settings that are shown even where all models share them.
 ALWAYS = (

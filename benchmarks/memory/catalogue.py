@@ -1,0 +1,169 @@
+"""A training step and an evaluation, by the size of the catalogue: time and memory.
+
+    python benchmarks/memory/catalogue.py
+    python benchmarks/memory/catalogue.py --items 10000 100000 --hidden 64 --memory ce --json
+
+Time: with `--sparse_items` a step with one negative a target touches the rows of the batch's items
+alone, so a hundred times the items should take it no longer; the Adam that updates every row at
+every step stands beside it, unless `--skip_dense` or the memory forbid it (four tables: weights,
+gradient, two moments). The users are the same, with as many events each; items are drawn uniformly,
+so hardly one comes twice in a large catalogue. One step of each in every round; `ratio` is the
+median of the largest catalogue over that of the smallest.
+
+Memory (`catalogue_memory.py`), each figure of a process of its own: steps like those (`train`),
+steps with the softmax and dense Adam (`ce`), a validation (`eval`). `peak_mib` is the most that a
+process held, `tables_mib` what of it has a row for each item (exact), and `beyond_mib` the rest,
+without what an empty process holds. `growth_mib` is how far that grew from the second largest
+catalogue to the largest. Freed memory goes back to the system at once there; a run keeps it, and
+then holds more, by how the pieces happen to fit. `ce`, which takes long, has one timed step.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks.memory.catalogue_memory import SETTINGS, catalogue_bench, measure_alone
+from benchmarks.speed.common import (
+    Bench,
+    interleaved,
+    machine,
+    make_parser,
+    print_result,
+    say,
+    seconds,
+    spread,
+    start,
+)
+from src.io.errors import run_command
+from utils import Process
+
+COPIES = {True: 3, False: 4}  # tables held: weights, two moments and, unless sparse, the gradient
+
+
+def needed_bytes(items: int, hidden: int, sparse: bool) -> int:
+    """What the item table of a model takes with its optimiser's state."""
+    return COPIES[sparse] * 4 * items * hidden
+
+
+def available_bytes() -> float:
+    """Memory that is free or can be freed; without a way to know, no limit."""
+    status = Path("/proc/meminfo")
+    if not status.is_file():
+        return float("inf")
+    for line in status.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def make_benches(asked: argparse.Namespace, process: Process) -> dict[str, Bench]:
+    """A bench for each size and kind of update, as far as the memory goes."""
+    benches = {}
+    for sparse in (True, False):
+        for count in asked.items:
+            needed = 1.25 * needed_bytes(count, asked.hidden, sparse)
+            if not sparse and (asked.skip_dense or needed > available_bytes()):
+                say(f"left out: {count} items with dense updates")
+                continue
+            bench = catalogue_bench(
+                "train", count, asked.hidden, asked.batch, process, sparse_items=sparse
+            )
+            bench.step()  # its state is allocated before the next one asks what is left
+            benches[f"{count} {'sparse' if sparse else 'dense'}"] = bench
+    return benches
+
+
+def time_steps(asked: argparse.Namespace, process: Process) -> dict[str, Any]:
+    """Seconds of a step at every size, with sparse updates and dense ones."""
+    benches = make_benches(asked, process)
+    rounds = interleaved(
+        {
+            name: lambda step=bench.step: seconds(step, process.device)
+            for name, bench in benches.items()
+        },
+        asked.rounds,
+    )
+    medians = {name: median(times) for name, times in rounds.items()}
+    steps = [medians[f"{count} sparse"] for count in asked.items]
+    return {
+        "step_s": steps,
+        "ratio": steps[-1] / steps[0],
+        "dense_step_s": [medians.get(f"{count} dense") for count in asked.items],
+        "tokens": benches[f"{asked.items[0]} sparse"].tokens,
+        "rounds": rounds,
+    }
+
+
+def measure_memory(asked: argparse.Namespace) -> dict[str, Any]:
+    """What each part of the work holds at every size: keys as in the docstring, with the part's
+    name before them unless it is `train`."""
+    found: dict[str, Any] = {}
+    empty = measure_alone(asked, "empty", 0, 0)["peak_mib"] if asked.memory else None
+    for part in asked.memory:
+        prefix = "" if part == "train" else f"{part}_"
+        rounds = 1 if part == "ce" else asked.rounds
+        alone = [measure_alone(asked, part, count, rounds) for count in asked.items]
+        beyond = [one["peak_mib"] - one["tables_mib"] - empty for one in alone]
+        found |= {
+            f"{prefix}peak_mib": [one["peak_mib"] for one in alone],
+            f"{prefix}tables_mib": [one["tables_mib"] for one in alone],
+            f"{prefix}beyond_mib": beyond,
+            f"{prefix}growth_mib": beyond[-1] - beyond[-2] if len(beyond) > 1 else None,
+            f"{prefix}alone_s": [one["times"] for one in alone],
+        }
+        if part == "eval":
+            found["eval_targets"] = alone[0]["targets"]
+    return {"empty_mib": empty, **found}
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """The figures as rows of a table."""
+    rows = [["items", "what", "s: median (least to greatest)", "peak, MiB", "tables", "beyond"]]
+    for name, times in result["rounds"].items():
+        items, kind = name.split()
+        rows.append([items, f"bce step, {kind}", spread(times), "", "", ""])
+    for part in SETTINGS:
+        prefix = "" if part == "train" else f"{part}_"
+        if f"{prefix}peak_mib" not in result:
+            continue
+        for number, count in enumerate(result["items"]):
+            figures = (result[f"{prefix}{key}_mib"][number] for key in ("peak", "tables", "beyond"))
+            times = result[f"{prefix}alone_s"][number]
+            memory = (f"{figure:,.0f}" for figure in figures)
+            rows.append([count, f"{part}, alone", spread(times), *memory])
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = make_parser(__doc__, rounds=5)
+    parser.add_argument(
+        "--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="catalogue sizes"
+    )
+    parser.add_argument("--hidden", type=int, default=256, help="hidden size (256)")
+    parser.add_argument("--batch", type=int, default=128, help="users in the batch (128)")
+    parser.add_argument("--skip_dense", action="store_true", help="time sparse updates alone")
+    parser.add_argument(
+        "--memory", nargs="*", choices=tuple(SETTINGS), default=["train", "eval"],
+        help="whose memory is measured (train eval)",
+    )  # fmt: skip
+    asked = parser.parse_args(arguments)
+    asked.items.sort()
+    process = start(asked)
+    memory = measure_memory(asked)  # first: the tables of the other part are not there yet
+    result = {
+        "items": asked.items,
+        **time_steps(asked, process),
+        **memory,
+        "hidden": asked.hidden,
+        **machine(process),
+    }
+    print_result(result, table(result), asked.json)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,138 @@
+"""One dataclass is the command line, its help and the record of a run.
+
+A field becomes the flag of its name: its type gives the parser, `setting(...)` the help, the group
+and the choices. What the flags leave at its default is written down as fully as what they set.
+"""
+
+import argparse
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+from src.io.errors import EXIT_USER_ERROR, UserError
+from src.io.json_schema import read_json, shown
+
+
+class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """argparse's help with defaults, but silent about those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in ("", None, ()):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but a wrong flag is told in one line instead of under the whole usage."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(EXIT_USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
+
+
+def setting(
+    default: Any, help: str, *, group: str = "options", choices: tuple[str, ...] | None = None
+) -> Any:
+    """A dataclass field that is also a flag. A tuple default makes a flag of several values."""
+    metadata = {"help": help, "group": group, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def build_parser(config_class: type, description: str) -> argparse.ArgumentParser:
+    """A parser with one flag a field of `config_class`, grouped as the fields say."""
+    parser = OneLineParser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=_HelpWithDefaults,
+    )
+    groups: dict[str, Any] = {}
+    types = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        title = field.metadata["group"]
+        group = groups.setdefault(title, None) or parser.add_argument_group(title)
+        groups[title] = group
+        group.add_argument(f"--{field.name}", **_argument(field, types[field.name]))
+    return parser
+
+
+def _argument(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
+    """The keyword arguments of `add_argument` for one field."""
+    argument: dict[str, Any] = {"help": field.metadata["help"], "default": field.default}
+    if kind is bool:
+        return argument | {"action": argparse.BooleanOptionalAction}
+    members = [member for member in typing.get_args(kind) if member is not type(None)]
+    if typing.get_origin(kind) is tuple:
+        return argument | {"nargs": "*", "type": members[0], "metavar": "VALUE"}
+    argument["type"] = members[0] if members else kind
+    if field.metadata["choices"]:
+        argument["choices"] = field.metadata["choices"]
+    else:
+        argument["metavar"] = "VALUE"
+    return argument
+
+
+def from_namespace(config_class: type, namespace: argparse.Namespace) -> Any:
+    """The dataclass that holds what was parsed."""
+    values = {}
+    for field in dataclasses.fields(config_class):
+        value = getattr(namespace, field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return config_class(**values)
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """The settings as JSON holds them: every field, defaults included."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
+def config_defaults(
+    config_class: type, path: Path, what: str = "--config", others: bool = False
+) -> dict[str, Any]:
+    """The settings that a JSON file gives, names, types and choices checked (UserError).
+
+    With `others`, settings of another version are kept as they are.
+    """
+    content = read_json(path, what)
+    types = typing.get_type_hints(config_class)
+    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
+    if not isinstance(content, dict):
+        raise UserError(f"{what} {path} must hold one JSON object of settings")
+    for name, value in content.items():
+        if name not in types:
+            if others:
+                continue
+            raise UserError(f"{what} {path}: unknown setting {shown(name)} (see --help)")
+        try:
+            content[name] = _of_type(value, types[name])
+        except (TypeError, OverflowError):
+            raise UserError(
+                f"{what} {path}: '{name}' must be {_said(types[name])}, not {shown(value)}"
+            ) from None
+        if choices[name] and value not in choices[name]:
+            raise UserError(
+                f"{what} {path}: '{name}' is {shown(value)}; give one of {', '.join(choices[name])}"
+            )
+    return content
+
+
+def _of_type(value: Any, kind: Any) -> Any:
+    """A JSON value as a setting of the type holds it. TypeError where it is of another, and
+    OverflowError for a whole number beyond every float."""
+    if typing.get_origin(kind) is tuple:
+        member = typing.get_args(kind)[0]
+        if isinstance(value, list) and all(type(one) is member for one in value):
+            return tuple(value)
+    elif type(value) is kind:
+        return value
+    elif kind is float and type(value) is int:
+        return float(value)
+    raise TypeError
+
+
+def _said(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {typing.get_args(kind)[0].__name__}"
+    return kind.__name__

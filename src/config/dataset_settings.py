@@ -1,0 +1,251 @@
+"""The settings of the data step: flags, help and the record in the data card."""
+
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from src.config.cli import setting
+from src.io.errors import UserError
+
+# Settings that change no content
+PLACE = (
+    "data_name", "variant", "raw_dir", "out_dir", "temp_dir", "engine", "threads", "memory_limit",
+    "spark_master", "describe", "suggest", "max_rejected",
+)  # fmt: skip
+
+MAX_THREADS = 1024  # the engine starts as many as it is told
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What `make_dataset.py` can be told."""
+
+    data_name: str = setting("", "name of the log (needed)", group="what and where")
+    strd_ym: str = setting(
+        "", "YYYYMM (needed): events up to the end of this month, UTC", group="what and where"
+    )
+    raw_dir: str = setting(
+        "", "folder of the raw log; else src/dataset/raw/<data_name>", group="what and where"
+    )
+    out_dir: str = setting(
+        "",
+        "dataset folder; else src/dataset/processed/<data_name>/<strd_ym>[-<variant>]",
+        group="what and where",
+    )
+    variant: str = setting(
+        "",
+        "a name for these options: the folder becomes <strd_ym>-<variant>",
+        group="what and where",
+    )
+    describe: bool = setting(False, "print the data card and write nothing", group="what and where")
+    suggest: int = setting(
+        0,
+        "print which filters keep at least so many users in every domain, and write nothing",
+        group="what and where",
+    )
+
+    engine: str = setting(
+        "duckdb",
+        "what runs the steps; the content is the same",
+        group="data engine",
+        choices=("duckdb", "spark"),
+    )
+    threads: int = setting(0, "threads of DuckDB, 0: all", group="data engine")
+    memory_limit: str = setting(
+        "",
+        "most memory that DuckDB holds, as in 4GB; what exceeds it is spilled; else 80 %% of "
+        "the machine's",
+        group="data engine",
+    )
+    temp_dir: str = setting(
+        "",
+        "folder for what is spilled, removed at the end; else beside the dataset folder",
+        group="data engine",
+    )
+    spark_master: str = setting(
+        "", "cluster of --engine spark; else local[*], this machine", group="data engine"
+    )
+
+    format: str = setting(
+        "auto",
+        "how the log is written; auto looks at file names and first lines (docs/data.md)",
+        group="raw log",
+        choices=(
+            "auto", "table", "syncrec", "amazon2014", "amazon2018", "amazon2023", "douban",
+            "movielens", "recbole", "completejourney",
+        ),
+    )  # fmt: skip
+    user_col: str = setting("user_id", "column of the user", group="raw log")
+    item_col: str = setting("item_id", "column of the item", group="raw log")
+    domain_col: str = setting("domain", "column of the domain", group="raw log")
+    time_col: str = setting("unix_time", "column of the time", group="raw log")
+    time_unit: str = setting(
+        "auto",
+        "what the times are; auto: what most rows have, by size, and the others are rejected",
+        group="raw log",
+        choices=("auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"),
+    )
+    max_rejected: float = setting(
+        0.001, "largest share of raw rows that may be unreadable; more stop", group="raw log"
+    )
+    shared_items: bool = setting(
+        False,
+        "an item id is one item whatever the domain, filed where it occurs most often; "
+        "else an id in two domains is two items",
+        group="raw log",
+    )
+
+    domains: tuple[str, ...] = setting(
+        (), "keep these domains only; none named: all", group="filters"
+    )
+    dedup: str = setting(
+        "none",
+        "drop repeated events, the first stays; exact: same user, item, domain and time; "
+        "consecutive: same item as the user's event before; repeats: same item as any event of "
+        "the user before",
+        group="filters",
+        choices=("none", "exact", "consecutive", "repeats"),
+    )
+    max_user_events: int = setting(
+        0, "drop users with more events, bots most likely (once, first); 0: keep", group="filters"
+    )
+    min_user_events: int = setting(
+        0, "drop users with fewer events (filters repeat until nothing changes)", group="filters"
+    )
+    min_item_events: int = setting(0, "drop items with fewer events", group="filters")
+    min_domains: int = setting(0, "drop users active in fewer domains", group="filters")
+    max_len: int = setting(
+        0, "keep the newest events of a user, after the filters; 0: all", group="filters"
+    )
+
+    tie_order: str = setting(
+        "hashed",
+        "order of a user's events of equal time; hashed: by SHA-256, meaningless and the same "
+        "everywhere; as_logged: by file and row, an artefact that models learn",
+        group="sequences",
+        choices=("hashed", "as_logged"),
+    )
+    split: str = setting(
+        "leave_one_out",
+        "leave_one_out: a user's last event is the test target, the one before it the validation "
+        "target, with fewer than 3 events all are training data; leave_one_out_per_domain: the "
+        "same among a user's events of each domain; temporal: every event after a moment, the "
+        "same for everybody",
+        group="sequences",
+        choices=("leave_one_out", "leave_one_out_per_domain", "temporal"),
+    )
+    valid_from: str = setting(
+        "",
+        "temporal: validation begins with this month or day, YYYYMM or YYYYMMDD, UTC; "
+        "together with --test_from",
+        group="sequences",
+    )
+    test_from: str = setting(
+        "", "temporal: the test begins with this month or day", group="sequences"
+    )
+    valid_share: float = setting(
+        0.1, "temporal without the two dates: share of the events to validate on", group="sequences"
+    )
+    test_share: float = setting(
+        0.1,
+        "temporal without the two dates: share of the events, the newest, to test on",
+        group="sequences",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("data_name", "strd_ym"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is needed, as in --data_name amazon --strd_ym 202312")
+        for name in ("data_name", "variant"):
+            value = getattr(self, name)
+            if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", value):
+                raise UserError(
+                    f"--{name} {value!r} names a folder: use letters, digits, '.', '_' and '-'"
+                )
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and value < 0:
+                raise UserError(f"--{name} is {value}; it cannot be negative")
+        if self.threads > MAX_THREADS:
+            raise UserError(f"--threads {self.threads} are too many; give at most {MAX_THREADS}")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max_rejected must lie between 0 and 1, not {self.max_rejected}")
+        cutoff(self.strd_ym)
+        _check_split(self)
+
+
+def _check_split(settings: DatasetSettings) -> None:
+    """Refuse cut-offs in time that contradict each other or the split (UserError)."""
+    dates = [name for name in ("valid_from", "test_from") if getattr(settings, name)]
+    shares = [
+        name
+        for name in ("valid_share", "test_share")
+        if getattr(settings, name) != getattr(DatasetSettings, name)
+    ]
+    if settings.split != "temporal":
+        for name in dates + shares:
+            raise UserError(
+                f"--{name} needs --split temporal; --split {settings.split} has no cut-off in time"
+            )
+        return
+    if len(dates) == 1:
+        raise UserError(f"--{dates[0]} is given alone; give both --valid_from and --test_from")
+    if dates and shares:
+        raise UserError(f"--{dates[0]} and --{shares[0]} contradict each other; give one of them")
+    if dates:
+        starts = [first_second(getattr(settings, name), name) for name in dates]
+        if starts[0] >= starts[1]:
+            raise UserError(
+                f"--valid_from {settings.valid_from} does not come before "
+                f"--test_from {settings.test_from}; validation ends where the test begins"
+            )
+    for name in ("valid_share", "test_share"):
+        if not 0 < getattr(settings, name) < 1:
+            raise UserError(f"--{name} must lie between 0 and 1, not {getattr(settings, name)}")
+    if settings.valid_share + settings.test_share >= 1:
+        raise UserError(
+            f"--valid_share {settings.valid_share} and --test_share {settings.test_share} leave "
+            "nothing to train on; lower them"
+        )
+
+
+def cutoff(strd_ym: str) -> int:
+    """The first second after the month YYYYMM, since 1970 UTC; UserError for another form."""
+    if not re.fullmatch(r"(19[7-9]\d|[2-9]\d{3})(0[1-9]|1[0-2])", strd_ym):
+        raise UserError(f"--strd_ym {strd_ym!r} is no month; write YYYYMM, as in 202312")
+    year, month = int(strd_ym[:4]), int(strd_ym[4:])
+    if (year, month) == (9999, 12):
+        raise UserError("--strd_ym 999912 has no month after it; name an earlier one")
+    first = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    return int(first.timestamp())
+
+
+def first_second(period: str, flag: str) -> int:
+    """The first second of a month YYYYMM or a day YYYYMMDD, since 1970 UTC.
+
+    UserError, with the flag it came from, for another form.
+    """
+    if re.fullmatch(r"(19[7-9]\d|[2-9]\d{3})\d\d(\d\d)?", period):
+        try:
+            day = datetime(int(period[:4]), int(period[4:6]), int(period[6:] or 1), tzinfo=UTC)
+            return int(day.timestamp())
+        except ValueError:  # a month 13, a day 32
+            pass
+    raise UserError(
+        f"--{flag} {period!r} is no month or day; write YYYYMM or YYYYMMDD, as in 202312"
+    )
+
+
+def month_of(unix_time: int) -> str:
+    """The month YYYYMM of a time."""
+    return datetime.fromtimestamp(unix_time, UTC).strftime("%Y%m")
+
+
+def as_date(unix_time: int) -> str:
+    """A time as ISO 8601, UTC."""
+    return datetime.fromtimestamp(int(unix_time), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def content_options(settings: DatasetSettings, raw_format: str) -> dict:
+    """The settings that decide the content, as the card records them; `auto` as what it found."""
+    options = {name: value for name, value in asdict(settings).items() if name not in PLACE}
+    return options | {"format": raw_format, "domains": sorted(set(settings.domains))}

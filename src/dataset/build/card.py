@@ -1,0 +1,264 @@
+"""The data card: what a dataset folder holds, counted from its arrays, and an audit of it."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from src.config.dataset_settings import as_date
+from src.dataset.build.sequences import Sequences
+from src.dataset.store.content_hash import content_hash
+from src.dataset.store.folder import ARRAYS, FORMAT, TEST, TRAIN, VALID
+
+NEVER = np.iinfo(np.int64).min
+
+
+def make_card(sequences: Sequences, *, provenance: dict, options: dict, dropped: dict) -> dict:
+    """The content of `data_card.json`.
+
+    `provenance` holds data_name, strd_ym, cutoff, source, notes, raw_files, rows and rejected;
+    rows is the number of events in the raw log, so that rows = events + the sum of `dropped`.
+    """
+    whole = count_whole(sequences)
+    counts = count_parts(sequences, whole)
+    return {
+        "format": FORMAT,
+        **provenance,
+        "options": options,
+        "tie_order": options["tie_order"],
+        "users": len(sequences.user_ids),
+        "items": len(sequences.item_ids),
+        "events": len(sequences.times),
+        "domains": domain_counts(sequences, whole),
+        "overlap": overlap(sequences.domain_names, whole["active"]),
+        "sequence_length": sequence_length(sequences),
+        "time_range": {"first": as_date(whole["first"]), "last": as_date(whole["last"])},
+        "repeats": _share(counts["repeats"], len(sequences.items)),
+        "split": {
+            "protocol": options["split"],
+            **{name: as_date(time) for name, time in sequences.cuts.items()},
+            **split_counts(sequences, counts),
+        },
+        "audit": audit(counts, len(sequences.items)),
+        "similar_ids": {
+            "users": similar_ids(sequences.user_ids),
+            "items": similar_ids(sequences.item_ids, sequences.item_domains),
+        },
+        "dropped": dropped,
+        "sha256": hash_of(sequences),
+    }
+
+
+# --- two passes over the arrays: what needs one event at a time, and what needs the whole first --
+
+
+def count_whole(sequences: Sequences) -> dict:
+    """What a second pass must know of the whole, and sums that need nothing else.
+
+    active [D, D]: users active in both domains; events [D]; trained [items + 1]: whether an item
+    has a training event; newest: time of the last training event; first, last: times.
+    """
+    domains = len(sequences.domain_names)
+    active = np.zeros((domains, domains), dtype=np.int64)
+    events = np.zeros(domains, dtype=np.int64)
+    trained = np.zeros(len(sequences.item_ids) + 1, dtype=bool)
+    newest, first, last = NEVER, np.iinfo(np.int64).max, NEVER
+    for part in sequences.parts():
+        per_user = events_per_domain(part)  # [users, D]
+        present = (per_user > 0).astype(np.float64)  # exact, and a fast product
+        active += (present.T @ present).astype(np.int64)
+        events += per_user.sum(0)
+        training = part.split == TRAIN
+        trained[part.items[training]] = True
+        newest = max(newest, part.times[training].max(initial=NEVER))
+        first, last = min(first, part.times.min()), max(last, part.times.max())
+    return {
+        "active": active, "events": events, "trained": trained, "newest": newest,
+        "first": first, "last": last,
+    }  # fmt: skip
+
+
+def count_parts(sequences: Sequences, whole: dict) -> Counter:
+    """Sums over the users, by the names that `split_counts` and `audit` read; targets by domain
+    under (split, domain)."""
+    counts: Counter = Counter()
+    cold_items = np.zeros(len(sequences.item_ids) + 1, dtype=bool)
+    for part in sequences.parts():
+        again = repeated(part)
+        counts["repeats"] += int(again.sum())
+        counts.update(tie_counts(part))
+        counts.update(target_counts(part))
+        targets = np.flatnonzero(part.split == TEST)
+        counts.update(suspicious_targets(part, targets, again, whole["newest"]))
+        counts["test_targets"] += len(targets)
+        cold = ~whole["trained"][part.items[targets]]
+        cold_items[part.items[targets][cold]] = True
+        known_users = np.bincount(part.users[part.split == TRAIN], minlength=len(part.user_ids))
+        counts["cold_test_targets"] += int(cold.sum())
+        counts["cold_test_users"] += int((known_users[part.users[targets]] == 0).sum())
+    counts["cold_test_items"] = int(cold_items.sum())
+    return counts
+
+
+def events_per_domain(part: Sequences) -> np.ndarray:
+    """[users, D] how many events a user has in each domain."""
+    users, width = len(part.user_ids), len(part.domain_names)
+    cells = part.users * width + part.domains
+    return np.bincount(cells, minlength=users * width).reshape(users, width)
+
+
+def repeated(part: Sequences) -> np.ndarray:
+    """[events] whether the user had an event of the same item before."""
+    pairs = part.users * (len(part.item_ids) + 1) + part.items
+    found = np.ones(len(pairs), dtype=bool)
+    found[np.unique(pairs, return_index=True)[1]] = False
+    return found
+
+
+def tie_counts(part: Sequences) -> dict[str, int]:
+    """Events that share user and time with another; those of groups that span domains; those
+    that repeat user, item and time of another, the first not counted."""
+    starts = np.flatnonzero(~same_time_as_before(part))
+    sizes = np.diff(np.append(starts, len(part.items)))  # of each group of equal user and time
+    across = np.minimum.reduceat(part.domains, starts) != np.maximum.reduceat(part.domains, starts)
+    tied = np.repeat(sizes > 1, sizes)  # [events]
+    group = np.repeat(np.arange(len(starts)), sizes)[tied]
+    distinct = len(np.unique(group * (len(part.item_ids) + 1) + part.items[tied]))
+    return {
+        "ties": int(tied.sum()),
+        "ties_across_domains": int(sizes[across].sum()),
+        "duplicates": int(tied.sum()) - distinct,
+    }
+
+
+def target_counts(part: Sequences) -> dict[tuple[int, int], int]:
+    """{(split, domain): targets}."""
+    width = len(part.domain_names)
+    return {
+        (split, d): int(count)
+        for split in (VALID, TEST)
+        for d, count in enumerate(np.bincount(part.domains[part.split == split], minlength=width))
+    }
+
+
+def suspicious_targets(
+    part: Sequences, targets: np.ndarray, again: np.ndarray, newest: int
+) -> dict[str, int]:
+    """What is suspicious of the test targets at the places `targets`.
+
+    future_leaks: those that a training event of anybody is later than (`newest` is the time of
+    the last one); own_future_leaks: those whose own user has a training event at their time or
+    later; same_time_context: those that have an event of their user and time before them;
+    repeat_targets: those whose item the user had before (`again` [events]).
+    """
+    times = part.times
+    own_newest = np.maximum.reduceat(  # [users] time of each user's newest training event
+        np.where(part.split == TRAIN, times, NEVER), part.offsets[:-1]
+    )
+    found = {
+        "future_leaks": newest > times[targets],
+        "own_future_leaks": own_newest[part.users[targets]] >= times[targets],
+        "same_time_context": same_time_as_before(part)[targets],
+        "repeat_targets": again[targets],
+    }
+    return {name: int(those.sum()) for name, those in found.items()}
+
+
+def same_time_as_before(part: Sequences) -> np.ndarray:
+    """[events] whether the user's event before has the same time."""
+    same = np.concatenate([[False], part.times[1:] == part.times[:-1]])
+    same[part.offsets[:-1]] = False
+    return same
+
+
+# --- the card's entries -------------------------------------------------------------------------
+
+
+def domain_counts(sequences: Sequences, whole: dict) -> dict[str, dict]:
+    """{domain: users, items, events, mean_length}; a mean over the users active there."""
+    users = whole["active"].diagonal()  # [D]
+    items = np.bincount(sequences.item_domains, minlength=len(users))
+    return {
+        name: {
+            "users": int(users[d]),
+            "items": int(items[d]),
+            "events": int(whole["events"][d]),
+            "mean_length": round(float(whole["events"][d] / users[d]), 4),
+        }
+        for d, name in enumerate(sequences.domain_names)
+    }
+
+
+def overlap(names: list[str], active: np.ndarray) -> dict[str, dict[str, int]]:
+    """{domain: {domain: users active in both}}; on the diagonal the users of the domain."""
+    return {a: {b: int(active[i, j]) for j, b in enumerate(names)} for i, a in enumerate(names)}
+
+
+def sequence_length(sequences: Sequences) -> dict[str, float]:
+    """Events of a user, over the users."""
+    lengths = np.diff(sequences.offsets)
+    return {
+        "mean": round(float(lengths.mean()), 4),
+        "p50": float(np.percentile(lengths, 50)),
+        "p95": float(np.percentile(lengths, 95)),
+        "max": int(lengths.max()),
+    }
+
+
+def split_counts(sequences: Sequences, counts: Counter) -> dict:
+    """Targets, whole and by domain, and what of the test no training event knows.
+
+    cold_test_items: distinct items of test targets without a training event; cold_test_targets:
+    the test targets of these items; cold_test_users: test targets whose user has no training event.
+    """
+    targets = {
+        name: {"valid": counts[VALID, d], "test": counts[TEST, d]}
+        for d, name in enumerate(sequences.domain_names)
+    }
+    return {
+        "valid_events": sum(count["valid"] for count in targets.values()),
+        "test_events": sum(count["test"] for count in targets.values()),
+        "targets": targets,
+        **{name: counts[name] for name in ("cold_test_items", *COLD)},
+    }
+
+
+COLD = ("cold_test_targets", "cold_test_users")
+OF_EVENTS = ("ties", "ties_across_domains")
+OF_TARGETS = ("future_leaks", "own_future_leaks", "same_time_context", "repeat_targets")
+
+
+def audit(counts: Counter, events: int) -> dict[str, dict]:
+    """What can make results look better than they are: each as events, and as share of the
+    events, or of the test targets."""
+    targets = counts["test_targets"]
+    return {
+        **{name: _share(counts[name], events) for name in OF_EVENTS},
+        **{name: _share(counts[name], targets) for name in OF_TARGETS},
+        "duplicates": _share(counts["duplicates"], events),
+    }
+
+
+def similar_ids(ids: pa.ChunkedArray, domains: np.ndarray | None = None) -> int:
+    """How many ids equal another one, of the same domain, but for case and outer spaces."""
+    folded = pc.utf8_lower(pc.utf8_trim_whitespace(ids))
+    if domains is not None:
+        folded = pc.binary_join_element_wise(pa.array(domains).cast(pa.string()), folded, " ")
+    return len(ids) - len(pc.unique(folded))
+
+
+def hash_of(sequences: Sequences) -> str:
+    """The `content_hash` of all that the sequences hold."""
+    items = np.bincount(sequences.item_domains, minlength=len(sequences.domain_names))
+    return content_hash(
+        sequences.domain_names,
+        lambda: sequences.item_ids.chunks,
+        lambda: sequences.user_ids.chunks,
+        np.concatenate([[1], 1 + np.cumsum(items)]),
+        {name: getattr(sequences, name) for name in [*ARRAYS, "offsets"]},
+    )
+
+
+def _share(events: int, of: int) -> dict[str, float]:
+    return {"events": int(events), "share": round(int(events) / of, 6) if of else 0.0}

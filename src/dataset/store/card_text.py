@@ -1,0 +1,260 @@
+"""The data card for a person: the Markdown file, and the compact card on the console."""
+
+from src.io.errors import plain
+
+DROP_REASONS = {
+    "rejected": "that could not be read",
+    "after_cutoff": "after the cut-off",
+    "other_domains": "in domains not asked for",
+    "dedup": "repeated (--dedup)",
+    "max_user_events": "of users above --max_user_events",
+    "lone_item": "of domains with one item only, which cannot be ranked",
+    "min_user_events": "of users below --min_user_events",
+    "min_item_events": "of items below --min_item_events",
+    "min_domains": "of users below --min_domains",
+    "max_len": "older than a user's newest --max_len",
+}
+SPLIT_TEXTS = {
+    "leave_one_out": "a user's last event is the test target, the one before it the validation "
+    "target; users with fewer than 3 events are training data entirely",
+    "leave_one_out_per_domain": "of a user's events in each domain the last is a test target, the "
+    "one before it a validation target; fewer than 3 are training data entirely",
+    "temporal": "every event from {test_from} on is a test target, before that every one from "
+    "{valid_from} on a validation target; the others are training data",
+}
+# What the audit counts among the test targets, for the console and for the Markdown card. A card
+# that was written before a count came does not have it.
+TARGET_AUDIT = {
+    "future_leaks": ("older than a training event", "that somebody's training event is later than"),
+    "own_future_leaks": (
+        "with a training event of the user at their time or later",
+        "whose own user has a training event at their time or later",
+    ),
+    "same_time_context": (
+        "after an event of their own time",
+        "that come after an event of the same user and time (what `--strict_context` takes out of "
+        "their context)",
+    ),
+    "repeat_targets": ("of an item the user had", "whose item the user had before"),
+}
+
+
+def generated_notes(card: dict) -> list[str]:
+    """The lines that must be seen when the log says that it was generated, and what was planted."""
+    notes = card["notes"]
+    if "generated" not in notes:
+        return []
+    planted = [f"NOTE: {key}: {text}" for key, text in notes.items() if key.startswith("planted")]
+    return [f"NOTE: generated log, {notes['generated']}", *planted]
+
+
+def card_notes(card: dict) -> list[str]:
+    """The lines that must be seen first: a generated log, and what is odd about the data."""
+    notes = generated_notes(card)
+    if "origin" in card["notes"]:
+        notes.append(f"NOTE: {card['notes']['origin']}")
+    if card["dropped"].get("rejected"):
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in card["rejected"].items())
+        notes.append(f"NOTE: raw rows rejected ({reasons}); a sample is in rejected.csv")
+    if card["dropped"].get("lone_item"):
+        notes.append(
+            f"NOTE: {card['dropped']['lone_item']:,} events of domains with one item only are left "
+            "out: every score ranks it first"
+        )
+    for kind, count in card.get("similar_ids", {}).items():
+        if count:
+            notes.append(
+                f"NOTE: {count:,} ids of {kind} equal another one but for case or outer spaces; "
+                "they stay different"
+            )
+    return [plain(note) for note in notes]  # a log may say what it likes
+
+
+def suggestion_table(found: list, asked: int) -> str:
+    """`--suggest`: what each choice of filters leaves, and the strongest with enough users."""
+    header = ["--min_user_events", "--min_item_events", "--min_domains", "users", "items"]
+    header += ["events", "fewest users", "of domain"]
+    lines = [
+        [one.core, one.core, one.min_domains, one.users, one.items, one.events, one.fewest,
+         one.fewest_domain]
+        for one in found
+    ]  # fmt: skip
+    enough = [one for one in found if one.fewest >= asked]
+    if not enough:
+        return f"{_table(header, lines)}\n\nno choice keeps {asked:,} users in every domain"
+    best = min(reversed(enough), key=lambda one: one.events)  # of equals the last
+    return (
+        f"{_table(header, lines)}\n\nthe strongest that keeps {asked:,} users in every domain: "
+        f"--min_user_events {best.core} --min_item_events {best.core} "
+        f"--min_domains {best.min_domains}"
+    )
+
+
+def card_console(card: dict) -> str:
+    """The card in a few lines."""
+    audit = card["audit"]
+    return "\n".join(
+        [
+            f"{card['users']:,} users, {card['items']:,} items, {card['events']:,} events, "
+            f"{len(card['domains'])} domains, {card['time_range']['first'][:10]} to "
+            f"{card['time_range']['last'][:10]}",
+            *_domain_lines(card),
+            *_split_lines(card),
+            f"ties in time: {audit['ties']['share']:.0%} of the events "
+            f"({audit['ties_across_domains']['share']:.0%} across domains), ordered "
+            f"{card['tie_order']}",
+            f"times: {card['times']}" if "times" in card else "",
+            f"dropped of {card['rows']:,} rows: {_dropped(card)}",
+        ]
+    )
+
+
+def _domain_lines(card: dict) -> list[str]:
+    """A row a domain; the targets where the card has them by domain."""
+    columns = {"users": 10, "items": 10, "events": 12, "mean length": 12}
+    targets = card["split"].get("targets")
+    if targets:
+        columns |= {"validation": 11, "test": 9}
+    width = max(len("domain"), *(len(name) for name in card["domains"]))
+    lines = [" ".join([f"{'domain':<{width}}", *(f"{key:>{n}}" for key, n in columns.items())])]
+    for name, row in card["domains"].items():
+        cells = [f"{row[key]:,}" for key in ("users", "items", "events")]
+        cells += [f"{row['mean_length']:.2f}"]
+        cells += [f"{count:,}" for count in targets[name].values()] if targets else []
+        padded = (f"{cell:>{n}}" for cell, n in zip(cells, columns.values(), strict=True))
+        lines.append(" ".join([f"{name:<{width}}", *padded]))
+    return lines
+
+
+def _split_lines(card: dict) -> list[str]:
+    """The split, and what the card knows of its test targets."""
+    audit, split = card["audit"], card["split"]
+    cuts = ""
+    if "test_from" in split:
+        cuts = f" (validation from {split['valid_from']}, test from {split['test_from']})"
+    lines = [
+        f"split {split['protocol']}{cuts}: {split['valid_events']:,} validation and "
+        f"{split['test_events']:,} test targets, {split['cold_test_items']:,} test items cold"
+    ]
+    if "cold_test_targets" in split:
+        lines.append(
+            f"test targets without training data: {split['cold_test_targets']:,} of the item, "
+            f"{split['cold_test_users']:,} of the user"
+        )
+    lines += [
+        f"test targets {text}: {_events(audit[key])}"
+        for key, (text, _) in TARGET_AUDIT.items()
+        if key in audit
+    ]
+    return lines
+
+
+def card_markdown(card: dict) -> str:
+    """The same facts as `data_card.json`."""
+    sections = [_title(card), _counts(card), _overlap(card), _order_and_split(card), _origin(card)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _dropped(card: dict) -> str:
+    parts = [
+        f"{n:,} {DROP_REASONS.get(reason, reason)}" for reason, n in card["dropped"].items() if n
+    ]
+    return "; ".join(parts) or "none"
+
+
+def _title(card: dict) -> str:
+    notes = generated_notes(card)
+    lines = [f"**{note}**  " for note in notes] + [""] * bool(notes)
+    lines.append(f"# {card['data_name']}, events up to {card['cutoff']}")
+    lines += ["", f"Source: {card['source']}", "", f"Content sha256: `{card['sha256']}`"]
+    return "\n".join(lines)
+
+
+def _counts(card: dict) -> str:
+    split, length = card["split"], card["sequence_length"]
+    header = ["domain", "users", "items", "events", "mean length", "validation", "test targets"]
+    rows = [
+        [
+            *(name, row["users"], row["items"], row["events"], f"{row['mean_length']:.2f}"),
+            *split["targets"][name].values(),
+        ]
+        for name, row in card["domains"].items()
+    ]
+    whole = [card["users"], card["items"], card["events"], f"{length['mean']:.2f}"]
+    rows.append(["all", *whole, split["valid_events"], split["test_events"]])
+    return "\n".join(
+        [
+            "## Counts",
+            "",
+            _table(header, rows),
+            "",
+            f"Events of a user: median {length['p50']:g}, 95th percentile {length['p95']:g}, "
+            f"longest {length['max']:,}. First event {card['time_range']['first']}, last "
+            f"{card['time_range']['last']}. An event that repeats an item of its user: "
+            f"{_events(card['repeats'])}.",
+            "",
+            f"Dropped of {card['rows']:,} rows: {_dropped(card)}.",
+        ]
+    )
+
+
+def _overlap(card: dict) -> str:
+    names = list(card["overlap"])
+    rows = [[name, *card["overlap"][name].values()] for name in names]
+    return "## Users active in both domains\n\n" + _table(["", *names], rows)
+
+
+def _order_and_split(card: dict) -> str:
+    audit, split = card["audit"], card["split"]
+    order = {
+        "hashed": "by SHA-256 of user, item and domain: stable and meaningless",
+        "as_logged": "as the log has them: an artefact that a model can learn",
+    }[card["tie_order"]]
+    return "\n".join(
+        [
+            "## Order, split and audit",
+            "",
+            f"- Events of equal time are ordered {order}.",
+            f"- Split `{split['protocol']}`: {SPLIT_TEXTS[split['protocol']].format(**split)}. "
+            f"{split['valid_events']:,} validation targets, {split['test_events']:,} test targets.",
+            f"- {split['cold_test_items']:,} distinct test items, those of "
+            f"{split['cold_test_targets']:,} test targets, never occur in training; "
+            f"{split['cold_test_users']:,} test targets are of users without a training event.",
+            f"- Events that share user and time with another: {_events(audit['ties'])}; in groups "
+            f"that span domains: {_events(audit['ties_across_domains'])}.",
+            *(
+                f"- Test targets {text}: {_events(audit[key])} of them."
+                for key, (_, text) in TARGET_AUDIT.items()
+            ),
+            "- Events with the user, item and time of another, the first not counted: "
+            f"{_events(audit['duplicates'])}.",
+        ]
+    )
+
+
+def _origin(card: dict) -> str:
+    files = [[file["name"], file["bytes"], f"`{file['sha256']}`"] for file in card["raw_files"]]
+    options = [[f"--{name}", _flag_value(value)] for name, value in card["options"].items()]
+    parts = ["## Origin", "", _table(["raw file", "bytes", "sha256"], files)]
+    if card["notes"]:
+        parts += [
+            "",
+            _table(["note of the log", ""], [list(pair) for pair in card["notes"].items()]),
+        ]
+    return "\n".join([*parts, "", _table(["option", "value"], options)])
+
+
+def _flag_value(value: object) -> str:
+    return f"`{' '.join(value)}`" if isinstance(value, list) else f"`{value}`"
+
+
+def _events(count: dict) -> str:
+    return f"{count['events']:,} ({count['share']:.1%})"
+
+
+def _table(header: list[str], rows: list[list]) -> str:
+    def line(cells: list) -> str:
+        texts = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
+        return "| " + " | ".join(plain(text).replace("|", "\\|") for text in texts) + " |"
+
+    return "\n".join([line(header), "|" + "---|" * len(header), *(line(row) for row in rows)])

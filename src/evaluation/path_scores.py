@@ -1,0 +1,233 @@
+"""A run's models and the baselines on one split: ranks under every protocol, the lists of the best
+items, and the tables that the run folder keeps of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from src.baselines import BASELINES
+from src.baselines.markov import Markov
+from src.config.settings import Settings
+from src.dataset.store.folder import Dataset
+from src.evaluation.beyond_accuracy import TOP, beyond_accuracy, top_items
+from src.evaluation.metrics import summarise, target_metrics
+from src.evaluation.protocols import Ranks, no_ranks, ties_of
+from src.evaluation.queries import Ensemble, Queries, encode_queries, knows_domain
+from src.evaluation.ranking import BaselineScorer, Block, ModelScorer, Plan, Scorer, rank_targets
+from src.evaluation.serving_choice import Choice, serve_paths
+from src.evaluation.targets import Targets, target_columns
+
+ROWS_AT_ONCE = 2**14  # targets whose queries are held at a time
+SERVED = "served"
+
+
+@dataclass(frozen=True)
+class PathScores:
+    """What one path makes of a split."""
+
+    ranks: dict[str, Ranks]  # by protocol
+    lists: np.ndarray | None  # [V + 1] in how many targets' ten best each item is, if wanted
+
+
+def fit_baselines(dataset: Dataset) -> dict:
+    """Popularity and item-to-item Markov, fitted on the training events."""
+    markov = Markov.fit(dataset)
+    return dict(zip(BASELINES, (markov.popularity, markov), strict=True))
+
+
+def score_paths(
+    ensemble: Ensemble, settings: Settings, plan: Plan, process, baselines: dict, lists: bool
+) -> dict[str, PathScores]:
+    """{path: scores} of the run's paths and of the fitted baselines, each process its share of the
+    targets. With `lists`, also what each path recommends in the targets' own domains."""
+    ranks, listed = process.together(
+        lambda: _own_share(ensemble, settings, plan, process, baselines, lists)
+    )
+    return {
+        path: PathScores(
+            {name: _add_up(own, process) for name, own in by_protocol.items()},
+            _sum(listed[path], process) if lists else None,
+        )
+        for path, by_protocol in ranks.items()
+    }
+
+
+def _own_share(
+    ensemble: Ensemble, settings: Settings, plan: Plan, process, baselines: dict, lists: bool
+) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
+    """The ranks of all targets and the lists by path, 0 where another process has the target."""
+    count = len(plan.targets.events)
+    rows = np.arange(process.rank, count, process.processes)
+    paths = [*settings.paths, *baselines]
+    ranks = {path: {name: no_ranks(count) for name in plan.protocols} for path in paths}
+    listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in paths}
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE]
+        blocks = list(plan.blocks(some))
+        for path, scorer in _scorers(ensemble, settings, plan, some, process, baselines):
+            found = rank_targets(scorer, plan, some, blocks, bar=process.leads)
+            for name, own in found.items():
+                ranks[path][name].put(some, own)
+            if lists:
+                listed[path] += _listed(scorer, plan, blocks)
+    return ranks, listed
+
+
+def _scorers(
+    ensemble: Ensemble, settings: Settings, plan: Plan, rows: np.ndarray, process, baselines: dict
+) -> Iterator[tuple[str, Scorer]]:
+    for path in settings.paths:
+        yield path, model_scorer(ensemble, settings, plan, rows, path, bar=process.leads)
+    for name, model in baselines.items():
+        yield name, BaselineScorer(model, plan.targets, plan.device)
+
+
+def model_scorer(
+    ensemble: Ensemble, settings: Settings, plan: Plan, rows: np.ndarray, path: str, bar: bool
+) -> ModelScorer:
+    """A path of the model as a scorer of the targets `rows`: their queries, encoded.
+
+    Where the path knows which domain is asked for and the protocols rank over all domains, each
+    target asks once for each domain; otherwise once.
+    """
+    targets, domains = plan.targets, len(plan.dataset.domain_names)
+    asked = targets.domains[rows]
+    each = plan.all_domains and knows_domain(path, settings)
+    queries = Queries(targets.users[rows], targets.ends[rows], asked)
+    if each:
+        queries = Queries(
+            np.tile(queries.users, domains),
+            np.tile(queries.ends, domains),
+            np.repeat(np.arange(domains), len(rows)),
+        )
+    hidden = encode_queries(
+        ensemble, plan.dataset, queries, path,
+        max_len=settings.max_len, context=ensemble.context,
+        users_at_once=settings.eval_users, device=plan.device, bar=bar,
+    )  # fmt: skip
+    places = np.zeros((domains, len(targets.events)), dtype=np.int64)
+    places[:, rows] = np.arange(len(rows))
+    if each:
+        places[:, rows] += len(rows) * np.arange(domains)[:, None]
+    return ModelScorer(ensemble, hidden, places)
+
+
+def _listed(scorer: Scorer, plan: Plan, blocks: list[Block]) -> np.ndarray:
+    """[V + 1] in how many of the blocks' lists of ten each item stands."""
+    starts, count = plan.dataset.item_starts, plan.dataset.item_rows
+    found = np.zeros(count, dtype=np.int64)
+    for block in blocks:
+        items = int(starts[block.domain + 1] - starts[block.domain])
+        scores = scorer.scores(block.filled, block.domain)
+        _, columns = top_items(scores, items, TOP, plan.device)
+        chosen = columns[: len(block.rows)].cpu().numpy() + starts[block.domain]
+        found += np.bincount(chosen.ravel(), minlength=count)
+    return found
+
+
+def _add_up(ranks: Ranks, process) -> Ranks:
+    """The ranks of all processes; each has zeros where the others have theirs."""
+    if process.processes == 1:
+        return ranks
+    return Ranks(*_sum(np.stack([ranks.better, ranks.tied, ranks.candidates]), process))
+
+
+def _sum(values: np.ndarray, process) -> np.ndarray:
+    if process.processes == 1:
+        return values
+    return process.sum(torch.from_numpy(values).to(process.device)).cpu().numpy()
+
+
+# --------------------------------------------------------------------- the served path
+
+
+def choose_serving(
+    scores: dict[str, PathScores], targets: Targets, settings: Settings, names: list[str]
+) -> dict[str, Choice]:
+    """By domain the path that serves, from the validation targets' ranks under `full`."""
+    values = {}
+    for path in ("cross", "single"):
+        own = scores[path].ranks["full"]
+        values[path] = target_metrics(own.better, own.tied, settings.ties)[settings.select_metric]
+    return serve_paths(values["cross"], values["single"], targets.users, targets.domains, names)
+
+
+def add_served(
+    scores: dict[str, PathScores], choices: dict[str, Choice], targets: Targets, starts: np.ndarray
+) -> dict[str, PathScores]:
+    """The scores with the path `served`: each target ranked by the path that serves its domain."""
+    single = np.array([choice.path == "single" for choice in choices.values()])
+    chosen = single[targets.domains]
+
+    def pick(first: Ranks, second: Ranks) -> Ranks:
+        pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+        return Ranks(*(np.where(chosen, b, a) for a, b in pairs))
+
+    cross, alone = scores["cross"], scores["single"]
+    ranks = {name: pick(own, alone.ranks[name]) for name, own in cross.ranks.items()}
+    lists = cross.lists
+    if lists is not None:
+        of_single = np.append(False, np.repeat(single, np.diff(starts)))  # item 0 is padding
+        lists = np.where(of_single, alone.lists, lists)
+    served = PathScores(ranks, lists)
+    order = list(scores)
+    after = order.index("single") + 1
+    return {path: scores.get(path, served) for path in [*order[:after], SERVED, *order[after:]]}
+
+
+# --------------------------------------------------------------------- results and tables
+
+
+def summarise_paths(
+    scores: dict[str, PathScores],
+    dataset: Dataset,
+    targets: Targets,
+    ties: str,
+) -> dict[str, dict[str, dict]]:
+    """{protocol: {path: {domain, macro, users: metrics}}} as results.json holds them."""
+    names = dataset.domain_names
+    results: dict[str, dict[str, dict]] = {}
+    for path, own in scores.items():
+        for protocol, ranks in own.ranks.items():
+            summary = summarise(
+                ranks.better, ranks.tied, targets.domains, names, ties=ties_of(protocol, ties)
+            )
+            if protocol == "full" and own.lists is not None:
+                for name, values in beyond_accuracy(
+                    own.lists, dataset.training_counts, dataset.item_starts, names
+                ).items():
+                    summary[name] |= values
+            results.setdefault(protocol, {})[path] = summary
+    return results
+
+
+def with_suffix(scores: dict[str, PathScores], suffix: str) -> dict[str, PathScores]:
+    """The same ranks under protocol names with a suffix."""
+    return {
+        path: replace(own, ranks={name + suffix: ranks for name, ranks in own.ranks.items()})
+        for path, own in scores.items()
+    }
+
+
+def rank_tables(
+    scores: dict[str, PathScores], dataset: Dataset, targets: Targets
+) -> Iterator[pa.Table]:
+    """Rows of ranks.parquet, a table a protocol and path: one row a target."""
+    fixed = target_columns(dataset, targets)
+    count = len(targets.events)
+    for path, own in scores.items():
+        for protocol, ranks in own.ranks.items():
+            named = {
+                name: pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [value])
+                for name, value in (("protocol", protocol), ("path", path))
+            }
+            yield pa.table(
+                {
+                    "split": fixed["split"], **named,
+                    **{name: values for name, values in fixed.items() if name != "split"},
+                    "better": ranks.better, "tied": ranks.tied, "candidates": ranks.candidates,
+                }
+            )  # fmt: skip

@@ -1,0 +1,33 @@
+"""The step loss of one target, and its mean over the targets of a step.
+
+Targets stand in the canonical order of a batch, by domain, user and time, so the targets of a
+domain are one slice and `counts` [D] says how long each slice is.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pairwise_loss(hidden: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Binary cross-entropy in nats of a target and one negative (`--loss bce`, the paper's).
+
+    hidden, positive and negative embeddings [N, H] -> [N].
+    """
+    up = (hidden * positive).sum(-1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    down = (hidden * negative).sum(-1, dtype=up.dtype)
+    return F.softplus(-up) + F.softplus(down)
+
+
+def domain_sums(values: Tensor, counts: Tensor) -> Tensor:
+    """Sums over the targets of each domain: [N], [D] -> [D]; 0 where a domain has none."""
+    return torch.segment_reduce(values, "sum", lengths=counts, unsafe=True, initial=0)
+
+
+def mean_coefficients(counts: Tensor, weights: Tensor) -> Tensor:
+    """w_d / Σ_d w_d · counts_d [D]: what a domain's losses are multiplied by in the weighted mean
+    of a step; the plain mean when all weights are equal.
+
+    `counts` [D] are the whole step's, over all its micro-batches and processes.
+    """
+    return weights / (weights * counts).sum()

@@ -1,0 +1,311 @@
+"""A new run that starts from the weights of a finished one: what is carried over, and where to.
+
+Dense ids are given anew in every dataset folder, so items are matched by (domain, item_id) and
+domains by name. What the former run does not know keeps its fresh initial weights.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from src.config.cli import config_defaults
+from src.runs.checkpoints import MODEL_SETTINGS, load_checkpoint
+from src.dataset.store.folder import Dataset
+from src.io.errors import UserError
+from src.runs.contamination import trained_targets
+from src.runs.records import read_environment
+from src.config.settings import Settings
+
+NEW = -1  # in a mapping: a row that the former run does not have
+AGREE = tuple(name for name in MODEL_SETTINGS if name not in ("loss", "sdsr_context"))
+BY_DOMAIN = ("tasks.single.start", "query", "gap_state", "critics")
+BY_DOMAIN_UNLESS_SHARED = ("tasks.single.gate.", "tasks.single.towers.")
+
+
+# ------------------------------------------------------------------------ items and domains
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The items of a dataset by domain: those of domain d are rows item_starts[d] …
+    item_starts[d + 1] − 1 of the item table; row 0 is padding."""
+
+    domain_names: list[str]  # D
+    item_starts: np.ndarray  # [D + 1] int64
+    item_ids: pa.ChunkedArray  # [items] ids of the log; item i stands at i − 1
+
+    @property
+    def rows(self) -> int:
+        """Items plus one."""
+        return int(self.item_starts[-1])
+
+    def ids(self, domain: int) -> pa.Array:
+        """The ids of a domain's items."""
+        first, end = (int(start) for start in self.item_starts[domain : domain + 2])
+        return _strings(self.item_ids.slice(first - 1, end - first))
+
+    def only(self, domain: int) -> "Vocabulary":
+        """One domain alone, its items from 1, as `Dataset.only_domain` numbers them."""
+        ids = pa.chunked_array([self.ids(domain)])
+        return Vocabulary([self.domain_names[domain]], np.array([1, len(ids) + 1]), ids)
+
+
+def vocabulary_of(dataset: Dataset) -> Vocabulary:
+    """The vocabulary of a dataset, or of one domain of it."""
+    return Vocabulary(dataset.domain_names, dataset.item_starts, dataset.item_ids)
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """The vocabulary in an items.parquet. UserError where it cannot be read."""
+    try:
+        table = pq.read_table(path, columns=["item_id", "domain"])
+        names, ids = _strings(table["domain"]), _strings(table["item_id"])
+    except Exception as error:  # a torn table fails in many ways
+        raise UserError(f"{path} cannot be read ({type(error).__name__})") from None
+    if names.null_count or ids.null_count:
+        raise UserError(f"{path} has items without an id or a domain")
+    domains = names.dictionary_encode()  # named in the order of the file
+    codes = domains.indices.to_numpy()
+    if (np.diff(codes) < 0).any():
+        raise UserError(f"{path}: the items of a domain are not side by side")
+    names = domains.dictionary.to_pylist()
+    counts = np.bincount(codes, minlength=len(names))
+    starts = np.concatenate([[1], 1 + np.cumsum(counts)]).astype(np.int64)
+    return Vocabulary(names, starts, table["item_id"])
+
+
+def _strings(ids: pa.ChunkedArray) -> pa.Array:
+    return pc.cast(ids, pa.large_string()).combine_chunks()
+
+
+def match_domains(former: Sequence[str], now: Sequence[str]) -> np.ndarray:
+    """[domains now] the number of each in the former run, by name; NEW where it has none."""
+    places = {name: number for number, name in enumerate(former)}
+    return np.array([places.get(name, NEW) for name in now], dtype=np.int64)
+
+
+def match_items(former: Vocabulary, now: Vocabulary) -> np.ndarray:
+    """[item rows now] the row of each in the former item table, by domain name and item id; NEW
+    where it has none. Padding stays padding."""
+    rows = np.full(now.rows, NEW, dtype=np.int64)
+    rows[0] = 0
+    for domain, source in enumerate(match_domains(former.domain_names, now.domain_names)):
+        if source == NEW:
+            continue
+        places = pc.index_in(now.ids(domain), value_set=former.ids(source))
+        places = pc.fill_null(places, NEW).to_numpy(zero_copy_only=False)
+        first, end = now.item_starts[domain : domain + 2]
+        rows[first:end] = np.where(places == NEW, NEW, former.item_starts[source] + places)
+    return rows
+
+
+# ------------------------------------------------------------------------ weights
+
+
+def rows_of(name: str, share_experts: bool) -> str:
+    """What the rows of a model's parameter or buffer stand for: `items`, `domains`, or nothing of
+    the data (`whole`)."""
+    if name == "item_table":
+        return "items"
+    stacked = not share_experts and name.startswith(BY_DOMAIN_UNLESS_SHARED)
+    return "domains" if name in BY_DOMAIN or stacked else "whole"
+
+
+def carry_over(
+    fresh: dict[str, Tensor],
+    former: dict[str, Tensor],
+    items: np.ndarray,
+    domains: np.ndarray,
+    share_experts: bool,
+) -> dict[str, Tensor]:
+    """The state of a model that starts from a former one: rows of items and domains by the
+    mappings of `match_items` and `match_domains`, NEW rows as in `fresh`, all else as in `former`.
+
+    Raises ValueError where the two are not the same model but for items and domains.
+    """
+    if fresh.keys() != former.keys():
+        raise ValueError(f"other parameters: {', '.join(sorted(fresh.keys() ^ former.keys()))}")
+    mappings, merged = {"items": items, "domains": domains}, {}
+    for name, value in fresh.items():
+        kind, source = rows_of(name, share_experts), former[name]
+        whole = kind == "whole"
+        if value.shape[not whole :] != source.shape[not whole :] or value.dim() != source.dim():
+            raise ValueError(f"{name} is {list(source.shape)}, not {list(value.shape)}")
+        if source.is_complex() or source.layout != value.layout:
+            raise ValueError(f"{name} is {source.dtype} {source.layout}")
+        if not whole and len(source) <= mappings[kind].max():
+            raise ValueError(f"{name} has {len(source)} rows")
+        merged[name] = source if whole else copy_rows(value, source, mappings[kind])
+    return merged
+
+
+def copy_rows(fresh: Tensor, former: Tensor, mapping: np.ndarray) -> Tensor:
+    """`fresh` [n, …] with row i replaced by row mapping[i] of `former`, unless that is NEW."""
+    known = np.flatnonzero(mapping != NEW)
+    rows = former[torch.from_numpy(mapping[known]).to(former.device)]
+    return fresh.index_copy(0, torch.from_numpy(known).to(fresh.device), rows.to(fresh))
+
+
+# ------------------------------------------------------------------------ the former run
+
+
+@dataclass(frozen=True)
+class Former:
+    """A finished run, as the next one starts from it."""
+
+    folder: Path
+    settings: Settings
+    data_sha256: str
+    vocabulary: Vocabulary
+    dataset: Dataset | None  # what it was trained on, where that is still there
+
+    def part(self, names: list[str]) -> tuple[Path, Vocabulary] | None:
+        """The checkpoint for a model of the domains `names`, and its vocabulary; None where the
+        domain of a separate model is new."""
+        if self.settings.mode != "sdsr_separate":
+            return self.folder / "best.pt", self.vocabulary
+        (name,) = names
+        if name not in self.vocabulary.domain_names:
+            return None
+        number = self.vocabulary.domain_names.index(name)
+        return self.folder / "domains" / str(number) / "best.pt", self.vocabulary.only(number)
+
+
+def open_former(folder: Path, open_data: Callable[[Settings], Dataset]) -> Former:
+    """Open the run folder of `--init_from`; `open_data` finds the dataset of its settings.
+
+    The ids of its items are in the run folder, or in its dataset folder where the run is older
+    than that. Raises UserError where neither is there, or the run is not finished.
+    """
+    if not (folder / "results.json").is_file():
+        raise UserError(f"--init_from {folder} holds no finished run (no results.json)")
+    settings = Settings(**config_defaults(Settings, folder / "config.json"))
+    sha256 = read_environment(folder)["data_sha256"]
+    dataset = _former_dataset(settings, sha256, open_data)
+    items = folder / "items.parquet"
+    if not items.is_file():
+        if dataset is None:
+            raise UserError(
+                f"--init_from {folder} lacks items.parquet, and the dataset it was trained on "
+                f"(sha256 {sha256[:12]}…) is gone; make that dataset again with make_dataset.py"
+            )
+        items = dataset.folder / "items.parquet"
+    return Former(folder, settings, sha256, read_vocabulary(items), dataset)
+
+
+def _former_dataset(
+    settings: Settings, sha256: str, open_data: Callable[[Settings], Dataset]
+) -> Dataset | None:
+    try:
+        dataset = open_data(settings)
+    except UserError:
+        return None
+    return dataset if dataset.card["sha256"] == sha256 else None
+
+
+def check_former(former: Former, settings: Settings, dataset: Dataset, run: Path) -> None:
+    """Refuse a former run that the run folder `run` cannot start from (UserError).
+
+    Its checkpoints are read by `former_state`.
+    """
+    given = f"--init_from {former.folder}"
+    if run.resolve() == former.folder.resolve():
+        raise UserError(f"{given} is the very run to be trained; give another --run_name")
+    for name in AGREE:
+        was, wanted = getattr(former.settings, name), getattr(settings, name)
+        if was != wanted:
+            raise UserError(
+                f"{given} was trained with --{name} {was}, and this run has --{name} {wanted}; "
+                "give both the same value, or train without --init_from"
+            )
+    if (match_items(former.vocabulary, vocabulary_of(dataset))[1:] == NEW).all():
+        raise UserError(
+            f"{given} and {dataset.folder} have no item of the same domain and id in common; are "
+            "they of one log? Train without --init_from"
+        )
+
+
+def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Tensor], Vocabulary] | None:
+    """The weights for a model on `dataset` (or one domain of it), and the vocabulary of their rows;
+    None where the former run has nothing for it.
+
+    Raises UserError for a checkpoint that is missing, torn, or of another vocabulary.
+    """
+    found = former.part(dataset.domain_names)
+    if found is None:
+        return None
+    path, vocabulary = found
+    state = load_checkpoint(path, mapped=True)["model"]
+    items = state.get("item_table")
+    if items is None or items.dim() != 2:
+        raise UserError(f"{path} has no table of items; train that run again")
+    if len(items) != vocabulary.rows:
+        raise UserError(
+            f"{path} holds {len(items) - 1} items, and its vocabulary {vocabulary.rows - 1}; "
+            "train that run again"
+        )
+    return state, vocabulary
+
+
+def initial_state(
+    former: Former, dataset: Dataset, fresh: dict[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """The state that a model, freshly initialised as `fresh`, starts with; see `former_state`."""
+    found = former_state(former, dataset)
+    if found is None:
+        return None
+    state, known = found
+    now = vocabulary_of(dataset)
+    items, domains = match_items(known, now), match_domains(known.domain_names, now.domain_names)
+    try:
+        return carry_over(fresh, state, items, domains, former.settings.share_experts)
+    except ValueError as error:
+        raise UserError(
+            f"--init_from {former.folder} is no model of this version ({error}); train it again"
+        ) from None
+
+
+# ------------------------------------------------------------------------ what was taken
+
+
+def init_record(former: Former, dataset: Dataset) -> dict:
+    """What environment.json says of the former run: its folder and data, what is matched, new and
+    gone, and how many of the held-out events it was trained on (null where its data is gone)."""
+    known, now = former.vocabulary, vocabulary_of(dataset)
+    domains = match_domains(known.domain_names, now.domain_names)
+    return {
+        "run": former.folder.name,
+        "data_sha256": former.data_sha256,
+        "domains": _counts(domains, len(known.domain_names)),
+        "items": _counts(match_items(known, now)[1:], known.rows - 1),
+        "trained_targets": former.dataset and trained_targets(former.dataset, dataset),
+    }
+
+
+def _counts(mapping: np.ndarray, former: int) -> dict[str, int]:
+    matched = int((mapping != NEW).sum())
+    return {"matched": matched, "new": len(mapping) - matched, "gone": former - matched}
+
+
+def init_line(record: dict) -> str:
+    """One line for the console."""
+    parts = [
+        f"{record[name]['matched']} {name} of it ({record[name]['new']} new, "
+        f"{record[name]['gone']} gone)"
+        for name in ("domains", "items")
+    ]
+    trained = record["trained_targets"]
+    seen = "whether it was trained on held-out events is not known: its dataset folder is gone"
+    if trained is not None:
+        seen = (
+            f"held-out events that it was trained on: {trained['valid']} of validation, "
+            f"{trained['test']} of test"
+        )
+    return f"starts from {record['run']}: {', '.join(parts)}; {seen}"

@@ -1,0 +1,227 @@
+"""Mistakes of a user at main.py: one clear line, exit status 2, nothing half-written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.support.command_runs import ROOT, command, contents, failing, flags, make_data, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("other"), seed=2)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    return train(data, tmp_path_factory.mktemp("finished"), "run")
+
+
+@pytest.fixture
+def run(finished, runs):
+    """A finished run of one epoch, for this test alone."""
+    return shutil.copytree(finished, runs / "tiny" / "run")
+
+
+# ---------------------------------------------------------------- flags
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--sdsr_context=own"], ["--sdsr_context own", "--mode syncrec", "sdsr_separate"]),
+        (["--softmax_items=all", "--loss=bce"], ["--softmax_items all needs --loss ce"]),
+        (["--sparse_items"], ["--sparse_items needs --loss bce"]),
+        (
+            ["--sparse_items", "--loss=bce", "--weight_decay=.1"],
+            ["--sparse_items has no weight decay"],
+        ),
+        (["--resume", "--overwrite"], ["--resume and --overwrite contradict"]),
+        (["--eval_users=0"], ["--eval_users must be at least 1"]),
+        (["--candidate_seed=-1"], ["--candidate_seed must not be negative"]),
+        (["--lr=inf"], ["--lr must be above 0"]),
+        (["--run_name=candidates"], ["--run_name candidates is reserved"]),
+        (["--share_experts", "--no-stop_gradient"], ["--share_experts and --no-stop_gradient"]),
+        (["--experts_single=0"], ["--experts_single"]),
+        (["--hidden=9", "--heads=2"], ["--hidden 9 is not a multiple of --heads 2"]),
+        (["--hidden=0"], ["--hidden must be at least 1"]),
+        (["--dropout=1"], ["--dropout must lie in"]),
+        (["--lambda_mim=nan"], ["--lambda_mim must not be negative"]),
+        (["--select_metric=auc"], ["--select_metric auc is unknown", "ndcg@10"]),
+        (["--protocol", "full", "all"], ["--protocol all is unknown", "full_all, sampled"]),
+        (["--protocol", "full-strict"], ["--protocol full-strict is unknown"]),
+        (
+            ["--protocol", "popular-unseen", "--sampled_negatives=0"],
+            ["--protocol popular-unseen draws negatives, and --sampled_negatives is 0"],
+        ),
+        (
+            ["--protocol", "released", "--mode=sdsr_separate"],
+            ["--protocol released", "--mode sdsr_separate", "leave it out"],
+        ),
+        (["--run_name=../up"], ["--run_name '../up'"]),
+        (["--device=tpu"], ["--device tpu", "cuda:N"]),
+        (["--device=warp:9"], ["--device warp:9", "cuda:N"]),
+        (["--mode=both"], ["--mode", "sdsr_separate", "--help"]),
+        (["--hiden=8"], ["--hiden", "--help"]),
+    ],
+)
+def test_flags_that_cannot_be_followed(data, runs, capsys, given, said):
+    line = failing(capsys, runs, lambda: train(data, runs, "run", *given))
+    for part in said:
+        assert part in line
+    assert not runs.exists()
+
+
+# ---------------------------------------------------------------- config files
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"hiden": 8}', ["unknown setting 'hiden'", "--help"]),
+        ('{"hidden": "8"}', ["'hidden' must be int, not '8'"]),
+        ('{"towers": 1}', ["'towers' must be bool, not 1"]),
+        ('{"mode": "both"}', ["'mode' is 'both'", "sdsr_separate"]),
+        ("[1]", ["one JSON object"]),
+        ('{\n  "hidden": 8,\n  "layers": \n}', ["line 4"]),
+    ],
+)
+def test_a_config_file_that_cannot_be_followed(data, runs, tmp_path, capsys, content, said):
+    config = tmp_path / "c.json"
+    config.write_text(content)
+    line = failing(capsys, runs, lambda: train(data, runs, "run", f"--config={config}"))
+    for part in [str(config), *said]:
+        assert part in line
+
+
+def test_a_config_file_that_is_missing(data, runs, tmp_path, capsys):
+    config = tmp_path / "none.json"
+    line = failing(capsys, runs, lambda: train(data, runs, "run", f"--config={config}"))
+    assert f"{config} does not exist" in line
+
+
+# ---------------------------------------------------------------- datasets
+
+
+def test_a_dataset_that_is_missing(runs, tmp_path, capsys):
+    line = failing(capsys, runs, lambda: train(tmp_path / "none", runs, "run"))
+    assert f"{tmp_path / 'none'} is no dataset folder" in line
+    assert "make_dataset.py" in line
+
+
+def test_a_dataset_of_another_version(data, runs, tmp_path, capsys):
+    old = shutil.copytree(data, tmp_path / "old")
+    card = json.loads((old / "data_card.json").read_text())
+    (old / "data_card.json").write_text(json.dumps(card | {"format": 0}))
+    line = failing(capsys, runs, lambda: train(old, runs, "run"))
+    assert "has format 0" in line
+    assert "make the dataset again" in line
+
+
+def test_sequences_with_an_item_that_is_not_in_the_vocabulary(data, runs, tmp_path, capsys):
+    wrong = shutil.copytree(data, tmp_path / "wrong")
+    items = np.load(wrong / "sequences" / "items.npy")
+    items[3] = 10_000
+    np.save(wrong / "sequences" / "items.npy", items)
+    line = failing(capsys, runs, lambda: train(wrong, runs, "run"))
+    assert "item 10000 of user 0 is not in the vocabulary" in line
+
+
+def test_a_dataset_with_nothing_to_select_by(data, runs, tmp_path, capsys):
+    short = shutil.copytree(data, tmp_path / "short")
+    split = np.load(short / "sequences" / "split.npy")
+    np.save(short / "sequences" / "split.npy", np.zeros_like(split))
+    line = failing(capsys, runs, lambda: train(short, runs, "run"))
+    assert "has no validation targets" in line
+    domains = np.load(short / "sequences" / "domains.npy")
+    split[(split == 1) & (domains == 1)] = 0
+    np.save(short / "sequences" / "split.npy", split)
+    line = failing(capsys, runs, lambda: train(short, runs, "run", "--mode=sdsr_separate"))
+    assert "domain B has no validation target" in line
+
+
+# ---------------------------------------------------------------- run folders and checkpoints
+
+
+def test_a_run_folder_of_other_settings(run, data, runs, capsys):
+    line = failing(capsys, runs, lambda: train(data, runs, "run", "--lr=0.5"))
+    for part in (str(run), "--lr 0.001, not 0.5", "--run_name", "--overwrite"):
+        assert part in line
+    failing(capsys, runs, lambda: train(data, runs, "run", "--lr=0.5", "--resume"))
+
+
+def test_a_run_folder_of_other_data(run, data, other_data, runs, tmp_path, capsys):
+    moved = shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(runs)
+    train(moved, runs, "run")
+    shutil.rmtree(moved)
+    shutil.copytree(other_data, moved)
+    line = failing(capsys, runs, lambda: train(moved, runs, "run"))
+    assert "other data" in line
+
+
+def test_an_unfinished_run(run, data, runs, capsys):
+    (run / "results.json").unlink()
+    line = failing(capsys, runs, lambda: train(data, runs, "run"))
+    assert "unfinished run; give --resume or --overwrite" in line
+
+
+def test_a_checkpoint_of_another_dataset(run, data, other_data, runs, capsys):
+    foreign = train(other_data, runs, "foreign")
+    shutil.copy(run / "last.pt", foreign / "last.pt")
+    go_on = ("--resume", "--max_epochs=2")
+    line = failing(capsys, runs, lambda: train(other_data, runs, "foreign", *go_on))
+    assert f"{foreign / 'last.pt'} was trained on another dataset" in line
+
+
+def test_a_checkpoint_of_another_model(run, data, runs, capsys):
+    wide = train(data, runs, "wide", "--hidden=16")
+    shutil.copy(run / "last.pt", wide / "last.pt")
+    go_on = ("--hidden=16", "--resume", "--max_epochs=2")
+    line = failing(capsys, runs, lambda: train(data, runs, "wide", *go_on))
+    assert "is of another model: --hidden was 8, now 16" in line
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_a_torn_checkpoint(run, data, runs, capsys, keep):
+    content = (run / "last.pt").read_bytes()
+    (run / "last.pt").write_bytes(content[:keep])
+    go_on = ("--resume", "--max_epochs=2")
+    line = failing(capsys, runs, lambda: train(data, runs, "run", *go_on))
+    assert f"{run / 'last.pt'} is torn" in line
+
+
+def test_stored_candidates_that_are_torn(data, runs, capsys):
+    run = train(data, runs, "run")
+    stored = next((runs / "tiny" / "candidates").glob("popular-valid-*.npz"))
+    stored.write_bytes(stored.read_bytes()[:60])
+    (run / "results.json").unlink()
+    line = failing(capsys, runs, lambda: train(data, runs, "run", "--resume"))
+    assert f"{stored} cannot be read" in line
+
+
+# ---------------------------------------------------------------- through the command itself
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--hidden=9"], ["--data_dir=nowhere"]],
+)
+def test_the_process_ends_with_status_2_and_one_line(data, tmp_path, more):
+    done = command(ROOT / "main.py", *flags(data, tmp_path / "runs", *more), check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert contents(tmp_path) == {}

@@ -1,0 +1,63 @@
+"""The configurations that the repository ships."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from main import parse_command
+from models import SyNCRec
+from src.config.settings import MODES
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def load(name: str):
+    return parse_command(["--config", str(CONFIGS / f"{name}.json")]).settings
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_gives_the_settings_that_it_names(path):
+    settings = load(path.stem)
+    for name, value in json.loads(path.read_text()).items():
+        assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_trains_in_every_mode(path, mode):
+    settings = parse_command(["--config", str(path), "--mode", mode]).settings
+    model = SyNCRec(dataclasses.replace(settings, hidden=8, heads=1), [1, 4, 9])
+    assert list(model.tasks) == settings.paths
+
+
+def test_the_config_of_the_paper_is_the_paper_s_run():
+    paper = load("paper")
+    assert (paper.max_len, paper.layers, paper.heads, paper.hidden) == (50, 2, 1, 512)
+    assert (paper.dropout, paper.batch_size, paper.optimizer, paper.lr) == (0.5, 128, "adam", 1e-3)
+    assert (paper.experts_cross, paper.experts_single, paper.loss) == (4, 1, "bce")
+    assert (paper.gate, paper.seed, paper.mode) == ("sequence", 42, "syncrec")
+    assert paper.lc_ntg
+    assert paper.sc_mim
+    assert not paper.share_experts
+    assert not paper.target_domain_query
+    assert (paper.warmup_steps, paper.clip_norm, paper.weight_decay) == (0, 0, 0)
+
+
+def test_the_released_config_differs_from_the_paper_s_by_what_the_code_does_instead():
+    paper, released = load("paper"), load("released")
+    differ = {name for name in vars(paper) if getattr(paper, name) != getattr(released, name)}
+    assert differ == {"share_experts", "lc_ntg", "patience_steps"}
+    assert released.share_experts
+    assert not released.lc_ntg
+
+
+def test_a_flag_wins_over_the_config():
+    settings = parse_command(["--config", str(CONFIGS / "paper.json"), "--hidden", "16"]).settings
+    assert (settings.hidden, settings.dropout) == (16, 0.5)
+
+
+def test_every_config_is_described():
+    text = (CONFIGS / "README.md").read_text()
+    assert all(f"`{path.name}`" in text for path in CONFIGS.glob("*.json"))

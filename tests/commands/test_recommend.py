@@ -1,0 +1,231 @@
+"""recommend.py: the top-K items of every user, from a run folder."""
+
+import dataclasses
+import json
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import recommend
+from src.dataset.batching import batches
+from src.dataset.store.folder import TEST, open_dataset
+from tests.support.command_runs import DOMAINS, ROOT, command, failing, make_data, train
+
+CPU = torch.device("cpu")
+MODES = ("syncrec", "sdsr_separate")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def folders(data, tmp_path_factory):
+    """{mode: run folder}, trained with large steps so that the scores differ well."""
+    runs = tmp_path_factory.mktemp("runs")
+    return {
+        mode: train(data, runs, mode, f"--mode={mode}", "--max_epochs=2", "--lr=0.02")
+        for mode in MODES
+    } | {"query": train(data, runs, "query", "--target_domain_query", "--lr=0.02")}
+
+
+def lists(table) -> dict[tuple, list]:
+    """{(user_id, domain): [(item_id, score), …] in the order of rank}."""
+    found = {}
+    for row in table.to_pylist():
+        items = found.setdefault((row["user_id"], row["domain"]), [])
+        items.append((row["item_id"], row["score"]))
+        assert row["rank"] == len(items)
+    return found
+
+
+def known(data) -> dict[tuple, set]:
+    """{(user_id, domain): item ids of the log}."""
+    dataset = open_dataset(data)
+    users, items = dataset.user_ids.to_pylist(), dataset.item_ids.to_pylist()
+    found = {(user, name): set() for user in users for name in DOMAINS}
+    for user, (start, end) in enumerate(pairwise(dataset.offsets)):
+        for event in range(start, end):
+            name = DOMAINS[dataset.domains[event]]
+            found[users[user], name].add(items[dataset.items[event] - 1])
+    return found
+
+
+def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
+    """[V_d] scores after all events of one user, one user at a time, through the model alone."""
+    dataset = run.dataset
+    events = np.arange(dataset.offsets[user], dataset.offsets[user + 1])
+    (model, *others), own, first = run.ensemble.models, domain, 0
+    items, domains = dataset.items[events], dataset.domains[events]
+    newest = slice(-(run.settings.max_len - 1), None)
+    if others:  # a model of its own: one domain, whose items begin at 1
+        model, own = run.ensemble.models[domain], 0
+        first = int(dataset.item_starts[domain]) - 1
+        items = items[domains == domain][newest]
+        domains = np.zeros_like(items)
+    elif path == "single":
+        items, domains = items[newest], domains[newest]
+        items, domains = items[domains == domain], domains[domains == domain]
+    else:
+        items, domains = items[newest], domains[newest]
+    some_item = dataset.item_starts[domain + 1] - 1 - first  # another than recommend.py's
+    one = dataclasses.replace(
+        dataset,
+        domain_names=["own"] if others else list(DOMAINS),
+        item_starts=np.array(model.item_starts),
+        offsets=np.array([0, len(items) + 1]),
+        items=np.append(items - first, some_item).astype(np.int32),
+        domains=np.append(domains, own).astype(np.int16),
+    )
+    window = batches.Windows(
+        np.array([0]), np.arange(len(items) + 1), np.zeros(len(items) + 1, np.int64)
+    )
+    with torch.no_grad():
+        hidden = model.last_outputs(batches.build_batch(one, window, 0, 0), path)
+        return model.item_scores(hidden, own)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("mode", "path"),
+    [("syncrec", "cross"), ("syncrec", "single"), ("query", "cross"), ("sdsr_separate", "single")],
+)
+def test_the_list_is_the_model_s_own_ranking_without_what_the_user_has(data, folders, mode, path):
+    run = recommend.open_trained(folders[mode], CPU)
+    run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, eval_users=7))
+    found, seen = lists(recommend.recommend(run, k=4, path=path)), known(data)
+    users, items = run.dataset.user_ids.to_pylist(), run.dataset.item_ids.to_pylist()
+    starts = run.dataset.item_starts
+    for user, user_id in enumerate(users):
+        for domain, name in enumerate(DOMAINS):
+            scores = by_hand(run, user, domain, path)
+            order = [
+                (items[starts[domain] - 1 + place], scores[place])
+                for place in np.argsort(-scores)
+                if items[starts[domain] - 1 + place] not in seen[user_id, name]
+            ]
+            got = found[user_id, name]
+            assert [item for item, _ in got] == [item for item, _ in order[:4]]
+            assert [score for _, score in got] == pytest.approx(
+                [score for _, score in order[:4]], abs=1e-5
+            )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_list_names_an_item_that_the_user_has_unless_asked_to(data, folders, mode):
+    run, seen = recommend.open_trained(folders[mode], CPU), known(data)
+    new = lists(recommend.recommend(run, k=1000))
+    everything = lists(recommend.recommend(run, k=1000, exclude_seen=False))
+    sizes = dict(zip(DOMAINS, np.diff(run.dataset.item_starts), strict=True))
+    for key, items in seen.items():
+        assert not items & {item for item, _ in new[key]}
+        assert len(new[key]) == sizes[key[1]] - len(items)
+        assert len(everything[key]) == sizes[key[1]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_the_test_events_it_ranks_as_the_test_did(folders, mode):
+    run = recommend.open_trained(folders[mode], CPU)
+    dataset = run.dataset
+    before = dataset.split != TEST
+    lengths = np.add.reduceat(before.astype(np.int64), dataset.offsets[:-1])
+    earlier = dataclasses.replace(
+        dataset,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        **{name: getattr(dataset, name)[before] for name in ("items", "domains", "times", "split")},
+    )
+    earlier = dataclasses.replace(run, dataset=earlier)
+    ranks = pq.read_table(folders[mode] / "ranks.parquet").to_pandas()
+    ranks = ranks.set_index(["split", "protocol", "path"]).sort_index()
+    for path in run.settings.paths:
+        found = lists(recommend.recommend(earlier, k=1000, path=path, exclude_seen=False))
+        rows = ranks.loc[[("test", "full", path)]]
+        assert len(rows) > 40
+        for row in rows.itertuples():
+            items = [item for item, _ in found[row.user_id, row.domain]]
+            assert row.better <= items.index(row.item_id) < row.better + row.tied
+
+
+def test_auto_follows_what_serves_each_domain(folders, tmp_path):
+    """serving.json says it; the run's own choice, and any other."""
+    folder = shutil.copytree(folders["syncrec"], tmp_path / "run")
+    by_path = {
+        path: lists(recommend.recommend(recommend.open_trained(folder, CPU), k=5, path=path))
+        for path in ("cross", "single")
+    }
+    assert all(by_path["cross"][key] != items for key, items in by_path["single"].items())
+    chosen = json.loads((folder / "serving.json").read_text())
+    for flipped in ((), ("A",), ("B", "C")):
+        serving = {name: dict(choice) for name, choice in chosen.items()}
+        for name in flipped:
+            serving[name]["path"] = {"cross": "single", "single": "cross"}[chosen[name]["path"]]
+        (folder / "serving.json").write_text(json.dumps(serving))
+        run = recommend.open_trained(folder, CPU)
+        assert run.paths == {name: choice["path"] for name, choice in serving.items()}
+        for (user, name), items in lists(recommend.recommend(run, k=5)).items():
+            assert items == by_path[serving[name]["path"]][user, name]
+
+
+def test_auto_is_the_only_path_of_a_run_that_has_one(folders):
+    run = recommend.open_trained(folders["sdsr_separate"], CPU)
+    assert run.paths == dict.fromkeys(DOMAINS, "single")
+    assert recommend.recommend(run, k=3).equals(recommend.recommend(run, k=3, path="single"))
+
+
+def test_users_and_domains_can_be_chosen(folders):
+    folder = folders["syncrec"]
+    chosen = ["--users", "g00003", "g00001", "--domains", "C", "--k", "2"]
+    recommend.main(["--run", str(folder), *chosen, "--device=cpu"])
+    found = lists(pq.read_table(folder / "recommendations.parquet"))
+    assert list(found) == [("g00001", "C"), ("g00003", "C")]
+    whole = lists(recommend.recommend(recommend.open_trained(folder, CPU), k=2))
+    for key in found:
+        assert [item for item, _ in found[key]] == [item for item, _ in whole[key]]
+
+
+def test_the_command_writes_csv_from_anywhere(folders, tmp_path):
+    words = ["--run", folders["syncrec"], "--k=3", "--out=top.csv"]
+    done = command(ROOT / "recommend.py", *words, cwd=tmp_path)
+    assert "top.csv" in done.stdout
+    table = pyarrow.csv.read_csv(tmp_path / "top.csv")
+    assert table.column_names == ["user_id", "domain", "rank", "item_id", "score"]
+    assert table.num_rows > 50 * 3 * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["top.csv"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--users", "g00001", "nobody"], ["--users: nobody"]),
+        (["--domains", "Books"], ["--domains: Books is unknown", "A, B, C"]),
+        (["--serve_path", "cross"], ["--serve_path cross", "sdsr_separate", "single alone"]),
+        (["--serve_path", "both"], ["--serve_path", "both"]),
+        (["--k", "0"], ["--k must be at least 1"]),
+        (["--out", "top.txt"], ["--out top.txt", ".parquet or .csv"]),
+        (["--out", "nowhere/top.csv"], ["nowhere does not exist"]),
+        (["--run", "nowhere"], ["--run nowhere holds no run"]),
+        (["--run", ""], ["--run is needed"]),
+        (["--device", "tpu"], ["--device tpu"]),
+    ],
+)
+def test_requests_that_cannot_be_met(folders, capsys, given, said):
+    folder = folders["sdsr_separate"]
+    words = ["--run", str(folder), *given]
+    line = failing(capsys, folder, lambda: recommend.main(words))
+    for part in said:
+        assert part in line
+
+
+def test_a_run_without_a_checkpoint_or_with_a_foreign_one(folders, tmp_path, capsys):
+    run = shutil.copytree(folders["syncrec"], tmp_path / "run")
+    shutil.copy(folders["sdsr_separate"] / "domains" / "0" / "best.pt", run / "best.pt")
+    line = failing(capsys, run, lambda: recommend.main(["--run", str(run)]))
+    assert "is of another model: --mode was sdsr_separate, now syncrec" in line
+    (run / "best.pt").unlink()
+    line = failing(capsys, run, lambda: recommend.main(["--run", str(run)]))
+    assert "best.pt does not exist; train first" in line

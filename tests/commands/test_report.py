@@ -1,0 +1,324 @@
+"""Tables from run folders: every value once, baselines first, protocols side by side."""
+
+import csv
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import report
+from src.evaluation.metrics import target_metrics
+from src.io.errors import UserError
+from src.report.finished_runs import domain_means, group_by_seed, read_runs
+from src.report.parquet import read_rows
+from src.report.protocols import candidates
+from tests.support.command_runs import failing
+from tests.support.run_folders import PROTOCOLS, Log, write_run
+
+
+def write_old_run(folder, *, value, data="aaaa", path="cross", loss="ce"):
+    """The files of a run from before targets were numbered: two domains, one path, a baseline."""
+    folder.mkdir(parents=True)
+
+    def metrics(number):
+        rows = {
+            "d1": number,
+            "d2": number / 2,
+            "macro": 0.75 * number,
+            "users": 0.6 * number,
+        }
+        return {d: {"ndcg@10": v, "hr@10": 2 * v, "n": 7} for d, v in rows.items()}
+
+    paths = {path: metrics(value), "popularity": metrics(0.01)}
+    results = {split: {"full": paths} for split in ("valid", "test")}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "config.json").write_text(json.dumps({"mode": "cdsr", "loss": loss, "seed": 1}))
+    (folder / "environment.json").write_text(json.dumps({"data_sha256": data}))
+    return folder
+
+
+def run_report(monkeypatch, capsys, *arguments):
+    """What `python report.py ARGUMENTS …` prints."""
+    monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
+    report.main()
+    return capsys.readouterr().out
+
+
+def refusal(monkeypatch, capsys, folder, *arguments):
+    """The one line of a command that must fail, with exit status 2 and nothing written."""
+    monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
+    return failing(capsys, folder, report.main)
+
+
+def cells_of(text):
+    """The cells of every table row in a Markdown text, the rules left out."""
+    lines = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------------------ table
+
+
+def test_the_table_has_a_row_a_path_and_the_baseline_once_and_first(tmp_path, monkeypatch, capsys):
+    other = write_old_run(tmp_path / "b", value=0.4, loss="bce")
+    runs = [write_old_run(tmp_path / "a", value=0.2), other]
+    head, *rows = cells_of(run_report(monkeypatch, capsys, "table", *runs))
+    assert [row[0] for row in rows] == ["popularity", "a", "b"]
+    assert rows[1][2:] == [".2000 / .4000", ".1000 / .2000", ".1500 / .3000", ".1200 / .2400"]
+    assert head[2] == "d1 (n = 7)"
+
+
+def test_a_table_shows_the_served_path_and_any_protocol(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "a", Log(), gains={"cross": 1.0})
+    text = run_report(
+        monkeypatch, capsys, "table", run, "--protocol", "full_all", "--metrics", "mrr"
+    )
+    rows = {(row[0], row[1]): row[2:] for row in cells_of(text)[1:]}
+    assert list(rows)[2:] == [("a", "cross"), ("a", "single"), ("a", "served")]
+    assert rows["a", "served"][0] == rows["a", "cross"][0]
+    assert rows["a", "served"][1] == rows["a", "single"][1]
+    value = read_runs([run])[0].scores("test", "full_all", "cross")["macro"]["mrr"]
+    assert rows["a", "cross"][2] == f"{value:.4f}".removeprefix("0")
+
+
+def test_the_files_hold_every_value_of_every_split(tmp_path, monkeypatch, capsys):
+    run = write_old_run(tmp_path / "a", value=0.2)
+    text = run_report(monkeypatch, capsys, "table", run, "--out", tmp_path / "out" / "tau0.1")
+    assert (tmp_path / "out" / "tau0.1.md").read_text() in text
+    rows = read_csv(tmp_path / "out" / "tau0.1.csv")
+    assert len(rows) == 2 * 2 * 4 * 3  # splits, paths, domains and means, metrics
+    chosen = {"run": "a", "split": "valid", "domain": "macro", "metric": "ndcg@10"}
+    (row,) = (row for row in rows if chosen.items() <= row.items())
+    assert float(row["value"]) == pytest.approx(0.15)
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_row(tmp_path, monkeypatch, capsys):
+    runs = [write_run(tmp_path / f"a-seed{seed}", Log(), seed=seed) for seed in (1, 2, 3)]
+    text = run_report(monkeypatch, capsys, "table", *runs, "--metrics", "mrr")
+    rows = {(row[0], row[1]): row[2:] for row in cells_of(text)[1:]}
+    values = [run.scores("test", "full", "cross")["macro"]["mrr"] for run in read_runs(runs)]
+    shown = [
+        f"{value:.4f}".removeprefix("0") for value in (np.mean(values), np.std(values, ddof=1))
+    ]
+    assert rows["a", "cross"][-2] == " ± ".join(shown)
+    assert " ± " not in rows["popularity", ""][-2]
+    assert "standard deviation over seeds (a: 3)" in text
+
+
+def test_metrics_of_the_top_ten_are_metrics_too(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "a", Log())
+    text = run_report(monkeypatch, capsys, "table", run, "--metrics", "coverage@10")
+    assert cells_of(text)[1][2:] == [".2500"] * 4
+
+
+TABLE_MISTAKES = {
+    "other data": (["a", "other"], "runs a and other stand on different data"),
+    "another split of the data": (["a", "split"], "split by leave_one_out and temporal"),
+    "two runs of one name": (["a", "deep/a"], "two runs are called a"),
+    "an interrupted run": (["unfinished"], "unfinished holds no finished run"),
+    "no run": (["nothing"], "nothing holds no run"),
+    "an unknown protocol": (
+        ["a", "--protocol", "all"], "run a has no protocol all; it has full, full-unseen",
+    ),
+    "a protocol that one run lacks": (
+        ["a", "old", "--protocol", "full_all"], "run old has no protocol full_all; it has full",
+    ),
+    "an unknown metric": (["a", "--metrics", "auc"], "no run has metric auc here; there are hr@1"),
+    "a folder that is a file": (["a", "--out", "a/config.json/x"], "cannot be written"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory):
+    """A folder of runs that do not go together."""
+    folder, log = tmp_path_factory.mktemp("mistakes"), Log(users=20)
+    protocols = ("full", "full-unseen", "full_all")
+    for name in ("a", "deep/a", "unfinished"):
+        write_run(folder / name, log, protocols=protocols)
+    (folder / "unfinished" / "results.json").unlink()
+    for name, other in (
+        ("other", Log(users=20, sha256="bbbb")),
+        ("split", Log(users=20, split="temporal", sha256="cccc")),
+    ):
+        write_run(folder / name, other, protocols=protocols)
+    write_old_run(folder / "old", value=0.2)
+    return folder
+
+
+@pytest.mark.parametrize("mistake", TABLE_MISTAKES, ids=lambda name: name.replace(" ", "-"))
+def test_a_mistake_in_a_table_is_one_line(mistaken, monkeypatch, capsys, mistake):
+    arguments, expected = TABLE_MISTAKES[mistake]
+    monkeypatch.chdir(mistaken)
+    assert expected in refusal(monkeypatch, capsys, mistaken, "table", *arguments)
+
+
+# ------------------------------------------------------------------------ protocols
+
+
+@pytest.fixture
+def seeds(tmp_path) -> list[Path]:
+    """Two seeds of one model on one log."""
+    return [write_run(tmp_path / f"model-seed{seed}", Log(users=150), seed=seed) for seed in (1, 2)]
+
+
+@cache
+def ranks_of(run):
+    return pd.read_parquet(run / "ranks.parquet")
+
+
+def macro(run, protocol, path, ties="expected", metric="ndcg@10"):
+    """The macro mean on test, straight from ranks.parquet."""
+    ranks = ranks_of(run)
+    ranks = ranks[(ranks.split == "test") & (ranks.protocol == protocol) & (ranks.path == path)]
+    tied = np.ones(len(ranks)) if protocol.startswith("released") else ranks.tied
+    values = target_metrics(ranks.better, tied, ties)[metric]
+    return pd.Series(values).groupby(ranks.domain.astype(str).to_numpy()).mean().mean()
+
+
+def test_protocols_stand_side_by_side_under_both_tie_policies(seeds, monkeypatch, capsys):
+    text = run_report(monkeypatch, capsys, "protocols", seeds[0], "--metrics", "ndcg@10")
+    head, *rows = cells_of(text)
+    name = seeds[0].name
+    assert head == ["protocol", "ranked among", "popularity", "markov",
+                    *(f"{name}:{path}" for path in ("cross", "single", "served"))]  # fmt: skip
+    assert [row[0] for row in rows] == [f"`{protocol}`" for protocol in PROTOCOLS]
+    brackets = 0
+    for protocol, row in zip(PROTOCOLS, rows, strict=True):
+        for path, cell in zip(("popularity", "markov", "cross", "single"), row[2:], strict=False):
+            shared, worst = (
+                f"{macro(seeds[0], protocol, path, ties):.4f}"
+                for ties in ("expected", "pessimistic")
+            )
+            assert cell == (shared if shared == worst else f"{shared} [{worst}]")
+            brackets += shared != worst
+    assert brackets
+    assert rows[-1][1].startswith("the released code's")
+    assert "[" not in "".join(rows[-1] + rows[-2])  # there ties have but one meaning
+
+
+def test_protocols_of_several_seeds_are_mean_and_deviation(seeds, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    text = run_report(monkeypatch, capsys, "protocols", *seeds, "--out", out)
+    head, *rows = cells_of(text)[: len(PROTOCOLS) + 1]
+    each = [macro(run, "sampled", "cross") for run in seeds]
+    cell = dict(zip(head, rows[PROTOCOLS.index("sampled")], strict=True))["model:cross"]
+    assert cell.startswith(f"{np.mean(each):.4f} ± {np.std(each, ddof=1):.4f}")
+    assert dict(zip(head, rows[0], strict=True))["popularity"].count("±") == 0
+    assert out.with_suffix(".md").read_text() in text
+    values = pd.read_csv(out.with_suffix(".csv"))
+    chosen = values[(values.protocol == "full") & (values.path == "single")]
+    assert sorted(chosen.ties) == ["expected", "expected", "pessimistic", "pessimistic"]
+    worst = chosen[(chosen.ties == "pessimistic") & (chosen.metric == "hr@10")].macro.item()
+    assert worst == pytest.approx(
+        np.mean([macro(run, "full", "single", "pessimistic", "hr@10") for run in seeds])
+    )
+    assert set(values[values.protocol.str.startswith("released")].ties) == {"optimistic"}
+
+
+def test_a_protocol_that_one_model_lacks_is_a_dash(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "a", Log())
+    other = write_run(tmp_path / "b", Log(), mode="cdsr", protocols=("full",))
+    rows = cells_of(run_report(monkeypatch, capsys, "protocols", run, other))
+    assert rows[2][rows[0].index("b:cross")] == "–"
+    assert rows[1][rows[0].index("b:cross")] != "–"
+
+
+def test_protocols_need_the_files_of_today(tmp_path, monkeypatch, capsys):
+    old = write_old_run(tmp_path / "old", value=0.2)
+    line = refusal(monkeypatch, capsys, tmp_path, "protocols", old)
+    assert "ranks.parquet is not there; run `python main.py --evaluate" in line
+    run = write_run(tmp_path / "a", Log())
+    ranks = pd.read_parquet(run / "ranks.parquet")
+    ranks.drop(columns="target").to_parquet(run / "ranks.parquet")
+    line = refusal(monkeypatch, capsys, tmp_path, "protocols", run)
+    assert "ranks.parquet is of an earlier version; run `python main.py --evaluate" in line
+
+
+def test_what_a_protocol_ranks_among_is_said_in_words(tmp_path):
+    (run,) = read_runs([write_run(tmp_path / "a", Log(), sampled_negatives=50)])
+    assert candidates("sampled", run) == "50 stored random items of the domain"
+    assert (
+        candidates("full_all-unseen", run) == "all items of all domains that the user has not had"
+    )
+    assert candidates("full-unseen-strict", run) == (
+        "all items of the domain that the user has not had; "
+        "context without events of the target's own time"
+    )
+    assert candidates("another", run) == ""
+
+
+# ------------------------------------------------------------------------ runs
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_model(tmp_path):
+    log = Log(users=20)
+    folders = [
+        write_run(tmp_path / "base", log, seed=42, mode="cdsr"),
+        write_run(tmp_path / "low-1", log, seed=1, lr=1e-4),
+        write_run(tmp_path / "base-seed43", log, seed=43, mode="cdsr", threads=2),
+        write_run(tmp_path / "low-2", log, seed=2, lr=1e-4),
+    ]
+    models = group_by_seed(read_runs(folders))
+    assert [model.label for model in models] == ["base", "low"]
+    assert [[run.seed for run in model.runs] for model in models] == [[42, 43], [1, 2]]
+
+
+def test_a_setting_that_is_younger_than_a_run_has_its_default_there(tmp_path):
+    folders = [write_run(tmp_path / f"m-{seed}", Log(users=20), seed=seed) for seed in (1, 2)]
+    config = json.loads((folders[0] / "config.json").read_text())
+    del config["softmax_items"]
+    (folders[0] / "config.json").write_text(json.dumps(config))
+    assert len(group_by_seed(read_runs(folders))) == 1
+    config["softmax_items"] = "all"
+    (folders[0] / "config.json").write_text(json.dumps(config))
+    assert len(group_by_seed(read_runs(folders))) == 2
+
+
+@pytest.mark.parametrize("ties", ["expected", "pessimistic"])
+def test_targets_have_the_means_that_the_run_recorded(tmp_path, ties):
+    (run,) = read_runs([write_run(tmp_path / "a", Log(users=40), ties=ties)])
+    for protocol in PROTOCOLS:
+        for path in ("cross", "markov"):
+            means = domain_means(run.values("test", protocol, path, "ndcg@10"))
+            recorded = run.scores("test", protocol, path)
+            assert means == pytest.approx({name: recorded[name]["ndcg@10"] for name in means})
+
+
+def test_the_order_of_the_rows_of_ranks_means_nothing(tmp_path):
+    folder = write_run(tmp_path / "a", Log(users=20))
+    (run,) = read_runs([folder])
+    before = run.values("test", "full", "cross", "mrr")
+    assert before.index.tolist() == list(range(20))
+    ranks = pd.read_parquet(folder / "ranks.parquet")
+    ranks.sample(frac=1, random_state=1).to_parquet(folder / "ranks.parquet", index=False)
+    assert run.values("test", "full", "cross", "mrr").equals(before)
+    pd.concat([ranks, ranks]).to_parquet(folder / "ranks.parquet", index=False)
+    with pytest.raises(UserError, match="holds a target twice"):
+        run.values("test", "full", "cross", "mrr")
+
+
+@pytest.mark.parametrize("layout", [{}, {"row_group_size": 7}, {"write_statistics": False}])
+def test_rows_are_found_however_the_file_is_laid_out(tmp_path, layout):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"split": rng.choice(["test", "valid"], 50), "path": rng.choice(["a", "b", "c"], 50),
+         "value": rng.random(50)}
+    )  # fmt: skip
+    frame.astype({"path": "category"}).to_parquet(tmp_path / "x.parquet", **layout)
+    expected = frame[(frame.split == "test") & (frame.path == "b")].value.tolist()
+    value = {"value": pa.float64()}
+    found = read_rows(tmp_path / "x.parquet", {"split": "test", "path": "b"}, value)
+    assert list(found) == ["value"]
+    assert found.value.tolist() == expected
+    assert read_rows(tmp_path / "x.parquet", {"path": "d"}, value).empty
+    with pytest.raises(KeyError, match="other"):
+        read_rows(tmp_path / "x.parquet", {"path": "b"}, {"other": pa.int64()})

@@ -1,0 +1,437 @@
+"""The negative-transfer report: a page that stands alone, and numbers that can be checked."""
+
+import base64
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import report
+from src.io.errors import UserError
+from src.report import analysis, figures
+from src.report.compared_paths import data_sets, measure
+from src.report.finished_runs import read_runs
+from tests.support.run_folders import Log
+from tests.support.transfer_runs import write_models
+
+MODES = ("sdsr", "sdsr_separate", "cdsr", "syncrec")
+LOG = Log(domains=("Arts & <b>Crafts</b>", "$Books_of_all$", "Cars"), users=246, name="one <i>log")
+SMALL = Log(domains=("Maps", "Nuts"), users=60, name="two", sha256="bbbb")
+NOTES = {"generated": "by a <program>; nobody's behaviour"}
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr("sys.argv", ["report.py", "transfer", *map(str, arguments)])
+    report.main()
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    transfer = dict(zip(LOG.domains, (1.5, 0.0, -1.5), strict=True))
+    made = write_models(folder, SMALL)
+    for seed in (1, 2):
+        gaps = dict(zip(LOG.domains, (0.1 * seed, 0.0, -0.1 * seed), strict=True))
+        made += write_models(
+            folder, LOG, transfer=transfer, gaps=gaps, seeds=(seed,), modes=MODES, notes=NOTES
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(runs, tmp_path_factory):
+    """The report of all runs, its files and its page taken apart."""
+    out = tmp_path_factory.mktemp("made") / "out" / "report"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["report.py", "transfer", *map(str, runs), "--out", str(out)])
+        report.main()
+    return out
+
+
+class Page(HTMLParser):
+    """Tags that are closed as they were opened; images, captions, links and texts."""
+
+    VOID = ("meta", "link", "img", "br", "hr")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.figures, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "figure":
+            self.figures.append({"caption": ""})
+        if tag == "img":
+            self.figures[-1] |= dict(attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"{tag} closed at {self.getpos()}"
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if "figcaption" in self.open:
+            self.figures[-1]["caption"] += data
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    found = Page((made / "report.html").read_text(encoding="utf-8"))
+    assert found.open == []
+    return found
+
+
+def values(made, name):
+    return pd.read_csv(made / "tables" / f"{name}.csv", keep_default_na=False, na_values=[""])
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_asks_for_nothing_outside(made, page):
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "iframe", "object", "base")
+        for name in ("src", "href", "srcset", "data", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    text = (made / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in text and "@import" not in text
+    assert "default-src 'none'" in text
+    targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {a["href"][1:] for tag, a in page.tags if tag == "a"} <= targets
+
+
+def test_every_figure_is_described_read_and_also_a_png(made, page):
+    assert len(page.figures) == 2 * 12 + 1
+    for figure in page.figures:
+        assert len(figure["alt"]) > 40 and figure["caption"].strip()
+        assert figure["caption"].strip() in figure["alt"]
+        kind, content = figure["src"].split(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert b"<svg" in base64.b64decode(content)[:2000]
+    pngs = list((made / "figures").iterdir())
+    assert len(pngs) == len(page.figures)
+    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in pngs)
+    ids = {attributes["id"] for tag, attributes in page.tags if tag == "figure"}
+    assert ids == {f"figure-{path.stem}" for path in pngs}
+
+
+def test_every_table_of_the_page_lies_beside_it(made, page):
+    ids = {a["id"].removeprefix("table-") for tag, a in page.tags if tag == "details"}
+    for suffix in ("csv", "md"):
+        assert {path.stem for path in (made / "tables").glob(f"*.{suffix}")} == ids
+    assert {"one-i-log-differences", "two-groups", "claim", "two-card"} <= ids
+
+
+def test_names_are_shown_and_are_no_markup(page):
+    assert not {"b", "i", "program"} & {tag for tag, _ in page.tags}
+    text = "".join(page.text)
+    assert "Arts & <b>Crafts</b> +0." in text and "$Books_of_all$" in text
+
+
+def test_a_generated_log_is_labelled_and_only_that(page):
+    text = " ".join("".join(page.text).split())
+    assert text.count("Generated log, not real behaviour. by a <program>; nobody's") == 2
+    assert "one <i>log (generated log)" in text
+    assert "two (generated log)" not in text
+
+
+def test_the_summary_stands_on_the_page(page):
+    text = "".join(page.text)
+    assert "Gained from cross-domain training" in text and "One seed a model" in text
+    assert "fewer than 10 domains" in text
+
+
+def test_the_same_runs_give_the_same_bytes_and_replace_a_report(
+    runs, made, tmp_path, monkeypatch, capsys
+):
+    """`two` by itself, in the place of the report on both: what is about it does not change."""
+    out = tmp_path / "report"
+    shutil.copytree(made, out)
+    said = call(monkeypatch, capsys, *[run for run in runs if "two" in run.name], "--out", out)
+    assert f"report: {out / 'report.html'}" in said and "Hurt by it: No domain." in said
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    files = [path for path in out.glob("*/*") if not path.name.startswith("claim")]
+    assert len(files) > 30 and all(path.name.startswith("two-") for path in files)
+    for path in files:
+        assert path.read_bytes() == (made / path.relative_to(out)).read_bytes(), path.name
+    page, both = (Page((at / "report.html").read_text("utf-8")).figures for at in (out, made))
+    images = {figure["src"] for figure in both}
+    assert {figure["src"] for figure in page[:-1]} < images
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+def by_target(run, path, protocol="full"):
+    """NDCG@10 of a run's targets, from the definition: the mean over the ranks of a tie."""
+    rows = pd.read_parquet(run / "ranks.parquet")
+    rows = rows[(rows.split == "test") & (rows.protocol == protocol) & (rows.path == path)]
+    gain = [
+        sum(1 / math.log2(rank + 1) for rank in range(b + 1, b + t + 1) if rank <= 10) / t
+        for b, t in zip(rows.better, rows.tied, strict=True)
+    ]
+    return pd.Series(gain, index=rows.target)
+
+
+def mean_over_seeds(runs, mode, path):
+    own = [run for run in runs if f"log-{mode}-seed" in run.name]
+    assert len(own) == 2
+    return sum(by_target(run, path) for run in own) / 2
+
+
+def test_levels_and_differences_are_the_means_of_the_ranks(runs, made):
+    assert tuple(LOG.targets["test"].domain.unique()) != LOG.domains  # else order is not tested
+    levels = values(made, "one-i-log-levels").set_index(["source", "domain"])
+    domain = LOG.targets["test"].domain
+    kinds = {
+        "sdsr": ("sdsr", "single"), "sdsr_separate": ("sdsr_separate", "single"),
+        "cdsr": ("cdsr", "cross"), "cross": ("syncrec", "cross"),
+        "single": ("syncrec", "single"), "served": ("syncrec", "served"),
+    }  # fmt: skip
+    expected = {key: mean_over_seeds(runs, *kind) for key, kind in kinds.items()}
+    for key, found in expected.items():
+        means = found.groupby(domain).mean()
+        for name in LOG.domains:
+            assert levels.value[key, name] == pytest.approx(means[name])
+            assert levels.n[key, name] == (domain == name).sum()
+        assert levels.value[key, "macro"] == pytest.approx(means.mean())
+        assert levels.low[key, "macro"] < levels.value[key, "macro"] < levels.high[key, "macro"]
+    differences = values(made, "one-i-log-differences").set_index(["first", "second", "domain"])
+    pairs = {(first, second) for first, second, _ in differences.index}
+    assert pairs == {
+        ("cdsr", "sdsr"), ("cross", "sdsr"), ("cross", "cdsr"), ("served", "sdsr"),
+        ("cdsr", "sdsr_separate"),
+    }  # fmt: skip
+    for first, second in pairs:
+        means = (expected[first] - expected[second]).groupby(domain).mean()
+        for name in LOG.domains:
+            assert differences.difference[first, second, name] == pytest.approx(means[name])
+        p, adjusted = (
+            [differences[at][first, second, name] for name in LOG.domains] for at in ("p", "p_holm")
+        )
+        smallest, middle, largest = sorted(p)
+        steps = np.minimum(1, np.maximum.accumulate([3 * smallest, 2 * middle, largest]))
+        assert sorted(adjusted) == pytest.approx(steps.tolist())
+    first, _, last = LOG.domains
+    assert differences.p_holm["cdsr", "sdsr", first] < 0.05
+    assert differences.same_sign["cdsr", "sdsr", last] == 2
+
+
+def test_groups_hold_the_targets_that_they_name(runs, made):
+    groups = values(made, "one-i-log-groups").set_index(["grouping", "group", "source"])
+    rows, found = LOG.targets["test"], mean_over_seeds(runs, "cdsr", "cross")
+    expected = {
+        ("history", "≤ 2 events"): rows.domain_history <= 2,
+        ("history", "3–9 events"): (rows.domain_history >= 3) & (rows.domain_history <= 9),
+        ("history", "≥ 10 events"): rows.domain_history >= 10,
+        ("context", "≤ 1 domain"): rows.domains <= 1,
+        ("context", "≥ 2 domains"): rows.domains >= 2,
+        ("popularity", "no training event"): rows.item_count == 0,
+    }
+    for (grouping, group), chosen in expected.items():
+        assert groups.n[grouping, group, "cdsr"] == chosen.sum()
+        assert groups.value[grouping, group, "cdsr"] == pytest.approx(found[chosen].mean())
+    thirds = [groups.n["popularity", third, "cdsr"] for third in ("tail", "middle", "head")]
+    assert sum(thirds) == (rows.item_count > 0).sum()
+    by_domain = values(made, "one-i-log-group_domains")
+    assert by_domain[by_domain.source == "cdsr"].groupby("grouping").n.sum().tolist() == [246] * 3
+
+
+def test_thirds_of_popularity_hold_a_third_of_the_events_each():
+    counts = [1] * 30 + [10] * 3 + [30] + [0]
+    targets = pd.DataFrame(
+        {
+            "domain": "d", "item_id": [f"i{n}" for n in range(len(counts))], "item_count": counts,
+            "domain_history": 1, "domains": 1,
+        }
+    )  # fmt: skip
+    again = pd.concat([targets, targets[targets.item_count == 30]] * 2, ignore_index=True)
+    for rows in (targets, again):  # an item counts once, however many targets it has
+        groups = analysis.groupings(rows)["popularity"]
+        found = {count: set(groups[rows.item_count == count]) for count in (0, 1, 10, 30)}
+        assert found == {0: {"no training event"}, 1: {"tail"}, 10: {"middle"}, 30: {"head"}}
+
+
+def test_protocols_and_coverage_are_those_of_results_json(runs, made):
+    protocols = values(made, "one-i-log-protocols").set_index(["protocol", "source", "domain"])
+    beyond = values(made, "one-i-log-beyond_accuracy").set_index(["source", "domain", "metric"])
+    own = [run for run in runs if "log-cdsr-seed" in run.name]
+    results = [json.loads((run / "results.json").read_text())["test"] for run in own]
+    for protocol in ("full", "sampled"):
+        for name in ("macro", LOG.domains[0]):
+            mean = np.mean([one[protocol]["cross"][name]["ndcg@10"] for one in results])
+            assert protocols.value[protocol, "cdsr", name] == pytest.approx(mean)
+    markov = results[0]["full"]["markov"]["macro"]["ndcg@10"]
+    assert protocols.value["full", "markov", "macro"] == pytest.approx(markov)
+    assert beyond.value["cdsr", "macro", "coverage@10"] == 0.25
+    ties = values(made, "one-i-log-ties").set_index(["source", "ties"]).value
+    assert ties["cdsr", "pessimistic"] < ties["cdsr", "expected"]
+    assert ties["cdsr", "expected"] == pytest.approx(protocols.value["full", "cdsr", "macro"])
+
+
+def test_points_of_the_claim_are_gamma_and_the_difference_of_their_seed(runs, made):
+    rows = values(made, "claim_points")
+    assert len(rows) == 3 * 2 + 2
+    row = rows[(rows.domain == "Cars") & (rows.seed == 2)].iloc[0]
+    runs_2 = {
+        mode: next(run for run in runs if run.name == f"{LOG.name}-{mode}-seed2")
+        for mode in ("sdsr", "cdsr", "syncrec")
+    }
+    gap = by_target(runs_2["cdsr"], "cross") - by_target(runs_2["sdsr"], "single")
+    expected = gap[LOG.targets["test"].domain.to_numpy() == "Cars"].mean()
+    assert row.transfer == pytest.approx(expected)
+    transfer = pd.read_csv(runs_2["syncrec"] / "transfer.csv")
+    last = transfer[(transfer.epoch == transfer.epoch.max()) & (transfer.domain == "Cars")]
+    assert row.share == pytest.approx(3 * last.gamma.item())
+    assert row.share_last == row.share and row.phi == pytest.approx(-0.2)
+    table = values(made, "claim").set_index("what")
+    assert table.domains.iloc[0] == 5 and set(table.verdict) == {"cannot tell"}
+    assert "D·γ, two alone" in table.index
+
+
+def test_gamma_is_taken_at_the_epoch_that_was_tested(tmp_path):
+    (run,) = read_runs(write_models(tmp_path, SMALL, modes=("syncrec",)))
+    rows = run.metrics()
+    best = (rows.split == "valid") & (rows.path == "cross") & (rows.epoch == 2)
+    rows.loc[best & (rows.domain == "macro"), "value"] = 0.9
+    rows.to_csv(run.folder / "metrics.csv", index=False)
+    assert analysis.tested_epoch(run) == 2
+
+
+def test_the_markdown_says_what_the_page_says(made, page):
+    text = (made / "tables" / "one-i-log-runs.md").read_text()
+    assert text.startswith("Runs\n\n| run | mode | seed | commit | device |\n|---|")
+    assert text.count("\n|") == 2 + 8
+    with (made / "tables" / "one-i-log-card.csv").open(newline="") as file:
+        facts = dict(csv.reader(file))
+    assert facts["note: generated"] == NOTES["generated"]
+    assert facts["audit: ties"] == "12 (10.0 %)"
+    assert facts["sha256"] in "".join(page.text)
+
+
+def test_settings_that_differ_are_noted(tmp_path):
+    folders = write_models(tmp_path, SMALL)
+    config = json.loads((folders[0] / "config.json").read_text())
+    (folders[0] / "config.json").write_text(json.dumps(config | {"lr": 0.5}))
+    from src.report.document import _notes
+    from src.report.transfer_tables import differing, settings_table
+
+    (data,) = data_sets(read_runs(folders))
+    assert differing(data) == ["lr"] and "lr" in _notes(data)[0]
+    table = settings_table(data).shown.set_index("setting")
+    assert table.loc["lr"].tolist() == ["0.5", "0.001", "0.001"]
+
+
+def test_many_domains_make_a_figure_higher_and_not_wider(tmp_path):
+    sizes = []
+    for count in (2, 28):
+        log = Log(domains=tuple(f"A rather long name, {n}" for n in range(count)), users=8 * count)
+        (data,) = data_sets(read_runs(write_models(tmp_path / str(count), log)))
+        measured = measure(data, "hr@10")
+        levels = analysis.levels(data, measured)
+        sizes.append(figures.levels_figure(data, levels, "hr@10").get_size_inches())
+    assert sizes[0][0] == sizes[1][0] == pytest.approx(390 / 96)
+    assert sizes[1][1] > 5 * sizes[0][1]
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def refused(monkeypatch, capsys, match, *arguments):
+    with pytest.raises(UserError, match=match) as caught:
+        call(monkeypatch, capsys, *arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_is_named(runs, tmp_path, monkeypatch, capsys):
+    (sdsr, cdsr, syncrec), out = [run for run in runs if "two" in run.name], tmp_path / "out"
+    for kept, match in (
+        ([sdsr, cdsr], r"two has no run of SyNCRec \(--mode syncrec\)"),
+        ([cdsr, syncrec], r"two has no run of SDSR \(--mode sdsr or sdsr_separate\)"),
+        ([syncrec], r"no run of SDSR .*, CDSR \(--mode cdsr\)"),
+    ):
+        refused(monkeypatch, capsys, match, *kept, "--out", out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_logs_of_one_name_and_two_models_of_a_mode_are_refused(tmp_path, monkeypatch, capsys):
+    first = write_models(tmp_path / "a", SMALL)
+    other = Log(domains=SMALL.domains, users=60, name="two", sha256="cccc")
+    second = [
+        run.rename(run.with_name(f"again-{run.name}"))
+        for run in write_models(tmp_path / "b", other)
+    ]
+    refused(monkeypatch, capsys, "two logs that are both called two", *first, *second)
+    (wide,) = write_models(tmp_path / "c", SMALL, modes=("cdsr",), hidden=128, seeds=(5,))
+    refused(monkeypatch, capsys, "are both cdsr on two, with other settings", *first, wide)
+
+
+def test_files_that_a_run_lacks_are_named_with_the_remedy(tmp_path, monkeypatch, capsys):
+    folders = write_models(tmp_path / "runs", SMALL)
+    for name, match in (
+        ("targets.parquet", "targets.parquet is not there; run `python main.py --evaluate"),
+        ("transfer.csv", "syncrec-seed1 has no transfer.csv"),
+        ("serving.json", "has no served path; run `python main.py --evaluate"),
+        ("results.json", "holds no finished run"),
+    ):
+        for folder in folders:
+            (folder / name).unlink(missing_ok=True)
+        refused(monkeypatch, capsys, match, *folders, "--out", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_report_is_left_alone(runs, tmp_path, monkeypatch, capsys):
+    few = [run for run in runs if "two" in run.name]
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "report.html").write_text("<html>mine</html>")
+    (folder / "figures").mkdir()
+    (folder / "tables").mkdir()
+    refused(monkeypatch, capsys, "mine exists and is no report", *few, "--out", folder)
+    assert (folder / "report.html").read_text() == "<html>mine</html>"
+    refused(monkeypatch, capsys, "is no report", *few, "--out", folder / "report.html")
+    refused(monkeypatch, capsys, "cannot be written", *few, "--out", folder / "report.html" / "in")
+    monkeypatch.chdir(folder / "tables")
+    refused(monkeypatch, capsys, "holds the current folder", *few, "--out", folder)
+
+
+def test_a_failure_while_writing_keeps_the_report_that_is_there(tmp_path):
+    from src.report.folder import MARK, replace_folder
+
+    out = tmp_path / "report"
+
+    def write(folder):
+        for name in ("figures", "tables"):
+            (folder / name).mkdir()
+        (folder / "report.html").write_text(MARK)
+
+    def fail(folder):
+        (folder / "report.html").write_text("half")
+        raise KeyboardInterrupt
+
+    replace_folder(out, write)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(out, fail)
+    assert (out / "report.html").read_text() == MARK
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_other_commands_load_no_plotting_library():
+    code = "import report, sys; print([name for name in sys.modules if 'matplotlib' in name])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=Path(report.__file__).parent,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

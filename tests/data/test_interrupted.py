@@ -1,0 +1,188 @@
+"""Whatever ends the command, there is a whole dataset folder or none; through the command."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.dataset.store.folder import open_dataset
+from src.dataset.store.verify import verify_dataset
+from tests.support.data_logs import card_of, random_log, write_log
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A log that takes the command a moment."""
+    rows = random_log(events=60_000, users=3_000, items=900)
+    return write_log(tmp_path_factory.mktemp("log") / "raw" / "e.csv", rows)
+
+
+def start(raw: Path, out: Path, *flags: str) -> subprocess.Popen:
+    """The command on its way, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-u", ROOT / "make_dataset.py", "--data_name=t", "--strd_ym=201412",
+         f"--raw_dir={raw}", f"--out_dir={out}", "--threads=1", *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def begun(process: subprocess.Popen) -> subprocess.Popen:
+    """Wait for the first line: what comes before it is Python's start."""
+    assert process.stdout.readline().startswith("reading ")
+    return process
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is there; if it is, its whole content is what its card says."""
+    if not folder.exists():
+        return False
+    verify_dataset(open_dataset(folder))
+    return True
+
+
+def left_beside(folder: Path) -> list[str]:
+    return [path.name for path in folder.parent.iterdir() if path != folder]
+
+
+def test_killed_at_twenty_moments_there_is_a_whole_folder_or_none(raw, tmp_path):
+    out = tmp_path / "place" / "out"
+    process = begun(start(raw, out))
+    began = time.perf_counter()
+    assert process.wait() == 0
+    length = time.perf_counter() - began
+    expected = card_of(out)["sha256"]
+    assert left_beside(out) == []
+    moments = random.Random(0)
+    finished = 0
+    for number in range(20):
+        out = tmp_path / "place" / f"out{number % 4}"  # what a kill left meets the next command
+        process = begun(start(raw, out))
+        time.sleep(moments.uniform(0, length))
+        process.kill()
+        process.wait()
+        if is_whole(out):
+            finished += 1
+            assert card_of(out)["sha256"] == expected
+    assert finished < 20
+    for number in range(4):
+        out = tmp_path / "place" / f"out{number}"
+        process = start(raw, out)
+        assert process.wait() == 0, process.stderr.read()
+        assert card_of(out)["sha256"] == expected
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "out",
+        "out0",
+        "out1",
+        "out2",
+        "out3",
+    ]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_nothing(raw, tmp_path, sent):
+    out, spill = tmp_path / "place" / "out", tmp_path / "spill"
+    spill.mkdir()
+    process = begun(start(raw, out, f"--temp_dir={spill}"))
+    while not list(spill.glob("*/*")):  # it has begun to work
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(sent)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "interrupted"
+    assert not out.exists()
+    assert left_beside(out) == []
+    assert list(spill.iterdir()) == []
+
+
+def test_what_a_killed_command_spilled_elsewhere_goes_with_the_next(raw, tmp_path):
+    out, spill = tmp_path / "place" / "out", tmp_path / "spill"
+    spill.mkdir()
+    process = begun(start(raw, out, f"--temp_dir={spill}"))
+    while not list(spill.glob("*/*")):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert list(spill.iterdir())
+    process = start(raw, out, f"--temp_dir={spill}")
+    assert process.wait() == 0
+    assert list(spill.iterdir()) == []
+    assert is_whole(out)
+
+
+def test_of_two_commands_at_once_one_makes_the_folder(raw, tmp_path):
+    out = tmp_path / "place" / "out"
+    both = [start(raw, out), start(raw, out)]
+    said = [process.communicate() for process in both]
+    codes = [process.returncode for process in both]
+    assert is_whole(out)
+    assert 0 in codes
+    for code, (output, error) in zip(codes, said, strict=True):
+        if code:
+            assert code == 2
+            assert error.startswith("error: another command is making ")
+            assert error.count("\n") == 1
+        else:
+            assert "dataset folder: " in output
+    assert left_beside(out) == []
+
+
+def test_two_commands_with_other_options_never_mix(raw, tmp_path):
+    out = tmp_path / "place" / "out"
+    both = [start(raw, out), start(raw, out, "--min_user_events=5")]
+    codes = sorted(process.wait() for process in both)
+    assert codes == [0, 2]
+    assert is_whole(out)
+    assert left_beside(out) == []
+
+
+# --- a full disk --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of a megabyte; the test is skipped where none can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("no small disk can be mounted here (needs the right to mount)")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("full", ["out_dir", "temp_dir"])
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(raw, tmp_path, small_disk, full):
+    out = (small_disk if full == "out_dir" else tmp_path / "place") / "out"
+    spill = small_disk if full == "temp_dir" else tmp_path / "spill"
+    spill.mkdir(exist_ok=True)
+    process = start(raw, out, f"--temp_dir={spill}")
+    _, error = process.communicate()
+    assert process.returncode == 2, error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not out.exists()
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_folder_that_is_there(tmp_path, small_disk):
+    few = write_log(tmp_path / "few" / "e.csv", random_log())
+    out = small_disk / "out"
+    assert start(few, out, f"--temp_dir={tmp_path}").wait() == 0
+    written = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (small_disk / "filler").write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * 4096))
+    process = start(few, small_disk / "out2", f"--temp_dir={tmp_path}")
+    assert process.wait() == 2, process.stderr.read()
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == written
+    assert is_whole(out)

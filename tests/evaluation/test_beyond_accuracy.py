@@ -1,0 +1,116 @@
+"""Lists of the best items are those of sorting; coverage and popularity by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.evaluation import rank_counts as ranks
+from src.evaluation.beyond_accuracy import beyond_accuracy, top_items
+from src.evaluation.path_scores import fit_baselines, model_scorer, score_paths
+from src.evaluation.queries import Ensemble
+from src.evaluation.ranking import Plan
+from src.evaluation.targets import split_targets
+from tests.support.builders import make_model
+from tests.support.ranked_data import random_dataset
+from utils import Process
+
+CPU = torch.device("cpu")
+
+
+def top(scores: torch.Tensor, k: int, barred=None) -> tuple[np.ndarray, np.ndarray]:
+    found = top_items(lambda columns: scores[:, columns], scores.shape[1], k, CPU, barred)
+    return tuple(part.numpy() for part in found)
+
+
+@pytest.fixture(params=[5, 1024], ids=["many chunks", "one chunk"])
+def side(request, monkeypatch):
+    monkeypatch.setitem(ranks.SIDES, "cpu", request.param)
+
+
+@pytest.mark.parametrize("k", [1, 10, 100])
+@pytest.mark.parametrize("items", [1, 3, 9, 41, 67, 130])
+def test_the_best_items_are_those_of_sorting(items, k, side):
+    scores = torch.randn(19, items, generator=torch.manual_seed(items))
+    values, columns = top(scores, k)
+    order = np.argsort(-scores.numpy(), axis=1)[:, :k]
+    assert columns.tolist() == order.tolist()  # all of the domain where k is more than it has
+    assert (values == np.take_along_axis(scores.numpy(), order, axis=1)).all()
+
+
+def test_equal_scores_fill_the_list_with_items_of_that_score(side):
+    scores = torch.randint(0, 3, (19, 67), generator=torch.manual_seed(0)).float()
+    values, columns = top(scores, 30)
+    assert (values == -np.sort(-scores.numpy(), axis=1)[:, :30]).all()
+    assert (np.take_along_axis(scores.numpy(), columns, axis=1) == values).all()
+    assert all(len(set(row)) == 30 for row in columns.tolist())
+
+
+@pytest.mark.parametrize("items", [3, 41, 67])
+def test_barred_items_are_never_listed(items, side):
+    scores = torch.randn(19, items, generator=torch.manual_seed(items))
+    before = scores.clone()
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(0, 18, 200), rng.integers(0, items, 200)  # some twice
+    rows, columns = np.append(rows, [18] * items), np.append(columns, np.arange(items))
+    values, found = top(scores, 10, (torch.from_numpy(rows), torch.from_numpy(columns)))
+    for row in range(19):
+        barred = set(columns[rows == row].tolist())
+        left = [column for column in np.argsort(-scores[row].numpy()) if column not in barred]
+        finite = np.isfinite(values[row])
+        assert found[row][finite].tolist() == left[:10]
+        assert not finite[len(left[:10]) :].any()  # nothing is left: no item
+    assert not np.isfinite(values[18]).any()
+    assert torch.equal(scores, before)  # what the scorer gave is its own
+
+
+def test_coverage_and_popularity_by_hand():
+    """Two domains of three items, one of two that nobody was a target in, one without events."""
+    starts, names = np.array([1, 4, 7, 9, 10]), ["a", "b", "none", "cold"]
+    #                  padding, then a, b, none, cold
+    recommended = np.array([0, 4, 0, 4, 2, 2, 2, 0, 0, 3])
+    trained = np.array([0, 6, 3, 1, 5, 5, 0, 8, 2, 0])
+    found = beyond_accuracy(recommended, trained, starts, names)
+    assert found["a"]["coverage@10"] == pytest.approx(2 / 3)
+    # listed: (4 · 6 + 4 · 1) / 8; the training events' own items: (36 + 9 + 1) / 10
+    assert found["a"]["popularity@10"] == pytest.approx(3.5 / 4.6)
+    assert found["b"]["coverage@10"] == 1
+    assert found["b"]["popularity@10"] == pytest.approx((10 / 3) / (50 / 10))
+    assert found["none"] == found["cold"] == {}
+    assert found["macro"]["coverage@10"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["macro"]["popularity@10"] == pytest.approx((3.5 / 4.6 + 2 / 3) / 2)
+
+
+def test_recommending_what_the_log_has_is_as_popular_as_the_log():
+    trained = np.array([0, 6, 3, 1])
+    found = beyond_accuracy(trained, trained, np.array([1, 4]), ["a"])
+    assert found["a"] == found["macro"] == {"coverage@10": 1, "popularity@10": pytest.approx(1)}
+
+
+def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
+    """Of what the user had too, as the protocol `full` ranks; of popularity always the same."""
+    dataset = random_dataset(np.random.default_rng(0), (6, 50, 13), users=30)
+    targets = split_targets(dataset, "test")
+    model = make_model(dataset, dtype=torch.float32).eval()
+    ensemble, plan = Ensemble([model]), Plan(dataset, targets, ("full",), {})
+    baselines = fit_baselines(dataset)
+    found = score_paths(ensemble, model.settings, plan, Process(CPU), baselines, lists=True)
+    rows = np.arange(len(targets.events))
+    for path in ("cross", "single"):
+        scorer, expected = model_scorer(ensemble, model.settings, plan, rows, path, bar=False), []
+        for row, domain in enumerate(targets.domains):
+            scores = scorer.scores(rows[[row]], domain)(slice(None))[0].numpy()
+            expected += (dataset.item_starts[domain] + np.argsort(-scores)[:10]).tolist()
+        assert found[path].lists.tolist() == np.bincount(expected, minlength=1 + 69).tolist()
+    popular = found["popularity"].lists
+    in_domain = np.bincount(targets.domains, minlength=3)
+    trained = np.bincount(dataset.items[dataset.split == 0], minlength=1 + 69)
+    for domain, count in enumerate(in_domain):
+        own = slice(dataset.item_starts[domain], dataset.item_starts[domain + 1])
+        listed = popular[own]
+        assert listed.sum() == count * min(10, len(listed))
+        always = trained[own] > np.sort(trained[own])[::-1][: 10 + 1][-1]
+        assert (listed[always] == count).all()
+    assert (
+        score_paths(ensemble, model.settings, plan, Process(CPU), {}, lists=False)["cross"].lists
+        is None
+    )

@@ -1,0 +1,272 @@
+"""Ranking a split: bounded memory, equal items tie, equal inputs are encoded once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from src.config.settings import Settings
+from src.evaluation import queries as encoding
+from src.evaluation.protocols import CANDIDATES, UNSEEN
+from src.evaluation.queries import Ensemble, Queries, encode_queries
+from src.evaluation.rank_counts import SIDES, Part, Reads, count_ranks
+from src.evaluation.ranking import ModelScorer, Plan, rank_targets
+from src.evaluation.targets import Targets
+from tests.support.builders import make_dataset, make_model
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Table:
+    """A model as far as ranking needs one: vectors of the items of some domains."""
+
+    def __init__(self, sizes, hidden=16, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.vectors = torch.randn(int(self.starts[-1]), hidden, generator=generator)
+
+    def item_scores(self, hidden, domain, items):
+        own = self.vectors[self.starts[domain] : self.starts[domain + 1]]
+        return hidden @ own[items].T
+
+
+def split(sizes, columns, domains):
+    """A dataset of one target a user, by its column among the items of its domain."""
+    starts = 1 + np.concatenate([[0], np.cumsum(sizes)])
+    items = starts[domains] + columns
+    users = [([int(item)], [int(domain)]) for item, domain in zip(items, domains, strict=True)]
+    dataset = make_dataset(users, sizes)
+    every = np.arange(len(columns))
+    return dataset, Targets("test", every, every, items, np.asarray(domains), every)
+
+
+def ranks_of(model, dataset, targets, hidden, protocols=("full",), drawn=None, rows=None):
+    """The ranks of the targets `rows`, all without, each by an output of its own."""
+    every = np.arange(len(targets.events))
+    rows = every if rows is None else rows
+    scorer = ModelScorer(Ensemble([model]), hidden, np.tile(every, (len(dataset.domain_names), 1)))
+    plan = Plan(dataset, targets, tuple(protocols), drawn or {})
+    return rank_targets(scorer, plan, rows, list(plan.blocks(rows)))
+
+
+class Outputs(TorchDispatchMode):
+    """Notes the largest tensor that an operation returns, and every operation's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest, self.names = 0, set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self.names.add(operation.name())
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "protocols",
+    [("full",), ("full", "sampled"), (*CANDIDATES, *(name + UNSEEN for name in CANDIDATES))],
+    ids=["full", "sampled", "all"],
+)
+def test_no_tensor_is_larger_than_a_chunk_however_many_items_and_targets(protocols):
+    items, count = 70_001, 2500
+    rng = np.random.default_rng(0)
+    domains = np.zeros(count, dtype=int)
+    dataset, targets = split((items, 30), rng.integers(0, items, count), domains)
+    model = Table((items, 30), hidden=2)
+    drawn = {
+        name: rng.integers(1, items + 1, (count, 100))
+        for name in ("sampled", "sampled_all", "popular")
+        if name in protocols
+    }
+    with Outputs() as seen:
+        ranks_of(model, dataset, targets, torch.randn(count, 2), protocols, drawn)
+    assert seen.largest <= SIDES["cpu"] ** 2 < items * count / 100
+    # what a GPU would have to wait for: a number read back, a selection of unknown size
+    assert not {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"} & seen.names
+
+
+@pytest.mark.parametrize("side", [1024, 5, 64], ids=["one chunk", "5 x 5", "64 x 64"])
+def test_many_domains_and_blocks_rank_as_sorting_does(side, monkeypatch):
+    monkeypatch.setitem(SIDES, "cpu", side)
+    sizes, count, rng = (600, 7, 45, 1), 330, np.random.default_rng(1)
+    domains = rng.choice([0, 0, 0, 1, 2, 3], count)
+    columns = rng.integers(0, 2**31, count) % np.array(sizes)[domains]
+    dataset, targets = split(sizes, columns, domains)
+    model, hidden = Table(sizes), torch.randn(count, 16)
+    negatives = rng.integers(-1, np.array(sizes)[domains][:, None], (count, 9))
+    negatives[negatives == columns[:, None]] = -1
+    first = dataset.item_starts[domains][:, None]
+    drawn = {"sampled": np.where(negatives < 0, -1, negatives + first)}
+    found = ranks_of(model, dataset, targets, hidden, ("full", "sampled"), drawn)
+    for row, (column, domain) in enumerate(zip(columns, domains, strict=True)):
+        scores = model.item_scores(hidden[row], domain, slice(None)).numpy()
+        order = np.argsort(-scores)  # float32 and random: no ties
+        assert found["full"].better[row] == order.tolist().index(column)
+        assert found["full"].tied[row] == 1
+        rivals = negatives[row][negatives[row] >= 0]
+        better = (scores[rivals] > scores[column]).sum()
+        assert found["sampled"].better[row] == better and found["sampled"].tied[row] == 1
+        assert found["full"].candidates[row] == sizes[domain]
+        assert found["sampled"].candidates[row] == 1 + len(rivals)
+
+
+@pytest.mark.parametrize("side", [1024, 64], ids=["one chunk", "many chunks"])
+@pytest.mark.parametrize("items", [5, 11, 13, 130, 700, 1027])
+@pytest.mark.parametrize("count", [1, 3, 90])
+def test_items_with_equal_vectors_tie_exactly(count, items, side, monkeypatch):
+    """Wherever in a product they stand, and however few rows or columns it has."""
+    monkeypatch.setitem(SIDES, "cpu", side)
+    kinds = 4
+    columns = np.arange(count) * 7 % items
+    dataset, targets = split((items,), columns, np.zeros(count, dtype=int))
+    for hidden_size in (16, 64, 100):
+        model = Table((items,), hidden_size)
+        model.vectors = model.vectors[:kinds].repeat(items // kinds + 1, 1)[:items]
+        found = ranks_of(model, dataset, targets, torch.randn(count, hidden_size))["full"]
+        same = np.bincount(np.arange(items) % kinds, minlength=kinds)
+        assert found.tied.tolist() == same[columns % kinds].tolist()
+        assert np.isin(found.better, [sum(s) for s in _subset_sums(same)]).all()
+
+
+def _subset_sums(values):
+    """Every choice of some of the values."""
+    return [
+        [v for bit, v in enumerate(values) if 1 << bit & mask] for mask in range(2 ** len(values))
+    ]
+
+
+def test_some_rows_rank_as_they_do_among_all():
+    sizes, domains = (40, 7), np.arange(60) % 2
+    dataset, targets = split(sizes, np.arange(60) % 7, domains)
+    model, hidden, rows = Table(sizes), torch.randn(60, 16), np.arange(1, 60, 3)[::-1]
+    whole = ranks_of(model, dataset, targets, hidden)["full"]
+    found = ranks_of(model, dataset, targets, hidden, rows=rows)["full"]
+    for name in ("better", "tied", "candidates"):
+        assert (getattr(found, name) == getattr(whole, name)[rows]).all()
+
+
+def test_the_benchmark_keeps_its_promises_and_its_memory_is_that_of_chunks():
+    """Resident memory of a process of its own: also what the allocator cannot use again counts."""
+    command = [
+        sys.executable,
+        "benchmarks/speed/evaluate.py",
+        "--json",
+        "--rounds=1",
+        "--threads=1",
+    ]
+    sizes = ["--threads=1", "--items=200000", "--hidden=8", "--targets=2048"]
+    done = subprocess.run(
+        [*command, *sizes], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    result = json.loads(done.stdout)
+    promised = "items hidden targets seconds gflops peak_gflops share_of_peak peak_mib"
+    assert set(promised.split()) <= set(result)
+    assert (result["items"], result["hidden"], result["targets"]) == (200_000, 8, 2048)
+    assert result["share_of_peak"] == pytest.approx(result["gflops"] / result["peak_gflops"])
+    assert result["all_scores_mib"] > 1500
+    assert result["added_mib"] < 150
+
+
+def test_a_block_waits_for_the_device_once_in_its_counts():
+    """All that a block of rows brings back comes in one tensor."""
+    scores = torch.randn(20, 9000)
+    reads = Reads(*np.ones((3, 60), dtype=np.int32))
+    parts = [Part(lambda c: scores[:, c], 9000, reads) for _ in range(2)]
+    with Outputs() as seen:
+        count_ranks(parts, np.arange(20), 2, CPU)
+    assert "aten::stack" in seen.names and "aten::_local_scalar_dense" not in seen.names
+
+
+# ------------------------------------------------------------------- equal inputs
+
+# The events before the last one are the context of the target. Users 0 and 1 have equal contexts,
+# and other targets of one domain; 2 a target of another domain; 3 more events before the same ones,
+# which a window of 5 cuts off; 4 and 5 no context; 6 and 7 none in the target's domain; 8 and 9
+# equal contexts of domain 1, interleaved with other events of domain 0.
+USERS = [
+    ([1, 7, 2, 8, 3], [0, 1, 0, 1, 0]),
+    ([1, 7, 2, 8, 4], [0, 1, 0, 1, 0]),
+    ([1, 7, 2, 8, 9], [0, 1, 0, 1, 1]),
+    ([5, 9, 1, 7, 2, 8, 3], [0, 1, 0, 1, 0, 1, 0]),
+    ([6], [0]),
+    ([2], [0]),
+    ([7, 8, 1], [1, 1, 0]),
+    ([9, 1], [1, 0]),
+    ([7, 1, 8, 7], [1, 0, 1, 1]),
+    ([3, 7, 8, 7], [0, 1, 1, 1]),
+    ([7, 8, 7, 7], [1, 1, 1, 1]),
+    ([1, 7, 2, 3], [0, 1, 0, 0]),
+]
+CASES = [
+    # settings, path, context, distinct inputs of USERS with a window of 5
+    ({}, "cross", "paired", 8),
+    ({"target_domain_query": True}, "cross", "paired", 9),
+    ({"gate": "sequence"}, "cross", "paired", 8),
+    ({}, "single", "paired", 4),
+    ({"gate": "sequence"}, "single", "paired", 4),
+    ({"mode": "sdsr"}, "single", "own", 5),
+    ({"share_experts": True}, "single", "paired", 4),
+]
+
+
+def encoded(model, dataset, path, context, rows):
+    events = dataset.offsets[1:] - 1
+    queries = Queries(np.arange(dataset.users), events, dataset.domains[events].astype(np.int64))
+    return encode_queries(
+        Ensemble([model]), dataset, queries.rows(rows), path,
+        max_len=5, context=context, users_at_once=4, device=CPU,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "path", "context", "distinct"), CASES, ids=str)
+def test_equal_inputs_are_encoded_once_and_give_what_each_alone_gives(
+    settings, path, context, distinct, monkeypatch
+):
+    dataset = make_dataset(USERS, (6, 3))
+    model = make_model(dataset, max_len=5, **settings).eval()
+    users = []
+    original = type(model).last_outputs
+    monkeypatch.setattr(
+        type(model),
+        "last_outputs",
+        lambda self, batch, task: users.append(len(batch.last)) or original(self, batch, task),
+    )
+    rows = np.random.default_rng(0).permutation(len(USERS))
+    together = encoded(model, dataset, path, context, rows)
+    assert sum(users) == distinct
+    alone = torch.cat([encoded(model, dataset, path, context, row) for row in rows[:, None]])
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+
+
+def test_no_targets_are_encoded_as_no_rows():
+    dataset = make_dataset(USERS, (6, 3))
+    model = make_model(dataset, max_len=5).eval()
+    found = encoded(model, dataset, "cross", "paired", np.zeros(0, dtype=np.int64))
+    assert found.shape == (0, model.settings.hidden)
+
+
+def test_equal_inputs_are_found_across_the_parts_they_are_looked_for_in(monkeypatch):
+    dataset = make_dataset(USERS, (6, 3))
+    model = make_model(dataset, max_len=5).eval()
+    rows = np.arange(len(USERS))
+    whole = encoded(model, dataset, "cross", "paired", rows)
+    monkeypatch.setattr(encoding, "KEYS_AT_ONCE", 1)
+    torch.testing.assert_close(encoded(model, dataset, "cross", "paired", rows), whole)
+
+
+def test_the_context_is_what_tells_inputs_apart():
+    """Else one h for all would pass the tests above."""
+    dataset = make_dataset(USERS, (6, 3))
+    model = make_model(dataset, max_len=5).eval()
+    assert isinstance(model.settings, Settings)
+    found = encoded(model, dataset, "cross", "paired", np.arange(len(USERS)))
+    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[11])

@@ -1,0 +1,66 @@
+"""Other ways to compute the same steps: deterministic, bf16, compiled."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.support.command_runs import make_data, train
+from tests.support.small_benches import small_bench
+from utils import start_process
+
+STEPS = 6
+NUMBERS = {"dtype": torch.float32, "users": 30, "hidden": 16, "layers": 1, "noise": 0.0, "lr": 3e-3}
+
+
+def losses_and_weights(**changes) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The mean loss of each task before each step, and the weights after the last."""
+    bench = small_bench(**(NUMBERS | changes))
+    losses = []
+    for _ in range(STEPS):
+        before = bench.epoch.losses.sum(1)
+        bench.step()
+        losses.append((bench.epoch.losses.sum(1) - before) / bench.tokens)
+    return torch.stack(losses), dict(bench.trainer.model.named_parameters())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_are_the_steps_within_float32_rounding():
+    plain = losses_and_weights(mode="sdsr", experts_cross=1, experts_single=0)
+    compiled = losses_and_weights(mode="sdsr", experts_cross=1, experts_single=0, compile=True)
+    torch.testing.assert_close(compiled[0], plain[0], rtol=1e-5, atol=1e-5)
+    for name, weight in plain[1].items():
+        # Adam divides by the size of a gradient: where that is rounding, so is the direction
+        assert (compiled[1][name] - weight).abs().mean() < 1e-5, name
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_bf16_steps_follow_the_float32_steps_within_a_hundredth(loss):
+    exact, _ = losses_and_weights(loss=loss)
+    rough, _ = losses_and_weights(loss=loss, precision="bf16")
+    assert exact[-1].sum() < 0.98 * exact[0].sum()  # the steps do learn
+    assert 0 < ((rough - exact) / exact).abs().max() < 0.01
+
+
+def test_deterministic_runs_are_the_runs(tmp_path):
+    data = make_data(tmp_path)
+    found = []
+    for name, more in (("plain", ()), ("checked", ("--deterministic",))):
+        try:
+            run = train(data, tmp_path, name, "--max_epochs=2", *more)
+            assert torch.are_deterministic_algorithms_enabled() == bool(more)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        found.append([(run / file).read_bytes() for file in ("metrics.csv", "transfer_steps.csv")])
+    assert found[0] == found[1]
+
+
+def test_deterministic_refuses_what_may_differ():
+    zeros, twice = torch.zeros(3), torch.tensor([0, 0])
+    zeros.put_(twice, torch.ones(2))
+    try:
+        start_process("cpu", deterministic=True)
+        with pytest.raises(RuntimeError, match="deterministic"):
+            zeros.put_(twice, torch.ones(2))
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,0 +1,167 @@
+"""Memory: what is told before a run begins is what it takes, and running out of it is one line."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.support.command_runs import command, contents, flags, make_data, train
+
+from benchmarks.speed import common
+from src.training import memory
+from src.io.errors import UserError
+from src.training.memory import check_tables, forecast, shortage
+from src.config.settings import Settings
+from utils import Process, count_parameters
+
+LENGTH = 40  # events of every user: equal batches have equal numbers of targets
+ITEMS = (300, 200, 200, 100, 100)
+
+
+def make_bench(**changes) -> common.Bench:
+    dataset = common.generated_dataset(np.full(48, LENGTH), common.DOMAIN_EVENTS, ITEMS)
+    settings = common.paper_settings(**({"hidden": 64, "batch_size": 48} | changes))
+    return common.make_bench(settings, dataset, Process(torch.device("cpu")))
+
+
+def held_by_tensors(step, folder: Path) -> int:
+    """The most bytes that torch's CPU tensors take during a step, above those before it."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    profile.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    changes = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
+    )
+    return int(np.cumsum([change for _, change in changes]).max())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mode": "cdsr"},
+        {"mode": "sdsr"},
+        {"layers": 4, "heads": 4},
+        {"precision": "bf16", "hidden": 128},
+        {"precision": "float64"},
+        {"stop_gradient": False},
+        {"experts_cross": 1, "dropout": 0.0},
+        {"loss": "ce"},
+        {"loss": "bce", "sparse_items": True},
+    ],
+    ids=str,
+)
+def test_a_step_takes_what_was_forecast(changes, tmp_path):
+    bench = make_bench(**changes)
+    bench.step()  # the moments of the optimiser are there
+    bench.trainer.model.zero_grad(set_to_none=True)
+    found = bench.trainer.forecast
+    assert found.tokens == bench.tokens == 48 * LENGTH
+    taken = held_by_tensors(bench.step, tmp_path)
+    assert taken == pytest.approx(found.gradients + found.activations, rel=0.25)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_parameters_and_optimiser_are_forecast_to_the_byte(sparse):
+    bench = make_bench(loss="bce", sparse_items=sparse)
+    bench.step()
+    found, trainer = bench.trainer.forecast, bench.trainer
+    held = list(trainer.model.parameters())
+    assert found.parameters == sum(part.nbytes for part in held)
+    moments = [
+        value
+        for optimizer in trainer.optimizers.values()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value) and value.numel() > 1
+    ]
+    assert found.optimizer == sum(moment.nbytes for moment in moments)
+
+
+def test_processes_share_the_batch_and_a_fuller_batch_is_allowed_for():
+    settings, lengths = Settings(batch_size=10), np.array([10] * 50 + [30] * 50)
+    one, two = (forecast(settings, 1000, 10, lengths, count) for count in (1, 2))
+    assert (one.users, two.users) == (10, 5)
+    assert one.tokens == 10 * 20 + int(3 * 10**0.5 * 10)  # 3 deviations of the sum of ten users
+    assert two.tokens < one.tokens and two.activations < one.activations
+    by_length = Settings(batch_size=10, batch_by="length")
+    assert forecast(by_length, 1000, 10, lengths).tokens == 300  # the ten longest
+
+
+def test_no_number_of_the_model_is_made_to_count_them():
+    dataset = common.generated_dataset(np.full(4, 5), [1, 1], [10, 10])
+    huge = Settings(hidden=60_000, layers=40)
+    assert count_parameters(huge, dataset) > 40 * 3 * 12 * 60_000**2  # some 20 TB
+
+
+# ---------------------------------------------------------------- what cannot fit, what may not
+
+
+def test_tables_larger_than_all_memory_are_refused(tmp_path, capsys):
+    data = make_data(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(
+        UserError, match=r"parameters and optimiser take .* GiB.*give a new run --hidden 30000"
+    ):
+        train(data, tmp_path / "runs", "big", "--hidden=60000", "--layers=40", "--heads=1")
+
+
+def test_a_step_that_may_not_fit_is_warned_of_with_a_batch_that_would(monkeypatch):
+    settings = Settings(batch_size=64, grad_accum=2)
+    found = forecast(settings, 1_000_000, 1000, np.full(100, 50))
+    room = found.tables + found.activations * 0.3
+    monkeypatch.setattr(memory, "memory_limit", lambda device: (room, 1e15))
+    line = shortage(found, settings, torch.device("cpu"))
+    assert line.endswith("give a new run --batch_size 16 --grad_accum 8")
+    monkeypatch.setattr(memory, "memory_limit", lambda device: (found.total, 1e15))
+    assert shortage(found, settings, torch.device("cpu")) is None
+    check_tables(found, settings, torch.device("cpu"))
+
+
+def test_the_line_stands_before_the_first_epoch(tmp_path, capsys):
+    data = make_data(tmp_path)
+    capsys.readouterr()
+    train(data, tmp_path / "runs", "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("memory of a step, about: parameters ")
+    assert lines[1].startswith("epoch   1")
+
+
+# ---------------------------------------------------------------- running out of it
+
+
+LIMITED = """
+import resource, sys
+import main
+from src.io.errors import run_command
+pages = int(open("/proc/self/statm").read().split()[0])
+room = pages * resource.getpagesize() + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+run_command(lambda: main.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux alone")
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        (("--hidden=128", "--experts_cross=40"), "--batch_size 25 --grad_accum 2"),
+        (("--hidden=1024", "--heads=1"), "--hidden 512"),
+    ],
+)
+def test_running_out_of_memory_is_one_line_with_the_flag_to_lower(tmp_path, changes, advice):
+    data, runs = make_data(tmp_path), tmp_path / "runs"
+    given = flags(data, runs, "--run_name=run", "--layers=2", "--batch_size=50", *changes)
+    done = command("-c", LIMITED, str(200 * 2**20), *given, check=False)
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert len(said) == 1
+    assert said[0].startswith("error: out of memory in ")
+    assert said[0].endswith(advice)
+    assert not {"last.pt", "best.pt"} & {Path(name).name for name in contents(runs)}
+    assert not list(runs.rglob("*.tmp"))

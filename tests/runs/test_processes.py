@@ -1,0 +1,147 @@
+"""Any number of processes gives the training and the scores of one, to 1e-8 in float64.
+
+Runs share a launch of their number of processes (process_worker.py); one goes through the command.
+"""
+
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tests.support.command_runs import DOMAINS, ROOT, contents, make_data
+from tests.support.process_runs import (
+    USERS,
+    assert_same_files,
+    assert_same_run,
+    checkpoint_numbers,
+    difference,
+    exact,
+    launch,
+    launch_runs,
+)
+
+import main
+from src.dataset.store.folder import open_dataset
+from src.dataset.batching.loader import Loader
+from src.config.settings import Settings
+
+KINDS = {  # what each run has that the default settings have not
+    "full": (),
+    "no-lc-ntg": ("--no-lc_ntg",),
+    "no-sc-mim": ("--no-sc_mim",),
+    "bce": ("--loss=bce", "--batch_by=length"),
+    "all-learn": ("--no-stop_gradient", "--target_domain_query", "--softmax_items=all"),
+    "one-expert": ("--share_experts",),
+    "sequence": ("--gate=sequence", "--no-towers"),
+    "cdsr": ("--mode=cdsr", "--gate=none"),
+    "own-context": ("--mode=sdsr", "--sdsr_context=own", "--batch_by=length"),
+    "separate": ("--mode=sdsr_separate", "--max_epochs=2"),
+    "parts": ("--batch_size=4", "--grad_accum=2"),
+}
+WITH_THREE = ("bce", "own-context")
+# of batches alike: as one, and in parts
+WHOLE = ("--no-sc_mim", "--batch_size=9", "--max_epochs=7")
+IN_PARTS = ("--no-sc_mim", "--batch_size=3", "--grad_accum=3", "--max_epochs=7")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), users=USERS)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+def flags_of(data, place, processes: int, name: str, *more: str) -> list[str]:
+    return exact(data, place / str(processes), name, *more)
+
+
+@pytest.fixture(scope="module")
+def alone(data, place):
+    """A function: the run folder of a kind in one process, made once."""
+
+    def run(name: str, *more: str):
+        folder = place / "1" / "tiny" / name
+        if not folder.is_dir():
+            main.main(flags_of(data, place, 1, name, *more))
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def launched(data, place):
+    """The runs folder of each number of processes, with all of its kinds."""
+
+    def runs(processes: int, kinds: dict[str, tuple[str, ...]]):
+        done = launch_runs(
+            processes, place,
+            [(flags_of(data, place, processes, name, *own), None) for name, own in kinds.items()],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return place / str(processes) / "tiny"
+
+    three = {name: KINDS[name] for name in WITH_THREE}
+    return {2: runs(2, KINDS | {"in-parts": IN_PARTS}), 3: runs(3, three)}
+
+
+# ------------------------------------------------------------------------ whole runs
+
+
+def test_the_log_leaves_processes_without_a_user_and_the_steps_are_many(data):
+    """What would make the tests here easy ones, if it were not so."""
+    settings = Settings(batch_size=7, device="cpu")
+    loader = Loader(settings, open_dataset(data), torch.device("cpu"), 1, 2)
+    shares = [batch for step in loader.shares(epoch=0) for batch in step]
+    assert [len(own) for own in shares[-1]] == [1, 0]
+    assert [len(own) for own in shares[0]] == [4, 3]
+    assert 5 * loader.steps_per_epoch >= 50
+
+
+def test_the_command_trains_and_ranks_in_three_processes_as_in_one(data, place, alone):
+    one = alone("full")
+    done = launch(3, ROOT / "main.py", *flags_of(data, place, 3, "full"))
+    assert done.returncode == 0, done.stderr
+    many = place / "3" / "tiny" / "full"
+    assert_same_run(one, many)
+    before = contents(many)
+    main.main([f"--evaluate={many}"])  # the same weights, by one process
+    assert contents(many) == before
+    ranks = pq.read_table(many / "ranks.parquet").to_pandas()
+    count = Counter(zip(ranks.split, ranks.path, ranks.target, strict=True))
+    targets = open_dataset(data).split_counts
+    assert set(count.values()) == {1}
+    for split, of_domains in (("valid", targets[1]), ("test", targets[2])):
+        assert (ranks.split == split).sum() == of_domains.sum() * ranks.path.nunique() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "processes"), [*((name, 2) for name in KINDS), *((name, 3) for name in WITH_THREE)]
+)
+def test_a_run_in_several_processes_is_that_of_one_also_without_a_component(
+    alone, launched, name, processes
+):
+    one, many = alone(name, *KINDS[name]), launched[processes] / name
+    if name == "separate":
+        assert_same_files(one, many)
+        for domain in range(len(DOMAINS)):
+            assert_same_run(one / "domains" / str(domain), many / "domains" / str(domain))
+    else:
+        assert_same_run(one, many)
+
+
+def test_a_batch_in_parts_trains_as_the_whole_one_in_one_process_and_in_two(alone, launched):
+    whole, parts = alone("whole", *WHOLE), alone("in-parts", *IN_PARTS)
+    assert_same_run(whole, parts)
+    assert_same_run(whole, launched[2] / "in-parts")
+
+
+def test_with_the_mutual_information_the_parts_train_otherwise(alone):
+    """As --help says of --grad_accum: a user's negatives are those of the part."""
+    whole, parts = (
+        alone(f"mim-{len(own)}", *own, "--sc_mim", "--max_epochs=1") for own in (WHOLE, IN_PARTS)
+    )
+    first, second = (checkpoint_numbers(run / "last.pt") for run in (whole, parts))
+    assert difference(first["/model/critics"], second["/model/critics"]) > 1e-6

@@ -1,0 +1,147 @@
+"""When one of several processes ends, by a signal or a fault, all end with the cause, and --resume
+goes on with any number of them to the state that an uninterrupted run has."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from tests.support.command_runs import make_data
+from tests.support.process_runs import USERS, assert_same_run, exact, launch_runs
+from tests.support.process_worker import meets
+
+import main
+from src.training.signals import Interrupted
+from utils import Process, set_random_state
+
+LOST = "error: another process has ended; the cause is what it said, or in torchrun's report; "
+DROPOUT = ("--dropout=.5", "--batch_size=14", "--max_epochs=3", "--resume")  # 6 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), users=USERS)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def stands_at(run) -> int:
+    """The optimiser steps behind last.pt, which must not end an epoch."""
+    state = torch.load(run / "last.pt", weights_only=True)
+    assert state["position"]
+    return state["step"]
+
+
+def own_lines(errors: str) -> list[str]:
+    """The lines of main.py on stderr: not torch's, nor torchrun's report."""
+    begin = ("error: ", "process ", "interrupted")
+    return sorted(line for line in errors.splitlines() if line.startswith(begin))
+
+
+# Each leg of the run, after a first one in one process: how many processes go on with it, and what
+# ends them at which step.
+LEGS = [
+    (2, [1, 20, "SIGKILL"]),
+    (3, [0, 28, "torchrun SIGTERM"]),
+    (2, [0, 36, "SIGKILL"]),
+    (2, [1, 46, "torchrun SIGINT"]),
+]
+
+
+@pytest.fixture(scope="module")
+def legs(data, runs):
+    """A run interrupted five times within an epoch and brought to its end by one process, and what
+    each leg left: how it ended, and the steps behind last.pt."""
+    flags = exact(data, runs, "legs", "--save_every_steps=3", "--resume")
+    with suppress(Interrupted), meets(0, 13, "SIGTERM"):
+        main.main(flags)
+    run, left = runs / "tiny" / "legs", []
+    assert stands_at(run) == 14
+    for processes, fault in LEGS:
+        left.append((launch_runs(processes, runs, [(flags, fault)]), stands_at(run)))
+    main.main(flags)
+    return run, left
+
+
+def test_a_run_that_changed_its_processes_is_the_uninterrupted_one(data, runs, legs):
+    main.main(exact(data, runs, "whole"))
+    assert_same_run(runs / "tiny" / "whole", legs[0])
+
+
+@pytest.mark.parametrize(("leg", "survivor"), [(0, ""), (2, "process 1: ")])
+def test_a_killed_process_ends_the_others_with_the_cause(legs, leg, survivor):
+    done, step = legs[1][leg]
+    killed_at = LEGS[leg][1][1]
+    assert done.returncode == 1
+    (line,) = own_lines(done.stderr)
+    assert line.startswith(f"{survivor}{LOST}--resume goes on from the last checkpoint (")
+    assert "Signal 9 (SIGKILL)" in done.stderr  # in torchrun's report
+    assert "]: Traceback" not in done.stderr  # torchrun has one of its own, the survivor none
+    assert "Exception ignored" not in done.stderr
+    assert killed_at - 3 < step <= killed_at
+    assert step % 3 == 0
+
+
+@pytest.mark.parametrize(("leg", "name"), [(1, "SIGTERM"), (3, "SIGINT")])
+def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs, leg, name):
+    done, step = legs[1][leg]
+    assert done.returncode == 1
+    (line,) = own_lines(done.stderr)
+    place = f"step {step % 11} of epoch {step // 11 + 1}"
+    assert (
+        line == f"interrupted: {name}; {legs[0] / 'last.pt'} stands after {place}, --resume goes on"
+    )
+    assert step > LEGS[leg][1][1]
+
+
+@pytest.fixture(scope="module")
+def with_dropout(data, runs):
+    """A launch of two processes: two runs that one process began, one run at a stretch, and one
+    interrupted, and one that meets a score that is not finite."""
+
+    def flags(name):
+        return exact(data, runs, name, *DROPOUT)
+
+    for name in ("once", "again"):
+        with suppress(Interrupted), meets(0, 8, "SIGTERM"):
+            main.main(flags(name))
+    names = ("once", "again", "stretch", "parts", "parts", "nan")
+    faults = (None, None, None, [1, 8, "SIGTERM"], None, [1, 8, "nan"])
+    return launch_runs(2, runs, list(zip(map(flags, names), faults, strict=True)))
+
+
+@pytest.mark.parametrize(("one", "other"), [("once", "again"), ("stretch", "parts")])
+def test_with_dropout_a_run_goes_on_as_it_would_have_or_with_more_processes_repeatably(
+    with_dropout, runs, one, other
+):
+    """The masks follow from the saved random states; a new process's, from seed and step."""
+    first, second = (
+        torch.load(runs / "tiny" / name / "last.pt", weights_only=True) for name in (one, other)
+    )
+    assert first["step"] == second["step"] == 18
+    assert all(map(torch.equal, first["model"].values(), second["model"].values()))
+    assert (runs / "tiny" / other / "results.json").is_file()
+
+
+def test_each_process_takes_up_its_own_random_state():
+    drawn, states = [], []
+    for _ in range(3):
+        states.append(torch.get_rng_state())
+        drawn.append(torch.rand(5))
+    for rank, expected in enumerate(drawn):
+        process = Process(torch.device("cpu"), rank, 3)
+        set_random_state({"cpu": torch.stack(states)}, process, (0,))
+        assert torch.equal(torch.rand(5), expected)
+
+
+def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_dropout, runs):
+    done = with_dropout
+    assert done.returncode == 1
+    (line,) = own_lines(done.stderr)
+    fault = runs / "tiny" / "nan" / "fault.pt"
+    assert line.startswith("error: the score of item ")
+    assert line.endswith(f"; {fault} has the state before it, for --replay")
+    state = torch.load(fault, weights_only=True)
+    assert (state["epoch"], state["position"], state["step"]) == (1, 6, 12)

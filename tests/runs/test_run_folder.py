@@ -1,0 +1,86 @@
+"""A run folder is of one run: two commands in it, another one's files, and what a kill leaves."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from tests.support.command_runs import failing, make_data, started, train
+
+from benchmarks.robustness.lives import differences
+
+EPOCHS = "--max_epochs=3"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run of three epochs."""
+    return train(data, tmp_path_factory.mktemp("whole"), "run", EPOCHS)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("given", [(), ("--resume",), ("--overwrite",)])
+def test_a_second_command_in_the_folder_is_refused_and_changes_nothing(data, runs, capsys, given):
+    process = started(data, runs, EPOCHS)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert f"another command works in {runs / 'tiny' / 'run'} now" in line
+    assert process.wait() == 0
+    process.communicate()
+
+
+class Killed(BaseException):
+    """Ends a command where it stands."""
+
+
+@pytest.mark.parametrize("mode", ["syncrec", "sdsr_separate"])
+@pytest.mark.parametrize("removed", [1, 3, 8, 11])
+def test_a_run_whose_replacement_was_killed_is_trained_again_whole(
+    data, runs, tmp_path, monkeypatch, mode, removed
+):
+    """However many files were removed: the folder says whose they are, and none of them is used."""
+    old = (EPOCHS, f"--mode={mode}", "--protocol=full")
+    folder, unlink, left = train(data, runs, "run", *old), Path.unlink, [removed]
+
+    def unlink_some(path, *arguments, **named):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        unlink(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "unlink", unlink_some)
+    with pytest.raises(Killed):
+        train(data, runs, "run", *old, "--lr=.01", "--overwrite")
+    monkeypatch.undo()
+    assert json.loads((folder / "config.json").read_text())["lr"] == 0.001
+    train(data, runs, "run", *old, "--resume")
+    assert differences(folder, train(data, tmp_path, "run", *old)) == []
+
+
+def test_a_command_killed_at_its_end_leaves_no_former_checkpoint(data, runs, whole, capsys):
+    folder = shutil.copytree(whole, runs / "tiny" / "run")
+    shutil.copy(folder / "last.pt", folder / "former.pt")
+    train(data, runs, "run", EPOCHS)
+    assert "finished already" in capsys.readouterr().out
+    assert differences(folder, whole) == []
+
+
+@pytest.mark.parametrize("given", [(), ("--resume",), ("--overwrite",)])
+def test_checkpoints_without_a_config_are_nobodys(whole, data, runs, capsys, given):
+    folder = shutil.copytree(whole, runs / "tiny" / "run")
+    (folder / "config.json").unlink()
+    line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
+    assert f"{folder} holds checkpoints and no config.json" in line

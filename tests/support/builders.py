@@ -1,0 +1,81 @@
+"""Small datasets, models and batches in memory, that the tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models import SyNCRec
+from src.config.settings import Settings
+from src.dataset.batching import batches
+from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
+
+
+def make_dataset(users, domain_sizes, *, held_out=0) -> Dataset:
+    """A dataset in memory: users are (items, domains) lists; the last `held_out` events of each
+    are validation and test targets."""
+    starts = np.concatenate([[1], 1 + np.cumsum(domain_sizes)])
+    lengths = [len(items) for items, _ in users]
+    split = []
+    for length in lengths:
+        held = [VALID, TEST][2 - held_out :] if held_out else []
+        split += [TRAIN] * (length - len(held)) + held
+    names = [f"domain{number}" for number in range(len(domain_sizes))]
+    events = sum(lengths)
+    return Dataset(
+        folder=Path("memory"),
+        card={"data_name": "memory", "sha256": "memory", "domains": dict.fromkeys(names)},
+        domain_names=names,
+        item_starts=starts,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        items=np.array([item for items, _ in users for item in items], dtype=np.int32),
+        domains=np.array([d for _, domains in users for d in domains], dtype=np.int16),
+        times=np.arange(events, dtype=np.int64),
+        split=np.array(split, dtype=np.int8),
+    )
+
+
+def random_users(seed, count=7, domain_sizes=(6, 5, 9, 4), absent=(), longest=12):
+    """Ragged users; the first one stays in one domain; domains of `absent` have no event."""
+    rng = np.random.default_rng(seed)
+    starts = np.concatenate([[1], 1 + np.cumsum(domain_sizes)])
+    present = [d for d in range(len(domain_sizes)) if d not in absent]
+    users = []
+    for user in range(count):
+        length = int(rng.integers(1, longest + 1))
+        domains = [present[0] if user == 0 else int(rng.choice(present)) for _ in range(length)]
+        items = [int(rng.integers(starts[d], starts[d + 1])) for d in domains]
+        users.append((items, domains))
+    return users
+
+
+def make_model(dataset, *, seed=0, dtype=torch.float64, **settings) -> SyNCRec:
+    """A small model with weights large enough that every part shows in the outputs."""
+    defaults = {"hidden": 8, "dropout": 0.0, "max_len": 16, "experts_cross": 2}
+    torch.manual_seed(seed)
+    model = SyNCRec(Settings(**(defaults | settings)), dataset.item_starts.tolist()).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def train_batch(dataset, users=None, max_len=16, seed=3, epoch=0):
+    """All training events of `users` (default: everybody) as one batch."""
+    users = np.arange(dataset.users) if users is None else np.asarray(users)
+    windows = batches.newest(dataset, users, batches.train_ends(dataset)[users], max_len)
+    return batches.build_batch(dataset, windows, seed, epoch)
+
+
+def losses_with_gradient(model, batch) -> dict[str, torch.Tensor]:
+    """The softmax loss of every target [N] in each view, by torch's own and differentiable."""
+    found = {}
+    for task in model.tasks:
+        parts, start = [], 0
+        for domain, outputs in enumerate(model.outputs(batch, task).split(batch.counts)):
+            own = batch.targets[start : start + len(outputs)] - model.item_starts[domain]
+            scores = model.item_scores(outputs, domain)
+            parts.append(torch.nn.functional.cross_entropy(scores, own, reduction="none"))
+            start += len(outputs)
+        found[task] = torch.cat(parts)
+    return found

@@ -154,7 +154,7 @@ def distance(one: Any, other: Any) -> float:
 
 
 def shown(value: Any, other: Any) -> str:
-    """A value for a difference's line; of a tensor, its first element that differs."""
+    """A value as printed; of a tensor, its first element that differs from `other`'s."""
     if not isinstance(value, torch.Tensor):
         return str(value)
     described = f"{value.dtype} {list(value.shape)}".removeprefix("torch.")
@@ -447,4 +447,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from src.nn.dropout import dropout
 from src.nn.experts import Experts, view_tiles
 from src.nn.gates import EvenGate, SequenceGate, TokenGate
-from src.nn.kernels.softmax_loss import softmax_loss
+from src.nn.softmax_loss import softmax_loss
 from src.nn.towers import Towers
 from src.objective.sc_mim import sc_mim
 from src.objective.step_losses import pairwise_loss
@@ -135,6 +135,7 @@ class SyNCRec(nn.Module):
             settings.dropout,
             settings.attention_dropout,
             settings.compile,
+            settings.kernels,
         )
 
     def forward(
@@ -261,7 +262,9 @@ class SyNCRec(nn.Module):
             coefficients = torch.ones(len(outputs), dtype=dtype, device=outputs.device)
         if self.settings.loss == "ce":
             spans = self._softmax_spans(batch.counts)
-            return softmax_loss(outputs, self.item_table, batch.targets, spans, coefficients)
+            return softmax_loss(
+                outputs, self.item_table, batch.targets, spans, coefficients, self.settings.kernels
+            )
         losses = pairwise_loss(outputs, rows["targets"], rows["negatives"])
         return (coefficients * losses).sum(), losses.detach()
 

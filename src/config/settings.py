@@ -15,6 +15,7 @@ from src.io.json_schema import shown
 RUN_ONLY = {
     "resume", "overwrite", "device", "threads", "compile", "tensorboard", "runs_dir", "run_name",
     "protocol", "strict_context", "save_every_steps", "deterministic", "detect_anomaly",
+    "kernels",
 }  # fmt: skip
 # What a finished run may also be scored again with: these change its scores, not its training.
 SCORING = {"eval_users", "sampled_negatives", "candidate_seed", "ties"}
@@ -48,6 +49,12 @@ class Settings:
     )
     compile: bool = setting(
         False, "run the experts' layers through torch.compile, where a compiler is", group="run"
+    )
+    kernels: str = setting(
+        "fused",
+        "code of experts and softmax loss: hand-written backward passes, or plain autograd",
+        group="run",
+        choices=("plain", "fused"),
     )
     deterministic: bool = setting(
         False, "refuse operations whose result may differ from run to run", group="run"
@@ -331,6 +338,8 @@ def _check_combinations(settings: Settings) -> None:
             f"--sdsr_context own breaks the pairing of the tasks in --mode {settings.mode}; "
             "use it with --mode sdsr or sdsr_separate"
         )
+    if settings.compile and settings.kernels == "plain":
+        raise UserError("--compile compiles the fused kernels; drop it, or give --kernels fused")
     if settings.sparse_items and settings.loss != "bce":
         raise UserError(
             "--sparse_items needs --loss bce: the softmax of --loss ce moves every item of a domain"

@@ -99,6 +99,8 @@ def causal_attention(joint: Tensor, options: PassOptions) -> Tensor:
     """Attention within each sequence: queries, keys, values [k, M, 3H] -> [k, M, H]."""
     k, heads = len(joint), options.heads
     size = joint.shape[-1] // (3 * heads)  # H / heads
+    if not options.tiles:  # a process without users in the batch
+        return joint[:, :, : heads * size]
     blocks = joint.split([tiles.count * tiles.length for tiles in options.tiles], 1)
     attended = []
     for tiles, block in zip(options.tiles, blocks, strict=True):

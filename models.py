@@ -18,7 +18,7 @@ from src.interfaces import StepLosses
 from src.nn.dropout import dropout
 from src.nn.experts import Experts, activation_bytes, view_tiles
 from src.nn.gates import EvenGate, SequenceGate, TokenGate
-from src.nn.kernels.softmax_loss import softmax_loss
+from src.nn.softmax_loss import softmax_loss
 from src.nn.towers import Towers
 from src.objective.sc_mim import sc_mim
 from src.objective.step_losses import domain_spans, pairwise_loss
@@ -80,7 +80,7 @@ class SyNCRec(nn.Module):
             with own_stream(settings.seed, f"{owner} experts"):
                 self.experts[owner] = Experts(
                     count, hidden, settings.layers, settings.heads, settings.dropout,
-                    settings.attention_dropout, settings.compile,
+                    settings.attention_dropout, settings.compile, settings.kernels,
                 )  # fmt: skip
         gates = {"cross": 1, "single": 1 if settings.share_experts else domains}
         starts = {"cross": 1, "single": domains}
@@ -225,7 +225,9 @@ class SyNCRec(nn.Module):
         if self.settings.loss == "ce":
             every_item = self.settings.softmax_items == "all"
             spans = domain_spans(batch.counts, self.item_starts, every_item)
-            return softmax_loss(outputs, self.item_table, batch.targets, spans, coefficients)
+            return softmax_loss(
+                outputs, self.item_table, batch.targets, spans, coefficients, self.settings.kernels
+            )
         losses = pairwise_loss(outputs, rows["targets"], rows["negatives"])
         return (coefficients * losses).sum(), losses.detach()
 

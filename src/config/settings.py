@@ -303,6 +303,13 @@ class RunSettings:
         group="run",
         role=Role.RUN,
     )
+    kernels: str = setting(
+        "fused",
+        "code of experts and softmax loss: hand-written backward passes, or plain autograd",
+        group="run",
+        choices=("plain", "fused"),
+        role=Role.RUN,
+    )
     deterministic: bool = setting(
         False, "refuse operations whose result may differ from run to run", group="run",
         role=Role.RUN,

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.dropout import DropoutMasks
-from src.nn.kernels.encoder import ExpertMixture, LayerWeights, Pass, Tiles, tiles_of
-from src.nn.kernels.matmul import product_dtype
+from src.nn.encoder import LayerWeights, PassOptions, expert_mixture
+from src.nn.kernels.encoder import expert_mixture as fused_expert_mixture
+from src.nn.kernels.matmul import matmul_dtype
 from src.nn.stacked import StackedLayerNorm, StackedLinear
+from src.nn.tiles import Tiles, tiles_of
 
 
 class CausalAttention(nn.Module):
@@ -34,7 +36,7 @@ class EncoderLayer(nn.Module):
         self.output_norm = StackedLayerNorm(stack, hidden)
 
     def weights(self) -> LayerWeights:
-        """All of them, as the encoder takes them."""
+        """All of them, in the order in which the encoder takes them."""
         blocks = (
             self.attention.project_in, self.attention.project_out, self.attention_norm,
             self.widen, self.narrow, self.output_norm,
@@ -44,11 +46,14 @@ class EncoderLayer(nn.Module):
 
 def view_tiles(view, x: Tensor) -> list[Tiles]:
     """The attention tiles of a view with inputs x, for all experts that read it."""
-    return tiles_of(view.groups, view.sequence, product_dtype(x))
+    return tiles_of(view.groups, view.sequence, matmul_dtype(x))
 
 
 class Experts(nn.Module):
-    """K causal Transformer encoders with weights of their own, that one task owns."""
+    """K causal Transformer encoders, all owned by one task; each has its weights in the stack.
+
+    `kernels`: "fused" (src/nn/kernels/encoder.py), or "plain" (src/nn/encoder.py).
+    """
 
     def __init__(
         self,
@@ -59,9 +64,10 @@ class Experts(nn.Module):
         dropout_rate: float,
         attention_dropout: float = 0.0,
         compiled: bool = False,
+        kernels: str = "fused",
     ):
         super().__init__()
-        self.stack, self.heads, self.compiled = stack, heads, compiled
+        self.stack, self.heads, self.compiled, self.kernels = stack, heads, compiled, kernels
         self.dropout_rate, self.attention_dropout = dropout_rate, attention_dropout
         self.layers = nn.ModuleList(EncoderLayer(stack, hidden) for _ in range(layers))
 
@@ -75,24 +81,25 @@ class Experts(nn.Module):
     ) -> Tensor:
         """Σ_k share_k · expert_k: inputs [M, H], shares [n, K] -> [n, H].
 
-        Without `learns` the experts are read, not trained: the gradient reaches the shares alone.
-        `rows` [n], where no gradient is wanted, are the slots that the last layer is needed for.
+        Without `learns` the experts are stopped: the gradient reaches the shares alone. `rows` [n],
+        where no gradient is needed, are the slots that the last layer is computed for.
         """
         rate = self.dropout_rate if self.training else 0.0
         attention_rate = self.attention_dropout if self.training else 0.0
-        run = Pass(
+        options = PassOptions(
             tiles=tiles,
             rows=rows,
             heads=self.heads,
-            product=product_dtype(x),
-            masks=DropoutMasks(rate, x.device),
-            attention_masks=DropoutMasks(attention_rate, x.device),
-            training=torch.is_grad_enabled(),
-            compiled=self.compiled,
+            dtype=matmul_dtype(x),
+            dropout=DropoutMasks(rate, x.device),
+            attention_dropout=DropoutMasks(attention_rate, x.device),
             stacked=x.device.type != "cpu",
+            needs_backward=torch.is_grad_enabled(),
+            compiled=self.compiled,
         )
-        weights = [weight for layer in self.layers for weight in layer.weights()]
-        return ExpertMixture.apply(x, share, run, learns, *weights)
+        layers = [layer.weights() for layer in self.layers]
+        mixture = fused_expert_mixture if self.kernels == "fused" else expert_mixture
+        return mixture(x, share, layers, options, learns)
 
 
 # Numbers that a target keeps of a layer that learns until its backward pass, in units of H

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class TokenGate(nn.Module):
-    """g: weights of the K experts at position t from position t's own input: nothing leaks."""
+    """g: weights of the K experts at position t from the input at t alone: nothing leaks."""
 
     def __init__(self, gates: int, hidden: int, experts: int):
         super().__init__()
@@ -18,17 +18,17 @@ class TokenGate(nn.Module):
     def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
         """Inputs [M, H] and the gate of each slot [M] -> weights [M, K] that sum to 1."""
         gates, hidden, experts = self.weight.shape
-        every = x @ self.weight.transpose(0, 1).reshape(hidden, gates * experts)  # [M, G·K]
+        logits = x @ self.weight.transpose(0, 1).reshape(hidden, gates * experts)  # [M, G·K]
         index = which[:, None, None].expand(-1, 1, experts)
-        weights = every.view(-1, gates, experts).gather(1, index)[:, 0]
-        return weights.to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
+        logits = logits.view(-1, gates, experts).gather(1, index)[:, 0]  # [M, K]
+        return logits.to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
 
 
 class SequenceGate(nn.Module):
-    """The paper's gate: one weight vector a sequence, read off its whole flattened input.
+    """The paper's gate: one weight vector per sequence, computed from its whole flattened input.
 
     It sees the inputs of later positions, which are the targets of earlier ones: a leak in
-    training, kept for comparison. Flattening is a map of its own for each position, summed.
+    training, kept for comparison. A map of the flattened input is a sum of one map per position.
     """
 
     def __init__(self, gates: int, hidden: int, experts: int, max_len: int):
@@ -37,12 +37,12 @@ class SequenceGate(nn.Module):
 
     def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
         """Inputs [M, H] and the gate of each slot [M] -> weights [M, K], equal in a sequence."""
-        parts = torch.einsum("nh,nhk->nk", x, self.weight[which, view.positions])
+        parts = torch.einsum("nh,nhk->nk", x, self.weight[which, view.positions])  # [M, K]
         parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
-        # the slots of no sequence have a number after the last
+        # slots of no sequence have the number `view.sequences`
         sums = parts.new_zeros(view.sequences + 1, parts.shape[1])
         sums = sums.index_add(0, view.sequence, parts)
-        return sums.softmax(-1)[view.sequence]
+        return sums.softmax(-1)[view.sequence]  # [sequences + 1, K] -> [M, K]
 
 
 class EvenGate(nn.Module):

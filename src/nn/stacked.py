@@ -11,7 +11,7 @@ class StackedLinear(nn.Module):
 
     def __init__(self, stack: int, inputs: int, outputs: int):
         super().__init__()
-        bound = math.sqrt(6.0 / (inputs + outputs))  # Glorot's uniform bound, each map drawn anew
+        bound = math.sqrt(6.0 / (inputs + outputs))  # Glorot's uniform bound of one map
         self.weight = nn.Parameter(torch.empty(stack, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(stack, 1, outputs))
 

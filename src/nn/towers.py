@@ -9,7 +9,7 @@ from src.nn.stacked import StackedLayerNorm, StackedLinear
 
 
 class Towers(nn.Module):
-    """h: a residual feed-forward block for each task, on the gated mixture of the experts."""
+    """h: one residual feed-forward block per task, on the gated mixture of the experts."""
 
     def __init__(self, stack: int, hidden: int, dropout_rate: float):
         super().__init__()
@@ -22,7 +22,7 @@ class Towers(nn.Module):
         """[N, H] -> [N, H], the first counts[0] rows through the first tower, and so on."""
         blocks = (self.first, self.second, self.norm)
         stacked = [part for block in blocks for part in (block.weight, block.bias)]
-        # unbound at once: the gradient of a tower's own slice would be as large as the stack
+        # one unbind per weight: the gradient of a slice would be as large as the whole stack
         towers = zip(*(part.unbind(0) for part in stacked), strict=True)
         parts = [
             self._tower(part, *weights)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.dataset.batching.loader import Loader
-from src.nn.kernels.encoder import tiles_of
+from src.nn.tiles import tiles_of
 from src.objective.sc_mim import sc_mim
 from tests import oracle
 from tests.support.builders import (
@@ -19,6 +19,7 @@ from tests.support.builders import (
 SIZES = (6, 5, 9, 4)
 VARIANTS = {
     "default": {},
+    "plain kernels": {"kernels": "plain"},
     "bce": {"loss": "bce"},
     "one layer, two heads": {"layers": 1, "heads": 2},
     "sequence gate": {"gate": "sequence"},

@@ -148,7 +148,7 @@ class SyNCRec(nn.Module):
         coefficients: dict[str, Tensor] | None = None,
         gather: Callable[[Tensor], list[Tensor]] | None = None,
     ) -> StepLosses:
-        """The losses of a Batch (src/dataset/batching/batches.py) in both views.
+        """The losses of a Batch (src/dataset/batching/batch.py) in both views.
 
         `coefficients` [N] of each task are what the objective multiplies the targets' losses by, in
         the canonical order; without them, 1. They are an input because the softmax over a catalogue
@@ -182,11 +182,11 @@ class SyNCRec(nn.Module):
         `items` are the item rows of the view's inputs [M, H], if they have been looked up.
         """
         view = getattr(batch, task)
-        counts, places = batch.counts, view.places
+        counts, slots = batch.counts, view.target_slots
         if last:
-            counts, places = batch.last_counts, places[batch.last]
+            counts, slots = batch.last_counts, slots[batch.last_targets]
         inputs = self.embed(view, task, self.item_rows(view.inputs) if items is None else items)
-        return self.apply_towers(self.mix(inputs, view, places, task), counts, task)
+        return self.apply_towers(self.mix(inputs, view, slots, task), counts, task)
 
     def embed(self, view, task: str, items: Tensor) -> Tensor:
         """Inputs of one view [M, H]: the event before the target, or the start token; position;
@@ -289,7 +289,7 @@ class SyNCRec(nn.Module):
 
     def last_outputs(self, batch, task: str) -> Tensor:
         """h of each user's last target [B, H]: what ranks the next item of that target's domain."""
-        return self.outputs(batch, task, last=True)[batch.last_rank]
+        return self.outputs(batch, task, last=True)[batch.last_rows]
 
     def item_scores(self, outputs: Tensor, domain: int, items: slice = slice(None)) -> Tensor:
         """⟨h, E_i⟩ for the items of a domain, or some of them: [n, H] -> [n, V_d]."""

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from models import StepLosses
 from src.config.settings import Settings
-from src.dataset.batching.batches import Batch, one_ahead
+from src.dataset.batching.batch import Batch
+from src.dataset.batching.prefetch import prefetch
 from src.dataset.store.folder import Dataset
 from src.evaluation.metrics import summarise
 from src.evaluation.path_scores import score_paths
@@ -179,7 +180,7 @@ class Trainer:
             disable=None if self.process.leads else True,
             leave=False,
         ) as bar:
-            for step_batches in one_ahead(self._steps()):
+            for step_batches in prefetch(self._steps()):
                 stop = self.train_step(step_batches, self.sums)
                 bar.update()
                 if stop or self._saves_now():

@@ -241,7 +241,19 @@ def prepare(settings: Settings, dataset: Dataset, process: Process) -> tuple[Loa
             "--sparse_items runs in one process: sparse gradients are not shared; drop it, or "
             "start without torchrun"
         )
-    loader = Loader(settings, dataset, process.device, process.rank, process.processes)
+    loader = Loader(
+        dataset,
+        process.device,
+        process.rank,
+        process.processes,
+        batch_size=settings.batch_size,
+        max_len=settings.max_len,
+        seed=settings.seed,
+        grad_accum=settings.grad_accum,
+        batch_by=settings.batch_by,
+        context=settings.sdsr_context,
+        share_mim_counts=settings.compares_views,
+    )
     found = forecast(
         settings,
         count_parameters(settings, dataset),

@@ -1,6 +1,6 @@
 """The blocks of the model: experts, gates and towers, on packed tokens.
 
-The sequences of a view stand one after the other in M slots (src/dataset/batching/batches.py), so
+The sequences of a view stand one after the other in M slots (src/dataset/batching/batch.py), so
 products see no padding but the few slots that no sequence fills. Networks of the same shape (the
 experts of one owner, the towers of the domains) keep their weights stacked, [K, …].
 """
@@ -66,7 +66,7 @@ class EncoderLayer(nn.Module):
 
 def view_tiles(view, x: Tensor) -> list[Tiles]:
     """The attention tiles of a view with inputs x, for all experts that read it."""
-    return tiles_of(view.groups, view.sequence, product_dtype(x))
+    return tiles_of(view.tiles, view.sequence_ids, product_dtype(x))
 
 
 class Experts(nn.Module):
@@ -150,8 +150,8 @@ class SequenceGate(nn.Module):
         parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
         # the slots of no sequence have a number after the last
         sums = parts.new_zeros(view.sequences + 1, parts.shape[1])
-        sums = sums.index_add(0, view.sequence, parts)
-        return sums.softmax(-1)[view.sequence]
+        sums = sums.index_add(0, view.sequence_ids, parts)
+        return sums.softmax(-1)[view.sequence_ids]
 
 
 class EvenGate(nn.Module):

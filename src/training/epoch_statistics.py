@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.dataset.batching.batches import Batch
+from src.dataset.batching.batch import Batch
 from src.objective.step_losses import domain_sums
 
 OWN = ("losses", "counts")  # of this process's targets; all else is of the whole batch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.dataset.batching.batches import attention_tiles
+from src.dataset.batching.tiles import attention_tiles
 from src.nn.dropout import DropoutMasks
 from src.nn.kernels.encoder import ExpertMixture, Pass, tiles_of
 

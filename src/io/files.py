@@ -1,6 +1,5 @@
 """Writing files whole: a reader, or an interruption, never meets half of one."""
 
-import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -35,32 +34,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write an indented JSON file; ValueError where `content` holds NaN or an infinity."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
-def lock(path: Path, file: bool = False) -> int | None:
-    """Lock a folder, or a `file`, made if need be: a descriptor that holds the lock until it is
-    closed or the process ends, however that ends. None where another process has the lock.
-
-    The path may lead elsewhere by then: see `is_open_as`. OSError where the system has no locks.
-    """
-    kind = os.O_CREAT if file else os.O_DIRECTORY
-    descriptor = os.open(path, os.O_RDONLY | kind)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return descriptor
-
-
-def is_open_as(path: Path, descriptor: int) -> bool:
-    """Whether the path still leads to what was opened as the descriptor."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def sync(path: Path) -> None:

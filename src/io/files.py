@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from src.io.errors import UserError
 
@@ -43,3 +43,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Extend a file by `size` zero bytes that the disk has room for; OSError where it has not."""
+    file.flush()
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), file.tell(), size)
+        return
+    zeros = bytes(min(size, 1 << 20))  # macOS has no such call: write them
+    for start in range(0, size, len(zeros)):
+        file.write(zeros[: size - start])
+    file.flush()

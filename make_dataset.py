@@ -15,7 +15,7 @@ from src.dataset.build.card import make_card
 from src.dataset.build.reuse import existing_card
 from src.dataset.build.selection import select_events
 from src.dataset.build.sequences import Sequences, build_sequences
-from src.dataset.build.staging import temporary_folder, workplace
+from src.dataset.build.staging import staging_folder, temporary_folder
 from src.dataset.build.suggest import suggest_filters
 from src.dataset.build.writer import write_rejected, write_tables
 from src.dataset.engine.base import Engine, connected
@@ -79,19 +79,19 @@ def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict, bool]:
     log = None if is_remote(raw_place(settings)) else find_log(settings)
     if log and (card := existing_card(folder, content_options(settings, log.format), log.records)):
         return card, False
-    with workplace(folder, settings.temp_dir) as here:
-        with connected(settings, here.spill) as engine:
+    with staging_folder(folder, settings.temp_dir) as staging:
+        with connected(settings, staging.spill) as engine:
             log = log or find_log(settings, engine)
             # another command may have made the folder until now
             if card := existing_card(folder, content_options(settings, log.format), log.records):
                 return card, False
-            made = lay_out(engine, settings, log, here.made)
+            made = lay_out(engine, settings, log, staging.folder)
         # what follows needs no engine, which holds memory
         card = make_card(made.sequences, **made.known)
-        write_rejected(here.made, made.rejected)
-        write_tables(here.made, made.sequences, card)
-        verify_dataset(open_dataset(here.made))  # what cannot be read back never gets the name
-        here.complete = True
+        write_rejected(staging.folder, made.rejected)
+        write_tables(staging.folder, made.sequences, card)
+        verify_dataset(open_dataset(staging.folder))  # what cannot be read back never gets the name
+        staging.complete = True
     return card, True
 
 

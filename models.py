@@ -141,9 +141,9 @@ class SyNCRec(nn.Module):
         `items` are the item rows of the view's inputs [M, H], if they have been looked up.
         """
         view = getattr(batch, task)
-        counts, slots = batch.counts, view.places
+        counts, slots = batch.counts, view.target_slots
         if last:
-            counts, slots = batch.last_counts, slots[batch.last]
+            counts, slots = batch.last_counts, slots[batch.last_targets]
         items = self.item_rows(view.inputs) if items is None else items
         inputs = self.embed(view, task, items)  # [M, H]
         mixture = self.acmoe(inputs, view, slots, task)  # [N, H]
@@ -248,7 +248,7 @@ class SyNCRec(nn.Module):
 
     def queries(self, batch, path: str) -> Tensor:
         """h of each user's last target [B, H]: what ranks the next item of that target's domain."""
-        return self.outputs(batch, path, last=True)[batch.last_rank]
+        return self.outputs(batch, path, last=True)[batch.last_rows]
 
     def reads_domain(self, path: str) -> bool:
         """The single view starts with the domain's token and ends in its tower; the cross view may

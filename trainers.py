@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from src.config.modes import PATHS
 from src.config.settings import Settings
-from src.dataset.batching.batches import Batch, one_ahead
+from src.dataset.batching.batch import Batch
 from src.dataset.batching.loader import Loader
+from src.dataset.batching.prefetch import prefetch
 from src.dataset.store.folder import Dataset
 from src.evaluation.path_scores import Results, score_validation
 from src.evaluation.queries import Ensemble
@@ -54,7 +55,12 @@ class Trainer:
     def __init__(self, settings: Settings, dataset: Dataset, folder: Path, process: Process):
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
         self.paths = settings.paths
-        self.loader = Loader(settings, dataset, process.device, process.rank, process.processes)
+        self.loader = Loader(
+            dataset, process.device, process.rank, process.processes,
+            batch_size=settings.batch_size, max_len=settings.max_len, seed=settings.seed,
+            grad_accum=settings.grad_accum, batch_by=settings.batch_by,
+            context=settings.sdsr_context, share_mim_counts=settings.compares_views,
+        )  # fmt: skip
         self.forecast = memory.forecast(
             settings, count_parameters(settings, dataset), dataset.item_rows,
             self.loader.window_lengths(), process.processes,
@@ -251,7 +257,7 @@ class Trainer:
             disable=None if self.process.leads else True,
             leave=False,
         ) as bar:
-            for step_batches in one_ahead(self.steps()):
+            for step_batches in prefetch(self.steps()):
                 stop = self.train_step(step_batches)
                 bar.update()
                 due = every and self.progress.step % every == 0

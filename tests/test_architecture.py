@@ -69,7 +69,7 @@ def below(package: str) -> list[str]:
 def test_the_graph_is_read_as_it_is():
     """Else every test below could pass on an empty graph."""
     assert {"src.nn.experts", "src.objective.sc_mim"} <= project_imports("models")
-    assert "src.dataset.batching.batches" in project_imports("trainers")
+    assert "src.dataset.batching.batch" in project_imports("trainers")
     assert "src.evaluation.metrics" in reached("main")
     assert any(DATA_ENGINES & {name.split(".")[0] for name in imports(path)} for path in PRODUCT)
 

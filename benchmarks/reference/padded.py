@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import StepLosses, SyNCRec
-from src.dataset.batching.batches import Batch, Windows
+from src.dataset.batching.batch import Batch
+from src.dataset.batching.windows import Windows
 from src.dataset.store.folder import Dataset
 from src.nn.kernels.softmax_loss import softmax_loss as chunked_softmax_loss
 from src.objective.lc_ntg import lc_ntg_update, lc_ntg_weights

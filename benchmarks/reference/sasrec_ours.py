@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from src.config.cli import OneLineParser
 from src.config.settings import Settings
 from src.config.validation import check_settings
-from src.dataset.batching.batches import Batch
+from src.dataset.batching.batch import Batch
 from src.dataset.store.folder import open_dataset
 from src.io.errors import UserError, run_command
 from src.training.epoch_statistics import EpochStatistics

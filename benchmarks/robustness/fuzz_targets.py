@@ -129,7 +129,9 @@ def use_dataset(world: World, dataset: Dataset) -> None:
     settings = tiny_settings(world)
     main.check_targets(settings, dataset)
     main.run_folder(settings, dataset)
-    loader = Loader(settings, dataset, CPU)
+    loader = Loader(
+        dataset, CPU, batch_size=settings.batch_size, max_len=settings.max_len, seed=settings.seed
+    )
     for batches in loader.steps(0):
         _ = [batch.targets.sum() for batch in batches]
     for split in SPLITS:

@@ -25,8 +25,9 @@ import torch
 
 from src.config.cli import OneLineParser, config_defaults
 from src.config.settings import Settings
-from src.dataset.batching import batches
-from src.dataset.batching.batches import Batch, Windows
+from src.dataset.batching.batch import Batch
+from src.dataset.batching.packing import build_batch
+from src.dataset.batching.windows import Windows, newest_events
 from src.dataset.store.folder import TRAIN, Dataset
 from src.io.paths import ROOT
 from src.training.epoch_statistics import EpochStatistics
@@ -133,8 +134,8 @@ def make_bench(settings: Settings, dataset: Dataset, process: Process) -> Bench:
     trainer = Trainer(settings, dataset, folder, process)
     trainer.model.train()
     users = np.random.default_rng(settings.seed).permutation(dataset.users)
-    windows = batches.newest(dataset, users, trainer.loader.ends[users], settings.max_len)
-    batch = batches.build_batch(dataset, windows, settings.seed, 0).to(process.device)
+    windows = newest_events(dataset, users, trainer.loader.ends[users], settings.max_len)
+    batch = build_batch(dataset, windows, settings.seed, 0).to(process.device)
     mim = settings.mode == "syncrec" and settings.sc_mim
     epoch = EpochStatistics(len(dataset.domain_names), process.device, with_mim=mim)
     return Bench(trainer, windows, batch, epoch)

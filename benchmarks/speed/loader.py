@@ -52,8 +52,9 @@ from benchmarks.speed.common import (
 )
 from src.config.cli import config_defaults
 from src.config.settings import Settings
-from src.dataset.batching import batches, sampler
-from src.dataset.batching.batches import Batch
+from src.dataset.batching.batch import Batch
+from src.dataset.batching.sampler import epoch_shares
+from src.dataset.batching.windows import training_dataset, window_lengths
 from src.dataset.store.folder import ARRAYS, FORMAT, TEST, VALID, Dataset, open_dataset, user_chunks
 from src.dataset.store.verify import check_events
 from src.io.errors import run_command
@@ -138,7 +139,7 @@ def measured_start(folder: Path) -> tuple[Dataset, dict[str, float]]:
     dataset = open_dataset(folder)
     check_s = seconds(lambda: check_events(dataset))
     before, kept = memory_mib(), []
-    start_s = seconds(lambda: kept.append(batches.training_part(dataset)))
+    start_s = seconds(lambda: kept.append(training_dataset(dataset)))
     return dataset, {
         "open_s": median(open_s),
         "open_first_s": open_s[0],
@@ -213,23 +214,19 @@ def imbalance(trainer: Trainer, count: int) -> float:
     """Median over `count` batches of how far the larger share of two processes is above their
     mean, in tokens."""
     settings = trainer.settings
-    tokens = batches.window_lengths(
+    tokens = window_lengths(
         trainer.loader.training, trainer.loader.ends, settings.max_len, settings.sdsr_context
     )
-    shares = [
-        sampler.epoch_batches(
-            trainer.loader.users,
-            settings.batch_size,
-            settings.seed,
-            0,
-            rank,
-            2,
-            lengths=trainer.loader.lengths,
-        )
-        for rank in range(2)
-    ]
+    shares = epoch_shares(
+        trainer.loader.users,
+        settings.batch_size,
+        settings.seed,
+        0,
+        2,
+        lengths=trainer.loader.lengths,
+    )
     found = []
-    for pair in itertools.islice(zip(*shares, strict=True), count):
+    for pair in itertools.islice(shares, count):
         own = [int(tokens[users].sum()) for users in pair]
         found.append(2 * max(own) / sum(own) - 1)
     return median(found)
@@ -266,16 +263,16 @@ def load_shares(
         before = memory_mib()
         trainer = make_trainer(own, open_dataset(folder), process)
         trainer.process = dataclasses.replace(trainer.process, rank=rank, processes=2)
-        users = sampler.epoch_batches(
+        shares = epoch_shares(
             trainer.loader.users,
             own.batch_size,
             own.seed,
             1,
-            rank,
             2,
             lengths=trainer.loader.lengths,
         )
-        np.save(folder / f"seen-{number}-{rank}.npy", np.concatenate(list(users)))
+        users = np.concatenate([share[rank] for share in shares])
+        np.save(folder / f"seen-{number}-{rank}.npy", users)
         together.wait()
         rate = loader_rate(trainer, count)
         together.wait()  # none builds or ends while the other one's clock runs

@@ -9,7 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.config.modes import PATHS
-from src.dataset.batching import batches
+from src.dataset.batching.batch import Batch
+from src.dataset.batching.packing import build_query_batch
+from src.dataset.batching.windows import Windows, context_windows, keep_domain, read_events
 from src.dataset.store.folder import Dataset
 from src.evaluation.rank_counts import to_device
 from src.interfaces import Recommender
@@ -86,11 +88,11 @@ def encode_queries(
     With `bar`, progress is shown on a terminal.
     """
 
-    def inputs(some: Queries) -> batches.Windows:
-        found = batches.context_windows(dataset, some.users, some.ends, max_len - 1, context)
+    def inputs(some: Queries) -> Windows:
+        windows = context_windows(dataset, some.users, some.ends, max_len - 1, context)
         if PATHS[path].single_domain:
-            return batches.only_domains(dataset, found, some.domains)
-        return found
+            return keep_domain(dataset, windows, some.domains)
+        return windows
 
     kind = {"device": device, "dtype": ensemble.dtype}
     hidden = torch.zeros(len(queries.users), ensemble.hidden, **kind)
@@ -111,19 +113,17 @@ def encode_queries(
     return hidden
 
 
-def _batch(
-    dataset: Dataset, contexts: batches.Windows, asked: np.ndarray, separate: bool
-) -> batches.Batch:
+def _batch(dataset: Dataset, contexts: Windows, asked: np.ndarray, separate: bool) -> Batch:
     """The queries as a model takes them; a domain's own model numbers its items from 1."""
-    items, domains = batches.read_events(dataset, contexts.events)
+    items, domains = read_events(dataset, contexts.events)
     lengths = np.bincount(contexts.rows, minlength=len(contexts.users))
     if not separate:
-        return batches.build_queries(items, domains, lengths, asked, len(dataset.domain_names))
+        return build_query_batch(items, domains, lengths, asked, len(dataset.domain_names))
     items = items - dataset.item_starts[domains] + 1
-    return batches.build_queries(items, domains * 0, lengths, asked * 0, 1)
+    return build_query_batch(items, domains * 0, lengths, asked * 0, 1)
 
 
-def _input_keys(dataset: Dataset, contexts: batches.Windows, domains: np.ndarray) -> np.ndarray:
+def _input_keys(dataset: Dataset, contexts: Windows, domains: np.ndarray) -> np.ndarray:
     """[Q, 1 + longest context] int32: what is known of the domain, then the items, then 0.
 
     An item says its own domain, so rows are equal where the inputs are.

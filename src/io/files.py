@@ -1,11 +1,10 @@
 """Writing files whole: a reader, or an interruption, never meets half of one."""
 
-import fcntl
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from src.io.errors import UserError
 
@@ -37,32 +36,6 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def lock(path: Path, file: bool = False) -> int | None:
-    """Lock a folder, or a `file`, made if need be: a descriptor that holds the lock until it is
-    closed or the process ends, however that ends. None where another process has the lock.
-
-    The path may lead elsewhere by then: see `is_open_as`. OSError where the system has no locks.
-    """
-    kind = os.O_CREAT if file else os.O_DIRECTORY
-    descriptor = os.open(path, os.O_RDONLY | kind)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return descriptor
-
-
-def is_open_as(path: Path, descriptor: int) -> bool:
-    """Whether the path still leads to what was opened as the descriptor."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
 def sync(path: Path) -> None:
     """Have the disk hold a file, or the names in a folder, so that a loss of power keeps it."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -70,3 +43,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Extend a file by `size` zero bytes that the disk has room for; OSError where it has not."""
+    file.flush()
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), file.tell(), size)
+        return
+    zeros = bytes(min(size, 1 << 20))  # macOS has no such call: write them
+    for start in range(0, size, len(zeros)):
+        file.write(zeros[: size - start])
+    file.flush()

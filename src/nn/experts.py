@@ -1,6 +1,6 @@
 """Experts: causal Transformer encoders on packed tokens, the K of one owner in one stack.
 
-The sequences of a view stand one after the other in M slots (src/dataset/batching/batches.py), so
+The sequences of a view stand one after the other in M slots (src/dataset/batching/packing.py), so
 the only padding is the few slots that no sequence fills.
 """
 

@@ -1,6 +1,6 @@
 """Gates: how much each expert weighs in the mixture, on packed tokens.
 
-The sequences of a view stand one after the other in M slots (src/dataset/batching/batches.py).
+The sequences of a view stand one after the other in M slots (src/dataset/batching/packing.py).
 `which` [M] is the gate of each slot: SDSR has one gate per domain, CDSR a single one.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from src.dataset.batching.batches import Batch
+from src.dataset.batching.batch import Batch
 from src.evaluation.targets import split_targets
 from src.interfaces import StepLosses
 from src.io.errors import NotFinite, UserError

@@ -5,11 +5,8 @@ nothing that could be taken for another run's.
 """
 
 import dataclasses
-import errno
-import os
 import re
 import shutil
-import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -18,7 +15,8 @@ from src.config.identity import difference, longer
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import TRAIN, VALID, Dataset, open_named
 from src.io.errors import UserError
-from src.io.files import TEMPORARY, is_open_as, lock, write_json
+from src.io.files import TEMPORARY, write_json
+from src.io.locking import hold_lock
 from src.io.paths import ROOT
 from src.runs.checkpoints import FAULT, FORMER, LAST, has_checkpoint, newest_checkpoint
 from src.runs.models import count_parameters, model_parts
@@ -33,7 +31,6 @@ from src.runs.warm_start import (
 from src.training.memory import check_tables
 from src.training.processes import Process
 
-WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 RESERVED = ("candidates", "logs")  # folders beside the runs
 
 
@@ -52,39 +49,18 @@ def run_folder(settings: Settings, dataset: Dataset) -> Path:
 
 
 def lock_run(folder: Path, held: ExitStack) -> None:
-    """Make the run folder and lock it, until `held` or the process ends, however that ends.
+    """Make the run folder and lock it, until `held` or the process ends.
 
     UserError where another command works in it, or it cannot be made. A folder that is empty at
     the end of `held`, because the command was refused, is removed.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
-        try:
-            descriptor = lock(folder)
-        except FileNotFoundError:  # a command that was refused is just removing it
-            continue
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            print(
-                f"warning: {folder} cannot be locked; start no second command in it",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-            return
-        if descriptor is None:
-            raise UserError(
-                f"another command is working in {folder}; wait for it, or give another --run_name"
-            )
-        if is_open_as(folder, descriptor):
-            break
-        os.close(descriptor)
-    held.callback(os.close, descriptor)  # the last to be called: no other may lock what is removed
-    for path in reversed(missing):
-        held.callback(_remove_empty, path)
+    refusal = f"another command is working in {folder}; wait for it, or give another --run_name"
+    try:
+        held.enter_context(hold_lock(folder, refusal))
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
+    held.callback(_remove_empty, folder)
 
 
 def _remove_empty(folder: Path) -> None:

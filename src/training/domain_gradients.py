@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from src.config.modes import PATHS
-from src.dataset.batching.batches import Batch
+from src.dataset.batching.batch import Batch
 from src.interfaces import StepLosses
 from src.training.random_state import random_state, restore_own
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.dataset.batching.batches import Batch
+from src.dataset.batching.batch import Batch
 from src.interfaces import StepLosses
 from src.objective.step_losses import domain_sums
 

@@ -67,7 +67,7 @@ def _of_targets(path: str, wrong: Tensor, batch, share, domains: list, users: li
     wrong, view = wrong.cpu(), batch.cross  # a sequence of that view is a user
     domain = int(domain_of[wrong][0])
     own = wrong & (domain_of == domain)
-    rows = view.sequence[view.places].cpu()[own].unique().tolist()
+    rows = view.sequence_ids[view.target_slots].cpu()[own].unique().tolist()
     shown = ", ".join(str(users[int(share[row])]) for row in rows[:NAMED])
     more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
     return f"the {path} loss of {domains[domain]} (users {shown}{more})"

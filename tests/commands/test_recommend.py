@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import recommend
-from src.dataset.batching import batches
+from src.dataset.batching.packing import build_batch
+from src.dataset.batching.windows import Windows
 from src.dataset.store.folder import TEST, open_dataset
 from tests.support.command_runs import DOMAINS, ROOT, command, failing, make_data, train
 
@@ -83,11 +84,9 @@ def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
         items=np.append(items - first, some_item).astype(np.int32),
         domains=np.append(domains, own).astype(np.int16),
     )
-    window = batches.Windows(
-        np.array([0]), np.arange(len(items) + 1), np.zeros(len(items) + 1, np.int64)
-    )
+    window = Windows(np.array([0]), np.arange(len(items) + 1), np.zeros(len(items) + 1, np.int64))
     with torch.no_grad():
-        hidden = model.last_outputs(batches.build_batch(one, window, 0, 0), path)
+        hidden = model.last_outputs(build_batch(one, window, 0, 0), path)
         return model.item_scores(hidden, own)[0].numpy()
 
 

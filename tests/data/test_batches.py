@@ -5,7 +5,10 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from src.dataset.batching import batches
+from src.dataset.batching.negatives import draw_negatives
+from src.dataset.batching.packing import build_batch, build_query_batch
+from src.dataset.batching.prefetch import prefetch
+from src.dataset.batching.windows import keep_domain, newest_events, newest_events_per_domain
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.targets import split_targets
 from src.nn.dropout import dropout
@@ -18,7 +21,7 @@ def sequences(view):
     """[(positions, inputs, domains)] of a view, sequence by sequence."""
     found = []
     for number in range(view.sequences):
-        rows = view.sequence == number
+        rows = view.sequence_ids == number
         parts = view.positions[rows], view.inputs[rows], view.domains[rows]
         found.append(tuple(part.tolist() for part in parts))
     return found
@@ -43,15 +46,17 @@ def test_every_training_event_is_a_target_once_in_each_view(seed):
     )
     assert batch.targets.tolist() == [users[user][0][t] for _, user, t in order]
     for view in (batch.single, batch.cross):
-        assert view.domains[view.places].tolist() == [domain for domain, _, _ in order]
-    places = batch.cross.places
-    users_and_times = zip(batch.cross.sequence[places], batch.cross.positions[places], strict=True)
+        assert view.domains[view.target_slots].tolist() == [domain for domain, _, _ in order]
+    places = batch.cross.target_slots
+    users_and_times = zip(
+        batch.cross.sequence_ids[places], batch.cross.positions[places], strict=True
+    )
     assert [(int(user), int(t)) for user, t in users_and_times] == [place[1:] for place in order]
     assert batch.counts == np.bincount([domain for domain, _, _ in order], minlength=4).tolist()
     assert batch.domain_counts.tolist() == batch.counts
     last = [order.index((domains[-1], u, len(domains) - 1)) for u, (_, domains) in enumerate(users)]
-    assert batch.last[batch.last_rank].tolist() == last
-    assert batch.last.tolist() == sorted(last)
+    assert batch.last_targets[batch.last_rows].tolist() == last
+    assert batch.last_targets.tolist() == sorted(last)
     assert batch.last_counts == np.bincount([d[-1] for _, d in users], minlength=4).tolist()
 
 
@@ -93,26 +98,26 @@ DOMAINS = [0, 0, 1, 0, 1, 1, 0, 0]
 )
 def test_a_window_holds_the_newest_events(max_len, kept):
     dataset = make_dataset([([6], [0]), (ITEMS, DOMAINS), ([6], [0])], SIZES)
-    windows = batches.newest(dataset, np.array([1]), np.array([9]), max_len)
+    windows = newest_events(dataset, np.array([1]), np.array([9]), max_len)
     assert dataset.items[windows.events].tolist() == kept
     assert windows.rows.tolist() == [0] * len(kept)
 
 
 def test_a_window_of_each_domain_holds_the_newest_events_of_each():
     dataset = make_dataset([([6, 7], [0, 1]), (ITEMS, DOMAINS)], SIZES)
-    windows = batches.newest_of_each_domain(dataset, np.array([1, 0]), np.array([10, 2]), 2)
+    windows = newest_events_per_domain(dataset, np.array([1, 0]), np.array([10, 2]), 2)
     kept = [dataset.items[windows.events[windows.rows == row]].tolist() for row in (0, 1)]
     assert kept == [[8, 9, 4, 5], [6, 7]]
-    batch = batches.build_batch(dataset, windows, 0, 0)
+    batch = build_batch(dataset, windows, 0, 0)
     assert int(batch.single.positions.max()) == 1
-    earlier = batches.newest_of_each_domain(dataset, np.array([1]), np.array([7]), 2)
+    earlier = newest_events_per_domain(dataset, np.array([1]), np.array([7]), 2)
     assert dataset.items[earlier.events].tolist() == [2, 7, 3, 8]
 
 
 def test_only_domains_keeps_each_users_events_of_its_own_domain():
     dataset = make_dataset([(ITEMS, DOMAINS), (ITEMS, DOMAINS)], SIZES)
-    windows = batches.newest(dataset, np.array([0, 1]), np.array([8, 16]), 5)
-    own = batches.only_domains(dataset, windows, np.array([1, 0]))
+    windows = newest_events(dataset, np.array([0, 1]), np.array([8, 16]), 5)
+    own = keep_domain(dataset, windows, np.array([1, 0]))
     assert dataset.items[own.events[own.rows == 0]].tolist() == [8, 9]
     assert dataset.items[own.events[own.rows == 1]].tolist() == [3, 4, 5]
 
@@ -125,7 +130,7 @@ def negatives_of(users, copies, seed=0, epoch=0):
     dataset = make_dataset(users * copies, SIZES)
     events = np.arange(len(dataset.items))
     items, domains = dataset.items.astype(np.int64), dataset.domains.astype(np.int64)
-    drawn = batches.draw_negatives(dataset, events, items, domains, seed, epoch)
+    drawn = draw_negatives(dataset.item_starts, events, items, domains, seed, epoch)
     return dataset, items, domains, drawn
 
 
@@ -163,8 +168,8 @@ def negative_of_each_event(dataset, parts, seed=3, epoch=0):
     found = {}
     for users in parts:
         batch = train_batch(dataset, users, seed=seed, epoch=epoch)
-        rows = users[batch.cross.sequence[batch.cross.places]].tolist()
-        times = batch.cross.positions[batch.cross.places].tolist()
+        rows = users[batch.cross.sequence_ids[batch.cross.target_slots]].tolist()
+        times = batch.cross.positions[batch.cross.target_slots].tolist()
         found |= dict(zip(zip(rows, times, strict=True), batch.negatives.tolist(), strict=True))
     return found
 
@@ -228,19 +233,19 @@ def test_a_query_is_packed_as_the_event_that_it_asks_for(seed):
     assert any(len(items) == 1 for items, _ in users)
     kept = np.delete(np.arange(len(dataset.items)), dataset.offsets[1:] - 1)
     asked = dataset.domains[dataset.offsets[1:] - 1].astype(np.int64)
-    query = batches.build_queries(
+    query = build_query_batch(
         dataset.items[kept].astype(np.int64), dataset.domains[kept].astype(np.int64),
         np.diff(dataset.offsets) - 1, asked, len(SIZES),
     )  # fmt: skip
     for name in ("cross", "single"):
         own, other = getattr(query, name), getattr(whole, name)
-        assert own.groups == other.groups and own.sequences == other.sequences
-        for field in ("inputs", "positions", "domains", "sequence", "places"):
+        assert own.tiles == other.tiles and own.sequences == other.sequences
+        for field in ("inputs", "positions", "domains", "sequence_ids", "target_slots"):
             assert torch.equal(getattr(own, field), getattr(other, field)), (name, field)
-    for field in ("last", "last_rank", "domain_counts", "pair_lengths"):
+    for field in ("last_targets", "last_rows", "domain_counts", "pair_lengths"):
         assert torch.equal(getattr(query, field), getattr(whole, field)), field
     assert query.last_counts == np.bincount(asked, minlength=len(SIZES)).tolist()
-    assert not query.targets[query.last].any()
+    assert not query.targets[query.last_targets].any()
     assert (query.targets > 0).sum() == len(kept)
 
 
@@ -290,8 +295,8 @@ def test_the_gradient_passes_where_the_value_passed(shape):
 
 
 def test_batches_made_ahead_are_the_same_in_the_same_order():
-    assert list(batches.one_ahead(iter(range(1, 9)))) == list(range(1, 9))
-    assert list(batches.one_ahead(iter(()))) == []
+    assert list(prefetch(iter(range(1, 9)))) == list(range(1, 9))
+    assert list(prefetch(iter(()))) == []
 
 
 def test_an_error_of_the_loader_reaches_the_training_loop():
@@ -301,6 +306,6 @@ def test_an_error_of_the_loader_reaches_the_training_loop():
 
     found = []
     with pytest.raises(ValueError, match="row 2"):
-        for item in batches.one_ahead(broken()):
+        for item in prefetch(broken()):
             found.append(item)
     assert found in ([], [1])

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.config.settings import Settings
-from src.dataset.batching import batches, sampler
+from src.dataset.batching.packing import build_batch
+from src.dataset.batching.sampler import epoch_shares
+from src.dataset.batching.windows import newest_events
 from src.dataset.store import verify
 from src.dataset.store.folder import ARRAYS, open_dataset
 from src.io.errors import UserError
@@ -170,9 +172,9 @@ def test_a_batch_of_an_item_that_is_not_there_is_refused(copy):
     """Whoever trains or ranks without main.py's look at every event."""
     change(copy, "items", put(0, 10_000))
     dataset = open_dataset(copy)
-    window = batches.newest(dataset, np.array([0, 1]), dataset.offsets[[1, 2]], 50)
+    window = newest_events(dataset, np.array([0, 1]), dataset.offsets[[1, 2]], 50)
     with pytest.raises(UserError, match="item 10000 is not in the vocabulary"):
-        batches.build_batch(dataset, window, 0, 0)
+        build_batch(dataset, window, 0, 0)
 
 
 # ------------------------------------------------------------------------ the order of an epoch
@@ -196,16 +198,20 @@ def epochs(draw) -> dict:
     }
 
 
-def lists(found) -> list[list[int]]:
-    return [part.tolist() for part in found]
+def lists(batches) -> list[list[int]]:
+    return [users.tolist() for users in batches]
+
+
+def one_share(users, batch_size, seed, epoch, rank=0, processes=1, **more) -> list[np.ndarray]:
+    """The users of each batch that one process takes."""
+    shares = epoch_shares(users, batch_size, seed, epoch, processes, **more)
+    return [share[rank] for share in shares]
 
 
 @settings(max_examples=150, deadline=None)
 @given(epoch=epochs())
 def test_the_processes_see_each_user_once_an_epoch_and_have_even_shares(epoch):
-    shares = [
-        lists(sampler.epoch_batches(rank=rank, **epoch)) for rank in range(epoch["processes"])
-    ]
+    shares = [lists(one_share(rank=rank, **epoch)) for rank in range(epoch["processes"])]
     assert len({len(share) for share in shares}) == 1  # as many batches each
     together = [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)]
     assert sorted(itertools.chain(*together)) == epoch["users"].tolist()
@@ -225,13 +231,13 @@ def test_the_processes_see_each_user_once_an_epoch_and_have_even_shares(epoch):
 @given(epoch=epochs(), rank=st.integers(0, 4), start=st.integers(0, 40))
 def test_an_epoch_goes_on_at_any_batch(epoch, rank, start):
     rank %= epoch["processes"]
-    whole = lists(sampler.epoch_batches(rank=rank, **epoch))
-    assert lists(sampler.epoch_batches(rank=rank, start=start, **epoch)) == whole[start:]
+    whole = lists(one_share(rank=rank, **epoch))
+    assert lists(one_share(rank=rank, start=start, **epoch)) == whole[start:]
 
 
 def epoch_of(seed=1, epoch=0, batch_size=4, **more):
     users = np.arange(100, 123)
-    return list(sampler.epoch_batches(users, batch_size, seed, epoch, **more))
+    return one_share(users, batch_size, seed, epoch, **more)
 
 
 def test_an_epoch_has_every_user_once_and_keeps_its_short_last_batch():
@@ -260,9 +266,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(lengths):
 def test_by_length_a_batch_has_users_of_similar_length_in_an_order_by_chance():
     rng = np.random.default_rng(0)
     tokens, users = rng.integers(1, 51, 5000), np.arange(5000)
-    random, sorted_ = (
-        list(sampler.epoch_batches(users, 16, 3, 0, lengths=lengths)) for lengths in (None, tokens)
-    )
+    random, sorted_ = (one_share(users, 16, 3, 0, lengths=lengths) for lengths in (None, tokens))
     apart = [np.mean([np.ptp(tokens[part]) for part in found]) for found in (random, sorted_[:-1])]
     assert apart[0] > 40 and apart[1] < 2
     means = np.array([tokens[part].mean() for part in sorted_])
@@ -273,10 +277,7 @@ def test_by_length_a_batch_has_users_of_similar_length_in_an_order_by_chance():
 
 def test_by_length_two_processes_share_a_batch_in_tokens():
     tokens = np.arange(1, 9)
-    shares = [
-        list(sampler.epoch_batches(np.arange(8), 8, 0, 0, rank, 2, lengths=tokens))
-        for rank in range(2)
-    ]
+    shares = [one_share(np.arange(8), 8, 0, 0, rank, 2, lengths=tokens) for rank in range(2)]
     assert [sorted(tokens[users].tolist()) for (users,) in shares] == [[1, 4, 5, 8], [2, 3, 6, 7]]
 
 
@@ -309,8 +310,11 @@ def test_an_epoch_that_goes_on_at_a_step_has_the_batches_of_the_whole_one(
     trainer.progress.epoch = 2
     whole = [leaves(step) for step in trainer.loader.steps(0)]
     assert len(whole) == trainer.loader.steps_per_epoch == -(-31 // (4 * grad_accum))
-    built, build = [], batches.build_batch
-    monkeypatch.setattr(batches, "build_batch", lambda *args: built.append(args) or build(*args))
+    built = []
+    monkeypatch.setattr(
+        "src.dataset.batching.loader.build_batch",
+        lambda *args: built.append(args) or build_batch(*args),
+    )
     for first in (0, 1, len(whole) - 1, len(whole)):
         built.clear()
         assert [leaves(step) for step in trainer.loader.steps(0, first)] == whole[first:]

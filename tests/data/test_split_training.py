@@ -15,7 +15,7 @@ from src.baselines.markov import Markov
 from src.baselines.popularity import Popularity
 from src.config.names import PROTOCOLS, RELEASED
 from src.config.settings import Settings
-from src.dataset.batching.batches import training_part
+from src.dataset.batching.windows import training_dataset
 from src.dataset.build.card import make_card
 from src.dataset.build.sequences import Sequences
 from src.dataset.store.folder import TEST, TRAIN, VALID, open_dataset
@@ -79,10 +79,10 @@ def epoch_batches(dataset, folder, **options) -> tuple[Trainer, list]:
 def view_sequences(batch, view) -> list[tuple]:
     """(inputs, targets, domains) of each sequence of a view, in the order of its positions."""
     targets = torch.zeros_like(view.inputs)
-    targets[view.places] = batch.targets
+    targets[view.target_slots] = batch.targets
     found = []
     for number in range(view.sequences):
-        slots = torch.nonzero(view.sequence == number)[:, 0]
+        slots = torch.nonzero(view.sequence_ids == number)[:, 0]
         slots = slots[view.positions[slots].argsort()]
         assert view.positions[slots].tolist() == list(range(len(slots)))
         parts = view.inputs[slots], targets[slots], view.domains[slots]
@@ -142,7 +142,7 @@ def test_per_domain_training_events_behind_held_out_ones_are_trained_on():
         for start, end in zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)
     )
     assert behind >= 5
-    part, ends = training_part(dataset)
+    part, ends = training_dataset(dataset)
     assert part is not dataset and (part.split == TRAIN).all()
     assert part.offsets[1:].tolist() == ends.tolist()
     assert len(part.items) == (dataset.split == TRAIN).sum()
@@ -161,7 +161,7 @@ LONG = [(items, domains) for items, domains in random_users(2) if len(items) >= 
     ids=["none", "last", "last two", "temporal", *(f"only domain {d}" for d in range(len(SIZES)))],
 )
 def test_where_training_events_come_first_training_reads_the_dataset_itself(dataset):
-    part, ends = training_part(dataset)
+    part, ends = training_dataset(dataset)
     assert part is dataset
     for start, end, stop in zip(dataset.offsets[:-1], ends, dataset.offsets[1:], strict=True):
         assert (dataset.split[start:end] == TRAIN).all()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.dataset.batching import batches
+from src.dataset.batching.windows import train_ends, training_dataset, window_lengths
 from src.dataset.store import folder, verify
 from src.dataset.store.folder import TEST, TRAIN, VALID, open_dataset, user_chunks
 from src.io.errors import UserError
@@ -121,12 +121,12 @@ def test_what_is_counted_in_chunks_is_counted_right(seed, small_chunks):
         assert dataset.split_counts[part].tolist() == [own.count(d) for d in range(len(SIZES))]
     users = [slice(*ends) for ends in zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)]
     counts = [int((dataset.split[own] == TRAIN).sum()) for own in users]
-    assert (batches.train_ends(dataset) - dataset.offsets[:-1]).tolist() == counts
-    part, ends = batches.training_part(dataset)
+    assert (train_ends(dataset) - dataset.offsets[:-1]).tolist() == counts
+    part, ends = training_dataset(dataset)
     assert (part is dataset) == bool(seed % 2)
     read = [
         part.items[first:end].tolist() for first, end in zip(part.offsets[:-1], ends, strict=True)
     ]
     assert read == [dataset.items[own][dataset.split[own] == TRAIN].tolist() for own in users]
-    tokens = batches.window_lengths(part, ends, 4, "paired")
+    tokens = window_lengths(part, ends, 4, "paired")
     assert tokens.tolist() == [min(count, 4) for count in counts]

@@ -238,7 +238,9 @@ def test_equal_inputs_are_encoded_once_and_give_what_each_alone_gives(
     monkeypatch.setattr(
         type(model),
         "last_outputs",
-        lambda self, batch, task: users.append(len(batch.last)) or original(self, batch, task),
+        lambda self, batch, task: (
+            users.append(len(batch.last_targets)) or original(self, batch, task)
+        ),
     )
     rows = np.random.default_rng(0).permutation(len(USERS))
     together = encoded(model, dataset, path, context, rows)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.dataset.batching.batches import attention_tiles
+from src.dataset.batching.tiles import attention_tiles
 from src.nn import encoder as plain
 from src.nn.dropout import DropoutMasks
 from src.nn.encoder import LayerWeights, PassOptions

@@ -13,7 +13,7 @@ import torch
 from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from src.config.names import PROTOCOLS
 from src.config.settings import Settings
-from src.dataset.batching import batches
+from src.dataset.batching.packing import build_batch
 from src.evaluation.path_scores import fit_count_models, score_paths
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
@@ -140,7 +140,7 @@ def test_a_training_step_waits_for_the_gpu_once(loss, precision):
     for _ in range(3):
         bench.step()
     torch.cuda.synchronize()
-    batch = batches.build_batch(trainer.dataset, bench.windows, 1, 1)
+    batch = build_batch(trainer.dataset, bench.windows, 1, 1)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as waits:

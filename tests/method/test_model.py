@@ -160,7 +160,7 @@ def test_the_experts_start_distinct_and_share_experts_makes_them_one():
     batch = train_batch(dataset)
     view = batch.cross
     inputs = shared.embed(view, "cross", shared.item_rows(view.inputs))
-    tiles = tiles_of(view.groups, view.sequence, inputs.dtype)
+    tiles = tiles_of(view.tiles, view.sequence_ids, inputs.dtype)
     alone = shared.experts["shared"](inputs, inputs.new_ones(len(inputs), 1), tiles)
     mixture = shared.mix(inputs, view, torch.arange(len(inputs)), "cross")
     torch.testing.assert_close(mixture, alone)  # the mixture is its single encoder
@@ -278,7 +278,11 @@ def test_a_process_without_a_user_in_the_batch_adds_nothing(mode, gate, loss):
     options = (VARIANTS | ALONE)[mode] | {"softmax_items": "domain", "gate": gate} | kind
     dataset = make_dataset(random_users(1, longest=20), SIZES)
     model = make_model(dataset, **options)
-    loader = Loader(model.settings, dataset, torch.device("cpu"), rank=1, processes=2)
+    loader = Loader(
+        dataset, torch.device("cpu"), rank=1, processes=2, batch_size=1024,
+        max_len=model.settings.max_len, seed=1, context=model.settings.sdsr_context,
+        share_mim_counts=model.settings.compares_views,
+    )  # fmt: skip
     batch = loader.batch([loader.users, loader.users[:0]], epoch=0)
     assert batch.domain_counts.tolist() == [0] * len(SIZES)
     others = torch.randn(3, 2 * model.settings.hidden, dtype=torch.float64)  # the other process's

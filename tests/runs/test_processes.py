@@ -92,8 +92,9 @@ def launched(data, place):
 
 def test_the_log_leaves_processes_without_a_user_and_the_steps_are_many(data):
     """What would make the tests here easy ones, if it were not so."""
-    settings = Settings(batch_size=7, device="cpu")
-    loader = Loader(settings, open_dataset(data), torch.device("cpu"), 1, 2)
+    loader = Loader(
+        open_dataset(data), torch.device("cpu"), 1, 2, batch_size=7, max_len=50, seed=42
+    )
     shares = [batch for step in loader.shares(epoch=0) for batch in step]
     assert [len(own) for own in shares[-1]] == [1, 0]
     assert [len(own) for own in shares[0]] == [4, 3]

@@ -7,7 +7,8 @@ import torch
 
 from models import SyNCRec
 from src.config.settings import Settings
-from src.dataset.batching import batches
+from src.dataset.batching.packing import build_batch
+from src.dataset.batching.windows import newest_events, train_ends
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
 
 
@@ -63,8 +64,8 @@ def make_model(dataset, *, seed=0, dtype=torch.float64, **settings) -> SyNCRec:
 def train_batch(dataset, users=None, max_len=16, seed=3, epoch=0):
     """All training events of `users` (default: everybody) as one batch."""
     users = np.arange(dataset.users) if users is None else np.asarray(users)
-    windows = batches.newest(dataset, users, batches.train_ends(dataset)[users], max_len)
-    return batches.build_batch(dataset, windows, seed, epoch)
+    windows = newest_events(dataset, users, train_ends(dataset)[users], max_len)
+    return build_batch(dataset, windows, seed, epoch)
 
 
 def losses_with_gradient(model, batch) -> dict[str, torch.Tensor]:

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from src.config.settings import Settings
-from src.dataset.batching import batches, sampler
-from src.dataset.batching.batches import Batch
+from src.dataset.batching.batch import Batch
+from src.dataset.batching.packing import build_batch
+from src.dataset.batching.sampler import epoch_shares
+from src.dataset.batching.windows import (
+    Windows,
+    context_windows,
+    mim_user_counts,
+    training_dataset,
+    window_lengths,
+)
 from src.dataset.store.folder import Dataset
 from src.io.errors import UserError
 
@@ -18,83 +25,86 @@ class Loader:
     """The training events of a dataset, in the batches of each epoch.
 
     Every process reads the same order of users, a function of seed and epoch, and takes its share
-    of each batch. UserError where there is nothing to train on, or less than a user a process.
+    of each batch. The keyword arguments are the settings of the same names (`context` is
+    `--sdsr_context`); `share_mim_counts`: the processes' users are compared with each other
+    (SC-MIM). UserError without training events, or with fewer users per batch than processes.
     """
 
     def __init__(
         self,
-        settings: Settings,
         dataset: Dataset,
         device: torch.device,
         rank: int = 0,
         processes: int = 1,
+        *,
+        batch_size: int,
+        max_len: int,
+        seed: int,
+        grad_accum: int = 1,
+        batch_by: str = "random",
+        context: str = "paired",
+        share_mim_counts: bool = False,
     ):
-        self.settings, self.device, self.rank, self.processes = settings, device, rank, processes
-        self.training, self.ends = batches.training_part(dataset)
+        self.device, self.rank, self.processes = device, rank, processes
+        self.batch_size, self.grad_accum, self.seed = batch_size, grad_accum, seed
+        self.max_len, self.context = max_len, context
+        self.share_mim_counts = share_mim_counts and processes > 1
+        self.training, self.ends = training_dataset(dataset)
         self.users = np.flatnonzero(self.ends - self.training.offsets[:-1] > 0)
         if len(self.users) == 0:
             raise UserError(
                 f"{dataset.folder} has no training events; loosen the filters or change the split"
             )
-        if settings.batch_size < processes:
+        if batch_size < processes:
             raise UserError(
-                f"{processes} processes share batches of --batch_size {settings.batch_size} users; "
-                "start fewer"
+                f"--batch_size {batch_size} gives {processes} processes less than one user each; "
+                "raise it or start fewer processes"
             )
-        self.lengths = None
-        if settings.batch_by == "length":
-            self.lengths = self._window_lengths()
+        self.lengths = self._all_window_lengths() if batch_by == "length" else None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch."""
-        return math.ceil(len(self.users) / (self.settings.batch_size * self.settings.grad_accum))
+        """Optimiser steps per epoch."""
+        return math.ceil(len(self.users) / (self.batch_size * self.grad_accum))
 
     def window_lengths(self) -> np.ndarray:
-        """[users that train] targets of each one's window."""
-        lengths = self._window_lengths() if self.lengths is None else self.lengths
+        """[training users] targets in each one's window."""
+        lengths = self._all_window_lengths() if self.lengths is None else self.lengths
         return lengths[self.users]
 
-    def _window_lengths(self) -> np.ndarray:
-        """[users] the same of all of them."""
-        settings = self.settings
-        return batches.window_lengths(
-            self.training, self.ends, settings.max_len, settings.sdsr_context
-        )
+    def _all_window_lengths(self) -> np.ndarray:
+        """[users] the same for every user of the dataset."""
+        return window_lengths(self.training, self.ends, self.max_len, self.context)
 
     def steps(self, epoch: int, first: int = 0) -> Iterator[list[Batch]]:
-        """The batches of each optimiser step of an epoch, from its step `first` on."""
+        """The batches of each optimiser step of an epoch, starting with step `first`."""
         for step in self.shares(epoch, first):
             yield [self.batch(shares, epoch) for shares in step]
 
     def shares(self, epoch: int, first: int = 0) -> Iterator[list[list[np.ndarray]]]:
-        """The users of the batches of each optimiser step: of each batch every process's share."""
-        settings = self.settings
-        found = sampler.epoch_shares(
+        """The users of the batches of each optimiser step: for each batch every process's share."""
+        batches = epoch_shares(
             self.users,
-            settings.batch_size,
-            settings.seed,
+            self.batch_size,
+            self.seed,
             epoch,
             self.processes,
             lengths=self.lengths,
-            start=first * settings.grad_accum,
+            start=first * self.grad_accum,
         )
-        while step := list(itertools.islice(found, settings.grad_accum)):
+        while step := list(itertools.islice(batches, self.grad_accum)):
             yield step
 
     def batch(self, shares: list[np.ndarray], epoch: int) -> Batch:
         """This process's part of the batch whose users the processes share: [P] users each."""
-        own, mim_users = self._windows(shares[self.rank]), None
-        if self.processes > 1 and self.settings.compares_views:
-            # each process counts for all, so that nobody waits for a count within the step
+        windows, mim_users = self._windows(shares[self.rank]), None
+        if self.share_mim_counts:
+            # each process counts for all, so that no step waits for an exchange of the counts
             mim_users = np.stack(
-                [batches.repeat_users(self.training, self._windows(users)) for users in shares]
+                [mim_user_counts(self.training, self._windows(users)) for users in shares]
             )
-        batch = batches.build_batch(self.training, own, self.settings.seed, epoch, mim_users)
+        batch = build_batch(self.training, windows, self.seed, epoch, mim_users)
         return batch.to(self.device)
 
-    def _windows(self, users: np.ndarray) -> batches.Windows:
-        settings = self.settings
-        return batches.context_windows(
-            self.training, users, self.ends[users], settings.max_len, settings.sdsr_context
-        )
+    def _windows(self, users: np.ndarray) -> Windows:
+        return context_windows(self.training, users, self.ends[users], self.max_len, self.context)

@@ -1,6 +1,5 @@
 """All users' sequences as flat arrays on disk: what the selected events become."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from src.dataset.build.selection import Selection
 from src.dataset.engine.base import Engine, rows
 from src.dataset.store.folder import ARRAYS, CHUNK, user_chunks
 from src.io.errors import UserError
+from src.io.files import reserve
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ def empty_arrays(folder: Path, offsets: np.ndarray) -> dict[str, np.ndarray]:
         with path.open("wb") as file:
             header = {"descr": dtype.str, "fortran_order": False, "shape": (int(length),)}
             np.lib.format.write_array_header_1_0(file, header)
-            file.flush()
-            os.posix_fallocate(file.fileno(), file.tell(), max(1, int(length) * dtype.itemsize))
+            reserve(file, max(1, int(length) * dtype.itemsize))
         arrays[name] = np.load(path, mmap_mode="r+")
     arrays["offsets"][:] = offsets
     return arrays

@@ -1,116 +1,86 @@
-"""Where a dataset folder comes into being: locked, beside its final name, all or nothing."""
+"""Staging: a dataset folder is built under a lock beside its final name and appears whole."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.io.errors import UserError
-from src.io.files import is_open_as, lock, sync
+from src.io.files import sync
+from src.io.locking import hold_lock
 
-PREFIX = "make_dataset-"  # of folders for what is spilled
-ELSEWHERE = "spill_elsewhere"  # the file that says where that is
+PREFIX = "make_dataset-"  # of the names of spill folders
+SPILL_RECORD = "spill_folder"  # the file in the staging folder that names a spill folder elsewhere
 
 
 @dataclass
-class Workplace:
-    """A folder to fill, and one for what is spilled meanwhile."""
+class Staging:
+    """A folder to fill and one for spilled intermediate data."""
 
-    made: Path  # becomes the dataset folder
+    folder: Path  # becomes the dataset folder
     spill: Path
-    complete: bool = False  # set when `made` may take its final name
+    complete: bool = False  # set when `folder` may take its final name
 
 
 @contextmanager
-def workplace(target: Path, temp_dir: str = "") -> Iterator[Workplace]:
-    """A place to make the folder `target`, which appears when `complete` has been set, or never.
+def staging_folder(target: Path, temp_dir: str = "") -> Iterator[Staging]:
+    """A folder in which to build `target`, which appears if `complete` has been set, or never.
 
-    What was left by a command that was killed is removed first. UserError when another command
-    makes the same folder now, where nothing can be written, and when the disk is full.
+    What a killed command left is removed first. UserError when another command is making the same
+    folder, where nothing can be written, and when the disk is full.
     """
     target = target.resolve()
     root = target.parent / f".{target.name}.partial"
+    refusal = (
+        f"another command is making {target}; wait for it, or name another folder with --variant "
+        "or --out_dir"
+    )
     try:
-        with _locked(root, target), _removed_at_end(root):
-            with _spill_folder(root, temp_dir) as spill:
-                place = Workplace(root / "made", spill)
-                place.made.mkdir()
-                yield place
-            if place.complete:
-                _synced(place.made)
-                place.made.rename(target)
+        with hold_lock(target, refusal):
+            _remove(root)
+            try:
+                root.mkdir()
+                with _spill_folder(root, temp_dir) as spill:
+                    staging = Staging(root / "dataset", spill)
+                    staging.folder.mkdir()
+                    yield staging
+                if staging.complete:
+                    _sync_tree(staging.folder)
+                    staging.folder.rename(target)
+            finally:
+                _remove(root)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error}") from None
 
 
-@contextmanager
-def _locked(root: Path, target: Path) -> Iterator[None]:
-    """Make `root` anew and lock it; the lock ends with the process, however that ends."""
-    while True:
-        root.mkdir(parents=True, exist_ok=True)
-        path = root / "lock"
-        try:
-            held = lock(path, file=True)
-        except FileNotFoundError:  # the command before is just removing its folder
-            continue
-        if held is None:
-            raise UserError(
-                f"another command is making {target} now; wait for it, or name another folder "
-                "with --variant or --out_dir"
-            )
-        # the file may have been removed between opening and locking: by the command before
-        if is_open_as(path, held):
-            break
-        os.close(held)
-    for left in root.iterdir():  # by a command that was killed
-        if left.name == ELSEWHERE:
-            spill = Path(left.read_text())
-            if spill.name.startswith(PREFIX):  # the kill may have come before all was written
-                shutil.rmtree(spill, ignore_errors=True)
-        if left.is_dir():
-            shutil.rmtree(left)
-        elif left != path:
-            left.unlink()
-    try:
-        yield
-    finally:
-        os.close(held)
-
-
-@contextmanager
-def _removed_at_end(root: Path) -> Iterator[None]:
-    """Remove the folder, the lock last: who finds no lock makes one, and begins to fill it."""
-    try:
-        yield
-    finally:
-        for path in root.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != "lock":
-                path.unlink()
-        (root / "lock").unlink()
-        with suppress(OSError):  # the next command has come
-            root.rmdir()
+def _remove(root: Path) -> None:
+    """Remove a staging folder, and the spill folder elsewhere that a killed command left."""
+    record = root / SPILL_RECORD
+    if record.is_file():
+        spill = Path(record.read_text())
+        if spill.name.startswith(PREFIX):  # the kill may have come before all was written
+            shutil.rmtree(spill, ignore_errors=True)
+    if root.exists():
+        shutil.rmtree(root)
 
 
 @contextmanager
 def _spill_folder(root: Path, temp_dir: str) -> Iterator[Path]:
-    """A new folder in `temp_dir`, or in `root`; it is gone at the end.
+    """A new folder in `temp_dir`, or in `root`, removed at the end.
 
-    Its name is kept in `root`, so that the next command can remove what a killed one left.
+    Its name is recorded in `root`, so that the next command can remove what a killed one left.
     """
     with temporary_folder(temp_dir or str(root)) as spill:
         if temp_dir:
-            (root / ELSEWHERE).write_text(str(spill))
+            (root / SPILL_RECORD).write_text(str(spill))
         yield spill
 
 
 @contextmanager
 def temporary_folder(temp_dir: str = "") -> Iterator[Path]:
-    """A new folder in `temp_dir`, or where the system has such folders; it is gone at the end.
+    """A new folder in `temp_dir`, or in the system's temporary folder, removed at the end.
 
     UserError when it cannot be made.
     """
@@ -124,7 +94,7 @@ def temporary_folder(temp_dir: str = "") -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _synced(folder: Path) -> None:
-    """Have the disk hold all of a folder: a loss of power after the renaming must not empty it."""
+def _sync_tree(folder: Path) -> None:
+    """Sync a folder and all in it, so that a power loss after the rename does not empty it."""
     for path in [folder, *folder.rglob("*")]:
         sync(path)

@@ -13,7 +13,7 @@ from src.baselines import BASELINES
 from src.config.modes import PATHS, SERVED
 from src.evaluation.metrics import METRICS
 from src.io.errors import UserError
-from src.report.finished_runs import MEANS, Run, domain_means, read_runs
+from src.report.finished_runs import MEANS, domain_means, read_runs
 from src.report.formatting import ALPHA, count_of, interval, join_and, number, p_cell, signed
 from src.report.seed_groups import (
     Ranker,
@@ -91,8 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
     metrics = list(dict.fromkeys(arguments.metric))
     work = tqdm(others, unit="pair", disable=None, leave=False)
     pairs = [
-        compare_pair(first, second, arguments.split, arguments.protocol, metrics)
-        for second in work
+        compare_pair(first, second, arguments.split, arguments.protocol, metrics) for second in work
     ]
     texts = [pair_text(rows) for rows in pairs]
     text = "\n".join([*texts, legend(pairs, [first, *others], len(metrics))])
@@ -162,7 +161,7 @@ def _metric_rows(
     """The rows of one metric, p not adjusted yet."""
     what = (split, protocol)
     values = [one.group.values(*what, one.path, metric) for one in (first, second)]
-    check_same_targets(*values, first.name, second.name)
+    check_same_targets(values[0], values[1], first.name, second.name)
     names = first.group.runs[0].domains
     pairs = comparison.compare(
         values[0].value.to_numpy(),

@@ -59,7 +59,7 @@ def tidy_rows(runs: list[Run]) -> list[tuple]:
                     if is_baseline and (split, protocol, path) in seen:
                         continue
                     seen.add((split, protocol, path))
-                    facts = (run.name, run.model, run.mode, run.loss, run.seed)
+                    facts: tuple = (run.name, run.model, run.mode, run.loss, run.seed)
                     if is_baseline:
                         facts = (path, "", "", "", "")
                     rows += [

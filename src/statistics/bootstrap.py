@@ -54,8 +54,8 @@ def estimates_of(table: UserSums, resamples: int, seed: int) -> dict[str, Estima
         spread = np.array(_bootstrap(table, values[:-2], resamples, rng))
         spread[:, ~np.array(table.has_interval)] = np.nan
     return {
-        name: Estimate(float(value), *numbers, n)
-        for name, value, numbers, n in zip(
+        name: Estimate(float(value), low, high, error, n)
+        for name, value, (low, high, error), n in zip(
             table.names, values, spread.T.tolist(), table.targets, strict=True
         )
     }

@@ -1,4 +1,4 @@
-"""Where a report lies: a folder of its own, put in place whole, replaced only by another report."""
+"""The folder of a report: written whole, and replaced only by another report."""
 
 import shutil
 import tempfile
@@ -8,41 +8,46 @@ from pathlib import Path
 from src.io.errors import UserError
 
 PAGE = "report.html"
-CONTENT = {PAGE, "figures", "tables"}
-MARK = '<meta name="generator" content="negative-transfer report">'  # stands in every page
+ENTRIES = {PAGE, "figures", "tables"}
+MARK = '<meta name="generator" content="negative-transfer report">'  # in every page
 
 
 def check_replaceable(out: Path) -> None:
-    """UserError unless `out` is free, an empty folder, or a report and nothing else."""
+    """UserError unless `out` does not exist, is an empty folder, or holds only a report."""
     if Path.cwd().is_relative_to(out.resolve()):
-        raise UserError(f"--out {out} holds the current folder; give a folder of its own")
+        raise UserError(f"--out {out} contains the current folder; give a folder of its own")
     if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _is_report(out))):
         return
-    raise UserError(f"--out {out} exists and is no report; give another, or move it away")
+    raise UserError(f"--out {out} exists and is not a report; give another path, or move it away")
 
 
 def _is_report(folder: Path) -> bool:
-    if {path.name for path in folder.iterdir()} != CONTENT or not (folder / PAGE).is_file():
+    if {path.name for path in folder.iterdir()} != ENTRIES or not (folder / PAGE).is_file():
         return False
     with (folder / PAGE).open(encoding="utf-8", errors="replace") as page:
         return MARK in page.read(1000)
 
 
 def replace_folder(out: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill an empty folder beside `out`, then put it in the place of `out`."""
-    place = out.resolve()
+    """Let `write` fill an empty folder beside `out`, then rename it to `out`.
+
+    Raises UserError if `out` cannot be written; an interruption leaves the old report as it was.
+    """
+    target = out.resolve()
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+        raise UserError(f"cannot write --out {out}: {error.strerror}") from None
+    new, old = work / "new", work / "old"
     try:
-        new, old = work / "new", work / "old"
         new.mkdir()
         write(new)
-        check_replaceable(out)  # it may have come meanwhile
-        if place.exists():
-            place.rename(old)
-        new.rename(place)
+        check_replaceable(out)  # it may have appeared meanwhile
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
     finally:
+        if old.exists() and not target.exists():  # interrupted between the two renames
+            old.rename(target)
         shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""What the negative-transfer report holds, in which order: its parts, figures and tables."""
+"""The content of the negative-transfer report: its sections, parts, figures and tables, in order.
+
+A new figure is one function of figures.py, one caption of captions.py, and one entry here.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,33 +9,37 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from src.report import analysis, figures, figures_training, style
-from src.report import captions as readings
-from src.report import transfer_tables as tables
-from src.report.compared_paths import DataSet, Measured, measure
-from src.report.gamma_claim import claim_points, correlation, correlations
-from src.report.page import Part, Section, Shown, write_page
-from src.report.summary import planted_line, summary_lines
-
-GROUPINGS = {
-    "history": "Events of the target's domain before it",
-    "context": "Domains in the target's context",
-    "popularity": "Popularity of the target's item",
-}
+from src.report.transfer import captions, figures, tables, training_figures
+from src.report.transfer import figure_style as style
+from src.report.transfer.data_sets import DataSet, TargetMetrics, measure
+from src.report.transfer.differences import differences as paired_differences
+from src.report.transfer.differences import levels as metric_levels
+from src.report.transfer.gamma_correlation import correlation, correlation_points, correlations
+from src.report.transfer.html_page import CaptionedFigure, Part, Section, write_page
+from src.report.transfer.sensitivity import beyond_accuracy, protocol_table, tie_table
+from src.report.transfer.summary import planted_line, summary_lines
+from src.report.transfer.target_groups import (
+    GROUPINGS,
+    group_differences,
+    group_domains,
+    group_levels,
+)
+from src.report.transfer.training_history import curves as validation_curves
+from src.report.transfer.training_history import trajectories as gamma_trajectories
 
 
 @dataclass(frozen=True)
 class Document:
-    """The report before it is written."""
+    """A report that is not written yet."""
 
     sections: list[Section]
-    claim: Part
+    correlation: Part
     metric: str
 
     def write(self, folder: Path) -> None:
         """Fill an empty folder. The same runs give the same bytes."""
         with style.styled():
-            write_page(folder, self.sections, self.claim, self.metric)
+            write_page(folder, self.sections, self.correlation, self.metric)
 
     def text(self) -> str:
         """The summaries, for the console."""
@@ -41,37 +48,38 @@ class Document:
             lines.append(section.name)
             if section.generated:
                 lines.append(f"  Generated log, not real behaviour: {section.generated}")
-            lines += [f"  {what}: {sentence}" for what, sentence in section.summary]
+            lines += [f"  {topic}: {sentences}" for topic, sentences in section.summary]
         return "\n".join(lines)
 
 
-def build(found: list[DataSet], metric: str) -> Document:
-    """The report on these data sets. Raises UserError where the runs lack a file."""
+def build(data_sets: list[DataSet], metric: str) -> Document:
+    """The report on these data sets. Raises UserError if the runs lack a file."""
     with style.styled():
-        work = tqdm(found, desc="data sets", disable=None, leave=False)
+        work = tqdm(data_sets, desc="data sets", disable=None, leave=False)
         parts = [data_section(data, metric) for data in work]
         points = pd.concat([points for _, points in parts], ignore_index=True)
-        return Document([section for section, _ in parts], claim_part(points, metric), metric)
+        sections = [section for section, _ in parts]
+        return Document(sections, correlation_part(points, metric), metric)
 
 
 def data_section(data: DataSet, metric: str) -> tuple[Section, pd.DataFrame]:
-    """The section of a data set, and its points of the claim."""
+    """The section of a data set, and its points for the correlation."""
     measured = measure(data, metric)
-    levels = analysis.levels(data, measured)
-    differences = analysis.differences(data, measured)
-    trajectories = analysis.trajectories(data)
-    points = claim_points(data, measured)
+    levels = metric_levels(data, measured)
+    differences = paired_differences(data, measured)
+    trajectories = gamma_trajectories(data)
+    points = correlation_points(data, measured)
     section = Section(
         name=data.name,
         generated=data.card["notes"].get("generated", ""),
         planted=planted_line(data, differences, trajectories),
         summary=summary_lines(data, differences, points, correlation(points), metric),
-        notes=_notes(data),
+        notes=notes(data),
         parts=[
             transfer_part(data, levels, differences, metric),
             training_part(data, trajectories),
             groups_part(data, measured, metric),
-            other_views_part(data, measured, metric),
+            sensitivity_part(data, measured, metric),
             Part("Data", [], tables.card_tables(data.card)),
             Part("Runs", [], [tables.runs_table(data), tables.settings_table(data)]),
         ],
@@ -79,80 +87,82 @@ def data_section(data: DataSet, metric: str) -> tuple[Section, pd.DataFrame]:
     return section, points
 
 
-def _notes(data: DataSet) -> list[str]:
-    notes, names = [], tables.differing(data)
+def notes(data: DataSet) -> list[str]:
+    """Warnings about a comparison of models that differ in more than their mode."""
+    lines, names = [], tables.differing(data)
     if names:
-        notes.append(
-            f"The models differ in more than their mode: {', '.join(names)} (the table of the "
-            "settings has the values). A difference between them may come from there."
+        lines.append(
+            f"Besides the mode, the models differ in {', '.join(names)} (see the table of "
+            "settings); a difference between them may come from there."
         )
-    if len({frozenset(run.seed for run in model.runs) for model in data.models.values()}) > 1:
-        notes.append("The models do not have the same seeds (the table of the runs has them).")
-    return notes
+    if len({frozenset(run.seed for run in group.runs) for group in data.groups.values()}) > 1:
+        lines.append("The models were not trained with the same seeds (see the table of runs).")
+    return lines
 
 
 def transfer_part(
     data: DataSet, levels: pd.DataFrame, differences: pd.DataFrame, metric: str
 ) -> Part:
-    by_itself = Shown(
+    """The metric and the differences by domain, and which users the domains share."""
+    dots = CaptionedFigure(
         "levels",
-        "Each model by itself",
+        "Each model by domain",
         figures.levels_figure(data, levels, metric),
         f"Dot plot of {metric.upper()} by domain and model",
-        readings.levels_reading(data, levels, differences),
+        captions.levels_caption(data, levels, differences),
     )
-    forest = Shown(
+    forest = CaptionedFigure(
         "differences",
         "Differences on the same targets",
         figures.forest_figure(data, differences, metric),
         "Forest plot of paired differences by domain",
-        readings.forest_reading(data, differences),
+        captions.forest_caption(data, differences),
     )
-    heat_map = Shown(
+    heat_map = CaptionedFigure(
         "transfer",
         "Differences as a map",
-        figures.transfer_figure(data, differences, metric),
+        figures.transfer_map_figure(data, differences, metric),
         "Heat map of the differences by domain",
-        readings.transfer_map_reading(data, differences),
+        captions.transfer_map_caption(data, differences),
     )
-    overlap = Shown(
+    overlap = CaptionedFigure(
         "overlap",
         "Users that the domains share",
         figures.overlap_figure(data.card),
         "Heat map of shared users",
-        readings.overlap_reading(data.card),
+        captions.overlap_caption(data.card),
     )
     return Part(
         "Transfer by domain",
-        [[by_itself], [forest], [heat_map, overlap]],
+        [[dots], [forest], [heat_map, overlap]],
         [tables.differences_table(data, differences), tables.levels_table(data, levels)],
     )
 
 
 def training_part(data: DataSet, trajectories: pd.DataFrame) -> Part:
-    curves = analysis.curves(data)
-    gamma = Shown(
+    """γ, φ and the validation metric by epoch."""
+    curves = validation_curves(data)
+    gamma = CaptionedFigure(
         "gamma",
-        "γ over the epochs",
-        figures_training.trajectory_figure(data, trajectories, "share", "D·γ (1: uniform)"),
-        "Lines of D·γ by epoch, one a domain",
-        readings.gamma_reading(trajectories),
+        "γ by epoch",
+        training_figures.trajectory_figure(data, trajectories, "share", "D·γ (1: uniform)"),
+        "Lines of D·γ by epoch, one per domain",
+        captions.gamma_caption(trajectories),
     )
-    phi = Shown(
+    phi_label = "φ: single − cross loss, nats"
+    phi = CaptionedFigure(
         "phi",
-        "The gap φ over the epochs",
-        figures_training.trajectory_figure(
-            data, trajectories, "phi", "φ: single − cross loss, nats"
-        ),
-        "Lines of φ by epoch, one a domain",
-        readings.phi_reading(data, trajectories),
+        "The gap φ by epoch",
+        training_figures.trajectory_figure(data, trajectories, "phi", phi_label),
+        "Lines of φ by epoch, one per domain",
+        captions.phi_caption(data, trajectories),
     )
-    validation = Shown(
+    validation = CaptionedFigure(
         "curves",
-        "Validation over the epochs",
-        figures_training.curves_figure(data, curves),
-        "Lines of the validation metric by epoch, one panel a domain",
-        readings.curves_reading(data, curves),
+        "Validation by epoch",
+        training_figures.curves_figure(data, curves),
+        "Lines of the validation metric by epoch, one panel per domain",
+        captions.curves_caption(data, curves),
     )
     return Part(
         "Training",
@@ -161,21 +171,22 @@ def training_part(data: DataSet, trajectories: pd.DataFrame) -> Part:
     )
 
 
-def groups_part(data: DataSet, measured: Measured, metric: str) -> Part:
-    levels = analysis.group_levels(data, measured)
-    differences = analysis.group_differences(data, measured)
+def groups_part(data: DataSet, measured: TargetMetrics, metric: str) -> Part:
+    """The metric and the differences in each group of targets."""
+    levels = group_levels(data, measured)
+    differences = group_differences(data, measured)
     cells = []
-    for grouping, title in GROUPINGS.items():
-        own, names = levels[levels.grouping == grouping], analysis.group_names(grouping)
-        shown = Shown(
+    for grouping, (title, names) in GROUPINGS.items():
+        rows = levels[levels.grouping == grouping]
+        figure = CaptionedFigure(
             f"groups-{grouping}",
             title,
-            figures.groups_figure(data, own, names, metric),
+            figures.groups_figure(data, rows, names, metric),
             f"Dot plot of {metric.upper()} by group and model",
-            readings.groups_reading(data, differences[differences.grouping == grouping]),
+            captions.groups_caption(data, differences[differences.grouping == grouping]),
         )
-        cells.append([shown])
-    by_domain = analysis.group_domains(data, measured)
+        cells.append([figure])
+    by_domain = group_domains(measured)
     return Part(
         "Who gains: groups of targets",
         cells,
@@ -183,45 +194,46 @@ def groups_part(data: DataSet, measured: Measured, metric: str) -> Part:
     )
 
 
-def other_views_part(data: DataSet, measured: Measured, metric: str) -> Part:
-    """Protocols, policies for ties, and what a top 10 holds beside the right item."""
-    protocols = analysis.protocol_table(data, metric)
-    beyond = analysis.beyond_accuracy(data)
+def sensitivity_part(data: DataSet, measured: TargetMetrics, metric: str) -> Part:
+    """Other protocols, tie policies, and metrics beyond accuracy."""
+    protocols = protocol_table(data, metric)
+    beyond = beyond_accuracy(data)
     cells = [
         [
-            Shown(
+            CaptionedFigure(
                 "protocols",
                 "Candidate protocols",
                 figures.protocols_figure(data, protocols, metric),
                 f"Dot plot of {metric.upper()} by protocol and model",
-                readings.protocols_reading(data, protocols),
+                captions.protocols_caption(data, protocols),
             )
         ]
     ]
-    shown_tables = [
+    part_tables = [
         tables.protocols_table(data, protocols),
-        tables.ties_table(data, analysis.tie_table(data, measured, metric)),
+        tables.ties_table(data, tie_table(data, measured, metric)),
     ]
     if not beyond.empty:  # runs of an earlier version lack it
-        one = Shown(
+        figure = CaptionedFigure(
             "beyond",
             "Beyond accuracy",
             figures.beyond_figure(data, beyond),
             "Dot plots of coverage and popularity by domain and model",
-            readings.beyond_reading(data, beyond),
+            captions.beyond_caption(data, beyond),
         )
-        cells.append([one])
-        shown_tables.append(tables.beyond_table(data, beyond))
-    return Part("Other ways to look", cells, shown_tables)
+        cells.append([figure])
+        part_tables.append(tables.beyond_table(data, beyond))
+    return Part("Other protocols, ties and metrics", cells, part_tables)
 
 
-def claim_part(points: pd.DataFrame, metric: str) -> Part:
-    found = correlations(points)
-    shown = Shown(
+def correlation_part(points: pd.DataFrame, metric: str) -> Part:
+    """Whether γ predicts the transfer, over all data sets."""
+    results = correlations(points)
+    figure = CaptionedFigure(
         "claim",
         "D·γ against the measured transfer",
-        figures.claim_figure(points, metric),
+        figures.correlation_figure(points, metric),
         "Scatter plot of Δ against D·γ",
-        readings.claim_reading(points, next(iter(found.values()))),
+        captions.correlation_caption(points, next(iter(results.values()))),
     )
-    return Part("The claim", [[shown]], tables.claim_tables(points, found))
+    return Part("γ and transfer", [[figure]], tables.correlation_tables(points, results))

@@ -1,6 +1,6 @@
-"""The summary of a data set: who gained and who was hurt, SyNCRec, and what γ knew.
+"""The summary of a data set: who gained and who was hurt, SyNCRec, and whether γ predicted it.
 
-All sentences are made from the report's tables, none is written by hand.
+All sentences are generated from the report's tables.
 """
 
 import json
@@ -9,12 +9,31 @@ import math
 import pandas as pd
 from scipy.stats import spearmanr
 
-from src.report.compared_paths import DataSet
-from src.report.gamma_claim import ENOUGH, Correlation
-from src.report.outcomes import gained_and_hurt, last_epochs, of_pair, own_domains
-from src.report.wording import ALPHA, counted, interval, listed, named, number, p_value, signed
+from src.config.modes import DEFAULT_MODEL, JOINT_MODE, PATHS, SERVED
+from src.report.formatting import (
+    ALPHA,
+    count_of,
+    interval,
+    join_and,
+    join_some,
+    number,
+    p_value,
+    signed,
+)
+from src.report.transfer.data_sets import CROSS_KEY, DataSet
+from src.report.transfer.differences import (
+    GAINED,
+    HURT,
+    UNSURE,
+    by_outcome,
+    macro_row,
+    of_pair,
+    without_means,
+)
+from src.report.transfer.gamma_correlation import ENOUGH, NEGATIVE, POSITIVE, Correlation
+from src.report.transfer.training_history import last_epochs
 
-FULL = 8  # domains up to which each has its interval in the summary
+FULL = 8  # with at most so many domains, the summary shows the interval of each
 
 
 def summary_lines(
@@ -24,34 +43,43 @@ def summary_lines(
     within: Correlation,
     metric: str,
 ) -> list[tuple[str, str]]:
-    """(what, sentence): who gained and who was hurt, SyNCRec against both, what the model knew."""
-    rows = of_pair(differences, "cdsr", data.baseline)
-    found = gained_and_hurt(rows)
-    return [
-        (
-            f"{data.label('cdsr', data.baseline)}, {metric.upper()}, test",
-            _macro(rows) + " 95 % intervals over users; p after Holm over the domains.",
-        ),
-        ("Gained from cross-domain training", _members(found["gained"])),
-        ("Hurt by it", _members(found["hurt"])),
-        ("Cannot tell", _members(found["cannot tell"]) + missed(found["cannot tell"])),
+    """[(topic, sentences)] of a data set; `points` and `within` are its own alone."""
+    rows = of_pair(differences, *data.transfer_pair)
+    outcomes = by_outcome(rows)
+    unsure = outcomes[UNSURE]
+    lines = [
+        (f"{data.label(*data.transfer_pair)}, {metric.upper()}, test", _macro_sentence(rows)),
+        ("Gained from cross-domain training", _members(outcomes[GAINED])),
+        ("Hurt by it", _members(outcomes[HURT])),
+        ("No significant difference", _members(unsure) + detectable_sentence(unsure)),
         ("SyNCRec against both", against_both(data, differences)),
-        ("SyNCRec as served", served_words(data, differences)),
-        ("Did the model know?", what_gamma_knew(found, points, within)),
-        ("Seeds", _seeds(data)),
+        ("SyNCRec as served", served_sentences(data, differences)),
+        ("Did φ and γ predict it?", prediction_sentences(outcomes, points, within)),
+        ("Seeds", _seeds_sentence(data)),
     ]
+    if data.others:
+        names = [f"{group.label} ({group.title})" for group in data.others]
+        lines.append(
+            (
+                "Not in this report",
+                f"{join_and(names)}: it compares the modes of {DEFAULT_MODEL}. Use `report.py "
+                "compare` for other models.",
+            )
+        )
+    return lines
 
 
-def _macro(rows: pd.DataFrame) -> str:
-    row = next(rows[rows.domain == "macro"].itertuples())
+def _macro_sentence(rows: pd.DataFrame) -> str:
+    row = macro_row(rows)
     return (
-        f"Mean of the domains {signed(row.difference)} ({interval(row.low, row.high)}, "
-        f"{p_value(row.p)}); {counted(row.n, 'target')} of {counted(row.users, 'user')}."
+        f"Mean over domains {signed(row.difference)} ({interval(row.low, row.high)}, "
+        f"{p_value(row.p)}), from {count_of(row.n, 'target')} of {count_of(row.users, 'user')}. "
+        "Intervals (95 %) are over users; the p-values of domains are Holm-corrected."
     )
 
 
 def _members(rows: list) -> str:
-    """Each domain with its difference; the intervals too, unless there are many."""
+    """Each domain with its difference, and with its interval if there are few."""
     if not rows:
         return "No domain."
     if len(rows) > FULL:
@@ -63,114 +91,125 @@ def _members(rows: list) -> str:
     ) + "."  # fmt: skip
 
 
-def missed(rows: list) -> str:
-    """How large a difference would have been found in the domains of which none was shown."""
-    rows = [row for row in rows if math.isfinite(row.detectable)]
-    if not rows:
+def detectable_sentence(rows: list) -> str:
+    """How large a difference would have been detected in these domains; starts with a space."""
+    sizes = [row.detectable for row in rows if math.isfinite(row.detectable)]
+    if not sizes:
         return ""
-    sizes = [row.detectable for row in rows]
     least, most = number(min(sizes)), number(max(sizes))
     size = least if least == most else f"{least} to {most}"
-    return f" A true difference must be about {size} for such data to show it 4 times in 5."
+    return f" A true difference of about {size} would be detected in 80 % of such data sets."
+
+
+def significance_phrase(difference: float, p: float, other: str) -> str:
+    """What a difference with this p-value shows: worse than, better than or not different."""
+    if p >= ALPHA:
+        return f"not significantly different from {other}"
+    return f"significantly {'better' if difference > 0 else 'worse'} than {other}"
 
 
 def against_both(data: DataSet, differences: pd.DataFrame) -> str:
-    """Whether the cross path beats SDSR and CDSR: macro mean, and the domains in which it does."""
-    verdicts, words = [], []
-    for second in (data.baseline, "cdsr"):
-        rows = of_pair(differences, "cross", second)
-        row = next(rows[rows.domain == "macro"].itertuples())
-        if row.p >= ALPHA:
-            verdicts.append("cannot be told from")
-        else:
-            verdicts.append("better than" if row.difference > 0 else "worse than")
-        words.append(
-            f"{verdicts[-1]} {data.label(second)} ({signed(row.difference)}, "
-            f"{interval(row.low, row.high)}, {p_value(row.p)})"
+    """Whether SyNCRec's cross path beats SDSR and CDSR: macro mean, and in which domains."""
+    phrases, beats, gained = [], [], []
+    for second in (data.baseline, JOINT_MODE):
+        rows = of_pair(differences, CROSS_KEY, second)
+        row = macro_row(rows)
+        phrases.append(
+            f"{significance_phrase(row.difference, row.p, data.label(second))} "
+            f"({signed(row.difference)}, {interval(row.low, row.high)}, {p_value(row.p)})"
         )
-    both = [
-        {row.domain for row in gained_and_hurt(of_pair(differences, "cross", second))["gained"]}
-        for second in (data.baseline, "cdsr")
-    ]
-    better = [name for name in data.domains if name in both[0] & both[1]]
-    sure = verdicts == ["better than"] * 2
+        beats.append(row.p < ALPHA and row.difference > 0)
+        gained.append({row.domain for row in by_outcome(rows)[GAINED]})
+    better = [name for name in data.domains if name in gained[0] & gained[1]]
+    verdict = "better than both" if all(beats) else "not shown to be better than both"
+    where = "In no domain is it significantly better than both."
+    if better:
+        where = f"It is significantly better than both in {join_some(better)}."
     return (
-        f"By the mean of the domains its cross path is {listed(words)}: "
-        f"{'better than both' if sure else 'not shown to be better than both'}. "
-        f"Better than both in: {named(better) or 'no domain'}."
+        f"In the mean over domains, its {CROSS_KEY} path is {join_and(phrases)}, so it is "
+        f"{verdict}. {where}"
     )
 
 
-def served_words(data: DataSet, differences: pd.DataFrame) -> str:
-    """What the path that validation chose by domain gains or costs against SDSR."""
-    rows = of_pair(differences, "served", data.baseline)
-    row, found = next(rows[rows.domain == "macro"].itertuples()), gained_and_hurt(rows)
-    gained, hurt = (named([row.domain for row in found[kind]]) for kind in ("gained", "hurt"))
+def served_sentences(data: DataSet, differences: pd.DataFrame) -> str:
+    """What the path that validation chose in each domain gains or loses against SDSR."""
+    rows = of_pair(differences, SERVED, data.baseline)
+    row, outcomes = macro_row(rows), by_outcome(rows)
+    gained, hurt = (
+        join_some([row.domain for row in outcomes[name]]) or "none" for name in (GAINED, HURT)
+    )
     seeds: dict[str, list[str]] = {}
-    for run in data.models["syncrec"].runs:
-        single = [name for name, one in run.serving.items() if one["path"] == "single"]
-        seeds.setdefault(named(single) or "no domain", []).append(str(run.seed))
+    for run in data.two_view.runs:
+        serving = run.serving or {}
+        single = [name for name, one in serving.items() if PATHS[one["path"]].single_domain]
+        seeds.setdefault(join_some(single) or "none", []).append(str(run.seed))
     chosen = [
-        f"{names} (seed{'s' if len(numbers) > 1 else ''} {listed(numbers)})"
+        f"{names} (seed{'s' if len(numbers) > 1 else ''} {join_and(numbers)})"
         for names, numbers in seeds.items()
     ]
     return (
-        f"Against {data.label(data.baseline)} {signed(row.difference)} "
-        f"({interval(row.low, row.high)}, {p_value(row.p)}) by the mean of the domains; gained: "
-        f"{gained or 'no domain'}; hurt: {hurt or 'no domain'}. By its single path it serves "
-        f"{'; '.join(chosen)}."
+        f"Compared with {data.label(data.baseline)}, the mean over domains changes by "
+        f"{signed(row.difference)} ({interval(row.low, row.high)}, {p_value(row.p)}). "
+        f"Significant gains: {gained}. Significant losses: {hurt}. Domains served by the single "
+        f"path: {'; '.join(chosen)}."
     )
 
 
-def what_gamma_knew(found: dict[str, list], points: pd.DataFrame, within: Correlation) -> str:
-    """Whether φ had the sign of the differences that are sure, and γ their order."""
-    sure = [*found["gained"], *found["hurt"]]
+def prediction_sentences(
+    outcomes: dict[str, list], points: pd.DataFrame, within: Correlation
+) -> str:
+    """Whether φ had the sign of the significant differences, and γ their order."""
+    sure = [*outcomes[GAINED], *outcomes[HURT]]
     if points.empty:
-        return "Cannot tell: the models share no seed."
+        return "Inconclusive: the models share no seed."
     if sure:
         phi = points.groupby("domain").phi.mean()
         right = [row.domain for row in sure if phi[row.domain] * row.difference > 0]
         sign = (
-            f"Of the {counted(len(sure), 'domain')} with a sure difference, the gap φ of training "
-            f"had its sign in {len(right)}{f' ({named(right)})' if right else ''}."
+            f"φ has the sign of the difference in {len(right)} of {count_of(len(sure), 'domain')} "
+            f"with a significant difference{f' ({join_some(right)})' if right else ''}."
         )
     else:
-        sign = "No domain has a sure difference whose sign the gap φ could have had."
-    return f"{sign} Order: {correlation_words(within)}"
+        sign = "No domain has a significant difference whose sign φ could predict."
+    return f"{sign} {correlation_sentence(within)}"
 
 
-def correlation_words(found: Correlation) -> str:
+def correlation_sentence(result: Correlation) -> str:
     """ρ with its interval and the verdict, or why there is none."""
-    domains = f"{counted(found.clusters, 'domain')} ({counted(found.points, 'point')})"
-    if not math.isfinite(found.rho):
-        return f"cannot tell: no rank correlation of D·γ with Δ over {domains}."
+    domains = f"{count_of(result.clusters, 'domain')} ({count_of(result.points, 'point')})"
+    if not math.isfinite(result.rho):
+        return f"Inconclusive: D·γ and Δ have no rank correlation over {domains}."
     text = (
-        f"rank correlation of D·γ with Δ: ρ = {signed(found.rho, 2)} "
-        f"({interval(found.low, found.high, 2)}) over {domains}"
+        f"Rank correlation of D·γ with Δ: ρ = {signed(result.rho, 2)} "
+        f"({interval(result.low, result.high, 2)}) over {domains}"
     )
-    if found.verdict == "positive":
-        return f"{text}: γ foretells the order."
-    if found.verdict == "negative":
-        return f"{text}: γ foretells the opposite order."
-    few = f"fewer than {ENOUGH} domains" if found.clusters < ENOUGH else "the interval holds 0"
-    return f"{text}: cannot tell ({few})."
+    if result.verdict == POSITIVE:
+        return f"{text}: γ predicts the order."
+    if result.verdict == NEGATIVE:
+        return f"{text}: γ predicts the opposite order."
+    few = result.clusters < ENOUGH
+    why = f"fewer than {ENOUGH} domains" if few else "the interval contains 0"
+    return f"{text}: inconclusive ({why})."
 
 
-def _seeds(data: DataSet) -> str:
-    counts = {len(model.runs) for model in data.models.values()}
+def _seeds_sentence(data: DataSet) -> str:
+    counts = {len(group.runs) for group in data.groups.values()}
     if counts == {1}:
-        return "One seed a model: intervals and p are over users; another seed may differ."
+        return (
+            "One seed per model: intervals and p-values are over users; another seed may give a "
+            "different result."
+        )
     each = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
     return (
-        f"{each} seeds a model, averaged by target before anything else: intervals and p are "
-        "over users, not over seeds; the tables show the spread of the seeds."
+        f"{each} seeds per model, averaged for each target before anything else: intervals and "
+        "p-values are over users, not seeds; the tables show the spread over seeds."
     )
 
 
 def planted_line(data: DataSet, differences: pd.DataFrame, trajectories: pd.DataFrame) -> str:
-    """What a generated log says was planted beside what was measured; empty for other logs."""
+    """What the generator of a log planted beside what was measured; empty for other logs."""
     planted = _planted(data.card["notes"].get("planted_relatedness", ""))
-    rows = own_domains(of_pair(differences, "cdsr", data.baseline)).set_index("domain").difference
+    rows = without_means(of_pair(differences, *data.transfer_pair)).set_index("domain").difference
     shares = last_epochs(trajectories).groupby("domain").share.mean()
     names = sorted((name for name in rows.index if name in planted), key=lambda d: -planted[d])
     truth = [planted[name] for name in names]
@@ -178,15 +217,15 @@ def planted_line(data: DataSet, differences: pd.DataFrame, trajectories: pd.Data
         return ""
     measured, known = (spearmanr(truth, series[names]).statistic for series in (rows, shares))
     return (
-        "What the generator planted, used nowhere else in this report: relatedness "
-        + listed([f"{name} {planted[name]:g}" for name in names])
-        + f". Rank correlation with the measured Δ {signed(measured, 2)}, with D·γ at the last "
-        f"epoch {signed(known, 2)}, over {len(names)} domains."
+        "Planted by the generator, and used nowhere else in this report: relatedness "
+        + join_and([f"{name} {planted[name]:g}" for name in names])
+        + f". Its rank correlation over {len(names)} domains is {signed(measured, 2)} with the "
+        f"measured Δ and {signed(known, 2)} with D·γ at the last epoch."
     )
 
 
 def _planted(note: str) -> dict[str, float]:
-    """{domain: relatedness} of a note of the log; empty where it is none."""
+    """{domain: relatedness} from a note of the log; empty if the note holds something else."""
     try:
         planted = json.loads(note)
         return {name: float(value) for name, value in planted.items()}

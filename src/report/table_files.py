@@ -42,7 +42,4 @@ def write_tables(out: Path, columns: list[str], rows: list[tuple[Any, ...]], tex
 
 
 def _write_text(path: Path, text: str) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -62,8 +62,8 @@ def sum_by_user(
     cells, size = numbers * len(names) + domains, len(distinct) * len(names)
     counts = np.bincount(cells, minlength=size).reshape(-1, len(names))
     sums = np.bincount(cells, weights=values, minlength=size).reshape(-1, len(names))
-    present = counts.any(0)
-    kept = [name for name, has_targets in zip(names, present.tolist(), strict=True) if has_targets]
+    present = counts.sum(0) > 0
+    kept = [name for name, has_targets in zip(names, present, strict=True) if has_targets]
     return UserSums(sums[:, present], counts[:, present].astype(float), [*kept, "macro", "users"])
 
 

@@ -11,7 +11,9 @@ from src.io.errors import UserError
 TEMPORARY = ".*.tmp"  # what the names of unfinished files look like
 
 
-def write_atomically(path: Path, write: Callable[[Path], None], former: Path | None = None) -> None:
+def write_atomically(
+    path: Path, write: Callable[[Path], object], former: Path | None = None
+) -> None:
     """Write a file under a temporary name beside it, then rename: whole or not there.
 
     With `former`, a file that stands at `path` gets that name, once the new one is whole. UserError

@@ -1,9 +1,11 @@
-"""How the report's figures look: size, fonts, colours that colour-blind eyes tell apart, bytes."""
+"""The look of the report's figures: size, fonts, colour-blind-safe colours, reproducible bytes."""
 
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib
 
@@ -13,13 +15,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-WIDTH = 390 / 96  # inches: 390 css pixels, the width of a phone
+WIDTH = 390 / 96  # inches: 390 CSS pixels, the width of a phone
+# Okabe and Ito's palette, and grey
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#6b6b6b"  # Okabe and Ito's, and grey
+ORANGE, SKY, BLACK, GREY = (
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#6b6b6b",
+)
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Points of 1/72 inch: 7.2 are 9.6 css pixels.
+# Font sizes in points of 1/72 inch: 7.2 points are 9.6 CSS pixels.
 RC = {
     "font.family": "DejaVu Sans", "font.size": 7.2, "axes.labelsize": 7.2, "axes.titlesize": 7.2,
     "xtick.labelsize": 7.2, "ytick.labelsize": 7.2, "legend.fontsize": 7.2,
@@ -33,12 +41,13 @@ RC = {
 }  # fmt: skip
 
 
-def styled():
-    """The context in which every figure is made and written."""
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", **RC})
+def styled() -> AbstractContextManager:
+    """The context in which every figure is drawn and written."""
+    settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, "backend": "agg", **RC}
+    return matplotlib.rc_context(settings)
 
 
-def new_figure(height: float, rows: int = 1, columns: int = 1, **options):
+def new_figure(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, Any]:
     """(figure, axes [rows, columns]) of the report's width and `height` inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -48,9 +57,9 @@ def written(figure: Figure) -> tuple[bytes, bytes]:
     """The figure as SVG and as PNG at twice the size; the same figure gives the same bytes."""
     svg, png = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
-        # A name may be in a script that the font lacks; the tables have every name.
+        # A name may be in a script that the font lacks; the tables show it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.draw_without_rendering()  # which lays it out, once for both
+        figure.draw_without_rendering()  # computes the layout, once for both files
         figure.set_layout_engine("none")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=2 * 96, metadata={"Software": None})
@@ -58,21 +67,21 @@ def written(figure: Figure) -> tuple[bytes, bytes]:
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """The legend below the figure, outside the axes."""
+    """Place the legend below the figure, outside the axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def line_style(number: int) -> dict:
-    """Colour and dashes of line `number`; 28 differ."""
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of line `number`; 28 are distinct."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": DASHES[number % len(DASHES)],  # 7 and 4 share no factor: 28 pairs
     }
 
 
-def point_style(number: int) -> dict:
-    """Colour and marker of point kind `number`; 49 differ."""
+def point_style(number: int) -> dict[str, Any]:
+    """Colour and marker of series `number`; 49 are distinct."""
     count = len(MARKERS)
     return {
         "color": COLOURS[number % len(COLOURS)],
@@ -81,7 +90,7 @@ def point_style(number: int) -> dict:
 
 
 def short(name: str, width: int = 21) -> str:
-    """A name of at most `width` letters: the middle gives way, so that like names stay apart."""
+    """A name cut to `width` letters in the middle, so that similar names stay distinct."""
     if len(name) <= width:
         return name
     front = (width - 1) // 2
@@ -99,21 +108,21 @@ def label(name: str, width: int = 16, lines: int = 2) -> str:
 
 
 def distinct(names: list[str], shorten: Callable[[str], str]) -> dict[str, str]:
-    """{name: its short form}; names that come out alike carry their place in front."""
+    """{name: its short form}; equal short forms are prefixed with their position."""
     texts = [shorten(name) for name in names]
     return {
-        name: text if texts.count(text) == 1 else f"{place}: {text}"
-        for place, (name, text) in enumerate(zip(names, texts, strict=True), 1)
+        name: text if texts.count(text) == 1 else f"{position}: {text}"
+        for position, (name, text) in enumerate(zip(names, texts, strict=True), 1)
     }
 
 
-def ink(colour: tuple[float, float, float]) -> str:
-    """Black or white, whichever stands out more against a colour (relative luminance, WCAG)."""
+def ink(colour: Iterable[float]) -> str:
+    """Black or white, whichever has more contrast with a colour (relative luminance, WCAG)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "white" if luminance < 0.18 else "black"
 
 
 def spread(count: int, room: float = 0.7) -> np.ndarray:
-    """[count] offsets of marks that share a row, the first on top of an inverted axis."""
+    """[count] offsets of marks that share a row, the first on top (the axis is inverted)."""
     return np.linspace(-room / 2, room / 2, count) if count > 1 else np.zeros(1)

@@ -21,7 +21,6 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    Bench,
     machine,
     make_parser,
     print_result,
@@ -32,6 +31,9 @@ from benchmarks.speed.common import (
 )
 from benchmarks.speed.step import PRECISIONS, necessary_gflop, step_bench
 from src.io.errors import UserError, run_command
+from tests.support.step_benches import (
+    Bench,
+)
 from utils import Process
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of the profiler's trace

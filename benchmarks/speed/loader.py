@@ -39,14 +39,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    generated_dataset,
     interleaved,
     machine,
     make_parser,
     print_result,
     say,
     seconds,
-    split_evenly,
     spread,
     start,
 )
@@ -58,6 +56,10 @@ from src.dataset.store.folder import ARRAYS, FORMAT, TEST, VALID, Dataset, open_
 from src.dataset.store.verify import check_events
 from src.io.errors import run_command
 from src.training.epoch_statistics import EpochSums
+from tests.support.step_benches import (
+    generated_dataset,
+    split_evenly,
+)
 from trainers import Trainer
 from utils import ROOT, Process, seed_everything, start_process
 

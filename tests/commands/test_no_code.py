@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_architecture import FILES, ROOT
 
-from benchmarks.robustness import fuzz_targets as use
-from benchmarks.robustness.fuzz_mutations import remove
 from src.dataset.store.folder import open_dataset
 from src.evaluation.candidates import stored_candidates
 from src.io.errors import UserError
+from tests.support import readers as use
+from tests.support.spoiling import remove
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 NAMES = {"eval", "exec", "compile", "__import__"}

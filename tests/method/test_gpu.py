@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from src.config.settings import Settings
 from src.dataset.batching import batches
 from src.evaluation.path_scores import fit_baselines, score_paths
@@ -19,8 +18,9 @@ from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import drawn_candidates, split_targets
 from tests.support.builders import make_model
+from tests.support.padded_model import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from tests.support.ranked_data import DRAWN, random_dataset
-from tests.support.small_benches import padded_batch, small_bench
+from tests.support.step_benches import padded_batch, small_bench
 from trainers import Trainer
 from utils import Process, seed_everything
 

@@ -19,6 +19,7 @@ class Model:
 
 MODELS = {
     "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate")),
+    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

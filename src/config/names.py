@@ -31,6 +31,7 @@ COUNT_MODELS = {
 WEIGHTINGS = {
     "lc_ntg": "src.objective.lc_ntg:LCNTG",
     "uniform": "src.objective.weighting:Uniform",
+    "inverse_loss": "src.objective.inverse_loss:InverseLoss",
 }
 
 # Candidates of a target (src/evaluation/protocols.py), each also without the items already seen.

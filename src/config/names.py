@@ -32,6 +32,7 @@ WEIGHTINGS = {
     "lc_ntg": "src.objective.lc_ntg:LCNTG",
     "uniform": "src.objective.weighting:Uniform",
     "inverse_loss": "src.objective.inverse_loss:InverseLoss",
+    "pcgrad": "src.objective.pcgrad:PCGrad",
 }
 
 # Candidates of a target (src/evaluation/protocols.py), each also without the items already seen.

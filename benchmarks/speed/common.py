@@ -30,7 +30,6 @@ from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import Windows, newest_events
 from src.dataset.store.folder import TRAIN, Dataset
 from src.io.paths import ROOT
-from src.training.epoch_statistics import EpochStatistics
 from src.training.processes import Process
 from src.training.random_state import seed_everything
 from trainers import Trainer
@@ -110,7 +109,6 @@ class Bench:
     trainer: Trainer
     windows: Windows
     batch: Batch
-    epoch: EpochStatistics
 
     @property
     def tokens(self) -> int:
@@ -124,7 +122,7 @@ class Bench:
 
     def step(self) -> None:
         """The real thing: one training step of the trainer, optimiser included."""
-        self.trainer.train_step([self.batch], self.epoch)
+        self.trainer.train_step([self.batch])
 
 
 def make_bench(settings: Settings, dataset: Dataset, process: Process) -> Bench:
@@ -136,9 +134,7 @@ def make_bench(settings: Settings, dataset: Dataset, process: Process) -> Bench:
     users = np.random.default_rng(settings.seed).permutation(dataset.users)
     windows = newest_events(dataset, users, trainer.loader.ends[users], settings.max_len)
     batch = build_batch(dataset, windows, settings.seed, 0).to(process.device)
-    mim = settings.mode == "syncrec" and settings.sc_mim
-    epoch = EpochStatistics(len(dataset.domain_names), process.device, with_mim=mim)
-    return Bench(trainer, windows, batch, epoch)
+    return Bench(trainer, windows, batch)
 
 
 # ------------------------------------------------------------------------ clocks and memory

@@ -12,13 +12,14 @@ def small_bench(
 ) -> common.Bench:
     """A bench of a few users whose weights are large enough that every part shows."""
     defaults = {"hidden": 8, "dropout": 0.0, "experts_cross": 2, "batch_size": users}
+    if dtype == torch.float64:
+        defaults["precision"] = "float64"
     dataset = common.generated_dataset(
         common.training_lengths(users), common.DOMAIN_EVENTS, [30, 20, 10, 9, 8]
     )
     bench = common.make_bench(
         common.paper_settings(**(defaults | settings)), dataset, start_process(device)
     )
-    bench.trainer.model.to(dtype)
     with torch.no_grad():
         for parameter in bench.trainer.model.parameters():
             parameter.add_(torch.randn_like(parameter) * noise)

@@ -24,7 +24,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
     MatmulPeak,
-    generated_dataset,
     interleaved,
     machine,
     make_parser,
@@ -40,6 +39,9 @@ from src.evaluation.rank_counts import item_chunks
 from src.evaluation.ranking import Block, ModelScorer, Plan, rank_targets
 from src.evaluation.targets import Targets
 from src.io.errors import run_command
+from tests.support.step_benches import (
+    generated_dataset,
+)
 
 
 class Table:

@@ -39,14 +39,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    generated_dataset,
     interleaved,
     machine,
     make_parser,
     print_result,
     say,
     seconds,
-    split_evenly,
     spread,
     start,
 )
@@ -62,6 +60,10 @@ from src.io.paths import ROOT
 from src.training.epoch_statistics import EpochStatistics
 from src.training.processes import Process
 from src.training.random_state import seed_everything
+from tests.support.step_benches import (
+    generated_dataset,
+    split_evenly,
+)
 from trainers import Trainer
 from utils import start_process
 

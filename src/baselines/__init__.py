@@ -2,7 +2,3 @@
 
 A file holds one of them; its name stands in a table of src/config/names.py.
 """
-
-from src.config.names import COUNT_MODELS
-
-BASELINES = tuple(COUNT_MODELS)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from src.baselines import BASELINES
 from src.config.modes import PATHS, SERVED
+from src.config.names import COUNT_MODELS
 from src.evaluation.metrics import METRICS
 from src.io.errors import UserError
 from src.report.finished_runs import MEANS, domain_means, read_runs
@@ -60,7 +60,7 @@ class Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    paths = ", ".join((*PATHS, SERVED, *BASELINES))
+    paths = ", ".join((*PATHS, SERVED, *COUNT_MODELS))
     parser.add_argument(
         "runs", nargs="+", metavar="RUN[:PATH]",
         help=f"run folders, each with the path that ranks: {paths} (default: the one that selected "
@@ -191,7 +191,7 @@ def _seed_differences(
 
     def by_seed(ranker: Ranker, other: Ranker) -> dict[int, dict[str, float]]:
         runs = ranker.by_seed
-        if ranker.path in BASELINES:  # the same for every seed
+        if ranker.path in COUNT_MODELS:  # the same for every seed
             runs = dict.fromkeys(other.by_seed, ranker.group.runs[0])
         return {
             seed: domain_means(run.values(split, protocol, ranker.path, metric))
@@ -248,7 +248,7 @@ def legend(pairs: list[list[Row]], rankers: list[Ranker], metrics: int) -> str:
     rows = [row for pair in pairs for row in pair]
     family = "domains" if metrics == 1 else "domains and metrics"
     means = "" if metrics == 1 else " (for macro and users: over the metrics)"
-    groups = {one.group.label: one.group for one in rankers if one.path not in BASELINES}
+    groups = {one.group.label: one.group for one in rankers if one.path not in COUNT_MODELS}
     lines = [f"Models: {titles_line(list(groups.values()))}."] if groups else []
     lines += [
         f"**Bold**: p (Holm) < {ALPHA}, corrected over the {family} of a pair{means}. p: two-sided "
@@ -260,7 +260,7 @@ def legend(pairs: list[list[Row]], rankers: list[Ranker], metrics: int) -> str:
     seeds = [
         f"{one.name}: seeds {join_and([str(run.seed) for run in one.group.runs])}"
         for one in rankers
-        if len(one.group.runs) > 1 and one.path not in BASELINES
+        if len(one.group.runs) > 1 and one.path not in COUNT_MODELS
     ]
     if seeds:
         lines.append(

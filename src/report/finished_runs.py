@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from src.baselines import BASELINES
+from src.config.identity import deciding
 from src.config.modes import DEFAULT_MODEL, MODES
-from src.config.settings import RUN_ONLY
+from src.config.names import COUNT_MODELS
+from src.config.settings import run_settings
 from src.dataset.store.card_schema import REPORTED, card_misfit
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
@@ -86,8 +87,8 @@ class Run:
         A setting that is newer than the run has its default. `init_from` counts without the seed
         in its name: each seed may start from an earlier run of that seed.
         """
-        every = self.config | {"init_from": without_seed(self.config["init_from"], self.seed)}
-        return {name: value for name, value in every.items() if name not in {*RUN_ONLY, "seed"}}
+        values = deciding(run_settings(self.folder))
+        return values | {"init_from": without_seed(self.config["init_from"], self.seed)}
 
     @cached_property
     def _all_paths(self) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class Run:
     @property
     def paths(self) -> list[str]:
         """The model's ranking paths, `served` included, without the baselines."""
-        return [path for path in self._all_paths if path not in BASELINES]
+        return [path for path in self._all_paths if path not in COUNT_MODELS]
 
     @property
     def default_path(self) -> str:

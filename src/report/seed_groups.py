@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from src.baselines import BASELINES
+from src.config.names import COUNT_MODELS
 from src.io.errors import UserError
 from src.report.finished_runs import Run, without_seed
 
@@ -46,7 +46,7 @@ class Ranker:
     @property
     def name(self) -> str:
         """RUN:PATH, by the names of the runs; a baseline, the same in every run, by its own."""
-        return self.path if self.path in BASELINES else f"{self.group.label}:{self.path}"
+        return self.path if self.path in COUNT_MODELS else f"{self.group.label}:{self.path}"
 
     @property
     def title(self) -> str:

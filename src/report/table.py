@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.baselines import BASELINES
+from src.config.names import COUNT_MODELS
 from src.io.errors import UserError
 from src.report.finished_runs import Run, read_runs
 from src.report.formatting import number
@@ -55,7 +55,7 @@ def tidy_rows(runs: list[Run]) -> list[tuple]:
         for split, protocols in run.results.items():
             for protocol, paths in protocols.items():
                 for path, domains in paths.items():
-                    is_baseline = path in BASELINES
+                    is_baseline = path in COUNT_MODELS
                     if is_baseline and (split, protocol, path) in seen:
                         continue
                     seen.add((split, protocol, path))
@@ -80,11 +80,11 @@ def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str
     for group in group_seeds(runs):
         for run in group.runs:
             for path, scores in run.protocol_scores(split, protocol).items():
-                if path in BASELINES:  # the same in every run
+                if path in COUNT_MODELS:  # the same in every run
                     by_row[path, "", ""] = [scores]
                 else:
                     by_row.setdefault((group.title, group.label, path), []).append(scores)
-    order = sorted(by_row, key=lambda row: row[0] not in BASELINES)
+    order = sorted(by_row, key=lambda row: row[0] not in COUNT_MODELS)
     _check_metrics([scores for seeds in by_row.values() for scores in seeds], metrics)
     first = by_row[order[0]][0]
     rows = [

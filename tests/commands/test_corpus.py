@@ -12,14 +12,14 @@ import torch
 
 import make_dataset
 import recommend
-from benchmarks.robustness import fuzz_targets as use
-from benchmarks.robustness.fuzz_mutations import remove
-from benchmarks.robustness.fuzz_world import data_flags
 from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.evaluation.targets import drawn_candidates, split_targets
 from src.io.errors import UserError
 from src.runs.tables import METRICS_COLUMNS, Table
+from tests.support import readers as use
+from tests.support.spoiling import remove
+from tests.support.tiny_world import data_flags
 
 
 @pytest.fixture

@@ -9,19 +9,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from src.report.output import markdown
 
 import main
 import report
-from benchmarks.robustness.fuzz_mutations import NAMES
-from benchmarks.robustness.fuzz_world import TINY
 from src.dataset.build.writer import file_name
 from src.dataset.store.card_schema import domain_fault
 from src.dataset.store.folder import open_dataset
 from src.io.errors import plain, run_command
-from src.report.output import markdown
 from tests.support.command_runs import failing
 from tests.support.data_logs import HEADER, MONTH, card_of, fail, make, write_log
 from tests.support.run_folders import Log, write_run
+from tests.support.spoiling import NAMES
+from tests.support.tiny_world import TINY
 
 SCRIPT = "<script>alert(1)</script>"
 MARKUP = (SCRIPT, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "it's | a & b", "</table>")

@@ -1,16 +1,15 @@
 """The statistics hold what they promise: on tables by hand, against other ways, in simulation."""
 
-import json
 import warnings
 from itertools import product
 
 import numpy as np
 import pytest
 from scipy import stats
-
-from benchmarks.robustness import significance as simulations
-from src.statistics import significance
 from src.statistics.significance import compare, estimates, holm
+
+from src.statistics import significance
+from tests.support import simulated_models as simulations
 
 NAMES = ["A", "B", "empty", "C"]
 
@@ -213,15 +212,3 @@ def test_targets_of_one_user_are_no_independent_witnesses():
     assert within(found.covered[:, -1], 0.95, "about")
     assert not within(naive.p[:, -1] <= 0.05, 0.05, "most")
     assert not within(naive.covered[:, -1], 0.95, "least")
-
-
-def test_the_benchmark_prints_each_promise_and_what_was_found(capsys):
-    simulations.main(["--simulations", "2", "--json"])
-    result = json.loads(capsys.readouterr().out)
-    assert result["simulations"] == 2
-    rows = result["rows"]
-    assert {row["data"].split(",")[0] for row in rows} == set(simulations.KINDS)
-    assert {row["users"] for row in rows} >= set(simulations.USERS)
-    assert all(0 <= row["found"] <= 1 for row in rows)
-    assert all(row["within"] == (row["bounds"][0] <= row["found"] <= row["bounds"][1])
-               for row in rows)  # fmt: skip

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from models import MIM_LOSS
 from src.config.names import PROTOCOLS
 from src.config.settings import Settings
@@ -23,8 +22,9 @@ from src.runs import training_state
 from src.training.processes import Process
 from src.training.random_state import seed_everything
 from tests.support.builders import make_model
+from tests.support.padded_model import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from tests.support.ranked_data import DRAWN, random_dataset
-from tests.support.small_benches import padded_batch, small_bench
+from tests.support.step_benches import padded_batch, small_bench
 from trainers import Trainer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.command_runs import make_data, train
-from tests.support.small_benches import small_bench
+from tests.support.step_benches import small_bench
 from utils import start_process
 
 STEPS = 6

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmarks.memory import catalogue
-from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from benchmarks.speed import common, domains, end_to_end, gpu_profile, loader, protocols, step
 from src.io.errors import UserError
-from tests.support.small_benches import padded_batch, small_bench
+from tests.support.padded_model import PaddedSyNCRec, PaddedTrainer, weight_pairs
+from tests.support.step_benches import padded_batch, small_bench
 
 STEP_KEYS = {
     "hidden", "dtype", "tokens", "step_s", "oracle_s", "speedup", "necessary_gflop",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import make_dataset
-from benchmarks.robustness import lives, soak
+from tests.support import soak, watched
 
 
 def test_through_full_disks_nans_and_kills_a_run_ends_as_if_nothing_had_been(monkeypatch):
@@ -33,15 +33,15 @@ def test_what_is_promised_is_the_last_multiple_or_the_last_end_of_an_epoch():
 
 def hold_shared_memory() -> None:
     """Have this process hold a block of shared memory with a name."""
-    lives.kept = SharedMemory(create=True, size=64)
+    watched.kept = SharedMemory(create=True, size=64)
 
 
 def test_shared_memory_that_a_killed_process_leaves_is_seen(tmp_path):
-    flags = lives.data_flags(lives.make_log(tmp_path / "raw", 20), tmp_path / "data")
-    aim = lives.Aim("data", 1, 0.0)
+    flags = watched.data_flags(watched.make_log(tmp_path / "raw", 20), tmp_path / "data")
+    aim = watched.Aim("data", 1, 0.0)
     for prepare, blocks in ((None, 0), (hold_shared_memory, 1)):
-        ended = lives.live(make_dataset.main, flags, tmp_path / "log.txt", aim, prepare)
-        assert ended.status == lives.KILLED
+        ended = watched.live(make_dataset.main, flags, tmp_path / "log.txt", aim, prepare)
+        assert ended.status == watched.KILLED
         assert len(ended.left) == blocks
     ended.left[0].unlink()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.support.command_runs import command, contents, flags, make_data, train
 
-from benchmarks.speed import common
+from tests.support import step_benches
 from src.training import memory
 from src.io.errors import UserError
 from src.training.memory import check_tables, forecast, shortage
@@ -21,10 +21,10 @@ LENGTH = 40  # events of every user: equal batches have equal numbers of targets
 ITEMS = (300, 200, 200, 100, 100)
 
 
-def make_bench(**changes) -> common.Bench:
-    dataset = common.generated_dataset(np.full(48, LENGTH), common.DOMAIN_EVENTS, ITEMS)
-    settings = common.paper_settings(**({"hidden": 64, "batch_size": 48} | changes))
-    return common.make_bench(settings, dataset, Process(torch.device("cpu")))
+def make_bench(**changes) -> step_benches.Bench:
+    dataset = step_benches.generated_dataset(np.full(48, LENGTH), step_benches.DOMAIN_EVENTS, ITEMS)
+    settings = step_benches.paper_settings(**({"hidden": 64, "batch_size": 48} | changes))
+    return step_benches.make_bench(settings, dataset, Process(torch.device("cpu")))
 
 
 def held_by_tensors(step, folder: Path) -> int:
@@ -95,7 +95,7 @@ def test_processes_share_the_batch_and_a_fuller_batch_is_allowed_for():
 
 
 def test_no_number_of_the_model_is_made_to_count_them():
-    dataset = common.generated_dataset(np.full(4, 5), [1, 1], [10, 10])
+    dataset = step_benches.generated_dataset(np.full(4, 5), [1, 1], [10, 10])
     huge = Settings(hidden=60_000, layers=40)
     assert count_parameters(huge, dataset) > 40 * 3 * 12 * 60_000**2  # some 20 TB
 

@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.baselines import BASELINES
 from src.config.cli import as_json
+from src.config.names import COUNT_MODELS
 from src.config.settings import MODES, Settings
 from src.evaluation.metrics import METRICS, summarise
 
@@ -148,11 +148,13 @@ def _serving(log: Log) -> dict:
 def _ranks(log: Log, settings: Settings, gains: dict, protocols: tuple, noise: float) -> dict:
     """{(split, protocol, path): frame of better, tied, candidates by target}."""
     ranks = {}
-    keys = itertools.product(enumerate(SPLITS), enumerate(protocols), (*settings.paths, *BASELINES))
+    keys = itertools.product(
+        enumerate(SPLITS), enumerate(protocols), (*settings.paths, *COUNT_MODELS)
+    )
     for (split_number, split), (number, protocol), path in keys:
         targets = log.targets[split]
-        own = (0, 0) if path in BASELINES else (settings.seed, MODES.index(settings.mode))
-        kind = ("cross", "single", *BASELINES).index(path)
+        own = (0, 0) if path in COUNT_MODELS else (settings.seed, MODES.index(settings.mode))
+        kind = ("cross", "single", *COUNT_MODELS).index(path)
         rng = np.random.default_rng([split_number, kind, *own])
         gain = gains.get(path, 0.0)
         if isinstance(gain, dict):

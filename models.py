@@ -6,9 +6,7 @@ Symbols: B users, N targets (all events of the batch's users), M slots of a pack
 than N), D domains, V items, H hidden size, K = K_c + K_s experts.
 """
 
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,22 +16,13 @@ from src.interfaces import StepLosses
 from src.nn.dropout import dropout
 from src.nn.experts import Experts, activation_bytes, view_tiles
 from src.nn.gates import EvenGate, SequenceGate, TokenGate
+from src.nn.initialization import own_stream
 from src.nn.softmax_loss import softmax_loss
 from src.nn.towers import Towers
 from src.objective.sc_mim import sc_mim
 from src.objective.step_losses import domain_spans, pairwise_loss
 
 MIM_LOSS = "mutual-information loss"
-
-
-@contextmanager
-def own_stream(seed: int, part: str) -> Iterator[None]:
-    """Initial weights of a part from a random stream of its own, so that a flag that adds or
-    removes one part changes no other's weights, nor the dropout that follows."""
-    with torch.random.fork_rng(devices=[]):
-        # the CPU generator alone: torch.manual_seed would reseed the GPUs and their dropout too
-        torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{part}".encode()))
-        yield
 
 
 class Task(nn.Module):

@@ -31,23 +31,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def setting(
-    default: Any,
-    help: str,
-    *,
-    group: str = "options",
-    choices: tuple[str, ...] | None = None,
-    role: Any = None,
-    architecture: bool = False,
+    default: Any, help: str, *, group: str = "options", choices: tuple[str, ...] | None = None
 ) -> Any:
-    """A dataclass field that is also a flag. A tuple default makes a flag of several values.
-
-    `role` says what a change of it means for a run that exists (src/config/identity.py), and
-    `architecture` that the weights of a run fit only runs with the same value.
-    """
-    metadata = {
-        "help": help, "group": group, "choices": choices, "role": role,
-        "architecture": architecture,
-    }  # fmt: skip
+    """A dataclass field that is also a flag. A tuple default makes a flag of several values."""
+    metadata = {"help": help, "group": group, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -1,7 +1,7 @@
 """Which settings identify a run, which may grow when it is resumed, and which only re-score it.
 
-Every setting has a role (`setting(…, role=…)` in src/config/cli.py). The run folder, checkpoints
-and the report ask here; nothing else compares settings of runs.
+The run folder, checkpoints, warm start and the report ask here; nothing else compares the settings
+of runs.
 """
 
 import dataclasses
@@ -10,6 +10,8 @@ import json
 from collections.abc import Container
 from enum import Enum
 from typing import Any
+
+from src.config.settings import DataSettings, RunSettings
 
 
 class Role(Enum):
@@ -22,9 +24,19 @@ class Role(Enum):
     LOCATION = "the same run: the dataset is known by its hash"
 
 
-def role(field: dataclasses.Field) -> Role:
-    """The role of a setting; IDENTITY unless it says otherwise."""
-    return field.metadata.get("role") or Role.IDENTITY
+# {setting: role}. Every other setting, also a model's or a weighting's own, is IDENTITY.
+ROLES = {
+    **{field.name: Role.LOCATION for field in dataclasses.fields(DataSettings)},
+    **{field.name: Role.RUN for field in dataclasses.fields(RunSettings)},
+    **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
+    **dict.fromkeys(("max_epochs", "min_steps", "patience_steps"), Role.GROWS),
+    **dict.fromkeys(("sampled_negatives", "candidate_seed", "ties"), Role.SCORING),
+}
+# What must agree for one run to start from the weights of another.
+ARCHITECTURE = (
+    "model", "mode", "hidden", "layers", "heads", "max_len", "experts_cross", "experts_single",
+    "share_experts", "gate", "towers", "target_domain_query",
+)  # fmt: skip
 
 
 def values_of(settings: Any, roles: Container[Role]) -> dict[str, Any]:
@@ -32,7 +44,7 @@ def values_of(settings: Any, roles: Container[Role]) -> dict[str, Any]:
     return {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
-        if role(field) in roles
+        if ROLES.get(field.name, Role.IDENTITY) in roles
     }
 
 
@@ -54,12 +66,8 @@ def deciding(settings: Any) -> dict[str, Any]:
 
 
 def architecture(settings: Any) -> dict[str, Any]:
-    """The settings that must agree for one run to start from the weights of another."""
-    return {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if field.metadata.get("architecture")
-    }
+    """The settings of `ARCHITECTURE`."""
+    return {name: getattr(settings, name) for name in ARCHITECTURE}
 
 
 def difference(before: Any, now: Any, *, resume: bool) -> str | None:

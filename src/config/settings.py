@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from src.config.cli import checked_values, setting
-from src.config.identity import Role
 from src.config.modes import DEFAULT_MODEL, MODES
 from src.config.names import MODELS, PROTOCOLS, WEIGHTINGS, load
 from src.io.errors import UserError
@@ -24,32 +23,23 @@ LC_NTG, SC_MIM = "negative transfer (LC-NTG)", "mutual information (SC-MIM)"
 class DataSettings:
     """Which dataset a run is trained on."""
 
-    data_name: str = setting("amazon", "name of the dataset", group="data", role=Role.LOCATION)
-    strd_ym: str = setting(
-        "202312", "cut-off month YYYYMM of the dataset", group="data", role=Role.LOCATION
-    )
-    variant: str = setting(
-        "", "variant of the dataset, as given to make_dataset.py", group="data", role=Role.LOCATION
-    )
-    data_dir: str = setting(
-        "", "dataset folder, in place of the three above", group="data", role=Role.LOCATION
-    )
+    data_name: str = setting("amazon", "name of the dataset", group="data")
+    strd_ym: str = setting("202312", "cut-off month YYYYMM of the dataset", group="data")
+    variant: str = setting("", "variant of the dataset, as given to make_dataset.py", group="data")
+    data_dir: str = setting("", "dataset folder, in place of the three above", group="data")
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """What is trained, and its size."""
 
-    model: str = setting(
-        DEFAULT_MODEL, "what is trained", group="task", choices=tuple(MODELS), architecture=True
-    )
+    model: str = setting(DEFAULT_MODEL, "what is trained", group="task", choices=tuple(MODELS))
     mode: str = setting(
         "",
         "which of its tasks: both, or one alone that owns all experts; sdsr_separate: one model "
         "per domain; default: the first that the model has",
         group="task",
         choices=tuple(MODES),
-        architecture=True,
     )
     sdsr_context: str = setting(
         "paired",
@@ -59,21 +49,16 @@ class ModelSettings:
         choices=("paired", "own"),
     )
 
-    hidden: int = setting(64, "hidden size H", group="model", architecture=True)
-    layers: int = setting(2, "Transformer layers of an expert", group="model", architecture=True)
-    heads: int = setting(1, "attention heads", group="model", architecture=True)
+    hidden: int = setting(64, "hidden size H", group="model")
+    layers: int = setting(2, "Transformer layers of an expert", group="model")
+    heads: int = setting(1, "attention heads", group="model")
     dropout: float = setting(0.3, "dropout on embeddings and block outputs", group="model")
     attention_dropout: float = setting(0.0, "dropout on attention weights", group="model")
-    max_len: int = setting(50, "newest events kept of a user, L", group="model", architecture=True)
-    experts_cross: int = setting(2, "experts that CDSR owns, K_c", group="model", architecture=True)
-    experts_single: int = setting(
-        1, "experts that SDSR owns, K_s", group="model", architecture=True
-    )
+    max_len: int = setting(50, "newest events kept of a user, L", group="model")
+    experts_cross: int = setting(2, "experts that CDSR owns, K_c", group="model")
+    experts_single: int = setting(1, "experts that SDSR owns, K_s", group="model")
     share_experts: bool = setting(
-        False,
-        "one expert, gate and tower for all (the released code's model)",
-        group="model",
-        architecture=True,
+        False, "one expert, gate and tower for all (the released code's model)", group="model"
     )
     stop_gradient: bool = setting(
         True, "each expert gets gradients only from its owner task", group="model"
@@ -84,16 +69,10 @@ class ModelSettings:
         "experts weigh the same",
         group="model",
         choices=("token", "sequence", "none"),
-        architecture=True,
     )
-    towers: bool = setting(
-        True, "feed-forward towers on the gated mixture", group="model", architecture=True
-    )
+    towers: bool = setting(True, "feed-forward towers on the gated mixture", group="model")
     target_domain_query: bool = setting(
-        False,
-        "the cross view, where there is one, is told the domain to rank",
-        group="model",
-        architecture=True,
+        False, "the cross view, where there is one, is told the domain to rank", group="model"
     )
 
     @property
@@ -140,15 +119,13 @@ class ObjectiveSettings:
     lambda_single: float = setting(1.0, "weight of the SDSR loss", group="task")
 
     weighting: str = setting(
-        "lc_ntg",
-        "weights of the domains in the CDSR loss",
-        group="task",
-        choices=tuple(WEIGHTINGS),
+        "lc_ntg", "weights of the domains in the CDSR loss", group="task", choices=tuple(WEIGHTINGS)
     )
     lc_ntg: bool = setting(
-        True, "weight CDSR losses by the negative-transfer gap; off: --weighting uniform",
+        True,
+        "weight CDSR losses by the negative-transfer gap; off: --weighting uniform",
         group=LC_NTG,
-    )  # fmt: skip
+    )
     lc_ntg_alpha: float = setting(0.9, "α, the share of the state that a step keeps", group=LC_NTG)
     lc_ntg_beta: float | None = setting(
         None, "β, the share of the new gap; default: 1 − α; 0 freezes the weights", group=LC_NTG
@@ -203,13 +180,10 @@ class TrainingSettings:
         choices=("constant", "linear"),
     )
     clip_norm: float = setting(5.0, "gradient norm bound; 0: none", group="training")
-    max_epochs: int = setting(100, "most epochs", group="training", role=Role.GROWS)
-    min_steps: int = setting(0, "no early stop before this step", group="training", role=Role.GROWS)
+    max_epochs: int = setting(100, "most epochs", group="training")
+    min_steps: int = setting(0, "no early stop before this step", group="training")
     patience_steps: int = setting(
-        720,
-        "stop after so many steps without a better validation",
-        group="training",
-        role=Role.GROWS,
+        720, "stop after so many steps without a better validation", group="training"
     )
     init_from: str = setting(
         "",
@@ -234,41 +208,30 @@ class EvaluationSettings:
         "ndcg@10", "validation metric that picks the best checkpoint", group="evaluation"
     )
     select_average: str = setting(
-        "macro",
-        "mean over domains or over users",
-        group="evaluation",
-        choices=("macro", "users"),
+        "macro", "mean over domains or over users", group="evaluation", choices=("macro", "users")
     )
-    eval_users: int = setting(
-        256, "users encoded at a time; changes no result", group="evaluation", role=Role.RUN
-    )
+    eval_users: int = setting(256, "users encoded at a time; changes no result", group="evaluation")
     protocol: tuple[str, ...] = setting(
         (),
         "candidates that targets are ranked against: " + ", ".join(PROTOCOLS) + "; none named: all",
         group="evaluation",
-        role=Role.RUN,
     )
     strict_context: bool = setting(
         False,
         "rank also from contexts without the events of the target's own time (protocols -strict)",
         group="evaluation",
-        role=Role.RUN,
     )
     sampled_negatives: int = setting(
         100,
         "stored negatives of the protocols that draw them; 0: leave these out",
         group="evaluation",
-        role=Role.SCORING,
     )
-    candidate_seed: int = setting(
-        0, "seed of the stored negatives", group="evaluation", role=Role.SCORING
-    )
+    candidate_seed: int = setting(0, "seed of the stored negatives", group="evaluation")
     ties: str = setting(
         "expected",
         "rank of a tied target: expectation, or the worst",
         group="evaluation",
         choices=("expected", "pessimistic"),
-        role=Role.SCORING,
     )
 
 
@@ -276,53 +239,36 @@ class EvaluationSettings:
 class RunSettings:
     """Where and how the command runs; none of these changes what is trained."""
 
-    run_name: str = setting(
-        "", "name of the run; empty: made from the settings", group="run", role=Role.RUN
-    )
+    run_name: str = setting("", "name of the run; empty: made from the settings", group="run")
     runs_dir: str = setting(
-        "",
-        "where run folders are made; empty: runs/ of the repository",
-        group="run",
-        role=Role.RUN,
+        "", "where run folders are made; empty: runs/ of the repository", group="run"
     )
-    resume: bool = setting(
-        False, "go on from last.pt of the run folder, if there", group="run", role=Role.RUN
-    )
+    resume: bool = setting(False, "go on from last.pt of the run folder, if there", group="run")
     save_every_steps: int = setting(
-        0,
-        "write last.pt within an epoch too, after so many steps; 0: at its end",
-        group="run",
-        role=Role.RUN,
+        0, "write last.pt within an epoch too, after so many steps; 0: at its end", group="run"
     )
-    overwrite: bool = setting(False, "replace a run folder that exists", group="run", role=Role.RUN)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run", role=Role.RUN)
-    threads: int = setting(0, "CPU threads; 0: torch's choice", group="run", role=Role.RUN)
+    overwrite: bool = setting(False, "replace a run folder that exists", group="run")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run")
+    threads: int = setting(0, "CPU threads; 0: torch's choice", group="run")
     compile: bool = setting(
-        False,
-        "run the experts' layers through torch.compile, where a compiler is",
-        group="run",
-        role=Role.RUN,
+        False, "run the experts' layers through torch.compile, where a compiler is", group="run"
     )
     kernels: str = setting(
         "fused",
         "code of experts and softmax loss: hand-written backward passes, or plain autograd",
         group="run",
         choices=("plain", "fused"),
-        role=Role.RUN,
     )
     deterministic: bool = setting(
-        False, "refuse operations whose result may differ from run to run", group="run",
-        role=Role.RUN,
+        False, "refuse operations whose result may differ from run to run", group="run"
     )  # fmt: skip
     detect_anomaly: bool = setting(
         False,
         "have torch look for NaN in every backward function and name it (slow; in one process)",
         group="run",
-        role=Role.RUN,
     )
     tensorboard: bool = setting(
-        False, "write the curves for TensorBoard too, where its package is", group="run",
-        role=Role.RUN,
+        False, "write the curves for TensorBoard too, where its package is", group="run"
     )  # fmt: skip
 
 

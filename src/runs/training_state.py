@@ -84,8 +84,9 @@ def restore(trainer, state: dict[str, Any], path: Path) -> None:
             part.load_state_dict(state[name])
         for optimizer in trainer.optimizers.values():
             _check_moments(optimizer)
-        if state["lc_ntg"] is not None:
-            trainer.gap.state = trainer.gap.state.copy_(state["lc_ntg"])
+        gap_state = state["lc_ntg"]
+        if gap_state is not None:
+            trainer.gap.state.copy_(gap_state)
         trainer.weighting.load_state_dict(state.get("weighting", {}))
         trainer.progress = Progress(
             epoch=int(state["epoch"]), step=int(state["step"]), best=float(state["best"]),

@@ -15,7 +15,7 @@ from benchmarks.memory import catalogue
 from benchmarks.memory import catalogue_memory
 from benchmarks.memory import catalogue_run
 from benchmarks.speed import softmax
-from models import SyNCRec, own_draws
+from models import SyNCRec, own_stream
 from src.runs.checkpoints import load_checkpoint
 from src.config.settings import Settings
 
@@ -40,7 +40,7 @@ def is_mapped(path: Path) -> bool:
 def test_the_item_table_of_a_seed_stays_what_it_was():
     settings = Settings(hidden=8, seed=7)
     model = SyNCRec(settings, make_dataset([([1, 5], [0, 1])], (4, 30)).item_starts.tolist())
-    with own_draws(7, "items"):
+    with own_stream(7, "items"):
         expected = torch.randn(35, 8) * 0.02
     assert torch.equal(model.item_table, expected)
 

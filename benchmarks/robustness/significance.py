@@ -1,15 +1,15 @@
-"""Whether the intervals and p-values of src/statistics/significance.py hold what they promise.
+"""Calibration of the intervals and p-values of src/statistics, by simulation.
 
     python benchmarks/robustness/significance.py
     python benchmarks/robustness/significance.py --simulations 200 --json
 
-Two models are made up that rank the same targets of many users in three domains; samples of these
-users are drawn, and each is compared as `report.py compare` does. Promised is: where the models are
-alike, p is .05 or less in 5 % of the samples at most, and so is, adjusted by Holm, that of any
-domain; the interval holds the true difference in 95 % at least; where that difference is the one
-printed as detectable, p is .05 or less in 80 %. `bounds` are what keeps a promise but for chance
-(99.9 %); a `!` stands where they are left. The last rows are the ways not taken: percentiles of the
-bootstrap for the interval, and targets for users.
+Two simulated models rank the same targets of many users in three domains. Samples of these users
+are compared as `report.py compare` does. The promises: if the models are equal, p ≤ .05 in at most
+5 % of the samples, and so is the Holm-corrected p of any domain; the interval contains the true
+difference in at least 95 %; if that difference is the one printed as detectable, p ≤ .05 in 80 %.
+`bounds` is the range that chance allows a kept promise (99.9 %); a `!` marks a row outside it. The
+last rows show the rejected alternatives: percentiles of the bootstrap as the interval, and targets
+resampled instead of users.
 """
 
 import sys
@@ -19,22 +19,23 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from src.statistics.significance import LEVEL, POWER, estimates, holm
-
 from benchmarks.speed.common import print_result, say
 from src.config.cli import OneLineParser
 from src.io.errors import UserError, run_command
-from tests.support.simulated_models import (
+from src.statistics.bootstrap import LEVEL, estimates
+from src.statistics.comparison import POWER
+from src.statistics.holm import holm
+from tests.support.simulated_comparisons import (
     DOMAINS,
     GAIN,
     KINDS,
     SHARES,
     bounds,
-    holds,
+    contains,
     make_population,
     samples,
     simulate,
-    users_of,
+    user_numbers,
 )
 
 ALPHA = 0.05
@@ -42,39 +43,39 @@ USERS = (30, 100, 300, 1000)
 
 
 def null_rows(kind: str, users: int, simulations: int, *, by_target: bool = False) -> list[dict]:
-    """Models that are alike: false findings, and intervals that hold 0."""
-    found = simulate(make_population(kind, 0), users, simulations, by_target=by_target)
-    families = np.array([holm(p[: len(DOMAINS)]).min() for p in found.p])
-    data = f"{kind}, targets for users" if by_target else kind
+    """Equal models: false findings, and intervals that contain 0."""
+    outcome = simulate(make_population(kind, 0), users, simulations, by_target=by_target)
+    families = np.array([holm(p[: len(DOMAINS)]).min() for p in outcome.p])
+    data = f"{kind}, targets as users" if by_target else kind
     fewest = len(DOMAINS) - 1
     rows = {
-        "p ≤ .05, macro": (found.p[:, -2] <= ALPHA, ALPHA, "most"),
+        "p ≤ .05, macro": (outcome.p[:, -2] <= ALPHA, ALPHA, "most"),
         "Holm's p ≤ .05 in any domain": (families <= ALPHA, ALPHA, "most"),
-        "0 in the interval, macro": (found.covered[:, -2], LEVEL, "least"),
-        f"0 in the interval, {SHARES[fewest]:.0%}": (found.covered[:, fewest], LEVEL, "least"),
+        "0 in the interval, macro": (outcome.covered[:, -2], LEVEL, "least"),
+        f"0 in the interval, {SHARES[fewest]:.0%}": (outcome.covered[:, fewest], LEVEL, "least"),
     }
     return [_row(data, users, what, *row) for what, row in rows.items()]
 
 
 def power_rows(kind: str, simulations: int) -> list[dict]:
-    """Models whose true difference is the one that so many users can detect."""
+    """Models whose true difference is just detectable with so many users."""
     population = make_population(kind, GAIN)
     users = population.needed_users()
-    found = simulate(population, users, simulations)
-    data = f"{kind}, difference {population.truth[-1] / found.detectable:.2f} × detectable"
+    outcome = simulate(population, users, simulations)
+    data = f"{kind}, difference {population.truth[-1] / outcome.detectable:.2f} × detectable"
     return [
-        _row(data, users, "p ≤ .05, users", found.p[:, -1] <= ALPHA, POWER, "about"),
-        _row(data, users, "in the interval, users", found.covered[:, -1], LEVEL, "least"),
+        _row(data, users, "p ≤ .05, users", outcome.p[:, -1] <= ALPHA, POWER, "about"),
+        _row(data, users, "in the interval, users", outcome.covered[:, -1], LEVEL, "least"),
     ]
 
 
 def percentile_rows(kind: str, users: int, simulations: int) -> list[dict]:
-    """What the percentiles of the bootstrap would hold, in place of the interval of `compare`."""
+    """The coverage of the percentiles of the bootstrap, instead of the interval of `compare`."""
     population = make_population(kind, 0)
     covered = [
-        holds(
+        contains(
             estimates(
-                differences.ravel(), users_of(differences), domains.ravel(), list(DOMAINS),
+                differences.ravel(), user_numbers(differences), domains.ravel(), list(DOMAINS),
                 resamples=499, seed=number,
             ),
             population.truth,
@@ -88,7 +89,7 @@ def percentile_rows(kind: str, users: int, simulations: int) -> list[dict]:
 def _row(
     data: str, users: int, what: str, happened: np.ndarray, promised: float, at: str
 ) -> dict[str, Any]:
-    """One line of the table; `happened` [S] says in which of the samples it did."""
+    """One line of the table; `happened`: [S] whether it happened in each sample."""
     low, high = bounds(promised, len(happened), at)
     share = float(happened.mean())
     return {
@@ -98,10 +99,14 @@ def _row(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Simulate and print."""
+    """Simulate and print the table. Raises UserError."""
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--simulations", type=int, default=800, help="samples a row (800)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
+    parser.add_argument(
+        "--simulations", type=int, default=800, help="samples per row (default: 800)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
     parsed = parser.parse_args(arguments)
     if parsed.simulations < 1:
         raise UserError(f"--simulations must be at least 1, not {parsed.simulations}")

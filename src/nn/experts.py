@@ -46,7 +46,7 @@ class EncoderLayer(nn.Module):
 
 def view_tiles(view, x: Tensor) -> list[Tiles]:
     """The attention tiles of a view with inputs x, for all experts that read it."""
-    return tiles_of(view.groups, view.sequence, matmul_dtype(x))
+    return tiles_of(view.tiles, view.sequence_ids, matmul_dtype(x))
 
 
 class Experts(nn.Module):

@@ -41,8 +41,8 @@ class SequenceGate(nn.Module):
         parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
         # slots of no sequence have the number `view.sequences`
         sums = parts.new_zeros(view.sequences + 1, parts.shape[1])
-        sums = sums.index_add(0, view.sequence, parts)
-        return sums.softmax(-1)[view.sequence]  # [sequences + 1, K] -> [M, K]
+        sums = sums.index_add(0, view.sequence_ids, parts)
+        return sums.softmax(-1)[view.sequence_ids]  # [sequences + 1, K] -> [M, K]
 
 
 class EvenGate(nn.Module):

@@ -1,4 +1,4 @@
-"""The statistics hold what they promise: on tables by hand, against other ways, in simulation."""
+"""The statistics keep their promises: computed by hand, by other methods, and in simulation."""
 
 import warnings
 from itertools import product
@@ -6,16 +6,18 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy import stats
-from src.statistics.significance import compare, estimates, holm
 
-from src.statistics import significance
-from tests.support import simulated_models as simulations
+from src.statistics import resampling
+from src.statistics.bootstrap import estimates
+from src.statistics.comparison import compare
+from src.statistics.holm import holm
+from tests.support import simulated_comparisons as simulations
 
 NAMES = ["A", "B", "empty", "C"]
 
 
 def random_targets(seed=0, users=80, targets=200):
-    """first, second, users, domains of targets in three of the four domains; half of them equal."""
+    """first, second, users, domains of targets in three of the four domains; half are equal."""
     rng = np.random.default_rng(seed)
     first, second = rng.random((2, targets))
     second = np.where(rng.random(targets) < 0.5, first, second)
@@ -153,7 +155,7 @@ def test_neither_the_order_of_the_rows_nor_the_block_size_matters(monkeypatch):
     np.testing.assert_allclose(
         numbers(compare(*(column[order] for column in data), NAMES)), numbers(found), atol=1e-12
     )
-    monkeypatch.setattr(significance, "BLOCK", 500)  # six users' samples at a time
+    monkeypatch.setattr(resampling, "BLOCK", 500)  # six users' samples at a time
     by_block = compare(*data, NAMES)
     for name, pair in found.items():
         assert by_block[name].low == pytest.approx(pair.low)

@@ -53,7 +53,7 @@ def cross_losses(dataset: Dataset, folder: Path, **weighting) -> np.ndarray:
     trainer = Trainer(settings, dataset, folder, start_process("cpu"))
     for _ in range(settings.max_epochs):
         epoch = trainer.train_epoch()
-    return (epoch.losses[1] / epoch.counts).numpy()
+    return (epoch.losses["cross"] / epoch.counts).numpy()
 
 
 def test_with_the_defaults_no_domain_starves_and_without_a_floor_one_does(tmp_path):

@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import StepLosses, SyNCRec
+from models import MIM_LOSS, SyNCRec
 from src.dataset.batching.batch import Batch
 from src.dataset.batching.windows import Windows
 from src.dataset.store.folder import Dataset
+from src.interfaces import StepLosses
 from src.nn.kernels.softmax_loss import softmax_loss as chunked_softmax_loss
-from src.objective.lc_ntg import lc_ntg_update, lc_ntg_weights
+from src.objective.lc_ntg import lc_ntg_gamma, lc_ntg_update, lc_ntg_weights
 from src.objective.sc_mim import sc_mim
 from src.objective.step_losses import domain_sums, pairwise_loss
 
@@ -157,7 +158,6 @@ class PaddedSyNCRec(nn.Module):
             {"cross": PaddedTask(settings, 1), "single": PaddedTask(settings, self.domains)}
         )
         self.critics = nn.Parameter(torch.empty(self.domains, settings.hidden, settings.hidden))
-        self.register_buffer("gap_state", torch.full((self.domains,), 1.0 / self.domains))
 
     @classmethod
     def of(cls, model: SyNCRec) -> "PaddedSyNCRec":
@@ -167,7 +167,6 @@ class PaddedSyNCRec(nn.Module):
         with torch.no_grad():
             for parameter, form, own in weight_pairs(model, padded):
                 own.copy_(form(parameter))
-            padded.gap_state.copy_(model.gap_state)
         return padded.train(model.training)
 
     def forward(self, padded: PaddedBatch, coefficients: dict[str, Tensor]) -> StepLosses:
@@ -177,13 +176,13 @@ class PaddedSyNCRec(nn.Module):
         for task, output in outputs.items():
             part, losses[task] = self._losses(padded.batch, output, coefficients[task])
             objective = objective + part
-        mim = bound = self.item_table.new_zeros(())
-        if self.settings.sc_mim:
-            mim, bound = sc_mim(
-                outputs["single"], outputs["cross"], padded.batch.pair_lengths,
-                padded.batch.mim_pairs, self.critics, self.settings.mim_temperature,
-            )  # fmt: skip
-        return StepLosses(objective, losses["single"], losses["cross"], mim, bound)
+        if not self.settings.sc_mim:
+            return StepLosses(objective, losses, {}, {})
+        mim, bound = sc_mim(
+            outputs["single"], outputs["cross"], padded.batch.pair_lengths,
+            padded.batch.mim_pairs, self.critics, self.settings.mim_temperature,
+        )  # fmt: skip
+        return StepLosses(objective, losses, {MIM_LOSS: mim}, {"mim_loss": mim, "mim_bound": bound})
 
     def _cross(self, padded: PaddedBatch) -> Tensor:
         """h of every target in the cross view [N, H], in the canonical order."""
@@ -283,16 +282,17 @@ class PaddedTrainer:
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=self.settings.lr, fused=True
         )
+        domains, table = self.network.domains, self.network.item_table
+        self.gap_state = torch.full((domains,), 1.0 / domains).to(table)
 
     def train_step(self, padded: PaddedBatch) -> StepLosses:
         """One step on a batch, every mean over the batch's targets."""
         settings, network = self.settings, self.network
         counts = padded.batch.domain_counts
-        weights = torch.ones_like(network.gap_state)
+        weights = torch.ones_like(self.gap_state)
         if settings.lc_ntg:
-            _, weights = lc_ntg_weights(
-                network.gap_state, settings.lc_ntg_tau, settings.lc_ntg_floor
-            )
+            gamma = lc_ntg_gamma(self.gap_state, settings.lc_ntg_tau)
+            weights = lc_ntg_weights(gamma, settings.lc_ntg_floor)
         by_target = weights.repeat_interleave(counts, output_size=len(padded.batch.targets))
         coefficients = {
             "cross": by_target / (weights * counts).sum(),
@@ -302,7 +302,8 @@ class PaddedTrainer:
         device = network.item_table.device.type
         with torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
             losses = network(padded, coefficients)
-        (losses.objective + settings.lambda_mim * losses.mim).backward()
+        auxiliary = settings.lambda_mim * sum(losses.auxiliary.values())
+        (losses.objective + auxiliary).backward()
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
         self.optimizer.step()
@@ -310,7 +311,7 @@ class PaddedTrainer:
         return losses
 
     def _update_gap_state(self, losses: StepLosses, counts: Tensor) -> None:
-        settings, state = self.settings, self.network.gap_state
-        gaps = domain_sums(losses.single - losses.cross, counts)
-        beta = settings.lc_ntg_beta or 1.0 - settings.lc_ntg_alpha
-        state.copy_(lc_ntg_update(state, gaps, counts, settings.lc_ntg_alpha, beta)[0])
+        alpha, beta = self.settings.lc_ntg_alpha, self.settings.lc_ntg_beta
+        beta = 1.0 - alpha if beta is None else beta
+        sums = domain_sums(losses.by_path["single"] - losses.by_path["cross"], counts)
+        self.gap_state = lc_ntg_update(self.gap_state, sums / counts, counts, alpha, beta)

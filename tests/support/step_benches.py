@@ -133,9 +133,10 @@ def make_bench(settings: Settings, dataset: Dataset, process: Process) -> Bench:
 def small_bench(*, device="cpu", dtype=torch.float64, users=9, noise=0.3, **settings) -> Bench:
     """A bench of a few users whose weights are large enough that every part shows."""
     defaults = {"hidden": 8, "dropout": 0.0, "experts_cross": 2, "batch_size": users}
+    if dtype == torch.float64:
+        defaults["precision"] = "float64"
     dataset = generated_dataset(training_lengths(users), DOMAIN_EVENTS, [30, 20, 10, 9, 8])
     bench = make_bench(paper_settings(**(defaults | settings)), dataset, start_process(device))
-    bench.trainer.model.to(dtype)
     with torch.no_grad():
         for parameter in bench.trainer.model.parameters():
             parameter.add_(torch.randn_like(parameter) * noise)

@@ -14,9 +14,12 @@ import torch
 
 import recommend
 import report
-from src.baselines.gru4rec import GRU4Rec
 from src.config.cli import setting
 from src.config.names import MODELS, WEIGHTINGS, Model
+from src.interfaces import StepLosses
+from src.nn.initialization import own_stream
+from src.nn.softmax_loss import softmax_loss
+from src.objective.step_losses import domain_spans
 from src.objective.weighting import Uniform
 from tests.support.command_runs import DOMAINS, contents, make_data, train
 from tests.support.process_runs import assert_same_run, exact, launch_runs
@@ -39,38 +42,48 @@ class BagSettings:
     bag_bias: bool = setting(True, "whether there is a bias", group="bag")
 
 
-class Bag(GRU4Rec):
-    """The mean of the events before a target, scaled."""
+class Bag(torch.nn.Module):
+    """A whole recommender: the mean of the events before a target, scaled."""
 
     Settings = BagSettings
 
     def __init__(self, settings, item_starts):
-        super().__init__(settings_with(settings), item_starts)
-        self.own = settings
-        self.gru = torch.nn.Identity()
+        super().__init__()
+        self.settings, self.item_starts, self.auxiliary_weights = settings, item_starts, {}
+        with own_stream(settings.seed, "items"):
+            self.item_table = torch.nn.Parameter(torch.randn(item_starts[-1], settings.hidden))
         self.bias = torch.nn.Parameter(torch.zeros(settings.hidden))
+
+    def forward(self, batch, coefficients=None, gather=None):
+        (path,) = self.settings.paths
+        outputs = self.outputs(batch, path)
+        spans = domain_spans(batch.counts, self.item_starts)
+        weights = outputs.new_ones(len(outputs)) if coefficients is None else coefficients[path]
+        objective, losses = softmax_loss(outputs, self.item_table, batch.targets, spans, weights)
+        return StepLosses(objective, {path: losses}, {}, {})
 
     def outputs(self, batch, path):
         view = getattr(batch, path)
         slots = view.target_slots
-        tokens = self.item_table[view.inputs][slots]
         rows, positions = view.sequence_ids[slots], view.positions[slots]
-        padded = tokens.new_zeros(view.sequences, self.own.max_len, self.own.hidden)
-        padded = padded.index_put((rows, positions), tokens).cumsum(1)
-        mean = padded[rows, positions] / (positions[:, None] + 1)
-        return self.own.bag_scale * mean + self.own.bag_bias * self.bias
+        tokens = self.item_table[view.inputs][slots] * (positions > 0)[:, None]
+        sums = tokens.new_zeros(view.sequences, self.settings.max_len, tokens.shape[1])
+        sums = sums.index_put((rows, positions), tokens).cumsum(1)[rows, positions]
+        mean = sums / positions.clamp(min=1)[:, None]
+        return self.settings.bag_scale * mean + self.settings.bag_bias * self.bias
 
+    def queries(self, batch, path):
+        return self.outputs(batch, path)[batch.last_targets][batch.last_rows]
 
-def settings_with(settings):
-    """GRU4Rec's parts look for its own settings."""
+    def reads_domain(self, path):
+        return False
 
-    class WithLayers:
-        gru4rec_layers, gru4rec_output = 1, False
+    def rows_of(self, name):
+        return "items" if name == "item_table" else "whole"
 
-        def __getattr__(self, name):
-            return getattr(settings, name)
-
-    return WithLayers()
+    @staticmethod
+    def activation_bytes(settings, tile):
+        return 4.0 * settings.hidden
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,13 @@ from src.evaluation.evaluator import evaluate_run
 from src.evaluation.queries import Ensemble
 from src.evaluation.targets import SPLITS, split_targets, target_facts
 from src.io.errors import run_command
-from src.report import analysis, compare, protocols, tables, transfer_tables
-from src.report.compared_paths import data_sets, measure
+from src.report import compare, protocols, table
 from src.report.finished_runs import read_runs
-from src.report.gamma_claim import claim_points
+from src.report.seed_groups import group_seeds
+from src.report.transfer import differences, sensitivity, target_groups, training_history
+from src.report.transfer import tables as transfer_tables
+from src.report.transfer.data_sets import data_sets, measure
+from src.report.transfer.gamma_correlation import correlation_points
 from src.runs.warm_start import check_former, former_state, init_record, open_former
 from trainers import Trainer
 from utils import METRICS_COLUMNS, Process, Table, open_data
@@ -228,7 +231,7 @@ def as_table(world: World) -> None:
         runs=list(world.runs.values()), split="test", protocol="full",
         metrics=["ndcg@10", "hr@10"], out=world.root / "table",
     )  # fmt: skip
-    tables.run(arguments)
+    table.run(arguments)
 
 
 def run_tables(world: World, rng: random.Random) -> None:
@@ -257,28 +260,29 @@ def report_files(world: World, rng: random.Random) -> None:
 
 
 def as_comparison(world: World) -> None:
-    sides = compare.read_sides([str(path) for path in world.runs.values()][:2])
-    pairs = [compare.compared(*sides, "test", "full", ["ndcg@10"])]
-    _ = [compare.pair_text(rows) for rows in pairs], compare.legend(pairs, sides, 1)
+    rankers = compare.read_rankers([str(path) for path in world.runs.values()][:2])
+    pairs = [compare.compare_pair(*rankers, "test", "full", ["ndcg@10"])]
+    _ = [compare.pair_text(rows) for rows in pairs], compare.legend(pairs, rankers, 1)
 
 
 def as_protocols(world: World) -> None:
     runs = read_runs([world.run])
-    cells = protocols.macro_means(protocols.group_by_seed(runs), "test", ["ndcg@10"])
-    protocols.protocols_text(cells, "test", ["ndcg@10"])
+    groups = group_seeds(runs)
+    means = protocols.macro_means(groups, "test", ["ndcg@10"])
+    protocols.protocols_text(means, groups, "test", ["ndcg@10"])
 
 
 def as_analysis(world: World) -> None:
     (data,) = data_sets(read_runs(list(world.runs.values())))
     measured = measure(data, "ndcg@10")
-    analysis.levels(data, measured)
-    analysis.differences(data, measured)
-    transfer_tables.trajectory_table(analysis.trajectories(data))
-    transfer_tables.curves_table(data, analysis.curves(data))
-    analysis.group_levels(data, measured)
-    analysis.protocol_table(data, "ndcg@10")
-    analysis.beyond_accuracy(data)
-    claim_points(data, measured)
+    differences.levels(data, measured)
+    differences.differences(data, measured)
+    transfer_tables.trajectory_table(training_history.trajectories(data))
+    transfer_tables.curves_table(data, training_history.curves(data))
+    target_groups.group_levels(data, measured)
+    sensitivity.protocol_table(data, "ndcg@10")
+    sensitivity.beyond_accuracy(data)
+    correlation_points(data, measured)
     transfer_tables.card_tables(data.card)
     transfer_tables.runs_table(data)
     transfer_tables.settings_table(data)

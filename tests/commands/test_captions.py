@@ -102,8 +102,8 @@ def test_captions_describe_planted_transfer(planted):
     assert gamma == "At the last epoch D·γ is highest in Up (2.00) and lowest in Down (0.27)."
     phi = captions.phi_caption(planted.data, planted.trajectories)
     assert phi == (
-        "At the last epoch φ is positive in Up (the cross task has the lower training loss), "
-        "negative in Down and without a clear sign in Flat."
+        "At the last epoch φ is positive in Up (the cross task has the lower training loss) and "
+        "negative in Down; it has no clear sign in Flat."
     )
     overall = captions.transfer_map_caption(planted.data, planted.differences)
     sure = (planted.differences[planted.differences.domain.isin(LOG.domains)].p_holm < 0.05).sum()
@@ -128,6 +128,8 @@ def test_without_any_difference_every_sentence_says_so(nothing):
         nothing.data, nothing.differences
     )
     assert "within 5 % of uniform" in captions.gamma_caption(nothing.trajectories)
+    phi = captions.phi_caption(nothing.data, nothing.trajectories)
+    assert phi.startswith("At the last epoch φ has no clear sign in ")
     claim = captions.correlation_caption(nothing.points, nothing.within)
     assert claim == "Inconclusive: D·γ and Δ have no rank correlation over 2 domains (2 points)."
 
@@ -176,7 +178,7 @@ def test_small_groups_are_marked_and_not_judged(planted):
     )  # fmt: skip
     sentence = captions.groups_caption(planted.data, rows)
     assert sentence == (
-        "CDSR − SDSR: tail +0.0100 and middle −0.0200; significant in middle. "
+        "CDSR − SDSR: tail +0.0100 and middle −0.0200; significant for middle. "
         "Too few targets to judge: head (n = 19)."
     )
     alike = captions.groups_caption(planted.data, rows.assign(p_holm=0.9))

@@ -8,7 +8,16 @@ import torch
 
 from benchmarks.memory import catalogue
 from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
-from benchmarks.speed import common, domains, end_to_end, gpu_profile, loader, protocols, step
+from benchmarks.speed import (
+    common,
+    domains,
+    end_to_end,
+    gpu_profile,
+    kernels,
+    loader,
+    protocols,
+    step,
+)
 from src.io.errors import UserError
 from tests.support.small_benches import padded_batch, small_bench
 
@@ -186,6 +195,17 @@ def test_step_can_leave_the_oracle_out(capsys):
     assert (result["dtype"], result["loss"]) == ("bfloat16", "ce")
     assert all(result[key] is None for key in ("oracle_s", "speedup", "oracle_peak_mib"))
     assert result["step_s"] > 0
+
+
+def test_kernels_compares_plain_and_fused_in_every_part(capsys):
+    result = printed(capsys, kernels, "--hidden=8", "--dtype", "float32", "bfloat16")
+    parts = [(case["dtype"], case["part"]) for case in result["cases"]]
+    assert parts == [(dtype, part) for dtype in kernels.PRECISIONS for part in kernels.PARTS]
+    for case in result["cases"]:
+        (plain,), (fused,) = case["rounds"].values()
+        assert case["gain"] == pytest.approx(plain / fused)
+        assert case["saved"] == pytest.approx(1 - case["mib"]["fused"] / case["mib"]["plain"])
+        assert case["pays"] == (case["gain"] >= 1.15 or case["saved"] >= 0.2)
 
 
 def test_domains_prints_the_ratio_of_twenty_domains_to_two(capsys):

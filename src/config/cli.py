@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.io.errors import EXIT_USER_ERROR, UserError
-from src.io.json_schema import read_json, shown
+from src.io.json_schema import read_json, repr_short
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -104,16 +104,17 @@ def config_defaults(
         if name not in types:
             if others:
                 continue
-            raise UserError(f"{what} {path}: unknown setting {shown(name)} (see --help)")
+            raise UserError(f"{what} {path}: unknown setting {repr_short(name)} (see --help)")
         try:
             content[name] = _of_type(value, types[name])
         except (TypeError, OverflowError):
             raise UserError(
-                f"{what} {path}: '{name}' must be {_said(types[name])}, not {shown(value)}"
+                f"{what} {path}: '{name}' must be {_said(types[name])}, not {repr_short(value)}"
             ) from None
         if choices[name] and value not in choices[name]:
             raise UserError(
-                f"{what} {path}: '{name}' is {shown(value)}; give one of {', '.join(choices[name])}"
+                f"{what} {path}: '{name}' is {repr_short(value)}; "
+                f"give one of {', '.join(choices[name])}"
             )
     return content
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from src.baselines import BASELINES
 from src.config.settings import RUN_ONLY
-from src.dataset.store.card_schema import REPORTED, card_misfit
+from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
 from src.io.errors import UserError
@@ -164,7 +164,7 @@ class Run:
         if not path.is_file():
             raise self._missing(path.name, "is not there")
         card = read_json(path, "the data card of the run", dict)
-        fault = card_misfit(card, REPORTED)
+        fault = card_error(card, REPORT_SCHEMA)
         if not fault and set(card["domains"]) != set(self.domains):
             fault = "it is of other domains than the results"
         if fault:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.training.epoch_statistics import EpochSums
 from src.training.non_finite import PATHS
-from src.io.json_schema import MOST_COUNT, shown
+from src.io.json_schema import MAX_COUNT, repr_short
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam, AdamW and SparseAdam keep of a parameter
 OPTIONS = {"params", "lr", "betas", "eps", "weight_decay"}  # what none of them fills in by itself
@@ -114,7 +114,7 @@ def _unlike_value(found: Any, own: Any, place: str) -> str:
     if isinstance(own, float):
         fits = type(found) in (int, float) and not math.isnan(found)
     elif isinstance(own, int) and not isinstance(own, bool):
-        fits = type(found) is int and 0 <= found <= MOST_COUNT
+        fits = type(found) is int and 0 <= found <= MAX_COUNT
     else:
         fits = type(found) is type(own)
     return "" if fits else f"{place} is {_kind(found)}"
@@ -123,7 +123,7 @@ def _unlike_value(found: Any, own: Any, place: str) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)}"
-    return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else shown(value)
+    return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else repr_short(value)
 
 
 def optimizer_misfit(state: Any, optimizer: torch.optim.Optimizer, name: str) -> str:
@@ -142,7 +142,7 @@ def optimizer_misfit(state: Any, optimizer: torch.optim.Optimizer, name: str) ->
                 return f"{place}.{option} is {_kind(found[option])}"
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for number, moments in state["state"].items():
-        place = f"{name}.state.{shown(number)}"
+        place = f"{name}.state.{repr_short(number)}"
         if type(number) is not int or not 0 <= number < len(parameters):
             return f"{place} is of no parameter"
         if not isinstance(moments, dict) or not moments.keys() >= MOMENTS:

@@ -21,7 +21,7 @@ from src.io.files import write_atomically
 from src.runs.checkpoint_fit import misfit_line, unlike
 from src.training.memory import is_out_of_memory
 from src.config.settings import MAY_GROW, RUN_ONLY, SCORING, Settings
-from src.io.json_schema import shown
+from src.io.json_schema import repr_short
 
 CHECKPOINT_FORMAT = 1
 MODEL_SETTINGS = (
@@ -223,4 +223,4 @@ def check_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     fault = unlike(found, own, "model")
     other = sorted(map(str, found.keys() - own.keys()))
     if fault or other:
-        raise Unusable(misfit_line(path, fault or f"model has {shown(other[0])}"))
+        raise Unusable(misfit_line(path, fault or f"model has {repr_short(other[0])}"))

@@ -6,19 +6,19 @@ from typing import Any
 from src.config.cli import as_json, config_defaults
 from src.io.errors import UserError
 from src.config.settings import Settings
-from src.io.json_schema import Count, Each, Maybe, Names, misfit, read_json
+from src.io.json_schema import Count, MapOf, OptionalKey, NamedMap, schema_error, read_json
 
 MEANS = ("macro", "users")  # what stands beside the domains in results.json
 # the metrics of a domain, or of a mean; one without targets has their number alone
 METRICS_SHAPE = {"n": Count()}
 SHOWN = {"hr@10": None, "ndcg@10": None}.keys()  # what the table of main.py shows of every target
 # {split: {protocol: {path: {domain, "macro" or "users": metrics}}}}
-RESULTS = Each(Names(Names(Names(METRICS_SHAPE, least=3), least=1), least=1), least=1)
+RESULTS = MapOf(NamedMap(NamedMap(NamedMap(METRICS_SHAPE, min_entries=3), min_entries=1), min_entries=1), min_entries=1)
 ENVIRONMENT = {
-    "data_sha256": str, "commit": Maybe((str, None)), "dirty": Maybe(bool), "device": Maybe(str),
-    "init_from": Maybe((dict, None)),
+    "data_sha256": str, "commit": OptionalKey((str, None)), "dirty": OptionalKey(bool), "device": OptionalKey(str),
+    "init_from": OptionalKey((dict, None)),
 }  # fmt: skip
-SERVING = Names({"path": lambda value: "" if value in ("cross", "single") else "cross or single"})
+SERVING = NamedMap({"path": lambda value: "" if value in ("cross", "single") else "cross or single"})
 AGAIN = "score the run again with main.py --evaluate"
 
 
@@ -44,7 +44,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         for protocol, paths in protocols.items():
             for name, means in paths.items():
                 place = f"{what} {path}: {split}, {protocol}, {name}"
-                if fault := misfit(means, Each(Each(float))):
+                if fault := schema_error(means, MapOf(MapOf(float))):
                     raise UserError(f"{place}: {fault}; {AGAIN}")
                 lacking = [
                     one for one, own in means.items() if own["n"] and not own.keys() >= SHOWN

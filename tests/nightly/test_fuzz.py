@@ -11,12 +11,18 @@ from benchmarks.robustness import fuzz
 from benchmarks.robustness.fuzz_targets import TARGETS
 from src.config.cli import config_defaults
 from src.config.settings import Settings, check_settings
-from src.dataset.store.card_schema import COMPARED, OPENED, PRINTED, REPORTED, card_misfit
+from src.dataset.store.card_schema import (
+    CONSOLE_SCHEMA,
+    OPEN_SCHEMA,
+    REPORT_SCHEMA,
+    REUSE_SCHEMA,
+    card_error,
+)
 from src.io.errors import UserError
-from src.io.json_schema import misfit, name_fault, read_json
+from src.io.json_schema import name_error, read_json, schema_error
 from src.runs.records import ENVIRONMENT, RESULTS, SERVING
 
-SHAPES = (OPENED, REPORTED, PRINTED, COMPARED, ENVIRONMENT, RESULTS, SERVING)
+SHAPES = (OPEN_SCHEMA, REPORT_SCHEMA, CONSOLE_SCHEMA, REUSE_SCHEMA, ENVIRONMENT, RESULTS, SERVING)
 INPUTS = 120
 SLOW = {"raw_log", "ranks", "report_files"}  # DuckDB, statistics: a few each are enough here
 json_values = st.recursive(
@@ -52,8 +58,8 @@ def test_the_fuzzer_tells_a_traceback_and_a_hang():
 @given(json_values)
 def test_any_json_fits_a_shape_or_is_told_where_not(value):
     for shape in SHAPES:
-        assert isinstance(misfit(value, shape), str)
-        assert isinstance(card_misfit(value, OPENED), str)
+        assert isinstance(schema_error(value, shape), str)
+        assert isinstance(card_error(value, OPEN_SCHEMA), str)
 
 
 @quick
@@ -82,6 +88,6 @@ def test_any_bytes_are_json_or_refused(tmp_path, content):
 @quick
 @given(st.text())
 def test_a_name_that_passes_stays_on_its_line(name):
-    if not name_fault(name):
+    if not name_error(name):
         assert len(name.splitlines()) == 1
         name.encode()

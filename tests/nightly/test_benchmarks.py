@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from utils import ROOT
+from src.io.paths import ROOT
 
 CPU = ("--device=cpu", "--threads=1", "--rounds=1")
 SIZES = {  # script: (flags, keys that the object must have)

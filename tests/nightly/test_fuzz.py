@@ -12,10 +12,10 @@ import sys
 import pytest
 from hypothesis import strategies as st
 
+from src.io.paths import ROOT
 from tests.support.fuzzing import ACCEPTED, REFUSED, TARGETS, feed, feed_target
 from tests.support.spoiling import remove, spoiled
 from tests.support.tiny_world import TINY, data_flags
-from utils import ROOT
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "2000"))  # to the readers, in this process
 COMMANDS = int(os.environ.get("FUZZ_COMMANDS", "20"))  # each in a process of its own

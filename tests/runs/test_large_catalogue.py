@@ -15,7 +15,8 @@ from benchmarks.memory import catalogue
 from benchmarks.memory import catalogue_memory
 from benchmarks.memory import catalogue_run
 from benchmarks.speed import softmax
-from models import SyNCRec, own_stream
+from models import SyNCRec
+from src.nn.initialization import own_stream
 from src.runs.checkpoints import load_checkpoint
 from src.config.settings import Settings
 

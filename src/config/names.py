@@ -19,6 +19,7 @@ class Model:
 
 MODELS = {
     "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate")),
+    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.
@@ -30,6 +31,8 @@ COUNT_MODELS = {
 WEIGHTINGS = {
     "lc_ntg": "src.objective.lc_ntg:LCNTG",
     "uniform": "src.objective.weighting:Uniform",
+    "inverse_loss": "src.objective.inverse_loss:InverseLoss",
+    "pcgrad": "src.objective.pcgrad:PCGrad",
 }
 
 # Candidates of a target (src/evaluation/protocols.py), each also without the items already seen.

@@ -94,7 +94,7 @@ def put(*place):
 def test_a_config_file(world, content, said):
     path = world.root / "made.json"
     path.write_bytes(content)
-    refused(lambda: use.main.parse_command([f"--config={path}"]), said)
+    refused(lambda: parse_command([f"--config={path}"], ""), said)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_run_folder_whose_folder_is_a_link_is_emptied(world, tmp_path):
     kept.mkdir()
     (kept / "file").touch()
     (run / "domains").symlink_to(kept)
-    use.main._empty(run)
+    lifecycle._empty(run)
     assert not list(run.iterdir())
     assert (kept / "file").is_file()
 

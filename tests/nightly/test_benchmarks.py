@@ -198,9 +198,8 @@ def test_step_can_leave_the_oracle_out(capsys):
 
 
 def test_kernels_compares_plain_and_fused_in_every_part(capsys):
-    result = printed(capsys, kernels, "--hidden=8", "--dtype", "float32", "bfloat16")
-    parts = [(case["dtype"], case["part"]) for case in result["cases"]]
-    assert parts == [(dtype, part) for dtype in kernels.PRECISIONS for part in kernels.PARTS]
+    result = printed(capsys, kernels, "--hidden=8", "--dtype=bfloat16")
+    assert [case["part"] for case in result["cases"]] == list(kernels.PARTS)
     for case in result["cases"]:
         (plain,), (fused,) = case["rounds"].values()
         assert case["gain"] == pytest.approx(plain / fused)

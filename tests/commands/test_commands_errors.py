@@ -121,7 +121,7 @@ def test_a_config_file_that_is_missing(data, runs, tmp_path, capsys):
 
 def test_a_dataset_that_is_missing(runs, tmp_path, capsys):
     line = failing(capsys, runs, lambda: train(tmp_path / "none", runs, "run"))
-    assert f"{tmp_path / 'none'} is no dataset folder" in line
+    assert f"{tmp_path / 'none'} is not a dataset folder" in line
     assert "make_dataset.py" in line
 
 

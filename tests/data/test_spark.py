@@ -9,7 +9,7 @@ import pytest
 from make_dataset import find_log, lay_out
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.build.card import make_card
-from src.dataset.engine.duckdb_engine import connected_duck
+from src.dataset.engine.duckdb_engine import open_duckdb
 from tests.support.data_logs import card_of, make, random_log, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def test_both_engines_make_the_same_dataset(spark, tmp_path, options):
     settings = DatasetSettings(
         data_name="t", strd_ym="201402", raw_dir=str(raw), **OPTIONS[options]
     )
-    with connected_duck(1, "", tmp_path) as duck:
+    with open_duckdb(1, "", tmp_path) as duck:
         expected = made_by(duck, settings, tmp_path / "duckdb")
     assert made_by(spark, settings, tmp_path / "spark") == expected
 

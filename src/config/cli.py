@@ -7,6 +7,7 @@ and the choices. What the flags leave at its default is written down as fully as
 import argparse
 import dataclasses
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def setting(
-    default: Any, help: str, *, group: str = "options", choices: tuple[str, ...] | None = None
+    default: Any, help: str, *, group: str = "options", choices: Collection[str] | None = None
 ) -> Any:
     """A dataclass field that is also a flag. A tuple default makes a flag of several values."""
     metadata = {"help": help, "group": group, "choices": choices}

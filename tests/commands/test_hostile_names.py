@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from src.report.output import markdown
 
 import main
 import report
@@ -17,6 +16,7 @@ from src.dataset.build.writer import file_name
 from src.dataset.store.card_schema import domain_fault
 from src.dataset.store.folder import open_dataset
 from src.io.errors import plain, run_command
+from src.report.table_files import markdown
 from tests.support.command_runs import failing
 from tests.support.data_logs import HEADER, MONTH, card_of, fail, make, write_log
 from tests.support.run_folders import Log, write_run

@@ -5,12 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
+from tests.support.small_benches import padded_batch, small_bench
 
 from benchmarks.memory import catalogue
-from benchmarks.speed import common, domains, end_to_end, gpu_profile, loader, protocols, step
+from benchmarks.speed import (
+    common,
+    domains,
+    end_to_end,
+    gpu_profile,
+    kernels,
+    loader,
+    protocols,
+    step,
+)
 from src.io.errors import UserError
-from tests.support.padded_model import PaddedSyNCRec, PaddedTrainer, weight_pairs
-from tests.support.step_benches import padded_batch, small_bench
 
 STEP_KEYS = {
     "hidden", "dtype", "tokens", "step_s", "oracle_s", "speedup", "necessary_gflop",
@@ -38,7 +47,7 @@ def test_the_padded_oracle_is_the_model_in_losses_and_gradients(variant):
     for name, expected in slow._asdict().items():
         torch.testing.assert_close(getattr(fast, name), expected, rtol=1e-5, atol=1e-5, msg=name)
     for losses in (fast, slow):
-        (losses.objective + sum(losses.auxiliary.values())).backward()
+        (losses.objective + losses.mim).backward()
     for parameter, form, own in weight_pairs(model, padded):
         if own.grad is not None:  # None: the critics without SC-MIM
             torch.testing.assert_close(form(parameter.grad), own.grad, rtol=1e-5, atol=1e-5)
@@ -61,10 +70,10 @@ def test_both_trainers_take_the_same_steps(loss):
     for _ in range(3):
         bench.step()
         slow.train_step(padded_batch(bench))
-    state = bench.trainer.gap.state
-    torch.testing.assert_close(state, slow.gap_state, rtol=1e-5, atol=1e-6)
-    assert (state != state[0]).any()
-    for parameter, form, own in weight_pairs(bench.trainer.model, slow.network):
+    model = bench.trainer.model
+    torch.testing.assert_close(model.gap_state, slow.network.gap_state, rtol=1e-5, atol=1e-6)
+    assert (model.gap_state != model.gap_state[0]).any()
+    for parameter, form, own in weight_pairs(model, slow.network):
         torch.testing.assert_close(form(parameter), own, rtol=1e-5, atol=1e-5)
 
 
@@ -186,6 +195,17 @@ def test_step_can_leave_the_oracle_out(capsys):
     assert (result["dtype"], result["loss"]) == ("bfloat16", "ce")
     assert all(result[key] is None for key in ("oracle_s", "speedup", "oracle_peak_mib"))
     assert result["step_s"] > 0
+
+
+def test_kernels_compares_plain_and_fused_in_every_part(capsys):
+    result = printed(capsys, kernels, "--hidden=8", "--dtype", "float32", "bfloat16")
+    parts = [(case["dtype"], case["part"]) for case in result["cases"]]
+    assert parts == [(dtype, part) for dtype in kernels.PRECISIONS for part in kernels.PARTS]
+    for case in result["cases"]:
+        (plain,), (fused,) = case["rounds"].values()
+        assert case["gain"] == pytest.approx(plain / fused)
+        assert case["saved"] == pytest.approx(1 - case["mib"]["fused"] / case["mib"]["plain"])
+        assert case["pays"] == (case["gain"] >= 1.15 or case["saved"] >= 0.2)
 
 
 def test_domains_prints_the_ratio_of_twenty_domains_to_two(capsys):

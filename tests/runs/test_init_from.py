@@ -21,7 +21,8 @@ import recommend
 from models import SyNCRec
 from src.config.cli import config_defaults
 from src.dataset.store.folder import open_dataset
-from src.report.finished_runs import group_by_seed, read_runs
+from src.report.finished_runs import read_runs
+from src.report.seed_groups import group_seeds
 from src.config.settings import MODES, Settings
 from src.runs.warm_start import NEW, Vocabulary, carry_over, match_domains, match_items, rows_of
 from trainers import Trainer
@@ -314,7 +315,7 @@ def test_seeds_that_start_from_runs_of_their_own_are_one_model(months, former, r
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"init_from": str(former)}))
     folders = [runs / "t" / name for name in ("november-seed1", "november-seed2", "other-seed2")]
-    models = group_by_seed(read_runs(folders))
+    models = group_seeds(read_runs(folders))
     assert [(model.label, len(model.runs)) for model in models] == [
         ("november", 2),
         ("other-seed2", 1),

@@ -52,7 +52,7 @@ from benchmarks.speed.common import (
 from src.io.errors import UserError, run_command
 from src.nn.experts import view_tiles
 from src.nn.softmax_loss import softmax_loss
-from utils import Process
+from src.training.processes import Process
 
 KERNELS = ("plain", "fused")
 PARTS = ("step", "encoder", "softmax")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.io.errors import EXIT_USER_ERROR, UserError
-from src.io.json_schema import read_json, shown
+from src.io.json_schema import read_json, repr_short
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -112,16 +112,16 @@ def checked_values(
         if name not in choices:
             if ignore_unknown:
                 continue
-            raise UserError(f"{where}: unknown setting {shown(name)} (see --help)")
+            raise UserError(f"{where}: unknown setting {repr_short(name)} (see --help)")
         try:
             values[name] = _of_type(value, types[name])
         except (TypeError, OverflowError):
             raise UserError(
-                f"{where}: '{name}' must be {_said(types[name])}, not {shown(value)}"
+                f"{where}: '{name}' must be {_said(types[name])}, not {repr_short(value)}"
             ) from None
         if choices[name] and value not in choices[name]:
             raise UserError(
-                f"{where}: '{name}' is {shown(value)}; give one of {', '.join(choices[name])}"
+                f"{where}: '{name}' is {repr_short(value)}; give one of {', '.join(choices[name])}"
             )
     return values
 

@@ -158,6 +158,13 @@ def test_other_negatives_replace_what_was_drawn(run):
     assert set(results(run)["test"]) == set(PROTOCOLS)
 
 
+def test_fewer_users_at_a_time_keep_what_is_not_asked_for(run):
+    evaluate(run, "--strict_context")
+    before = results(run)
+    evaluate(run, "--eval_users=5", "--protocol", "full")
+    assert results(run) == before
+
+
 def test_ties_read_otherwise_change_results_and_no_rank(run, finished):
     evaluate(run, "--ties=pessimistic")
     assert groups(run) == groups(finished["syncrec"])
@@ -263,9 +270,9 @@ def test_the_released_protocol_of_a_run_without_its_scores(finished, tmp_path, c
 def test_a_folder_without_a_finished_run(run, capsys):
     (run / "results.json").unlink()
     line = failing(capsys, run, lambda: evaluate(run))
-    assert f"--evaluate {run} holds no finished run" in line
+    assert f"--evaluate {run}: not a finished run" in line
     line = failing(capsys, run, lambda: evaluate(run / "none"))
-    assert f"--evaluate {run / 'none'} holds no finished run" in line
+    assert f"--evaluate {run / 'none'}: not a finished run" in line
 
 
 def test_a_run_on_other_data(run, tmp_path, capsys):

@@ -187,7 +187,7 @@ def test_nothing_at_or_after_a_target_s_time_reaches_its_scores(dataset, choice,
             for path in PATHS
         ]  # fmt: skip
         baselines = [
-            model.scores(domain, queries.users, queries.ends)
+            model.scorer(domain, queries.users, queries.ends, own.times[[row]])(slice(None))
             for model in fit_count_models(data).values()
             for domain in (0, 1)
         ]

@@ -392,6 +392,7 @@ def test_a_gpu_starts_from_the_same_weights(months, former, runs):
     assert values[1] == pytest.approx(values[0], abs=1e-3)
 
 
+@pytest.mark.nightly
 def test_two_processes_start_from_the_same_weights(months, former, runs):
     command(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "main.py",
@@ -407,6 +408,7 @@ def test_two_processes_start_from_the_same_weights(months, former, runs):
             assert float(second["value"]) == pytest.approx(float(first["value"]), rel=1e-4)
 
 
+@pytest.mark.nightly
 def test_the_bundled_log_is_retrained_month_by_month(tmp_path):
     """docs/retraining.md's loop at a tiny size: three datasets, three runs, each from the last."""
     runs, former = tmp_path / "runs", ()

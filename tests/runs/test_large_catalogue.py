@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.command_runs import make_data, train
-from tests.support.builders import make_dataset
 
 import main
-from benchmarks.memory import catalogue
-from benchmarks.memory import catalogue_memory
-from benchmarks.memory import catalogue_run
+from benchmarks.memory import catalogue, catalogue_memory, catalogue_run
 from benchmarks.speed import softmax
-from models import SyNCRec, own_stream
-from src.runs.checkpoints import load_checkpoint
+from models import SyNCRec
 from src.config.settings import Settings
+from src.nn.initialization import own_stream
+from src.runs.checkpoints import load_checkpoint
+from tests.support.builders import make_dataset
+from tests.support.command_runs import make_data, train
 
 CPU = torch.device("cpu")
 SPARSE = ("--loss=bce", "--sparse_items")

@@ -3,10 +3,15 @@
 #
 #     bash test.sh
 #     bash test.sh -k losses
+#     bash test.sh --nightly    # those that take minutes, alone
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$ROOT/src/environment.sh"
 
 make_environment requirements-dev.txt
 cd "$ROOT"
+if [[ ${1-} == --nightly ]]; then
+    shift
+    set -- -m nightly "$@"
+fi
 "$PYTHON" -m pytest "$@"

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ class Trainer:
         with named_when_full("in making the model", smaller_tables(settings)):
             self.model = new_model(settings, dataset, process.device)
         self.dtype = self.model.item_table.dtype
-        self.network = process.wrap(self.model)
+        process.share(self.model)
         self.optimizers = make_optimizers(self.model, settings, self.model.item_table)
         self.schedulers = make_schedulers(self.optimizers, settings, self.loader.steps_per_epoch)
         self.sums = self._new_sums()
@@ -262,23 +261,21 @@ class Trainer:
         settings, process = self.settings, self.process
         self.model.zero_grad(set_to_none=True)
         found = []
-        for number, batch in enumerate(step_batches, 1):
+        for batch in step_batches:
             coefficients = {
                 task: values.repeat_interleave(batch.domain_counts, output_size=len(batch.targets))
                 for task, values in by_domain.items()
             }
             gather = partial(process.gather_groups, sizes=batch.mim_sizes)
-            with (
-                self._no_sync(last=number == len(step_batches)),
-                named_anomalies(settings.detect_anomaly),
-            ):
+            with named_anomalies(settings.detect_anomaly):
                 with torch.autocast(
                     process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
                 ):
-                    losses = self.network(batch, coefficients, gather)
+                    losses = self.model(batch, coefficients, gather)
                 mim = settings.lambda_mim * losses.mim / len(step_batches)
                 (losses.objective + mim).backward()
             found.append(losses)
+        process.average_gradients(self.model)
         return found
 
     # ---------------------------------------------------------------- what is not finite
@@ -338,7 +335,7 @@ class Trainer:
         """What L_cross + λ_single · L_single multiplies the loss of a target by: [D] for each task.
 
         The denominators are the step's, over all its batches and processes. Times the processes,
-        because DistributedDataParallel averages what must be added.
+        because their gradients are averaged and must be added.
         """
         settings, processes = self.settings, self.process.processes
         share = settings.lambda_single if settings.runs_cross else 1.0
@@ -366,12 +363,6 @@ class Trainer:
         state, gap = lc_ntg_update(self.model.gap_state, gaps, counts, settings.lc_ntg_alpha, beta)
         self.model.gap_state.copy_(state)
         epoch.add_transfer(gaps, counts, gap, state, gamma, self._domain_weights()[1])
-
-    def _no_sync(self, last: bool):
-        """Gradients of all but the last batch of a step are added up before they are shared."""
-        if last or self.network is self.model:
-            return nullcontext()
-        return self.network.no_sync()
 
     # ---------------------------------------------------------------- evaluation
 

@@ -1,5 +1,6 @@
 """What a user did wrong, said in one line."""
 
+import atexit
 import errno
 import io
 import os
@@ -44,10 +45,39 @@ def run_command(command: Callable[[], None]) -> None:
     SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line and 130; of several
     processes the first one says it. OtherEnded ends it with one line and 1.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _leave(command)
+    _run(command)
+
+
+def _leave(command: Callable[[], None]) -> NoReturn:
+    """Run it as one of several processes, and end this one with its status, but without the
+    interpreter's own ending. That stops every thread which asks for Python's lock, such as one of
+    gloo's that is still releasing a tensor, and C++ then aborts the process."""
+    status = 1
+    try:
+        _run(command)
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        try:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+def _run(command: Callable[[], None]) -> None:
+    """What `run_command` does, up to the end of the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have any bytes as its name
     try:
         command()
+        sys.stdout.flush()  # while what it meets can still be said
     except UserError as error:
         silent = error.agreed and _rank()
         _end(EXIT_USER_ERROR, "" if silent else f"error: {error}", wait=OTHERS_FIRST_S)

@@ -77,7 +77,7 @@ def forecast(
     if settings.loss == "ce":
         gradients += 2 * table  # those of inputs and of scores, before they are added up
     if processes > 1:
-        gradients += parameters  # DistributedDataParallel's buckets
+        gradients += parameters  # what they are averaged in
     users = max(1, math.ceil(settings.batch_size / processes))
     tokens = _targets(lengths, users, settings.batch_by)
     tile = max(TILE, float((lengths**2).sum() / max(1, lengths.sum())))

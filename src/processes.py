@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from src.errors import OtherEnded, UserError
 
@@ -62,8 +61,8 @@ class Process:
         """The rows of all processes, put together by group: own [n, …] lies group after group,
         `sizes` [P][G] says how many rows each process has of each.
 
-        The own rows keep their gradient, times the processes, because DistributedDataParallel
-        averages what must be added; the rows of others are values.
+        The own rows keep their gradient, times the processes, because `average_gradients` averages
+        what must be added; the rows of others are values.
         """
         if self.processes == 1:
             return list(own.split(sizes[0]))
@@ -83,13 +82,35 @@ class Process:
         flags = torch.tensor(asked, dtype=torch.int32, device=self.device)
         return [count > 0 for count in self.sum(flags).tolist()]
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as training steps call it: its gradients are those of all processes."""
+    def share(self, model: nn.Module) -> None:
+        """Give the model of every process the weights and buffers of the first one's."""
+        if self.processes > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Give every process the mean of the gradients of all.
+
+        A parameter that no process used, such as the tower of an absent domain, keeps no gradient,
+        so that the optimiser skips it as it does in a single process. DistributedDataParallel
+        warns of this or of its absence, and keeps gloo's threads alive until the process ends.
+        """
         if self.processes == 1:
-            return model
-        devices = [self.device] if self.device.type == "cuda" else None
-        # a domain that is absent from a batch leaves its tower and gate without a gradient
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+            return
+        parameters = [own for own in model.parameters() if own.requires_grad]
+        used = parameters[0].new_tensor([own.grad is not None for own in parameters])
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters]
+        flat = torch.cat([*(own.flatten() for own in gradients), used])
+        dist.all_reduce(flat.mul_(1 / self.processes))
+        *means, used = flat.split([*(own.numel() for own in gradients), len(used)])
+        for parameter, mean, share in zip(parameters, means, used.tolist(), strict=True):
+            if share:
+                parameter.grad.copy_(mean.view_as(parameter))
+            else:
+                parameter.grad = None
 
     def agree(self, decide: Callable[[], Any]) -> Any:
         """What the leading process decides or does, for all of them; they all raise its
@@ -128,8 +149,6 @@ class Process:
         try:
             yield
             if self.processes > 1:
-                # A process that ends right after its last sum may abort: DistributedDataParallel
-                # keeps gloo's threads alive, and one may still be releasing what was summed.
                 dist.barrier()
                 dist.destroy_process_group()
         except RuntimeError as error:

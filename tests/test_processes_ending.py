@@ -1,11 +1,13 @@
 """When one of several processes ends, by a signal or a fault, all end with the cause, and --resume
 goes on with any number of them to the state that an uninterrupted run has."""
 
+import json
 from contextlib import suppress
 
 import pytest
 import torch
-from command_runs import make_data
+from command_runs import ROOT, command, make_data
+from process_endings import ENDINGS, statuses
 from process_runs import USERS, assert_same_run, exact, launch_runs
 from process_worker import meets
 
@@ -145,3 +147,22 @@ def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_d
     assert line.endswith(f"; {fault} has the state before it, for --replay")
     state = torch.load(fault, weights_only=True)
     assert (state["epoch"], state["position"], state["step"]) == (1, 6, 12)
+
+
+@pytest.fixture(scope="module")
+def endings():
+    """{(ending, processes): statuses and stderr} of an ending of each kind (process_endings.py)."""
+    asked = [[(ending, processes) for ending in ENDINGS] for processes in (2, 3)]
+    done = command(ROOT / "tests" / "process_endings.py", json.dumps(asked))
+    return {(one[0], len(one[1])): one[1:] for one in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_thread_that_still_works_does_not_abort_its_ending_process(endings, ending, processes):
+    codes, said = endings[ending, processes]
+    assert codes == statuses(ending, processes), said
+    assert "terminate called" not in said
+    assert len(own_lines(said)) == {"done": 0, "lost": processes - 1, "defect": processes - 1}.get(
+        ending, 1
+    )

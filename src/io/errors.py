@@ -1,5 +1,6 @@
 """What a user did wrong, said in one line."""
 
+import atexit
 import errno
 import io
 import os
@@ -48,10 +49,39 @@ def run_command(command: Callable[[], None]) -> None:
     """
     if threading.current_thread() is threading.main_thread():  # others may not set handlers
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _run_and_leave(command)
+    _run(command)
+
+
+def _run_and_leave(command: Callable[[], None]) -> NoReturn:
+    """Run a command as one of several processes, and end the process with its status without
+    finalising the interpreter. That would stop each thread that asks for the GIL, such as one of
+    gloo's that is still releasing a tensor, and C++ would then abort the process."""
+    status = 1
+    try:
+        _run(command)
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        try:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+def _run(command: Callable[[], None]) -> None:
+    """What `run_command` does, up to the end of the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have any bytes as its name
     try:
         command()
+        sys.stdout.flush()  # while what it meets can still be said
     except UserError as error:
         silent = error.agreed and _rank()
         _end(EXIT_USER_ERROR, "" if silent else f"error: {error}", wait=OTHERS_FIRST_S)

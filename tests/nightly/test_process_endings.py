@@ -1,4 +1,4 @@
-"""However busy the machine is, processes that end together end with the statuses that README states.
+"""However busy the machine is, processes end with the statuses that docs/runs.md states.
 
 200 endings in two and as many in three processes, and some runs of main.py, beside a load that
 keeps every core busy. It takes some ten minutes.

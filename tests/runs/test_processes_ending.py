@@ -1,6 +1,7 @@
 """When one of several processes ends, by a signal or a fault, all end with the cause, and --resume
 goes on with any number of them to the state that an uninterrupted run has."""
 
+import json
 from contextlib import suppress
 
 import pytest

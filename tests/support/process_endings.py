@@ -6,8 +6,8 @@ Each inner list is a batch of endings, (what happens, number of processes), that
 side. Prints, as JSON, what came of each: [what, exit statuses by rank, what they said on stderr].
 
 The processes are forked from this one, which has imported torch, so that an ending costs a second
-and not ten; a store of their own connects those of each, as torchrun's does. In each ending but the last
-process's a thread of gloo is just releasing a tensor, which takes it a while.
+and not ten; a store of their own connects those of each, as torchrun's does. In each ending but
+the last process's a thread of gloo is just releasing a tensor, which takes it a while.
 """
 
 import json

@@ -27,13 +27,14 @@ from src.dataset.generator import SyntheticConfig, generate, write_log
 from src.io.errors import UserError, run_command
 from src.io.files import TEMPORARY
 from src.io.paths import ROOT
+from src.runs import checkpoints
 from src.runs.checkpoints import BEST, FORMER, LAST, load_checkpoint
 
 PHASES = {  # the function that a phase is spent in
     "data": (make_dataset, "make_dataset"),
     "train": (trainers.Trainer, "train_step"),
     "validation": (trainers.Trainer, "validate"),
-    "save": (trainers, "write_checkpoint"),
+    "save": (checkpoints, "write_atomically"),
     "score": (main, "score"),
 }
 KILLED = -signal.SIGKILL  # the exit status

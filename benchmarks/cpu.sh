@@ -20,6 +20,7 @@ asked step_64_bfloat16 speed/step --hidden 64 --dtype bfloat16
 asked domains speed/domains
 asked catalogue memory/catalogue
 asked catalogue_run memory/catalogue_run
+asked kernels speed/kernels
 asked softmax speed/softmax
 asked evaluate speed/evaluate
 asked protocols speed/protocols

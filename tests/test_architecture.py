@@ -112,6 +112,13 @@ def test_no_module_imports_itself_through_others():
             )
 
 
+def test_no_test_imports_a_benchmark():
+    """What both need lies in tests/support."""
+    for path in FILES:
+        if ROOT / "tests" in path.parents:
+            assert not [name for name in imports(path) if name.split(".")[0] == "benchmarks"], path
+
+
 def test_everything_but_the_data_step_needs_no_data_engine():
     data_step = {module for package in DATA_STEP for module in below(package)}
     for module in MODULES.keys() - data_step:

@@ -7,11 +7,12 @@ and the choices. What the flags leave at its default is written down as fully as
 import argparse
 import dataclasses
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from src.io.errors import EXIT_USER_ERROR, UserError
-from src.io.json_schema import read_json, shown
+from src.io.json_schema import read_json, repr_short
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -31,7 +32,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def setting(
-    default: Any, help: str, *, group: str = "options", choices: tuple[str, ...] | None = None
+    default: Any, help: str, *, group: str = "options", choices: Collection[str] | None = None
 ) -> Any:
     """A dataclass field that is also a flag. A tuple default makes a flag of several values."""
     metadata = {"help": help, "group": group, "choices": choices}
@@ -111,16 +112,16 @@ def checked_values(
         if name not in choices:
             if ignore_unknown:
                 continue
-            raise UserError(f"{where}: unknown setting {shown(name)} (see --help)")
+            raise UserError(f"{where}: unknown setting {repr_short(name)} (see --help)")
         try:
             values[name] = _of_type(value, types[name])
         except (TypeError, OverflowError):
             raise UserError(
-                f"{where}: '{name}' must be {_said(types[name])}, not {shown(value)}"
+                f"{where}: '{name}' must be {_said(types[name])}, not {repr_short(value)}"
             ) from None
         if choices[name] and value not in choices[name]:
             raise UserError(
-                f"{where}: '{name}' is {shown(value)}; give one of {', '.join(choices[name])}"
+                f"{where}: '{name}' is {repr_short(value)}; give one of {', '.join(choices[name])}"
             )
     return values
 

@@ -33,13 +33,13 @@ class DataSettings:
 class ModelSettings:
     """What is trained, and its size."""
 
-    model: str = setting(DEFAULT_MODEL, "what is trained", group="task", choices=tuple(MODELS))
+    model: str = setting(DEFAULT_MODEL, "what is trained", group="task", choices=MODELS)
     mode: str = setting(
         "",
         "which of its tasks: both, or one alone that owns all experts; sdsr_separate: one model "
         "per domain; default: the first that the model has",
         group="task",
-        choices=tuple(MODES),
+        choices=MODES,
     )
     sdsr_context: str = setting(
         "paired",
@@ -119,7 +119,7 @@ class ObjectiveSettings:
     lambda_single: float = setting(1.0, "weight of the SDSR loss", group="task")
 
     weighting: str = setting(
-        "lc_ntg", "weights of the domains in the CDSR loss", group="task", choices=tuple(WEIGHTINGS)
+        "lc_ntg", "weights of the domains in the CDSR loss", group="task", choices=WEIGHTINGS
     )
     lc_ntg: bool = setting(
         True,

@@ -6,9 +6,9 @@ import unicodedata
 
 from src.config.names import MODELS, WEIGHTINGS, load
 from src.config.settings import Settings, own_settings
-from src.dataset.store.card_schema import folder_name_fault
+from src.dataset.store.card_schema import folder_name_error
 from src.io.errors import UserError
-from src.io.json_schema import shown
+from src.io.json_schema import repr_short
 
 MOST = 2**31 - 1  # of a whole number that has no other limit
 MOST_SEED = 2**53  # what every reader of config.json holds exactly
@@ -38,9 +38,9 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, name)
         if value < least:
             limit = "must not be negative" if not least else f"must be at least {least}"
-            raise UserError(f"--{name} {limit}, not {shown(value)}")
+            raise UserError(f"--{name} {limit}, not {repr_short(value)}")
         if value > most:
-            raise UserError(f"--{name} must be at most {most}, not {shown(value)}")
+            raise UserError(f"--{name} must be at most {most}, not {repr_short(value)}")
     for name in NOT_NEGATIVE:
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:  # so that NaN is refused too
@@ -67,12 +67,12 @@ def _check_texts(settings: Settings) -> None:
     for name, value in vars(settings).items():
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and (fault := path_fault(text)):
-                raise UserError(f"--{name} {shown(text)} {fault}")
+                raise UserError(f"--{name} {repr_short(text)} {fault}")
     for name in FOLDERS:
         value = getattr(settings, name)
-        fault = folder_name_fault(value)
+        fault = folder_name_error(value)
         if fault and (value or name != "variant"):
-            raise UserError(f"--{name} {shown(value)} names a folder: use {fault}")
+            raise UserError(f"--{name} {repr_short(value)} names a folder: use {fault}")
 
 
 def path_fault(text: str) -> str:

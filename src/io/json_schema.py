@@ -1,18 +1,18 @@
-"""JSON files read back: whole, and of the shape that was written, or refused in one line.
+"""JSON files read back and validated against a schema, or refused in one line.
 
-A shape says what a value must be:
+A schema says what a value must be:
 
-    str, bool, int, dict    of that very type
+    str, bool, int, dict    of exactly that type
     float                   a finite number
     None                    null
-    {"key": shape}          an object with these keys; what else it has is not looked at
-    Each(shape)             an object of any keys, each value of the shape; with `least` that many
-    [shape]                 a list of such values
-    (shape, shape)          one of these
-    Maybe(shape)            in an object: the key may be missing
-    Names(shape)            `Each`, whose keys are names that tables and figures show
-    Count(least, most)      a whole number within these
-    a function              "" for a value that is right, else what it must be
+    {"key": schema}         an object with these keys; other keys are ignored
+    MapOf(schema)           an object with any keys, each value of the schema; `min_entries` of them
+    NamedMap(schema)        `MapOf` whose keys are names shown in tables and figures
+    [schema]                a list of such values
+    (schema, schema)        one of these
+    OptionalKey(schema)     in an object: the key may be missing
+    Count(minimum, maximum) a whole number in this range
+    a function              "" for a valid value, else what it must be
 """
 
 import json
@@ -24,150 +24,156 @@ from typing import Any
 
 from src.io.errors import UserError
 
-MOST_COUNT = 2**53  # what every reader of JSON holds exactly
-LONGEST_NAME = 1000
-LONGEST_SHOWN = 60  # letters of a wrong value that a message shows
+MAX_COUNT = 2**53  # what every JSON reader holds exactly
+MAX_NAME_LENGTH = 1000
+MAX_REPR_LENGTH = 60  # characters of a wrong value that a message shows
 DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 NOT_IN_NAMES = {"Cc", "Cs", "Zl", "Zp"}  # control, half of a pair, ends of lines and paragraphs
 
 
 @dataclass(frozen=True)
-class Each:
-    """An object of any keys whose values have a shape."""
+class MapOf:
+    """An object with any keys whose values have a schema."""
 
-    shape: Any
-    least: int = 0
-
-
-@dataclass(frozen=True)
-class Names(Each):
-    """`Each`, the keys being names."""
+    schema: Any
+    min_entries: int = 0
 
 
 @dataclass(frozen=True)
-class Maybe:
+class NamedMap(MapOf):
+    """`MapOf` whose keys are names."""
+
+
+@dataclass(frozen=True)
+class OptionalKey:
     """An entry that an object may lack."""
 
-    shape: Any
+    schema: Any
 
 
 @dataclass(frozen=True)
 class Count:
     """A whole number."""
 
-    least: int = 0
-    most: int = MOST_COUNT
+    minimum: int = 0
+    maximum: int = MAX_COUNT
 
 
-def read_json(path: Path, what: str, shape: Any = None, remedy: str = "") -> Any:
-    """A JSON file, of a shape where one is given; UserError names the file and the place in it."""
+def read_json(path: Path, what: str, schema: Any = None, remedy: str = "") -> Any:
+    """A JSON file, validated if a schema is given; UserError names the file and the location."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{what} {path}, line {error.lineno}: {error.msg}") from None
-    except (OSError, ValueError) as error:  # also no text, or a number without end
+    except (OSError, ValueError) as error:  # also text that is not UTF-8, or an endless number
         raise UserError(f"{what} {path} cannot be read: {error}") from None
     except RecursionError:
         raise UserError(f"{what} {path} is nested too deeply") from None
-    fault = "" if shape is None else misfit(content, shape)
-    if fault:
-        raise UserError(f"{what} {path}: {fault}{f'; {remedy}' if remedy else ''}")
+    error = "" if schema is None else schema_error(content, schema)
+    if error:
+        raise UserError(f"{what} {path}: {error}{f'; {remedy}' if remedy else ''}")
     return content
 
 
-def misfit(value: Any, shape: Any, place: str = "") -> str:
-    """Where and how a value is not of a shape; empty where it is."""
-    if isinstance(shape, dict | Each):
-        return _object_misfit(value, shape, place)
-    if isinstance(shape, list):
+def schema_error(value: Any, schema: Any, location: str = "") -> str:
+    """Where and how a value violates a schema; empty for a valid one."""
+    if isinstance(schema, dict | MapOf):
+        return _object_error(value, schema, location)
+    if isinstance(schema, list):
         if not isinstance(value, list):
-            return _wrong(place, "a list", value)
-        faults = (misfit(one, shape[0], _below(place, n)) for n, one in enumerate(value, 1))
-        return next(filter(None, faults), "")
-    if isinstance(shape, tuple):
-        faults = [misfit(value, one, place) for one in shape]
-        return faults[0] if all(faults) else ""
-    if isinstance(shape, Count):
-        fits = type(value) is int and shape.least <= value <= shape.most
-        most = f" to {shape.most}" if shape.most != MOST_COUNT else ""
-        return "" if fits else _wrong(place, f"a whole number from {shape.least}{most}", value)
-    if shape in KINDS:
-        fits, kind = KINDS[shape]
-        return "" if fits(value) else _wrong(place, kind, value)
-    kind = shape(value)
-    return _wrong(place, kind, value) if kind else ""
+            return _must_be(location, "a list", value)
+        errors = (
+            schema_error(member, schema[0], _below(location, number))
+            for number, member in enumerate(value, 1)
+        )
+        return next(filter(None, errors), "")
+    if isinstance(schema, tuple):
+        alternatives = [schema_error(value, member, location) for member in schema]
+        return alternatives[0] if all(alternatives) else ""
+    if isinstance(schema, Count):
+        valid = type(value) is int and schema.minimum <= value <= schema.maximum
+        most = f" to {schema.maximum}" if schema.maximum != MAX_COUNT else ""
+        expected = f"a whole number from {schema.minimum}{most}"
+        return "" if valid else _must_be(location, expected, value)
+    if schema in PRIMITIVES:
+        is_valid, expected = PRIMITIVES[schema]
+        return "" if is_valid(value) else _must_be(location, expected, value)
+    expected = schema(value)
+    return _must_be(location, expected, value) if expected else ""
 
 
-def _object_misfit(value: Any, shape: dict | Each, place: str) -> str:
+def _object_error(value: Any, schema: dict | MapOf, location: str) -> str:
     if not isinstance(value, dict):
-        return _wrong(place, "an object", value)
-    if isinstance(shape, Each):
-        if len(value) < shape.least:
-            return f"{place or 'the whole'} must have {shape.least} entries at least"
-        if isinstance(shape, Names):
+        return _must_be(location, "an object", value)
+    if isinstance(schema, MapOf):
+        if len(value) < schema.min_entries:
+            entries = "entry" if schema.min_entries == 1 else "entries"
+            return f"{location or TOP} must have at least {schema.min_entries} {entries}"
+        if isinstance(schema, NamedMap):
             for name in value:
-                if fault := name_fault(name):
-                    return f"{place or 'the whole'}: the name {shown(name)} {fault}"
-        entries = [(name, shape.shape) for name in value]
+                if error := name_error(name):
+                    return f"{location or TOP}: the name {repr_short(name)} {error}"
+        members = [(name, schema.schema) for name in value]
     else:
-        for name, own in shape.items():
-            if name not in value and not isinstance(own, Maybe):
-                return f"{_below(place, name)} is missing"
-        entries = [(name, own) for name, own in shape.items() if name in value]
-    for name, own in entries:
-        own = own.shape if isinstance(own, Maybe) else own
-        if fault := misfit(value[name], own, _below(place, name)):
-            return fault
+        for name, member in schema.items():
+            if name not in value and not isinstance(member, OptionalKey):
+                return f"{_below(location, name)} is missing"
+        members = [(name, member) for name, member in schema.items() if name in value]
+    for name, member in members:
+        member = member.schema if isinstance(member, OptionalKey) else member
+        if error := schema_error(value[name], member, _below(location, name)):
+            return error
     return ""
 
 
-def _finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # a whole number beyond every float
         return False
 
 
-KINDS: dict[Any, tuple[Any, str]] = {
+TOP = "the top level"
+PRIMITIVES: dict[Any, tuple[Any, str]] = {
     str: (lambda value: type(value) is str, "text"),
     bool: (lambda value: type(value) is bool, "true or false"),
     int: (lambda value: type(value) is int, "a whole number"),
-    float: (_finite, "a finite number"),
+    float: (_is_finite, "a finite number"),
     dict: (lambda value: type(value) is dict, "an object"),
     None: (lambda value: value is None, "null"),
 }
 
 
-def _below(place: str, name: str | int) -> str:
-    own = str(name) if isinstance(name, int) else shown(name)
-    return f"{place} → {own}" if place else own
+def _below(location: str, name: str | int) -> str:
+    step = str(name) if isinstance(name, int) else repr_short(name)
+    return f"{location} → {step}" if location else step
 
 
-def _wrong(place: str, kind: str, value: Any) -> str:
-    return f"{place or 'the whole'} must be {kind}, not {shown(value)}"
+def _must_be(location: str, expected: str, value: Any) -> str:
+    return f"{location or TOP} must be {expected}, not {repr_short(value)}"
 
 
-def shown(value: Any) -> str:
+def repr_short(value: Any) -> str:
     """A value as a message shows it, however long or deep it is."""
     if isinstance(value, dict | list):
         return f"{type(value).__name__} of {len(value)}"
-    if isinstance(value, int) and abs(value) > 10**LONGEST_SHOWN:
+    if isinstance(value, int) and abs(value) > 10**MAX_REPR_LENGTH:
         return "a number of many digits"
     text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return text if len(text) <= MAX_REPR_LENGTH else f"{text[:MAX_REPR_LENGTH]}…"
 
 
-def name_fault(name: str) -> str:
-    """Why a name cannot stand in tables, figures and on terminals; empty where it can."""
+def name_error(name: str) -> str:
+    """Why a name cannot be shown in tables, figures and terminals; empty where it can."""
     if not name.strip():
         return "is blank"
-    if len(name) > LONGEST_NAME:
-        return f"has {len(name)} letters"
-    for letter in name:
-        if unicodedata.category(letter) in NOT_IN_NAMES:
-            return f"has the control character {letter!a}"
-        if unicodedata.bidirectional(letter) in DIRECTIONS:
-            return f"turns the direction of text with {letter!a}"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"has {len(name)} characters"
+    for character in name:
+        if unicodedata.category(character) in NOT_IN_NAMES:
+            return f"has the control character {character!a}"
+        if unicodedata.bidirectional(character) in DIRECTIONS:
+            return f"changes the text direction with {character!a}"
     return ""

@@ -14,7 +14,7 @@ from src.config.identity import deciding
 from src.config.modes import DEFAULT_MODEL, MODES
 from src.config.names import COUNT_MODELS
 from src.config.settings import run_settings
-from src.dataset.store.card_schema import REPORTED, card_misfit
+from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
 from src.io.errors import UserError
@@ -183,7 +183,7 @@ class Run:
         if not path.is_file():
             raise self._invalid(path.name, "does not exist")
         card = read_json(path, "the run's data card", dict)
-        fault = card_misfit(card, REPORTED)
+        fault = card_error(card, REPORT_SCHEMA)
         if not fault and set(card["domains"]) != set(self.domains):
             fault = "its domains are not those of results.json"
         if fault:

@@ -13,7 +13,7 @@ from src.config.cli import as_json
 from src.config.modes import PATHS
 from src.config.settings import run_settings
 from src.io.errors import UserError
-from src.io.json_schema import Count, Each, Maybe, Names, misfit, read_json
+from src.io.json_schema import Count, MapOf, NamedMap, OptionalKey, read_json, schema_error
 from src.io.paths import ROOT
 
 PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
@@ -22,12 +22,12 @@ MEANS = ("macro", "users")  # what stands beside the domains in results.json
 METRICS_SHAPE = {"n": Count()}
 SHOWN = {"hr@10": None, "ndcg@10": None}.keys()  # what the table of main.py shows of every target
 # {split: {protocol: {path: {domain, "macro" or "users": metrics}}}}
-RESULTS = Each(Names(Names(Names(METRICS_SHAPE, least=3), least=1), least=1), least=1)
+RESULTS = MapOf(NamedMap(NamedMap(NamedMap(METRICS_SHAPE, min_entries=3), min_entries=1), min_entries=1), min_entries=1)
 ENVIRONMENT = {
-    "data_sha256": str, "commit": Maybe((str, None)), "dirty": Maybe((bool, None)), "device": Maybe(str),
-    "init_from": Maybe((dict, None)),
+    "data_sha256": str, "commit": OptionalKey((str, None)), "dirty": OptionalKey((bool, None)), "device": OptionalKey(str),
+    "init_from": OptionalKey((dict, None)),
 }  # fmt: skip
-SERVING = Names({"path": lambda value: "" if value in PATHS else " or ".join(PATHS)})
+SERVING = NamedMap({"path": lambda value: "" if value in PATHS else " or ".join(PATHS)})
 AGAIN = "score the run again with main.py --evaluate"
 
 
@@ -79,7 +79,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         for protocol, paths in protocols.items():
             for name, means in paths.items():
                 place = f"{what} {path}: {split}, {protocol}, {name}"
-                if fault := misfit(means, Each(Each(float))):
+                if fault := schema_error(means, MapOf(MapOf(float))):
                     raise UserError(f"{place}: {fault}; {AGAIN}")
                 lacking = [
                     one for one, own in means.items() if own["n"] and not own.keys() >= SHOWN

@@ -9,14 +9,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from src.report.output import markdown
 
 import main
 import report
 from src.dataset.build.writer import file_name
-from src.dataset.store.card_schema import domain_fault
+from src.dataset.store.card_schema import domain_name_error
 from src.dataset.store.folder import open_dataset
 from src.io.errors import plain, run_command
+from src.report.table_files import markdown
 from tests.support.command_runs import failing
 from tests.support.data_logs import HEADER, MONTH, card_of, fail, make, write_log
 from tests.support.run_folders import Log, write_run
@@ -46,7 +46,7 @@ def text_log(folder, domain, item="i", user="u"):
 @pytest.mark.parametrize("domain", [name for name in NAMES if name not in ("\ud800",) and name])
 def test_a_domain_stays_within_the_dataset_folder_or_is_refused(tmp_path, capsys, domain):
     raw, out = text_log(tmp_path / "in" / "raw", domain), tmp_path / "in" / "out"
-    if domain_fault(domain):
+    if domain_name_error(domain):
         line = fail(capsys, raw, out)
         assert plain(line) == line.strip()
     else:

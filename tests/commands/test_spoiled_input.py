@@ -9,14 +9,20 @@ from hypothesis import strategies as st
 from src.config.cli import config_defaults
 from src.config.settings import Settings
 from src.config.validation import check_settings
-from src.dataset.store.card_schema import COMPARED, OPENED, PRINTED, REPORTED, card_misfit
+from src.dataset.store.card_schema import (
+    CONSOLE_SCHEMA,
+    OPEN_SCHEMA,
+    REPORT_SCHEMA,
+    REUSE_SCHEMA,
+    card_error,
+)
 from src.io.errors import UserError
-from src.io.json_schema import misfit, name_fault, read_json
+from src.io.json_schema import name_error, read_json, schema_error
 from src.runs.records import ENVIRONMENT, RESULTS, SERVING
 from tests.support import fuzzing
 from tests.support.spoiling import json_values
 
-SCHEMAS = (OPENED, REPORTED, PRINTED, COMPARED, ENVIRONMENT, RESULTS, SERVING)
+SCHEMAS = (OPEN_SCHEMA, REPORT_SCHEMA, CONSOLE_SCHEMA, REUSE_SCHEMA, ENVIRONMENT, RESULTS, SERVING)
 quick = settings(
     max_examples=40, deadline=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
@@ -42,8 +48,8 @@ def test_a_traceback_and_a_hang_are_findings():
 @given(json_values)
 def test_any_json_fits_a_schema_or_is_told_where_not(value):
     for schema in SCHEMAS:
-        assert isinstance(misfit(value, schema), str)
-        assert isinstance(card_misfit(value, OPENED), str)
+        assert isinstance(schema_error(value, schema), str)
+        assert isinstance(card_error(value, OPEN_SCHEMA), str)
 
 
 @quick
@@ -71,6 +77,6 @@ def test_any_bytes_are_json_or_refused(tmp_path, content):
 @quick
 @given(st.text())
 def test_a_name_that_passes_stays_on_its_line(name):
-    if not name_fault(name):
+    if not name_error(name):
         assert len(name.splitlines()) == 1
         name.encode()

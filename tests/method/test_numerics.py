@@ -11,6 +11,7 @@ from tests.support.step_benches import small_bench
 from utils import start_process
 
 STEPS = 6
+FUSED = {"_ExpertMixtureBackward", "_SoftmaxLossBackward"}  # their nodes in the graph
 NUMBERS = {"dtype": torch.float32, "users": 30, "hidden": 16, "layers": 1, "noise": 0.0, "lr": 3e-3}
 
 
@@ -28,6 +29,18 @@ def losses_and_weights(**changes) -> tuple[torch.Tensor, dict[str, torch.Tensor]
         bench.step()
         losses.append((summed_losses(bench) - before) / bench.tokens)
     return torch.stack(losses), dict(bench.trainer.model.named_parameters())
+
+
+@pytest.mark.parametrize(("kernels", "hand_written"), [("plain", set()), ("fused", FUSED)])
+def test_the_setting_selects_the_kernels(kernels, hand_written):
+    bench = small_bench(kernels=kernels, loss="ce")
+    waiting, nodes = [bench.trainer.model(bench.batch).objective.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    assert {node.name() for node in nodes} & FUSED == hand_written
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce"])

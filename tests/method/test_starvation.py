@@ -56,6 +56,7 @@ def cross_losses(dataset: Dataset, folder: Path, **weighting) -> np.ndarray:
     return (epoch.losses["cross"] / epoch.counts).numpy()
 
 
+@pytest.mark.nightly
 def test_with_the_defaults_no_domain_starves_and_without_a_floor_one_does(tmp_path):
     dataset = planted_dataset()
     uniform = cross_losses(dataset, tmp_path, lc_ntg=False)

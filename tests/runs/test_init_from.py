@@ -21,7 +21,8 @@ import recommend
 from models import SyNCRec
 from src.config.cli import config_defaults
 from src.dataset.store.folder import open_dataset
-from src.report.finished_runs import group_by_seed, read_runs
+from src.report.finished_runs import read_runs
+from src.report.seed_groups import group_seeds
 from src.config.modes import MODES
 from src.config.settings import Settings
 from src.runs.warm_start import NEW, Vocabulary, carry_over, match_domains, match_items
@@ -319,7 +320,7 @@ def test_seeds_that_start_from_runs_of_their_own_are_one_model(months, former, r
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"init_from": str(former)}))
     folders = [runs / "t" / name for name in ("november-seed1", "november-seed2", "other-seed2")]
-    models = group_by_seed(read_runs(folders))
+    models = group_seeds(read_runs(folders))
     assert [(model.label, len(model.runs)) for model in models] == [
         ("november", 2),
         ("other-seed2", 1),
@@ -396,6 +397,7 @@ def test_a_gpu_starts_from_the_same_weights(months, former, runs):
     assert values[1] == pytest.approx(values[0], abs=1e-3)
 
 
+@pytest.mark.nightly
 def test_two_processes_start_from_the_same_weights(months, former, runs):
     command(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "main.py",
@@ -411,6 +413,7 @@ def test_two_processes_start_from_the_same_weights(months, former, runs):
             assert float(second["value"]) == pytest.approx(float(first["value"]), rel=1e-4)
 
 
+@pytest.mark.nightly
 def test_the_bundled_log_is_retrained_month_by_month(tmp_path):
     """docs/retraining.md's loop at a tiny size: three datasets, three runs, each from the last."""
     runs, former = tmp_path / "runs", ()

@@ -7,8 +7,9 @@ many items those have. What it does not have is a meaning: items are drawn unifo
 
 import dataclasses
 import itertools
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,17 @@ def small_bench(*, device="cpu", dtype=torch.float64, users=9, noise=0.3, **sett
 def padded_batch(bench: Bench) -> PaddedBatch:
     """Its batch as the oracle takes it."""
     return pad(bench.trainer.dataset, bench.windows, bench.batch, bench.trainer.settings.max_len)
+
+
+def bytes_held(step: Callable[[], None], folder: Path) -> int:
+    """The most bytes that torch's CPU tensors take during a step, above those before it."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    profile.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    changes = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
+    )
+    return int(np.cumsum([change for _, change in changes]).max())

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from src.config.dataset_settings import DatasetSettings
-from src.dataset.store.card_schema import COMPARED, PRINTED, card_misfit
+from src.dataset.store.card_schema import CONSOLE_SCHEMA, REUSE_SCHEMA, card_error
 from src.dataset.store.folder import FORMAT, open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.io.errors import UserError
@@ -23,7 +23,7 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
     path = folder / "data_card.json"
     if not path.is_file():
         raise UserError(f"{folder} exists and is no dataset folder; choose another --out_dir")
-    card = read_json(path, "the data card", COMPARED, HINT)
+    card = read_json(path, "the data card", REUSE_SCHEMA, HINT)
     version, old_options, old_files = card["format"], card["options"], card["raw_files"]
     if version != FORMAT:
         raise UserError(f"{folder} has format {version}, this version writes {FORMAT}; {HINT}")
@@ -36,7 +36,7 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
         raise UserError(f"{folder} was made with other options ({changes}); {HINT}")
     if old_files != raw_files:
         raise UserError(f"{folder} was made from another raw log; {HINT}")
-    fault = card_misfit(card, PRINTED)
+    fault = card_error(card, CONSOLE_SCHEMA)
     try:
         verify_dataset(open_dataset(folder))
     except UserError as error:

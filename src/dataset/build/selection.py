@@ -9,9 +9,9 @@ from ibis.expr.types import Table
 from src.config.dataset_settings import DatasetSettings, cutoff, month_of
 from src.dataset.build import steps
 from src.dataset.engine.base import Engine, rows
-from src.dataset.store.card_schema import domain_fault
+from src.dataset.store.card_schema import domain_name_error
 from src.io.errors import UserError
-from src.io.json_schema import shown
+from src.io.json_schema import repr_short
 
 MAX_DOMAINS = 500
 
@@ -195,8 +195,8 @@ def domain_names(kept_items: Table, items: Table) -> list[str]:
     kept = items.semi_join(kept_items, "item").select("domain_number", "home").distinct()
     names = kept.order_by("domain_number").to_pyarrow()["home"].to_pylist()
     for name in names:
-        if fault := domain_fault(name):
-            raise UserError(f"the domain name {shown(name)} {fault}; rename it in the log")
+        if fault := domain_name_error(name):
+            raise UserError(f"the domain name {repr_short(name)} {fault}; rename it in the log")
     return names
 
 

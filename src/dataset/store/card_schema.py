@@ -1,118 +1,116 @@
-"""What a data card must hold: to open a dataset, to print the card, to report on it."""
+"""Schemas of a data card: to open a dataset, to reuse a folder, to print the card, to report."""
 
 import re
 from typing import Any
 
 from src.dataset.store.card_text import TARGET_AUDIT
-from src.io.json_schema import Count, Each, Maybe, Names, misfit, name_fault
+from src.io.json_schema import Count, MapOf, NamedMap, OptionalKey, name_error, schema_error
 
-LONGEST_FOLDER = 200  # of 255 bytes that file systems allow; temporary ones have longer names
-MOST_ITEMS = 2**31 - 2  # ids are int32, and 0 is padding
-MOST_DOMAINS = 2**15 - 1  # int16
-RESERVED = {"macro", "users"}  # what the means over domains are called beside them
+MAX_FOLDER_NAME = 200  # of 255 bytes that file systems allow; temporary files have longer names
+MAX_ITEMS = 2**31 - 2  # ids are int32, and 0 is padding
+MAX_DOMAINS = 2**15 - 1  # int16
+RESERVED = {"macro", "users"}  # the names of the means over domains in the results
 
 
-def folder_name_fault(name: Any) -> str:
-    """What a name must be to name a folder; empty where it does."""
+def folder_name_error(name: Any) -> str:
+    """What a name must be to name a folder; empty for a valid one."""
     if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        return "" if len(name) <= LONGEST_FOLDER else f"at most {LONGEST_FOLDER} letters"
+        return "" if len(name) <= MAX_FOLDER_NAME else f"at most {MAX_FOLDER_NAME} letters"
     return "letters, digits, '.', '_' and '-'"
 
 
-def sha256_fault(value: Any) -> str:
-    """What a SHA-256 must be, which is also a part of file names; empty where it is one."""
-    fits = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
-    return "" if fits else "64 digits in hex"
+def sha256_error(value: Any) -> str:
+    """What a SHA-256, which also goes into file names, must be; empty for a valid one."""
+    valid = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+    return "" if valid else "64 hexadecimal digits"
 
 
 SHARE = {"events": Count(), "share": float}
 # what every reader of a folder needs
-OPENED: dict[str, Any] = {
+OPEN_SCHEMA: dict[str, Any] = {
     "format": Count(),
-    "data_name": folder_name_fault,
-    "sha256": sha256_fault,
+    "data_name": folder_name_error,
+    "sha256": sha256_error,
     "users": Count(1),
-    "items": Count(1, MOST_ITEMS),
+    "items": Count(1, MAX_ITEMS),
     "events": Count(1),
-    "domains": Names({"items": Count(1, MOST_ITEMS)}, least=1),
-    "split": Maybe({"protocol": Maybe(str)}),
-    "notes": Maybe(Each(str)),
+    "domains": NamedMap({"items": Count(1, MAX_ITEMS)}, min_entries=1),
+    "split": OptionalKey({"protocol": OptionalKey(str)}),
+    "notes": OptionalKey(MapOf(str)),
 }
 DOMAIN = {"users": Count(), "items": Count(1), "events": Count(), "mean_length": float}
-# what the negative-transfer report shows of it
-REPORTED: dict[str, Any] = {
+# what the transfer report shows
+REPORT_SCHEMA: dict[str, Any] = {
     "sha256": str,
     "users": Count(),
     "items": Count(),
     "events": Count(),
-    "domains": Names(DOMAIN, least=1),
-    "overlap": Names(Names(Count()), least=1),
+    "domains": NamedMap(DOMAIN, min_entries=1),
+    "overlap": NamedMap(NamedMap(Count()), min_entries=1),
     "split": {
         "protocol": str,
         "valid_events": Count(),
         "test_events": Count(),
         "cold_test_items": Count(),
     },
-    "notes": Each(str),
+    "notes": MapOf(str),
     "tie_order": str,
-    "audit": Maybe(Each(SHARE)),
-    "dropped": Maybe(Each(Count())),
+    "audit": OptionalKey(MapOf(SHARE)),
+    "dropped": OptionalKey(MapOf(Count())),
 }
-# what the console shows of a folder that stands already
-PRINTED: dict[str, Any] = {
-    **REPORTED,
+# what the console shows of a folder that is reused
+CONSOLE_SCHEMA: dict[str, Any] = {
+    **REPORT_SCHEMA,
     "rows": Count(),
     "time_range": {"first": str, "last": str},
-    "times": Maybe(str),
-    "rejected": Maybe(Each(Count())),
-    "similar_ids": Maybe(Each(Count())),
+    "times": OptionalKey(str),
+    "rejected": OptionalKey(MapOf(Count())),
+    "similar_ids": OptionalKey(MapOf(Count())),
     "split": {
-        **REPORTED["split"],
-        "valid_from": Maybe(str),
-        "test_from": Maybe(str),
-        "cold_test_targets": Maybe(Count()),
-        "cold_test_users": Maybe(Count()),
-        "targets": Maybe(Each({"valid": Count(), "test": Count()})),
+        **REPORT_SCHEMA["split"],
+        "valid_from": OptionalKey(str),
+        "test_from": OptionalKey(str),
+        "cold_test_targets": OptionalKey(Count()),
+        "cold_test_users": OptionalKey(Count()),
+        "targets": OptionalKey(MapOf({"valid": Count(), "test": Count()})),
     },
     "audit": {
         "ties": SHARE,
         "ties_across_domains": SHARE,
-        **dict.fromkeys(TARGET_AUDIT, Maybe(SHARE)),
+        **dict.fromkeys(TARGET_AUDIT, OptionalKey(SHARE)),
     },
-    "dropped": Each(Count()),
+    "dropped": MapOf(Count()),
 }
-# what tells one folder from another
-COMPARED = {"format": Count(), "options": dict, "raw_files": [dict]}
+# what decides whether a folder can be reused
+REUSE_SCHEMA = {"format": Count(), "options": dict, "raw_files": [dict]}
+
+# pairs of entries of a split that were added in one version
+PAIRS = (("valid_from", "test_from"), ("cold_test_targets", "cold_test_users"))
 
 
-# entries of a split that came together, in one version
-TOGETHER = (("valid_from", "test_from"), ("cold_test_targets", "cold_test_users"))
+def domain_name_error(name: str) -> str:
+    """Why a domain cannot have this name; empty where it can."""
+    return "is reserved for a mean in the results" if name in RESERVED else name_error(name)
 
 
-def domain_fault(name: str) -> str:
-    """Why a domain cannot be called so; empty where it can."""
-    return "is that of a mean in the results" if name in RESERVED else name_fault(name)
-
-
-def card_misfit(card: Any, shape: dict[str, Any]) -> str:
-    """Where a card is not of a shape, or its parts are not of the same domains; empty where it
-    is."""
-    if fault := misfit(card, shape):
-        return fault
+def card_error(card: Any, schema: dict[str, Any]) -> str:
+    """How a card violates a schema or contradicts itself about domains; empty if it is valid."""
+    if error := schema_error(card, schema):
+        return error
     names = card.get("domains", {}).keys()
-    if len(names) > MOST_DOMAINS:
-        return f"it has {len(names)} domains, and {MOST_DOMAINS} are the most"
+    if len(names) > MAX_DOMAINS:
+        return f"it has {len(names)} domains; at most {MAX_DOMAINS} are allowed"
     for name in names:
         if name in RESERVED:
-            return f"the domain name {name!r} {domain_fault(name)}"
-    if "overlap" in shape:
+            return f"the domain name {name!r} {domain_name_error(name)}"
+    if "overlap" in schema:
         overlap = card["overlap"]
         if overlap.keys() != names or any(row.keys() != names for row in overlap.values()):
-            return "'overlap' is of other domains than 'domains'"
-        for pair in TOGETHER:
+            return "'overlap' and 'domains' name different domains"
+        for pair in PAIRS:
             if len(card["split"].keys() & set(pair)) == 1:
-                return f"'split' has one of {' and '.join(pair)} alone"
+                return f"'split' has only one of {' and '.join(pair)}"
         targets = card["split"].get("targets")
         if targets is not None and isinstance(targets, dict) and targets.keys() != names:
-            return "the targets of 'split' are of other domains than 'domains'"
+            return "'split' → 'targets' and 'domains' name different domains"
     return ""

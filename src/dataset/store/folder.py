@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.config.settings import DataSettings
-from src.dataset.store.card_schema import OPENED, card_misfit
+from src.dataset.store.card_schema import OPEN_SCHEMA, card_error
 from src.io.errors import UserError
 from src.io.json_schema import Count, read_json
 from src.io.paths import ROOT
@@ -257,6 +257,6 @@ def read_card(folder: Path) -> dict:
         raise UserError(
             f"{path} has format {card['format']}, this version reads {FORMAT}; {remedy}"
         )
-    if fault := card_misfit(card, OPENED):
+    if fault := card_error(card, OPEN_SCHEMA):
         raise UserError(f"{path}: {fault}; {remedy}")
     return card

@@ -106,9 +106,10 @@ def phi_caption(data: DataSet, trajectories: pd.DataFrame) -> str:
         parts.append(f"positive in {join_some(above)} (the cross task has the lower training loss)")
     if below:
         parts.append(f"negative in {join_some(below)}")
+    clauses = [f"φ is {join_and(parts)}"] if parts else []
     if mixed:
-        parts.append(f"without a clear sign in {join_some(mixed)}")
-    text = f"At the last epoch φ is {join_and(parts)}."
+        clauses.append(f"{'it' if parts else 'φ'} has no clear sign in {join_some(mixed)}")
+    text = f"At the last epoch {'; '.join(clauses)}."
     return with_seed_warning(text, trajectories.seed.nunique())
 
 
@@ -175,7 +176,7 @@ def groups_caption(data: DataSet, differences: pd.DataFrame) -> str:
     enough = rows[rows.n >= FEW]
     parts = [f"{row.group} {signed(row.difference)}" for row in enough.itertuples()]
     sure = enough[significant(enough)].group.tolist()
-    verdict = f"significant in {join_and(sure)}" if sure else "no difference is significant"
+    verdict = f"significant for {join_and(sure)}" if sure else "no difference is significant"
     text = f"{data.label(*data.transfer_pair)}: {join_and(parts)}; {verdict}."
     few = [f"{row.group} (n = {row.n})" for row in rows[rows.n < FEW].itertuples()]
     if not parts:

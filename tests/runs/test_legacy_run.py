@@ -17,7 +17,7 @@ import make_dataset
 import recommend
 import report
 
-ARCHIVE = Path(__file__).parent / "data" / "legacy_run" / "legacy_run.zip"
+ARCHIVE = Path(__file__).parents[1] / "data" / "legacy_run" / "legacy_run.zip"
 RUNS = ("syncrec", "sdsr_separate")
 TARGET = ("split", "protocol", "path", "user_id", "domain", "item_id")
 RANK = ("better", "tied", "candidates")

@@ -1,26 +1,12 @@
-"""Killed at any moment and resumed, a run ends as one that was left alone; and the comparison that
-says so would see if it did not."""
+"""The comparison of two run folders sees the least difference: the resume tests stand on it."""
 
-import json
 import shutil
 
 import pytest
 import torch
 
-from benchmarks.robustness import kill_matrix, lives
+from tests.support import watched
 from tests.support.command_runs import make_data, train
-
-
-def test_killed_in_every_phase_all_ends_as_if_nothing_had_been(capsys):
-    kill_matrix.main(["--kills=5", "--seed=3", "--json"])
-    result = json.loads(capsys.readouterr().out)
-    assert result["kills"] == result["identical"] >= 5
-    assert result["corrupt"] == result["torn_named"] == 0
-    assert all(result["by_phase"][phase] >= 1 for phase in kill_matrix.PHASES)
-    assert sum(result["by_phase"].values()) == result["kills"]
-
-
-# ---------------------------------------------------------------- what it would see
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +50,22 @@ def other_draw(state):
     ],
 )
 def test_the_least_change_of_a_checkpoint_is_a_difference(run, whole, change, place):
-    assert lives.differences(run, whole) == []
+    assert watched.differences(run, whole) == []
     changed(run / "last.pt", change)
-    assert lives.differences(run, whole) == [f"last.pt: {place}"]
+    assert watched.differences(run, whole) == [f"last.pt: {place}"]
 
 
 def test_zeros_of_other_signs_differ_and_nan_equals_itself():
     zeros = torch.tensor([0.0]), torch.tensor([-0.0])
-    assert lives.unequal_parts({"a": [zeros[0]]}, {"a": [zeros[1]]}) == ["/a/0"]
-    assert lives.unequal_parts(torch.tensor([torch.nan]), torch.tensor([torch.nan])) == []
+    assert watched.unequal_parts({"a": [zeros[0]]}, {"a": [zeros[1]]}) == ["/a/0"]
+    assert watched.unequal_parts(torch.tensor([torch.nan]), torch.tensor([torch.nan])) == []
 
 
 def test_a_file_more_or_less_or_changed_is_a_difference(run, whole):
     (run / "best.pt").unlink()
     (run / ".last.pt.7.tmp").touch()
     (run / "metrics.csv").write_text("epoch\n")
-    assert lives.differences(run, whole) == [
+    assert watched.differences(run, whole) == [
         ".last.pt.7.tmp is in one alone", "best.pt is in one alone", "metrics.csv",
     ]  # fmt: skip
 
@@ -88,22 +74,13 @@ def test_after_a_kill_torn_files_and_rows_of_another_run_are_seen(run, whole):
     (run / "results.json").unlink()
     rows = (whole / "metrics.csv").read_bytes().splitlines(keepends=True)
     (run / "metrics.csv").write_bytes(b"".join(rows[:4]))
-    assert lives.faults_after_a_kill(run, whole) == []
+    assert watched.faults_after_a_kill(run, whole) == []
     (run / "metrics.csv").write_bytes(b"".join(rows[:4]) + b"9,9,train\n")
     (run / "former.pt").write_bytes((whole / "last.pt").read_bytes()[:2000])
     (run / "ranks.parquet").write_bytes(b"")
-    torn, rows, ranks = lives.faults_after_a_kill(run, whole)
+    torn, rows, ranks = watched.faults_after_a_kill(run, whole)
     assert "former.pt is torn" in torn
     assert (rows, ranks) == (
         "metrics.csv is no beginning of the whole run's",
         "ranks.parquet differs",
     )
-
-
-@pytest.mark.parametrize(("identical", "corrupt"), [(3, 0), (4, 1)])
-def test_the_exit_status_says_that_a_kill_changed_something(monkeypatch, identical, corrupt):
-    found = {"kills": 4, "identical": identical, "corrupt": corrupt, "by_phase": {}}
-    monkeypatch.setattr(kill_matrix, "measure", lambda kills, seed: found)
-    with pytest.raises(SystemExit) as ended:
-        kill_matrix.main(["--kills=4"])
-    assert ended.value.code == 1

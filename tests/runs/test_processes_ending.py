@@ -94,7 +94,8 @@ def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs, le
     (line,) = own_lines(done.stderr)
     place = f"step {step % 11} of epoch {step // 11 + 1}"
     assert (
-        line == f"interrupted: {name}; {legs[0] / 'last.pt'} stands after {place}, --resume goes on"
+        line == f"interrupted: {name}; {legs[0] / 'last.pt'} is saved after {place}; "
+        "continue with --resume"
     )
     assert step > LEGS[leg][1][1]
 

@@ -16,8 +16,8 @@ export PYTHON
 DATASET=(--data_name=completejourney --strd_ym=201712)
 MAKING=(--split=leave_one_out_per_domain --min_item_events=20
   --domains GROCERY "DRUG GM" PRODUCE MEAT-PCKGD MEAT DELI PASTRY)
-"$PYTHON" make_dataset.py "${DATASET[@]}" --variant=kept ${MAKING[@]+"${MAKING[@]}"}
-"$PYTHON" make_dataset.py "${DATASET[@]}" --variant=removed --dedup=repeats ${MAKING[@]+"${MAKING[@]}"}
+"$PYTHON" make_dataset.py "${DATASET[@]}" --variant=kept "${MAKING[@]}"
+"$PYTHON" make_dataset.py "${DATASET[@]}" --variant=removed --dedup=repeats "${MAKING[@]}"
 
 mkdir -p runs/completejourney/logs
 run() { # variant mode

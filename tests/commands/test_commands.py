@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from main import find_run, main, parse_command
+from main import main, parse_command
+from src.runs.lifecycle import find_run
 from src.config.cli import as_json
 from src.config.names import PROTOCOLS
 from src.config.settings import Settings

@@ -96,7 +96,7 @@ def put(*place):
 def test_a_config_file(world, content, said):
     path = world.root / "made.json"
     path.write_bytes(content)
-    refused(lambda: parse_command([f"--config={path}"], ""), said)
+    refused(lambda: parse_command([f"--config={path}"]), said)
 
 
 @pytest.mark.parametrize(

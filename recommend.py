@@ -16,17 +16,20 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from src.config.cli import build_parser, config_defaults, from_namespace, setting
-from src.config.settings import Settings, check_settings
-from src.dataset.store.folder import Dataset
+from src.config.cli import build_parser, from_namespace, setting
+from src.config.modes import PATHS
+from src.config.settings import Settings, run_settings
+from src.config.validation import check_settings
+from src.dataset.store.folder import Dataset, open_named
 from src.evaluation.beyond_accuracy import top_items
-from src.evaluation.queries import Ensemble, Queries, encode_queries
+from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
 from src.evaluation.rank_counts import NonFiniteScore, check_finite, to_device
 from src.evaluation.targets import user_events
 from src.io.errors import UserError, run_command
 from src.io.files import write_atomically
+from src.runs.models import best_models
 from src.runs.records import read_serving
-from utils import best_models, open_data, start_process
+from utils import start_process
 
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 
@@ -43,7 +46,7 @@ class RecommendSettings:
     serve_path: str = setting(
         "auto",
         "view to rank by; auto: by domain cross, or single where it was better on validation",
-        choices=("auto", "cross", "single"),
+        choices=("auto", *PATHS),
     )
     exclude_seen: bool = setting(True, "leave out what the user has in the log")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
@@ -66,9 +69,9 @@ def open_trained(folder: Path, device: torch.device) -> TrainedRun:
     Raises UserError when the folder holds no trained run, or its dataset is not the one it was
     trained on.
     """
-    settings = Settings(**config_defaults(Settings, folder / "config.json"))
+    settings = run_settings(folder)
     check_settings(settings)
-    dataset = open_data(settings)
+    dataset = open_named(settings)
     ensemble = best_models(settings, dataset, folder, device)
     paths = dict.fromkeys(dataset.domain_names, settings.paths[0])
     if len(settings.paths) == 2 and (folder / "serving.json").is_file():
@@ -121,14 +124,14 @@ def _next_items(
     hidden = encode_queries(
         ensemble, data, queries, path,
         max_len=run.settings.max_len,
-        context=ensemble.context,
+        context=run.settings.context,
         users_at_once=run.settings.eval_users, device=run.device,
     )  # fmt: skip
     model, own = ensemble.of(domain)
     first, end = data.item_starts[domain : domain + 2].tolist()
 
     def scores(columns: slice | torch.Tensor) -> torch.Tensor:
-        return _finite(model.item_scores(hidden, own, columns), data, users, domain)
+        return _finite(domain_scores(model, hidden, own, columns), data, users, domain)
 
     barred = _seen(data, users, domain, run.device) if exclude_seen else None
     best, places = top_items(scores, end - first, k, run.device, barred)

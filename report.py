@@ -1,38 +1,39 @@
 """Tables, comparisons and figures from finished runs; nothing is trained or scored again.
 
     python report.py table RUN [RUN …]                    runs side by side, by domain
-    python report.py compare RUN[:PATH] RUN[:PATH] […]    paired differences, their uncertainty
-    python report.py protocols RUN [RUN …]                models under every protocol
+    python report.py compare RUN[:PATH] RUN[:PATH] […]    paired differences with uncertainty
+    python report.py protocols RUN [RUN …]                models under every candidate protocol
     python report.py transfer RUN [RUN …]                 the negative-transfer report
 
-RUN is a run folder of main.py; `--help` after a command tells its flags.
+RUN is a run folder of main.py. `python report.py COMMAND --help` lists a command's flags.
 """
 
 import argparse
 
 from src.config.cli import OneLineParser
 from src.io.errors import run_command
-from src.report import compare, protocols, tables, transfer
+from src.report import compare, protocols, table
+from src.report.transfer import command as transfer
 
 COMMANDS = {
-    "table": (tables, "runs side by side, by domain"),
-    "compare": (compare, "paired differences, their intervals and p-values, on the same targets"),
-    "protocols": (protocols, "models under every protocol that they were scored under"),
-    "transfer": (transfer, "the negative-transfer report"),
+    "table": (table, "runs side by side, by domain"),
+    "compare": (compare, "paired differences on the same targets, with intervals and p-values"),
+    "protocols": (protocols, "models under every candidate protocol of their runs"),
+    "transfer": (transfer, "the negative-transfer report: one page, its figures and tables"),
 }
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command and its flags."""
-    parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OneLineParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (module, help) in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=help, allow_abbrev=False))
+    for name, (module, summary) in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=summary, allow_abbrev=False))
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run the command that is asked for. Raises UserError for mistakes."""
+    """Run the requested command. Raises UserError for mistakes of the user."""
     arguments = parse_arguments()
     COMMANDS[arguments.command][0].run(arguments)
 

@@ -1,72 +1,45 @@
-"""The training loop: step, epoch, validation, checkpoint, resume, processes."""
+"""The training loop: steps, epochs, validation, early stopping.
 
-import sys
+It knows recommenders and loss weightings through src/interfaces.py alone. Checkpoints, faults and
+tables are called in one line each and live in src/runs.
+"""
+
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models import StepLosses
+from src.config.modes import PATHS
 from src.config.settings import Settings
 from src.dataset.batching.batch import Batch
+from src.dataset.batching.loader import Loader
 from src.dataset.batching.prefetch import prefetch
 from src.dataset.store.folder import Dataset
-from src.evaluation.metrics import summarise
-from src.evaluation.path_scores import score_paths
+from src.evaluation.path_scores import Results, score_validation
 from src.evaluation.queries import Ensemble
-from src.evaluation.ranking import Plan
 from src.evaluation.targets import Targets, split_targets
-from src.io.errors import NotFinite, UserError
-from src.objective.lc_ntg import lc_ntg_update, lc_ntg_weights
+from src.interfaces import StepLosses
+from src.io.errors import NotFinite
+from src.objective.lc_ntg import NegativeTransferGap
 from src.objective.step_losses import mean_coefficients
-from src.runs.checkpoint_fit import Own, misfit_line, state_misfit
-from src.runs.checkpoints import (
-    BEST,
-    CHECKPOINT_FORMAT,
-    FAULT,
-    LAST,
-    Progress,
-    Unusable,
-    check_weights,
-    newest_checkpoint,
-    read_checkpoint,
-    run_settings,
-    write_checkpoint,
-)
-from src.training.epoch_statistics import EpochSums, epoch_line, epoch_rows
-from src.training.memory import (
-    named_when_full,
-    smaller_batch,
-    smaller_ranking,
-    smaller_tables,
-    tell,
-)
-from src.training.non_finite import (
-    Anomaly,
-    describe_fault,
-    first_fault,
-    named_anomalies,
-    report_step,
-)
+from src.objective.weighting import make_weighting
+from src.runs import faults, training_state
+from src.runs.checkpoints import BEST, LAST, write_checkpoint
+from src.runs.models import count_parameters, new_model
+from src.runs.tables import RunTables, print_epoch
+from src.training import memory
+from src.training.domain_gradients import combined_gradients
+from src.training.epoch_statistics import EpochStatistics
+from src.training.non_finite import Anomaly, named_anomalies
 from src.training.optimizer import clip_gradients, gradient_values, make_optimizers, make_schedulers
+from src.training.processes import Process
+from src.training.progress import Progress
+from src.training.random_state import random_state
 from src.training.signals import Interrupted, StopSignals
-from src.training.tensorboard import LiveView
-from utils import (
-    METRICS_COLUMNS,
-    TRANSFER_COLUMNS,
-    TRANSFER_STEP_COLUMNS,
-    Process,
-    Table,
-    new_model,
-    prepare,
-    random_state,
-    set_random_state,
-)
 
 
 class Trainer:
@@ -75,104 +48,208 @@ class Trainer:
     Parameters
     ----------
     settings: the run's settings.
-    dataset: what to train on; `mode sdsr_separate` passes one domain at a time.
+    dataset: what to train on; a mode with one model per domain passes one domain at a time.
     folder: where last.pt, best.pt and the tables go.
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, folder: Path, process: Process):
-        self.loader, self.forecast = prepare(settings, dataset, process)
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
-        self.progress = Progress()
-        self.signals = StopSignals()
-        with named_when_full("in making the model", smaller_tables(settings)):
+        self.paths = settings.paths
+        self.loader = Loader(
+            dataset, process.device, process.rank, process.processes,
+            batch_size=settings.batch_size, max_len=settings.max_len, seed=settings.seed,
+            grad_accum=settings.grad_accum, batch_by=settings.batch_by,
+            context=settings.sdsr_context, share_mim_counts=settings.compares_views,
+        )  # fmt: skip
+        self.forecast = memory.forecast(
+            settings, count_parameters(settings, dataset), dataset.item_rows,
+            self.loader.window_lengths(), process.processes,
+        )  # fmt: skip
+        with memory.named_when_full("in making the model", memory.smaller_tables(settings)):
             self.model = new_model(settings, dataset, process.device)
         self.dtype = self.model.item_table.dtype
         self.network = process.wrap(self.model)
+        domains = len(dataset.domain_names)
+        self.gap = NegativeTransferGap(settings, domains, process.device, self.dtype)
+        self.weighting = make_weighting(settings, self.gap)
         self.optimizers = make_optimizers(self.model, settings, self.model.item_table)
         self.schedulers = make_schedulers(self.optimizers, settings, self.loader.steps_per_epoch)
-        self.sums = self._new_sums()
+        self.progress, self.signals = Progress(), StopSignals()
+        self.statistics = self.new_statistics()
 
-    # ---------------------------------------------------------------- the whole run
+    # ------------------------------------------------------------------------ one step
 
-    def fit(self, view_folder: Path | None = None) -> None:
+    def train_step(self, step_batches: list[Batch]) -> bool:
+        """One optimiser step over its batches; True when a signal asks to stop after it.
+
+        Every mean is over the step's targets, not a batch's or a process's. NotFinite, with nothing
+        updated, where a loss or a gradient is not finite.
+        """
+        before = random_state(self.process.device)
+        counts = self.count_targets(step_batches)  # n_d [D]
+        weights = self.weighting.weights()  # w_d [D], from what the step before left
+        # ∂/∂θ of  Σ_t w_d·l_cross[t] / Σ_d w_d·n_d  +  λ_single · mean l_single  +  Σ λ·auxiliary
+        coefficients = self.coefficients(counts, weights)
+        try:
+            losses = self.gradients(step_batches, coefficients)
+        except Anomaly as anomaly:
+            raise faults.of_anomaly(self, anomaly, before) from None
+        values = gradient_values(self.model.parameters())
+        norm = nn.utils.get_total_norm(values)
+        terms = [term for batch in losses for term in (batch.objective, *batch.auxiliary.values())]
+        finite = torch.isfinite(torch.stack(terms).detach().sum() + norm)  # read back once per step
+        stop, faulty = self.process.any(self.signals.received is not None, ~finite)
+        if faulty:
+            raise faults.of_step(self, losses, step_batches, before)
+        if self.settings.clip_norm:
+            clip_gradients(values, norm, self.settings.clip_norm)
+        for part in (*self.optimizers.values(), *self.schedulers.values()):
+            part.step()
+        self.progress.step += 1
+        self.progress.position += 1
+        self._update_weighting(losses, step_batches, counts)
+        return stop
+
+    def count_targets(self, step_batches: list[Batch]) -> Tensor:
+        """n_d [D]: the step's targets of each domain, over all its batches and processes."""
+        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches))
+        return counts.to(self.dtype)
+
+    def coefficients(self, counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """What the objective multiplies the loss of a target by: {path: [D]}.
+
+        The denominators are the step's. Times the processes, because DistributedDataParallel
+        averages what must be added.
+        """
+        by_path = {}
+        for path in self.paths:
+            share = 1.0 if path == self.paths[0] else self.settings.lambda_single
+            share *= self.process.processes
+            if PATHS[path].weighted:
+                by_path[path] = share * mean_coefficients(counts, weights)
+            else:
+                by_path[path] = (share / counts.sum()).expand(len(counts))
+        return by_path
+
+    def gradients(
+        self, step_batches: list[Batch], coefficients: dict[str, Tensor]
+    ) -> list[StepLosses]:
+        """Put the gradients of the objective in place of those before; the losses of each batch."""
+        if self.weighting.per_domain_gradients:
+            return combined_gradients(self, step_batches, coefficients)
+        return self.backward(step_batches, coefficients)
+
+    def backward(
+        self, step_batches: list[Batch], coefficients: dict[str, Tensor], auxiliary: bool = True
+    ) -> list[StepLosses]:
+        """Forward and backward pass of each batch of a step."""
+        settings, process = self.settings, self.process
+        self.model.zero_grad(set_to_none=True)
+        step_losses = []
+        for number, batch in enumerate(step_batches, 1):
+            by_target = {
+                path: values.repeat_interleave(batch.domain_counts, output_size=len(batch.targets))
+                for path, values in coefficients.items()
+            }
+            gather = partial(process.gather_groups, sizes=batch.mim_sizes)
+            # gradients of all but the last batch are added up before they are shared
+            shared = number == len(step_batches) or self.network is self.model
+            with (
+                nullcontext() if shared else self.network.no_sync(),
+                named_anomalies(settings.detect_anomaly),
+            ):
+                with torch.autocast(
+                    process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
+                ):
+                    losses = self.network(batch, by_target, gather)
+                objective = losses.objective
+                for term, value in losses.auxiliary.items() if auxiliary else ():
+                    weight = self.model.auxiliary_weights[term]
+                    objective = objective + weight * value / len(step_batches)
+                objective.backward()
+            step_losses.append(losses)
+        return step_losses
+
+    def _update_weighting(
+        self, losses: list[StepLosses], step_batches: list[Batch], counts: Tensor
+    ) -> None:
+        """φ of the step, then s and γ; and what the weighting learns of the step's losses."""
+        sums = [  # of each batch {path: [D]}
+            self.statistics.add(batch_losses, batch, len(step_batches))
+            for batch_losses, batch in zip(losses, step_batches, strict=True)
+        ]
+        if self.weighting.needs_losses:
+            totals = {path: sum(batch[path] for batch in sums) for path in self.paths}
+            means = {path: self.process.sum(total) / counts for path, total in totals.items()}
+            self.weighting.update(means, counts)
+        if len(self.paths) == 2:
+            cross, single = self.paths
+            gap_sums = self.process.sum(sum(batch[single] - batch[cross] for batch in sums))
+            gap, gamma = gap_sums / counts, self.gap.gamma  # φ_d: mean of l_single − l_cross
+            self.gap.update(gap, counts)  # s_d ← α·s_d + β·φ_d
+            transfer = (gap, self.gap.state, gamma)
+            self.statistics.add_transfer(gap_sums, counts, transfer, self.weighting.weights())
+
+    # ------------------------------------------------------------------------ epochs
+
+    def fit(self, tensorboard: Path | None = None) -> None:
         """Train until the patience or the epochs run out; best.pt holds the best validation.
 
-        With `view_folder` the rows of the tables go there too, for TensorBoard. Raises NotFinite
-        when a loss, a gradient or a score is not finite, and Interrupted, once last.pt is written,
-        after a SIGINT or SIGTERM.
+        With `tensorboard` the tables' rows go to that folder too. Raises NotFinite when a loss, a
+        gradient or a score is not finite, and Interrupted, once last.pt is written, after a SIGINT
+        or SIGTERM.
         """
         with self.signals:
-            self._fit(view_folder)
-
-    def _fit(self, view_folder: Path | None) -> None:
-        last = self.progress.epoch  # rows of epoch 0 are those of `start_from`
-        tables = (
-            Table(self.folder / "metrics.csv", METRICS_COLUMNS, last),
-            Table(self.folder / "transfer.csv", TRANSFER_COLUMNS, last),
-            Table(self.folder / "transfer_steps.csv", TRANSFER_STEP_COLUMNS, last),
-        )
-        view = LiveView(view_folder, self.progress.step)
-        valid = split_targets(self.dataset, "valid")
-        if self.process.leads and not self.progress.finished(self.settings):
-            tell(self.forecast, self.settings, self.process.device)
-        while not self.progress.finished(self.settings):
-            with named_when_full(
-                f"in epoch {self.progress.epoch + 1}", smaller_batch(self.settings, self.forecast)
-            ):
-                self._train_steps()
-            with (
-                named_when_full("in ranking validation", smaller_ranking(self.settings)),
-                self.signals.ending(self._stands()),
-            ):
-                results = self._validate_or_dump(valid)
-            epoch = self._end_epoch()
-            improved = self.progress.note(self._select_value(results))
-            state = self.state()
-            self.process.agree(
-                partial(self._write_epoch, tables, view, epoch, results, state, improved)
-            )
+            tables = RunTables(self.folder, self.dataset.domain_names, self.progress, tensorboard)
+            targets = split_targets(self.dataset, "valid")
+            if self.process.leads and not self.progress.finished(self.settings):
+                memory.tell(self.forecast, self.settings, self.process.device)
+            while not self.progress.finished(self.settings):
+                self._fit_epoch(tables, targets)
+                self._end_if_asked()
+            tables.close()
             self._end_if_asked()
-        view.close()
-        self._end_if_asked()
 
-    def _write_epoch(
-        self,
-        tables: tuple[Table, Table, Table],
-        view: LiveView,
-        epoch: EpochSums,
-        results: dict[str, dict],
-        state: dict[str, Any],
-        improved: bool,
-    ) -> None:
-        """What an epoch leaves: rows of the tables, checkpoints, a line."""
-        done, names = self.progress, self.dataset.domain_names
-        metrics, transfer, steps = tables
-        metric_rows = list(epoch_rows((done.epoch, done.step), epoch, results, names))
-        transfer_rows = []
-        metrics.write(metric_rows)
-        if epoch.steps:
-            transfer_rows = list(epoch.transfer_rows(done.epoch, names))
-            transfer.write(transfer_rows)
-            steps.write(epoch.transfer_step_rows(done.epoch, done.step, names))
-        # best.pt first: a run that stops between the two trains this epoch again
-        if improved:
-            write_checkpoint(self.folder / BEST, state)
-        write_checkpoint(self.folder / LAST, state)
-        self._say(epoch, results)
-        view.write(done.step, metric_rows, transfer_rows, TRANSFER_COLUMNS)
+    def _fit_epoch(self, tables: RunTables, targets: Targets) -> None:
+        """Train, validate, remember the best; checkpoints and rows of the tables."""
+        advice = memory.smaller_batch(self.settings, self.forecast)
+        with memory.named_when_full(f"in epoch {self.progress.epoch + 1}", advice):
+            self.train_steps()
+        with (
+            memory.named_when_full("in ranking validation", memory.smaller_ranking(self.settings)),
+            self.signals.ending(self._saved()),
+        ):
+            try:
+                results = self.validate(targets)
+            except NotFinite as error:  # of any process, in all of them
+                raise faults.of_validation(self, error) from None
+        statistics = self.end_epoch()
+        improved = self.progress.note(self._selected(results))
+        state = training_state.state_of(self)
 
-    # ---------------------------------------------------------------- one epoch, one step
+        def write() -> None:
+            rows = tables.write(self.progress, statistics, results)
+            # best.pt first: a run that stops between the two trains this epoch again
+            if improved:
+                write_checkpoint(self.folder / BEST, state)
+            write_checkpoint(self.folder / LAST, state)
+            names = self.dataset.domain_names
+            print_epoch(self.progress, statistics, results, names, self.settings)
+            tables.show(self.progress, *rows)
 
-    def train_epoch(self) -> EpochSums:
+        self.process.agree(write)
+
+    def train_epoch(self) -> EpochStatistics:
         """One pass over the users, or what a checkpoint left of it; the order depends on seed and
         epoch alone."""
-        self._train_steps()
-        return self._end_epoch()
+        self.train_steps()
+        return self.end_epoch()
 
-    def _train_steps(self) -> None:
+    def train_steps(self) -> None:
         """The steps that the epoch has left. last.pt is written after the last one too: whatever
         ends the validation that follows, they are done."""
         self.model.train()
+        every = self.settings.save_every_steps
         with tqdm(
             total=self.loader.steps_per_epoch,
             initial=self.progress.position,
@@ -180,38 +257,31 @@ class Trainer:
             disable=None if self.process.leads else True,
             leave=False,
         ) as bar:
-            for step_batches in prefetch(self._steps()):
-                stop = self.train_step(step_batches, self.sums)
+            for step_batches in prefetch(self.steps()):
+                stop = self.train_step(step_batches)
                 bar.update()
-                if stop or self._saves_now():
-                    self.save(self.folder / LAST)
+                due = every and self.progress.step % every == 0
+                if stop or due or self.progress.position == self.loader.steps_per_epoch:
+                    training_state.save(self, self.folder / LAST)
                 if stop:
                     self._interrupt()
 
-    def _saves_now(self) -> bool:
-        every, done = self.settings.save_every_steps, self.progress
-        due = every and done.step % every == 0
-        return bool(due) or done.position == self.loader.steps_per_epoch
-
-    def _end_epoch(self) -> EpochSums:
-        """What the epoch's steps add up to, over all processes; the next epoch begins."""
-        epoch, self.sums = self.sums, self._new_sums()
-        self.progress.epoch += 1
-        self.progress.position = 0
-        epoch.reduce(self.process.sum)
-        return epoch
-
-    def _new_sums(self) -> EpochSums:
-        return EpochSums(
-            len(self.dataset.domain_names),
-            self.process.device,
-            self.settings.compares_views,
-            self.dtype,
-        )
-
-    def _steps(self) -> Iterator[list[Batch]]:
+    def steps(self) -> Iterator[list[Batch]]:
         """The batches of the optimiser steps that the coming epoch has left."""
         return self.loader.steps(self.progress.epoch, self.progress.position)
+
+    def end_epoch(self) -> EpochStatistics:
+        """What the epoch's steps add up to, over all processes; the next epoch begins."""
+        statistics, self.statistics = self.statistics, self.new_statistics()
+        self.progress.epoch += 1
+        self.progress.position = 0
+        statistics.reduce(self.process.sum)
+        return statistics
+
+    def new_statistics(self) -> EpochStatistics:
+        """Of an epoch without a step."""
+        domains = len(self.dataset.domain_names)
+        return EpochStatistics(self.paths, domains, self.process.device, self.dtype)
 
     def _end_if_asked(self) -> None:
         if self.process.any(self.signals.received is not None)[0]:
@@ -219,280 +289,20 @@ class Trainer:
 
     def _interrupt(self) -> None:
         name = self.signals.received or "a signal to another process"
-        raise Interrupted(f"{name}; {self._stands()}")
+        raise Interrupted(f"{name}; {self._saved()}")
 
-    def _stands(self) -> str:
-        return f"{self.folder / LAST} stands after {self.progress}, --resume goes on"
+    def _saved(self) -> str:
+        return f"{self.folder / LAST} is saved after {self.progress}; continue with --resume"
 
-    def train_step(self, step_batches: list[Batch], epoch: EpochSums) -> bool:
-        """One optimiser step over its batches; every mean is over the step's targets, not a
-        batch's or a process's. True when a signal asks to stop after it.
+    # ------------------------------------------------------------------------ validation
 
-        NotFinite, with nothing updated, where a loss or a gradient is not finite.
-        """
-        before = random_state(self.process.device)
-        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches))
-        counts = counts.to(self.dtype)
-        gamma, weights = self._domain_weights()
-        try:
-            losses = self.add_gradients(step_batches, self._coefficients(counts, weights))
-        except Anomaly as anomaly:
-            if self.process.processes > 1:  # the others wait for its gradients
-                anomaly.agreed = False
-                raise
-            raise self._stopped(str(anomaly), before) from None
-        values = gradient_values(self.model.parameters())
-        norm = nn.utils.get_total_norm(values)
-        terms = torch.stack([part for found in losses for part in (found.objective, found.mim)])
-        finite = torch.isfinite(terms.detach().sum() + norm)  # the one number read back in a step
-        stop, fault = self.process.any(self.signals.received is not None, not finite)
-        if fault:
-            raise self._fault(losses, step_batches, before)
-        if self.settings.clip_norm:
-            clip_gradients(values, norm, self.settings.clip_norm)
-        for part in (*self.optimizers.values(), *self.schedulers.values()):
-            part.step()
-        self.progress.step += 1
-        self.progress.position += 1
-        gaps = sum(
-            epoch.add(found, batch, len(step_batches))
-            for found, batch in zip(losses, step_batches, strict=True)
-        )
-        if self.settings.mode == "syncrec":
-            self._update_gap_state(self.process.sum(gaps), counts, gamma, epoch)
-        return stop
-
-    def add_gradients(
-        self, step_batches: list[Batch], by_domain: dict[str, Tensor]
-    ) -> list[StepLosses]:
-        """The gradients of a step's batches, in place of those before; `by_domain` are the
-        `_coefficients`."""
-        settings, process = self.settings, self.process
-        self.model.zero_grad(set_to_none=True)
-        found = []
-        for number, batch in enumerate(step_batches, 1):
-            coefficients = {
-                task: values.repeat_interleave(batch.domain_counts, output_size=len(batch.targets))
-                for task, values in by_domain.items()
-            }
-            gather = partial(process.gather_groups, sizes=batch.mim_sizes)
-            with (
-                self._no_sync(last=number == len(step_batches)),
-                named_anomalies(settings.detect_anomaly),
-            ):
-                with torch.autocast(
-                    process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
-                ):
-                    losses = self.network(batch, coefficients, gather)
-                mim = settings.lambda_mim * losses.mim / len(step_batches)
-                (losses.objective + mim).backward()
-            found.append(losses)
-        return found
-
-    # ---------------------------------------------------------------- what is not finite
-
-    def _fault(
-        self, losses: list[StepLosses], step_batches: list[Batch], random: dict[str, Tensor]
-    ) -> NotFinite:
-        """Name what is not finite in the coming step, and save the state that it starts from."""
-        step = next(self.loader.shares(self.progress.epoch, self.progress.position))
-        own = [shares[self.process.rank] for shares in step]
-        names = self.dataset.domain_names, self.dataset.user_ids
-        found = describe_fault(losses, step_batches, own, self.model, names)
-        told = [part for part in self.process.gather_objects(found) if part]
-        return self._stopped(f"{first_fault(told)} is not finite", random)
-
-    def _stopped(self, why: str, random: dict[str, Tensor]) -> NotFinite:
-        """Save the state that the coming step starts from, and say why it is not taken."""
-        done = self.progress
-        return NotFinite(
-            f"step {done.position + 1} of epoch {done.epoch + 1}: {why}; "
-            f"{self._save_fault(random)}; lower --lr or set --clip_norm"
-        )
-
-    def _save_fault(self, random: dict[str, Tensor] | None = None) -> str:
-        """Save the state before a fault, and say where; a full disk must not hide the fault."""
-        path = self.folder / FAULT
-        try:
-            self.save(path, random)
-        except UserError as error:
-            return f"the state before it is not saved: {error}"
-        return f"{path} has the state before it, for --replay"
-
-    def _validate_or_dump(self, targets: Targets) -> dict[str, dict]:
-        """The validation; where a score is not finite the state that it was of is saved."""
-        try:
-            return self.validate(targets)
-        except NotFinite as error:  # of any process, in all of them
-            raise NotFinite(f"{error}; {self._save_fault()}") from None
-
-    def replay(self) -> Iterator[str]:
-        """Compute the step that the loaded checkpoint stands before, and update nothing: lines
-        about its losses and gradients. Where the epoch is over, the validation."""
-        self.model.train()
-        step_batches = next(self._steps(), None)
-        if step_batches is None:
-            self.validate(split_targets(self.dataset, "valid"))
-            yield "every score of the validation is finite"
-            return
-        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches))
-        weights = self._domain_weights()[1]
-        losses = self.add_gradients(
-            step_batches, self._coefficients(counts.to(self.dtype), weights)
-        )
-        yield from report_step(losses, step_batches, self.dataset.domain_names, self.model)
-
-    def _coefficients(self, counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """What L_cross + λ_single · L_single multiplies the loss of a target by: [D] for each task.
-
-        The denominators are the step's, over all its batches and processes. Times the processes,
-        because DistributedDataParallel averages what must be added.
-        """
-        settings, processes = self.settings, self.process.processes
-        share = settings.lambda_single if settings.runs_cross else 1.0
-        single = (share * processes / counts.sum()).expand(len(counts))
-        cross = processes * mean_coefficients(counts, weights)
-        return {task: {"single": single, "cross": cross}[task] for task in settings.paths}
-
-    def _domain_weights(self) -> tuple[Tensor, Tensor]:
-        """γ and w of the step, from the state that the step before left; 1 without LC-NTG."""
-        settings = self.settings
-        domains = len(self.dataset.domain_names)
-        if settings.mode != "syncrec":
-            uniform = torch.ones(domains, device=self.process.device, dtype=self.dtype)
-            return uniform / domains, uniform
-        gamma, weights = lc_ntg_weights(
-            self.model.gap_state, settings.lc_ntg_tau, settings.lc_ntg_floor
-        )
-        return gamma, weights if settings.lc_ntg else torch.ones_like(weights)
-
-    def _update_gap_state(
-        self, gaps: Tensor, counts: Tensor, gamma: Tensor, epoch: EpochSums
-    ) -> None:
-        settings = self.settings
-        beta = settings.lc_ntg_beta or 1.0 - settings.lc_ntg_alpha
-        state, gap = lc_ntg_update(self.model.gap_state, gaps, counts, settings.lc_ntg_alpha, beta)
-        self.model.gap_state.copy_(state)
-        epoch.add_transfer(gaps, counts, gap, state, gamma, self._domain_weights()[1])
-
-    def _no_sync(self, last: bool):
-        """Gradients of all but the last batch of a step are added up before they are shared."""
-        if last or self.network is self.model:
-            return nullcontext()
-        return self.network.no_sync()
-
-    # ---------------------------------------------------------------- evaluation
-
-    def validate(self, targets: Targets) -> dict[str, dict[str, dict[str, float]]]:
-        """{path: {domain, macro, users: metrics}} of the model on a split, under `full`."""
+    def validate(self, targets: Targets) -> Results:
+        """The metrics of the model on a split, under `full`."""
         self.model.eval()
-        settings, dataset = self.settings, self.dataset
-        plan = Plan(dataset, targets, ("full",), {}, self.process.device)
         ensemble = Ensemble([self.model])
-        scores = score_paths(ensemble, settings, plan, self.process, baselines={}, lists=False)
-        found = {}
-        for path, own in scores.items():
-            ranks = own.ranks["full"]
-            found[path] = summarise(
-                ranks.better, ranks.tied, targets.domains, dataset.domain_names, settings.ties
-            )
-        return found
+        return score_validation(ensemble, self.settings, self.dataset, targets, self.process)
 
-    def _select_value(self, results: dict[str, dict]) -> float:
+    def _selected(self, results: Results) -> float:
         """The validation metric that picks the best checkpoint: the first path's."""
         settings = self.settings
-        return results[settings.paths[0]][settings.select_average][settings.select_metric]
-
-    # ---------------------------------------------------------------- files
-
-    def save(self, path: Path, random: dict[str, Tensor] | None = None) -> None:
-        """Write a `state`; all processes call it together."""
-        state = self.state(random)
-        self.process.agree(lambda: write_checkpoint(path, state))
-
-    def state(self, random: dict[str, Tensor] | None = None) -> dict[str, Any]:
-        """One dict with everything that the run needs to go on, of all processes.
-
-        `random` are this process's random states, if not those of now.
-        """
-        random = random or random_state(self.process.device)
-        return {
-            "format": CHECKPOINT_FORMAT,
-            "data_sha256": self.dataset.card["sha256"],
-            "settings": run_settings(self.settings),
-            "domain_names": self.dataset.domain_names,
-            "model": self.model.state_dict(),
-            **{name: part.state_dict() for name, part in self._steppers()},
-            "lc_ntg": getattr(self.model, "gap_state", None),
-            "epoch": self.progress.epoch,
-            "step": self.progress.step,
-            "best": self.progress.best,
-            "best_step": self.progress.best_step,
-            "position": self.progress.position,
-            "sums": self.sums.state(self.process.gather) if self.progress.position else None,
-            "random": {kind: self.process.stack(own) for kind, own in random.items()},
-        }
-
-    def start_from(self, state: dict[str, Tensor]) -> None:
-        """Take the weights of a former run; what they are worth here is epoch 0 of metrics.csv."""
-        self.model.load_state_dict(state)
-        results = self.validate(split_targets(self.dataset, "valid"))
-        if self.process.leads:
-            rows = epoch_rows((0, 0), None, results, self.dataset.domain_names)
-            Table(self.folder / "metrics.csv", METRICS_COLUMNS).write(rows)
-            self._say(None, results)
-
-    def load(self, path: Path) -> None:
-        """Take up a checkpoint; UserError for one that is missing, torn, or of another run."""
-        state = read_checkpoint(path, self.settings, self.dataset)
-        self.check(state, path)
-        self.go_on_from(state)
-
-    def resume(self) -> bool:
-        """Take up the newest good checkpoint of the folder; False where there is none at all.
-
-        UserError where there are some and none is good.
-        """
-        found, fault = newest_checkpoint(self.folder, self.settings, self.dataset, self.check)
-        if fault and self.process.leads:
-            print(f"warning: {fault}", file=sys.stderr, flush=True)
-            # else the next one written would make it former.pt, in place of the good one
-            (self.folder / LAST).unlink(missing_ok=True)
-        if found:
-            self.go_on_from(found)
-        return found is not None
-
-    def check(self, state: dict[str, Any], path: Path) -> None:
-        """Refuse the dict of a checkpoint that does not fit this run in every part (Unusable)."""
-        random, steps = random_state(self.process.device), self.loader.steps_per_epoch
-        own = Own(self.optimizers, self.schedulers, self._new_sums(), random, steps)
-        if fault := state_misfit(state, own):
-            raise Unusable(misfit_line(path, fault))
-        check_weights(self.model, state, path)
-
-    def go_on_from(self, state: dict[str, Any]) -> None:
-        """Take up all that a `state` of this run had. With another number of processes than then,
-        the random states of those that are new are drawn from the seed and the step."""
-        self.model.load_state_dict(state["model"])
-        for name, part in self._steppers():
-            part.load_state_dict(state[name])
-        self.progress = Progress(
-            *(state[name] for name in ("epoch", "step", "best", "best_step")),
-            state.get("position", 0),
-        )
-        self.sums = self._new_sums()
-        if self.progress.position:
-            self.sums.load(state["sums"], self.process.rank, self.process.processes)
-        set_random_state(state["random"], self.process, (self.settings.seed, self.progress.step))
-
-    def _steppers(self) -> Iterator[tuple[str, Any]]:
-        """The optimisers and schedulers by their names in a checkpoint."""
-        yield from self.optimizers.items()
-        yield from self.schedulers.items()
-
-    def _say(self, epoch: EpochSums | None, results: dict[str, dict]) -> None:
-        """One line an epoch."""
-        settings, done = self.settings, self.progress
-        shown = settings.select_average, settings.select_metric
-        line = epoch_line((done.epoch, done.step), epoch, results, self.dataset.domain_names, shown)
-        print(line + ("  *" if epoch and done.best_step == done.step else ""), flush=True)
+        return results[self.paths[0]][settings.select_average][settings.select_metric]

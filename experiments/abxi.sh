@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Every ABXI figure of the README: models, losses, seeds, protocols, the order of ties.
+# All ABXI results: models, losses, seeds, protocols, and the order of tied events.
 #
 #     bash experiments/abxi.sh RAW_DIR
 #
-# RAW_DIR holds ABXI's interactions.csv.gz (user_id,item_id,domain,unix_time). JOBS runs go side by
-# side (default 2, one thread each; 24 runs of three to ten minutes). A finished run is not run again,
-# a broken one goes on. experiments/transfer.sh makes the negative-transfer report from these runs and
-# those of experiments/planted.sh.
+# RAW_DIR holds ABXI's interactions.csv.gz (user_id,item_id,domain,unix_time). JOBS runs are trained in
+# parallel (default 2, one thread each; 24 runs of three to ten minutes). Finished runs are skipped,
+# interrupted ones resumed. experiments/transfer.sh makes the negative-transfer report from these runs
+# and those of experiments/planted.sh.
 set -euo pipefail
 raw_dir=$(realpath "${1:?usage: bash experiments/abxi.sh RAW_DIR}")
 cd "$(dirname "$0")/.."
@@ -20,13 +20,13 @@ for order in hashed as_logged; do
 done
 
 mkdir -p runs/abxi/logs
-run() { # model, loss, order of ties, seed
+run() { # model, loss, tie order, seed
   local model=$1 loss=$2 order=$3 seed=$4 flags=(--mode "$1" --loss "$2" --seed "$4") name
   name=$model-$loss-seed$seed
   if [ "$model" = sasrec ]; then # a plain SASRec over all domains
     flags+=(--mode cdsr --experts_cross 1 --experts_single 0 --gate none --no-towers)
   fi
-  [ "$loss" = bce ] && flags+=(--max_epochs 25) # at the latest: it learns slowly
+  [ "$loss" = bce ] && flags+=(--max_epochs 25) # enough for the slower loss
   if [ "$order" = as_logged ]; then
     flags+=(--variant core5-as_logged) name=$model-$loss-logged-seed$seed
   fi

@@ -1,9 +1,9 @@
-"""A report in a real browser: no request, no error, no sideways scrolling, every figure described.
+"""Check a report in a browser: no request, no error, no sideways scrolling, all figures described.
 
     python experiments/check_report.py report/report.html [--shots FOLDER] [--chromium PATH]
 
-Opens the page in headless Chromium 400 and 1280 css pixels wide, over its debugging pipe; prints
-what it finds and ends with status 1 where something is wrong. With --shots, PNGs of the whole page.
+Opens the page in headless Chromium, 400 and 1280 CSS pixels wide, over its debugging pipe. Prints
+the faults and exits with status 1 if there are any. --shots writes PNGs of the whole page.
 """
 
 import base64
@@ -26,7 +26,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--remote-debugging-pipe",
 )  # fmt: skip
-# What is wider than the window, images that say or show nothing, the smallest text in pixels.
+# Elements wider than the window, images without text or content, the smallest text in pixels.
 LOOK = """(() => {
   document.querySelectorAll('details').forEach(e => e.open = true);
   const name = e => e.id || e.className || e.tagName;
@@ -48,7 +48,7 @@ LOOK = """(() => {
 
 
 class Browser:
-    """Chromium on its debugging pipe: JSON messages that end with a zero byte."""
+    """Chromium on its debugging pipe: JSON messages, each ended by a zero byte."""
 
     def __init__(self, program: str, profile: str):
         to_browser, self._in = os.pipe()
@@ -69,7 +69,7 @@ class Browser:
     session: str | None = None
 
     def call(self, method: str, **parameters) -> dict[str, Any]:
-        """The result of a command; events that come meanwhile are kept."""
+        """The result of a command; events that arrive meanwhile are kept."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self.session:
@@ -84,7 +84,7 @@ class Browser:
             self.events.append(answer)
 
     def wait_for(self, method: str) -> None:
-        """Until an event has come."""
+        """Wait until an event has arrived."""
         while not any(event.get("method") == method for event in self.events):
             self.events.append(self._read())
 
@@ -92,7 +92,7 @@ class Browser:
         while b"\0" not in self._rest:
             more = os.read(self._out, 2**20)
             if not more:
-                raise UserError("the browser ended; does it run here with --headless?")
+                raise UserError("the browser exited; check that it runs here with --headless")
             self._rest += more
         message, _, self._rest = self._rest.partition(b"\0")
         return json.loads(message)
@@ -104,7 +104,7 @@ class Browser:
 
 
 def faults_at(browser: Browser, page: Path, width: int, shot: Path | None) -> list[str]:
-    """What is wrong with the page at a width; prints what was seen."""
+    """The faults of the page at a width; prints a summary."""
     browser.events.clear()
     for domain in ("Page", "Network", "Log", "Runtime"):
         browser.call(f"{domain}.enable")
@@ -114,28 +114,28 @@ def faults_at(browser: Browser, page: Path, width: int, shot: Path | None) -> li
     )  # fmt: skip
     browser.call("Page.navigate", url=page.resolve().as_uri())
     browser.wait_for("Page.loadEventFired")
-    evaluated = browser.call("Runtime.evaluate", expression=LOOK, returnByValue=True)
-    seen = json.loads(evaluated["result"]["value"])
+    answer = browser.call("Runtime.evaluate", expression=LOOK, returnByValue=True)
+    seen = json.loads(answer["result"]["value"])
     if shot:
         size = {"x": 0, "y": 0, "width": width, "height": min(seen["height"], 16000), "scale": 1}
         image = browser.call("Page.captureScreenshot", clip=size, captureBeyondViewport=True)
         shot.write_bytes(base64.b64decode(image["data"]))
     faults = [
-        f"{kind}: {seen[kind]}" for kind in ("wide", "mute", "broken", "unread") if seen[kind]
+        f"{fault}: {seen[fault]}" for fault in ("wide", "mute", "broken", "unread") if seen[fault]
     ]
     if seen["width"] > width:
         faults.append(f"the page is {seen['width']} wide")
     if not seen["images"]:
-        faults.append("there is no figure")
-    faults += [_said(event) for event in browser.events if _said(event)]
+        faults.append("the page has no figure")
+    faults += [_fault_of(event) for event in browser.events if _fault_of(event)]
     print(
         f"{width}: {seen['images']} figures, smallest text {seen['smallest']} px; {faults or 'ok'}"
     )
     return faults
 
 
-def _said(event: dict[str, Any]) -> str:
-    """The fault that an event tells of; empty for a harmless one."""
+def _fault_of(event: dict[str, Any]) -> str:
+    """The fault that an event reports; empty for a harmless event."""
     parameters = event.get("params", {})
     match event.get("method"):
         case "Network.requestWillBeSent":
@@ -149,15 +149,18 @@ def _said(event: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Check the page at every width. Raises UserError."""
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("page", type=Path, help="report.html")
     parser.add_argument("--shots", type=Path, help="folder for a PNG of the page at each width")
-    parser.add_argument("--chromium", default="chromium", help="the browser's program")
+    parser.add_argument("--chromium", default="chromium", help="program of the browser (chromium)")
     arguments = parser.parse_args()
     if not arguments.page.is_file():
-        raise UserError(f"{arguments.page} is not there; make it with report.py transfer")
+        raise UserError(f"{arguments.page} does not exist; make it with `report.py transfer`")
     if not shutil.which(arguments.chromium):
-        raise UserError(f"{arguments.chromium} is not installed; name a Chromium by --chromium")
+        raise UserError(
+            f"{arguments.chromium} is not installed; give the path of a Chromium as --chromium"
+        )
     if arguments.shots:
         arguments.shots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:

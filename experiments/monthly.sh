@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Retraining month by month on the bundled log: from scratch, or from the month before.
+# Monthly retraining on the bundled log: from scratch, or from the previous month.
 #
 #     bash experiments/monthly.sh
 #
 # The quick configuration, three seeds (SEEDS): 202310 from scratch, 202311 from it, then 202312
-# from scratch, from 202311, and from 202311 with a quarter of the epochs. JOBS seeds go side by side
-# (default 2, one thread each; five runs of half a minute to two minutes a seed); a finished run is
-# not run again, a broken one goes on. Writes results/monthly.* and results/monthly_differences.*.
+# from scratch, from 202311, and from 202311 with a quarter of the epochs. JOBS seeds are trained in
+# parallel (default 2, one thread each; five runs of half a minute to two minutes per seed). Finished
+# runs are skipped, interrupted ones resumed. Writes results/monthly.* and results/monthly_differences.*.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

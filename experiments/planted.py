@@ -1,8 +1,8 @@
-"""Tables and figure of the planted log: gap and weight against what was planted.
+"""Tables and figure of the planted log: gap and weight against the planted relatedness.
 
     python experiments/planted.py runs/amazon --out results/planted
 
-Reads the runs of experiments/planted.sh; writes OUT.md (tables), OUT.csv (their values), OUT.png.
+Reads the runs of experiments/planted.sh. Writes OUT.md (tables), OUT.csv (values) and OUT.png.
 """
 
 import json
@@ -20,8 +20,8 @@ from src.config.cli import OneLineParser
 from src.dataset.store.folder import dataset_folder, read_card
 from src.io.errors import UserError, run_command
 from src.io.files import write_atomically
+from src.io.paths import ROOT
 from src.runs.records import read_results
-from utils import ROOT
 
 matplotlib.use("Agg")
 SEEDS = (1, 2, 3)
@@ -35,26 +35,26 @@ SWEEP = {
 
 
 def planted_relatedness() -> dict[str, float]:
-    """{domain: relatedness}, as the bundled log's own header and data card say."""
+    """{domain: relatedness}, from the data card of the bundled log."""
     notes = read_card(dataset_folder(ROOT, "amazon", "202312"))["notes"]
     planted = json.loads(notes["planted_relatedness"])
     return dict(sorted(planted.items(), key=lambda pair: -pair[1]))
 
 
 def read_run(folder: Path, split: str = "test") -> tuple[dict, pd.DataFrame]:
-    """(results of a split under `full`, transfer.csv) of a run."""
+    """The results of a split under `full`, and transfer.csv, of a run."""
     results = read_results(folder)[split]["full"]
     return results, pd.read_csv(folder / "transfer.csv")
 
 
 def last_epoch(transfer: pd.DataFrame, column: str, domains: list[str]) -> np.ndarray:
-    """[D] a column of the last epoch."""
+    """[D] a column of transfer.csv at the last epoch."""
     final = transfer[transfer.epoch == transfer.epoch.max()].set_index("domain")
     return final.loc[domains, column].to_numpy()
 
 
 def seed_table(runs: Path, planted: dict[str, float]) -> tuple[str, list[tuple]]:
-    """What three seeds found: φ, γ and NDCG@10 of each domain."""
+    """φ, γ and NDCG@10 of each domain over three seeds."""
     domains = list(planted)
     gap, gamma, scores = [], [], {}
     for seed in SEEDS:
@@ -75,31 +75,31 @@ def seed_table(runs: Path, planted: dict[str, float]) -> tuple[str, list[tuple]]
     lines = ["| domain | " + " | ".join(columns) + " | cross ÷ uniform |"]
     lines.append("|---|" + "---:|" * (len(columns) + 1))
     rows = []
-    for place, domain in enumerate(domains):
+    for number, domain in enumerate(domains):
         cells = []
         for name, values in columns.items():
-            seeds = np.array(values)[:, place]
+            seeds = np.array(values)[:, number]
             cells.append(_cell(name, seeds))
             rows += [(domain, name, n, float(v)) for n, v in enumerate(seeds, 1)]
         ratio = np.array(scores["SyNCRec cross"]) / np.array(scores["cross, uniform weights"])
-        cells.append(f"{ratio.mean(0)[place]:.3f} (least {ratio.min(0)[place]:.3f})")
+        cells.append(f"{ratio.mean(0)[number]:.3f} (lowest {ratio.min(0)[number]:.3f})")
         lines.append(f"| {domain} | " + " | ".join(cells) + " |")
     truth = list(planted.values())
     each = [spearmanr(truth, row).statistic for row in gamma]
     mean = spearmanr(truth, np.mean(gamma, axis=0)).statistic
     lines.append("")
     lines.append(
-        f"Rank correlation of γ with the planted relatedness: {mean:.2f} on the mean over seeds; "
-        "by seed " + ", ".join(f"{value:.2f}" for value in each) + ". Lowest mean γ: "
+        f"Rank correlation of γ with the planted relatedness: {mean:.2f} for the mean over seeds; "
+        "by seed: " + ", ".join(f"{value:.2f}" for value in each) + ". Lowest mean γ: "
         f"{domains[int(np.argmin(np.mean(gamma, axis=0)))]}."
     )
     transfer = np.mean(scores["SyNCRec cross"], axis=0) - np.mean(scores["SyNCRec single"], axis=0)
-    claim = spearmanr(transfer, np.mean(gamma, axis=0)).statistic
+    correlation = spearmanr(transfer, np.mean(gamma, axis=0)).statistic
     lines.append("")
     lines.append(
         "Measured transfer (NDCG@10 cross − single, mean over seeds): "
         + ", ".join(f"{d} {t:+.4f}" for d, t in zip(domains, transfer, strict=True))
-        + f". Rank correlation with γ: {claim:.2f} over {len(domains)} domains."
+        + f". Rank correlation with γ: {correlation:.2f} over {len(domains)} domains."
     )
     return "\n".join(lines) + "\n", rows
 
@@ -108,14 +108,17 @@ def _cell(name: str, seeds: np.ndarray) -> str:
     if len(seeds) == 1:
         return f"{seeds[0]:g}"
     digits = 4 if name not in ("φ", "γ") else 3
-    if np.ptp(seeds) == 0:  # the same data and no randomness: a baseline
+    if np.ptp(seeds) == 0:  # a baseline: the same for every seed
         return f"{seeds[0]:.{digits}f}"
     return f"{seeds.mean():.{digits}f} ± {seeds.std(ddof=1):.{digits}f}"
 
 
 def sweep_table(runs: Path, planted: dict[str, float]) -> str:
-    """One seed from inert to starving: weight w at the end, and the cross path's NDCG@10 on test;
-    the macro mean also on validation, by which the defaults are chosen."""
+    """One seed under weightings of increasing strength.
+
+    Cells: the weight w at the last epoch → NDCG@10 of the cross path on test. The macro mean is
+    also given on validation, by which the defaults are chosen.
+    """
     domains = list(planted)
     heads = [f"{name} (r = {planted[name]:g})" for name in domains]
     lines = [
@@ -134,11 +137,11 @@ def sweep_table(runs: Path, planted: dict[str, float]) -> str:
 
 
 def draw(runs: Path, planted: dict[str, float], out: Path) -> None:
-    """γ over the epochs for each weighting of the sweep; one line a domain."""
-    shown = [label for label in SWEEP if label != "uniform weights"]
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(11, 2.8), sharey=True)
+    """Draw γ by epoch for each weighting of the sweep, one line per domain."""
+    labels = [label for label in SWEEP if label != "uniform weights"]
+    figure, axes = pyplot.subplots(1, len(labels), figsize=(11, 2.8), sharey=True)
     colours = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7"]
-    for axis, label in zip(axes, shown, strict=True):
+    for axis, label in zip(axes, labels, strict=True):
         _, transfer = read_run(runs / SWEEP[label])
         for colour, (domain, relatedness) in zip(colours, planted.items(), strict=False):
             rows = transfer[transfer.domain == domain]
@@ -151,12 +154,13 @@ def draw(runs: Path, planted: dict[str, float], out: Path) -> None:
 
 
 def main() -> None:
+    """Write the tables and the figure, and print the tables. Raises UserError."""
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", type=Path, help="folder of the runs")
-    parser.add_argument("--out", type=Path, required=True, help="OUT.md, OUT.csv, OUT.png")
+    parser.add_argument("--out", type=Path, required=True, help="write OUT.md, OUT.csv and OUT.png")
     arguments = parser.parse_args()
     if not arguments.runs.is_dir():
-        raise UserError(f"{arguments.runs} does not exist; run experiments/planted.sh")
+        raise UserError(f"{arguments.runs} does not exist; run experiments/planted.sh first")
     planted = planted_relatedness()
     table, rows = seed_table(arguments.runs, planted)
     text = f"{table}\n{sweep_table(arguments.runs, planted)}"

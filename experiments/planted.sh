@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# The planted-log tables and figure of the README: does the gap find what was planted, and what does
-# the weighting do with it?
+# The tables and figure of the planted log: does the gap φ reflect the planted relatedness, and what
+# does the weighting do with it?
 #
 #     bash experiments/planted.sh
 #
 # Three seeds of the quick configuration with the default weighting and with uniform weights, one seed
-# from inert to starving, and three seeds of each task alone for the negative-transfer report. JOBS runs go side by side (default 2, one thread each); a finished
-# run is not run again, a broken one goes on.
+# under weightings of increasing strength, and three seeds of each single-task mode for the
+# negative-transfer report. JOBS runs are trained in parallel (default 2, one thread each). Finished
+# runs are skipped, interrupted ones resumed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The negative-transfer report on ABXI and on the planted log, and what the README shows of it.
+# The negative-transfer report on ABXI and on the planted log.
 #
 #     bash experiments/abxi.sh RAW_DIR && bash experiments/planted.sh   # the runs: three seeds each
 #     bash experiments/transfer.sh
 #
-# Makes report/ (report.html, figures/, tables/) and copies the tables and two figures that are
-# committed to results/transfer/.
+# Writes report/ (report.html, figures/, tables/) and copies its tables and two figures to
+# results/transfer/, which is committed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

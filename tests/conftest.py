@@ -5,16 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.robustness.fuzz_world import World, build
-
 pytest_plugins = ["tests.support.spark_session"]
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+SHARED_DATA = TESTS.parents[1] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    """What lies in tests/nightly is nightly; elsewhere a mark says so."""
+    for item in items:
+        if (TESTS / "nightly") in item.path.parents:
+            item.add_marker("nightly")
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory) -> World:
+def world(tmp_path_factory):
     """Good files of every kind, for the tests that spoil them and put them back."""
+    from tests.support.tiny_world import build  # loads a data engine, which few tests need
+
     return build(tmp_path_factory.mktemp("world"))
 
 

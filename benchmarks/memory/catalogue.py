@@ -28,7 +28,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.memory.catalogue_memory import SETTINGS, catalogue_bench, measure_alone
 from benchmarks.speed.common import (
-    Bench,
     interleaved,
     machine,
     make_parser,
@@ -39,7 +38,10 @@ from benchmarks.speed.common import (
     start,
 )
 from src.io.errors import run_command
-from utils import Process
+from src.training.processes import Process
+from tests.support.step_benches import (
+    Bench,
+)
 
 COPIES = {True: 3, False: 4}  # tables held: weights, two moments and, unless sparse, the gradient
 

@@ -27,24 +27,26 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    DOMAIN_EVENTS,
-    Bench,
-    generated_dataset,
-    make_bench,
     make_parser,
-    paper_settings,
     peak_mib,
     say,
     seconds,
-    split_evenly,
     start,
-    training_lengths,
 )
 from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.evaluation.targets import split_targets
 from src.io.errors import UserError, run_command
+from src.training.processes import Process
+from tests.support.step_benches import (
+    DOMAIN_EVENTS,
+    Bench,
+    generated_dataset,
+    make_bench,
+    paper_settings,
+    split_evenly,
+    training_lengths,
+)
 from trainers import Trainer
-from utils import Process
 
 SETTINGS = {
     "train": {"loss": "bce", "sparse_items": True},

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import machine, make_parser, print_result, say, start
 from src.io.errors import EXIT_INTERRUPTED, UserError, run_command
-from utils import ROOT
+from src.io.paths import ROOT
 
 SHARES = (0.5, 0.3, 0.2)  # of the items, by domain
 FIRST_SECOND, SECONDS = 1_600_000_000, 100_000_000  # of the log

@@ -18,13 +18,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from src.config.cli import OneLineParser
-from src.config.settings import Settings, check_settings
+from src.config.settings import Settings
+from src.config.validation import check_settings
 from src.dataset.batching.batch import Batch
 from src.dataset.store.folder import open_dataset
 from src.io.errors import UserError, run_command
-from src.training.epoch_statistics import EpochSums
+from src.training.epoch_statistics import EpochStatistics
+from src.training.random_state import seed_everything
 from trainers import Trainer
-from utils import seed_everything, start_process
+from utils import start_process
 
 PLAIN = {
     "mode": "cdsr",
@@ -59,7 +61,7 @@ def time_steps(trainer: Trainer, warmup: int, steps: int) -> tuple[list[float], 
     backward and the optimiser.
     """
     trainer.model.train()
-    epoch = EpochSums(len(trainer.dataset.domain_names), trainer.process.device)
+    epoch = EpochStatistics(len(trainer.dataset.domain_names), trainer.process.device)
     ends, tokens = [], []
     for step_batches in islice(endless_steps(trainer), warmup + steps):
         trainer.train_step(step_batches, epoch)

@@ -35,15 +35,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import main as train
 import make_dataset
-from benchmarks.robustness import lives
-from benchmarks.robustness.lives import Aim, Ended
 from benchmarks.speed.common import print_result, say
 from src.config.cli import OneLineParser
 from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.io.errors import UserError, run_command
+from src.io.paths import ROOT
 from src.runs.checkpoints import FORMER, LAST
-from utils import ROOT
+from tests.support import watched
+from tests.support.watched import Aim, Ended
 
 USERS = 50
 MORE = ("--batch_size=10", "--max_epochs=4", "--save_every_steps=2")
@@ -75,14 +75,14 @@ class Matrix:
     def live(self, command: Callable, flags: list[str], aim: Aim | None = None) -> Ended:
         """A life of a command; a kill is counted where it fell."""
         self.lives += 1
-        ended = lives.live(command, flags, self.place / "log.txt", aim, lives.slow_renames)
-        if ended.status not in (0, lives.KILLED):
+        ended = watched.live(command, flags, self.place / "log.txt", aim, watched.slow_renames)
+        if ended.status not in (0, watched.KILLED):
             raise UserError(f"{command.__module__}.py ended with {ended.status}: {ended.output}")
-        if ended.status == lives.KILLED:
+        if ended.status == watched.KILLED:
             self.by_phase[ended.killed_in] += 1
         elif aim:
             self.late += 1
-        self.torn_named += lives.warnings_in(ended.output)
+        self.torn_named += watched.warnings_in(ended.output)
         return ended
 
     def aim(self, phase: str, kills: int) -> Aim:
@@ -99,22 +99,22 @@ class Matrix:
 def prepare(place: Path, seed: int) -> Matrix:
     """Make the dataset and the run that nothing ends, by the commands alone; then once more
     watched, which tells how long the phases last."""
-    raw = lives.make_log(place / "raw", USERS)
+    raw = watched.make_log(place / "raw", USERS)
     data, runs = place / "whole" / "data", place / "whole"
     for command, flags in (
-        ("make_dataset", lives.data_flags(raw, data)),
-        ("main", lives.run_flags(data, runs, *MORE)),
+        ("make_dataset", watched.data_flags(raw, data)),
+        ("main", watched.run_flags(data, runs, *MORE)),
     ):
         subprocess.run(
             [sys.executable, ROOT / f"{command}.py", *flags], check=True, stdout=subprocess.DEVNULL
         )
-    matrix = Matrix(place, random.Random(seed), data, lives.folder_in(runs), {}, {})
+    matrix = Matrix(place, random.Random(seed), data, watched.folder_in(runs), {}, {})
     again = place / "again"
     ended = [
-        matrix.live(make_dataset.main, lives.data_flags(raw, again / "data")),
-        matrix.live(train.main, lives.run_flags(data, again, *MORE)),
+        matrix.live(make_dataset.main, watched.data_flags(raw, again / "data")),
+        matrix.live(train.main, watched.run_flags(data, again, *MORE)),
     ]
-    if different := lives.differences(lives.folder_in(again), matrix.run):
+    if different := watched.differences(watched.folder_in(again), matrix.run):
         raise UserError(f"a run that nothing ended differs from another one: {different}")
     for phase in PHASES:
         times = _durations(ended, phase)
@@ -131,8 +131,8 @@ def _durations(ended: list[Ended], phase: str) -> list[float]:
 def kill_data(matrix: Matrix) -> None:
     """Kill make_dataset.py once, look what is there, and run it again."""
     target = matrix.place / f"data{matrix.lives}" / "data"
-    flags = lives.data_flags(matrix.place / "raw", target)
-    if matrix.live(make_dataset.main, flags, matrix.aim("data", 1)).status != lives.KILLED:
+    flags = watched.data_flags(matrix.place / "raw", target)
+    if matrix.live(make_dataset.main, flags, matrix.aim("data", 1)).status != watched.KILLED:
         return
     sha256 = open_dataset(matrix.data).card["sha256"]
     if target.exists():
@@ -145,7 +145,7 @@ def kill_data(matrix: Matrix) -> None:
     matrix.live(make_dataset.main, flags)
     verify_dataset(open_dataset(target))
     beside = [path.name for path in target.parent.iterdir() if path != target]
-    same = lives.contents(target) == lives.contents(matrix.data)
+    same = watched.contents(target) == watched.contents(matrix.data)
     matrix.identical += same and not beside
     if not same or beside:
         say(f"a dataset that was killed and made again differs; beside it: {beside}")
@@ -154,19 +154,23 @@ def kill_data(matrix: Matrix) -> None:
 def kill_run(matrix: Matrix, phases: list[str]) -> None:
     """Kill a run of main.py in these phases, one life after the other, and see it through."""
     runs = matrix.place / f"runs{matrix.lives}"
-    flags, folder, kills = lives.run_flags(matrix.data, runs, *MORE), lives.folder_in(runs), 0
+    flags, folder, kills = (
+        watched.run_flags(matrix.data, runs, *MORE),
+        watched.folder_in(runs),
+        0,
+    )
     for phase in phases:
         ended = matrix.live(train.main, flags, matrix.aim(phase, len(phases)))
-        if ended.status != lives.KILLED:
+        if ended.status != watched.KILLED:
             break
         kills += 1
-        matrix.unfinished += bool(lives.left_over(folder))
+        matrix.unfinished += bool(watched.left_over(folder))
         matrix.between_renames += (folder / FORMER).is_file() and not (folder / LAST).is_file()
-        if faults := lives.faults_after_a_kill(folder, matrix.run):
+        if faults := watched.faults_after_a_kill(folder, matrix.run):
             say(f"corrupt after a kill in {ended.killed_in}: {faults}")
             matrix.corrupt += 1
     matrix.live(train.main, flags)
-    different = lives.differences(folder, matrix.run)
+    different = watched.differences(folder, matrix.run)
     matrix.identical += 0 if different else kills
     if different:
         say(f"a run that was killed {kills} times differs: {different[:SHOWN]}")
@@ -192,7 +196,7 @@ def measure(kills: int, seed: int) -> dict[str, Any]:
         "kills": matrix.by_phase.total(),
         "identical": matrix.identical,
         "corrupt": matrix.corrupt,
-        "by_phase": {phase: matrix.by_phase[phase] for phase in (*PHASES, lives.BETWEEN)},
+        "by_phase": {phase: matrix.by_phase[phase] for phase in (*PHASES, watched.BETWEEN)},
         "torn_named": matrix.torn_named,
         "unfinished": matrix.unfinished,
         "between_renames": matrix.between_renames,

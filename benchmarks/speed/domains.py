@@ -15,21 +15,23 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    DOMAIN_ITEMS,
-    generated_dataset,
     interleaved,
     machine,
-    make_bench,
     make_parser,
-    paper_settings,
     print_result,
     seconds,
-    split_evenly,
     spread,
     start,
-    training_lengths,
 )
 from src.io.errors import run_command
+from tests.support.step_benches import (
+    DOMAIN_ITEMS,
+    generated_dataset,
+    make_bench,
+    paper_settings,
+    split_evenly,
+    training_lengths,
+)
 
 DOMAINS = (1, 2, 3, 5, 10, 20)
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import print_result, say
 from src.config.cli import OneLineParser
 from src.io.errors import UserError, run_command
-from utils import ROOT
+from src.io.paths import ROOT
 
 # The command of the trace that begins each phase
 PHASES = {

@@ -24,7 +24,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
     MatmulPeak,
-    generated_dataset,
     interleaved,
     machine,
     make_parser,
@@ -34,18 +33,18 @@ from benchmarks.speed.common import (
     spread,
     start,
 )
-from models import SyNCRec
 from src.evaluation.queries import Ensemble
 from src.evaluation.rank_counts import item_chunks
 from src.evaluation.ranking import Block, ModelScorer, Plan, rank_targets
 from src.evaluation.targets import Targets
 from src.io.errors import run_command
+from tests.support.step_benches import (
+    generated_dataset,
+)
 
 
 class Table:
     """A random item table that scores as the model does: rows 1 … V are one domain's items."""
-
-    item_scores = SyNCRec.item_scores
 
     def __init__(self, items: int, hidden: int, device: torch.device):
         self.item_starts = [1, items + 1]
@@ -62,7 +61,7 @@ def timed_rounds(
     dataset = generated_dataset(np.ones(targets, dtype=np.int64), [1], [items])
     rows = np.arange(targets)
     zeros = np.zeros_like(rows)
-    ranked = Targets("test", rows, rows, dataset.items.astype(np.int64), zeros, rows)
+    ranked = Targets("test", rows, rows, dataset.items.astype(np.int64), zeros, rows, rows)
     drawn, protocols = {}, ("full",)
     if negatives:
         rng, protocols = np.random.default_rng(0), ("full", "sampled")

@@ -21,7 +21,6 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    Bench,
     machine,
     make_parser,
     print_result,
@@ -32,7 +31,10 @@ from benchmarks.speed.common import (
 )
 from benchmarks.speed.step import PRECISIONS, necessary_gflop, step_bench
 from src.io.errors import UserError, run_command
-from utils import Process
+from src.training.processes import Process
+from tests.support.step_benches import (
+    Bench,
+)
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of the profiler's trace
 LONGEST_NAMED = 12

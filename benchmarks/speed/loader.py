@@ -39,14 +39,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    generated_dataset,
     interleaved,
     machine,
     make_parser,
     print_result,
     say,
     seconds,
-    split_evenly,
     spread,
     start,
 )
@@ -58,9 +56,16 @@ from src.dataset.batching.windows import training_dataset, window_lengths
 from src.dataset.store.folder import ARRAYS, FORMAT, TEST, VALID, Dataset, open_dataset, user_chunks
 from src.dataset.store.verify import check_events
 from src.io.errors import run_command
-from src.training.epoch_statistics import EpochSums
+from src.io.paths import ROOT
+from src.training.epoch_statistics import EpochStatistics
+from src.training.processes import Process
+from src.training.random_state import seed_everything
+from tests.support.step_benches import (
+    generated_dataset,
+    split_evenly,
+)
 from trainers import Trainer
-from utils import ROOT, Process, seed_everything, start_process
+from utils import start_process
 
 DOMAINS = 5
 MEAN_EVENTS, LEAST_EVENTS = 20, 3  # of a user; the last two are held out
@@ -185,7 +190,7 @@ def training_rate(trainer: Trainer, count: int) -> float:
     """Tokens a second of `count` training steps on batches that are there."""
     steps = list(itertools.islice(coming_steps(trainer), count))
     tokens = sum(len(batch.targets) for step in steps for batch in step)
-    epoch = EpochSums(
+    epoch = EpochStatistics(
         len(trainer.dataset.domain_names), trainer.process.device,
         with_mim=trainer.settings.mode == "syncrec" and trainer.settings.sc_mim,
     )  # fmt: skip

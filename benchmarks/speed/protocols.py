@@ -24,27 +24,30 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    generated_dataset,
     interleaved,
     machine,
     make_parser,
     peak_mib,
     print_result,
     seconds,
-    split_evenly,
     spread,
     start,
-    training_lengths,
 )
 from models import SyNCRec
+from src.config.names import PROTOCOLS, RELEASED
 from src.config.settings import Settings
 from src.dataset.store.folder import TEST, Dataset
 from src.evaluation.path_scores import model_scorer, score_paths
-from src.evaluation.protocols import DRAWN, PROTOCOLS, RELEASED
+from src.evaluation.protocols import DRAWN
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import Targets, drawn_candidates, split_targets
 from src.io.errors import run_command
+from tests.support.step_benches import (
+    generated_dataset,
+    split_evenly,
+    training_lengths,
+)
 
 ALONE = ("full_all",)
 

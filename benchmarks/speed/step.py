@@ -4,7 +4,7 @@
     python benchmarks/speed/step.py --hidden 64 --dtype bfloat16 --json
     python benchmarks/speed/step.py --device cuda --batch 2048 --dtype bfloat16
 
-Both do the same step (benchmarks/reference/padded.py) from the same weights on the same
+Both do the same step (tests/support/padded_model.py) from the same weights on the same
 batch, one after the other within each round. The setting is configs/paper.json with
 `--gate token`: 4 + 1 experts, 2 layers, dropout 0.5, LC-NTG and SC-MIM, on five domains; the
 lengths are those of a real sample.
@@ -37,29 +37,31 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.reference.padded import PaddedTrainer, pad
 from benchmarks.speed.common import (
-    DOMAIN_EVENTS,
-    DOMAIN_ITEMS,
-    Bench,
     MatmulPeak,
-    generated_dataset,
     interleaved,
     machine,
-    make_bench,
     make_parser,
-    paper_settings,
     peak_mib,
     print_result,
     say,
     seconds,
     spread,
     start,
-    training_lengths,
 )
 from src.config.settings import Settings
 from src.io.errors import run_command
-from utils import Process
+from src.training.processes import Process
+from tests.support.padded_model import PaddedTrainer, pad
+from tests.support.step_benches import (
+    DOMAIN_EVENTS,
+    DOMAIN_ITEMS,
+    Bench,
+    generated_dataset,
+    make_bench,
+    paper_settings,
+    training_lengths,
+)
 
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # torch's name of a type, and ours
 CHILD_STEPS = 2  # the second has the optimiser's state from the start

@@ -1,3 +1,4 @@
-"""Simple recommenders that stand in every table."""
+"""Models to compare with: count models, and recommenders that are trained.
 
-BASELINES = ("popularity", "markov")  # their names as ranking paths
+A file holds one of them; its name stands in a table of src/config/names.py.
+"""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.baselines.popularity import Popularity
 from src.dataset.store.folder import TRAIN, Dataset
-from src.evaluation.rank_counts import Scores
+from src.interfaces import Scores
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Markov:
         popularity = Popularity.fit(dataset)
         return cls(csr_array(pairs, shape=(size, size)), popularity, dataset)
 
-    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Scores:
+    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
         """Transition counts from the last item of the domain in each context; popularity breaks
         ties.
 
@@ -54,15 +54,14 @@ class Markov:
 
         return scores
 
-    def pairs(self, domain: int, users: np.ndarray, ends: np.ndarray, items: np.ndarray) -> Tensor:
+    def pairs(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        items: np.ndarray,
+    ) -> Tensor:  # fmt: skip
         """Of single items [n, N], of any domain, after the last one of `domain`: [n, N] float64."""
         last = np.repeat(last_items(self.dataset, domain, users, ends), items.shape[1])
         counts = np.asarray(self.transitions[last, items.ravel()]).reshape(items.shape)
         return torch.from_numpy(counts + self._shares()[items])
-
-    def scores(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Tensor:
-        """Of all items of the domain at once [n, V_d]."""
-        return self.scorer(domain, users, ends)(slice(None))
 
     def _shares(self) -> np.ndarray:
         """[V + 1] each item's share of the training events, all below 1."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.dataset.store.folder import Dataset
-from src.evaluation.rank_counts import Scores
+from src.interfaces import Scores
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,16 @@ class Popularity:
     def fit(cls, dataset: Dataset) -> "Popularity":
         return cls(dataset.training_counts, dataset.item_starts)
 
-    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Scores:
+    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
         """The same scores for every context: users [n] and the ends of their contexts [n] ->
         (columns) -> [n, columns] float64."""
         own = self.counts[self.item_starts[domain] : self.item_starts[domain + 1]]
         values = torch.from_numpy(own.astype(np.float64))
         return lambda columns: values[columns].expand(len(users), -1)
 
-    def pairs(self, domain: int, users: np.ndarray, ends: np.ndarray, items: np.ndarray) -> Tensor:
+    def pairs(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        items: np.ndarray,
+    ) -> Tensor:  # fmt: skip
         """Of single items [n, N], of any domain: [n, N] float64."""
         return torch.from_numpy(self.counts[items].astype(np.float64))
-
-    def scores(self, domain: int, users: np.ndarray, ends: np.ndarray) -> Tensor:
-        """Of all items of the domain at once [n, V_d]."""
-        return self.scorer(domain, users, ends)(slice(None))

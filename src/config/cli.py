@@ -7,6 +7,7 @@ and the choices. What the flags leave at its default is written down as fully as
 import argparse
 import dataclasses
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def setting(
-    default: Any, help: str, *, group: str = "options", choices: tuple[str, ...] | None = None
+    default: Any, help: str, *, group: str = "options", choices: Collection[str] | None = None
 ) -> Any:
     """A dataclass field that is also a flag. A tuple default makes a flag of several values."""
     metadata = {"help": help, "group": group, "choices": choices}
@@ -88,35 +89,41 @@ def as_json(config: Any) -> dict[str, Any]:
     }
 
 
-def config_defaults(
-    config_class: type, path: Path, what: str = "--config", others: bool = False
-) -> dict[str, Any]:
-    """The settings that a JSON file gives, names, types and choices checked (UserError).
-
-    With `others`, settings of another version are kept as they are.
-    """
+def config_defaults(config_class: type, path: Path, what: str = "--config") -> dict[str, Any]:
+    """The settings that a JSON file gives, names, types and choices checked (UserError)."""
     content = read_json(path, what)
-    types = typing.get_type_hints(config_class)
-    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} must hold one JSON object of settings")
+    return checked_values(config_class, content, f"{what} {path}")
+
+
+def checked_values(
+    config_class: type, content: dict[str, Any], where: str, ignore_unknown: bool = False
+) -> dict[str, Any]:
+    """The values of `content`, read from JSON at `where`, as `config_class` takes them.
+
+    UserError for a value of another type, one that is no choice, and, unless `ignore_unknown`, for
+    a name that is no setting.
+    """
+    types = typing.get_type_hints(config_class)
+    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
+    values = {}
     for name, value in content.items():
-        if name not in types:
-            if others:
+        if name not in choices:
+            if ignore_unknown:
                 continue
-            raise UserError(f"{what} {path}: unknown setting {repr_short(name)} (see --help)")
+            raise UserError(f"{where}: unknown setting {repr_short(name)} (see --help)")
         try:
-            content[name] = _of_type(value, types[name])
+            values[name] = _of_type(value, types[name])
         except (TypeError, OverflowError):
             raise UserError(
-                f"{what} {path}: '{name}' must be {_said(types[name])}, not {repr_short(value)}"
+                f"{where}: '{name}' must be {_said(types[name])}, not {repr_short(value)}"
             ) from None
         if choices[name] and value not in choices[name]:
             raise UserError(
-                f"{what} {path}: '{name}' is {repr_short(value)}; "
-                f"give one of {', '.join(choices[name])}"
+                f"{where}: '{name}' is {repr_short(value)}; give one of {', '.join(choices[name])}"
             )
-    return content
+    return values
 
 
 def _of_type(value: Any, kind: Any) -> Any:
@@ -130,10 +137,14 @@ def _of_type(value: Any, kind: Any) -> Any:
         return value
     elif kind is float and type(value) is int:
         return float(value)
+    elif members := typing.get_args(kind):  # X | None
+        return None if value is None else _of_type(value, members[0])
     raise TypeError
 
 
 def _said(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return f"a list of {typing.get_args(kind)[0].__name__}"
+    if members := typing.get_args(kind):
+        return f"{members[0].__name__} or null"
     return kind.__name__

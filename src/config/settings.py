@@ -1,90 +1,45 @@
-"""Every setting of a training run: the flags of main.py, their help, and config.json."""
+"""Every setting of a training run: the flags of main.py, their help, and config.json.
 
-import math
-import os
-import unicodedata
-from dataclasses import dataclass
+A group of settings is a dataclass, and Settings is all of them: a function that reads settings of
+one group asks for that group. A model or a loss weighting may add settings of its own
+(`settings_class`).
+"""
 
-from src.config.cli import setting
-from src.dataset.store.card_schema import folder_name_error
-from src.evaluation.protocols import PROTOCOLS
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from src.config.cli import checked_values, setting
+from src.config.modes import DEFAULT_MODEL, MODES
+from src.config.names import MODELS, PROTOCOLS, WEIGHTINGS, load
 from src.io.errors import UserError
-from src.io.json_schema import repr_short
+from src.io.json_schema import read_json
 
-# What a run may be found again without: it changes where and how, or adds to the results.
-RUN_ONLY = {
-    "resume", "overwrite", "device", "threads", "compile", "tensorboard", "runs_dir", "run_name",
-    "protocol", "strict_context", "save_every_steps", "deterministic", "detect_anomaly",
-}  # fmt: skip
-# What a finished run may also be scored again with: these change its scores, not its training.
-SCORING = {"eval_users", "sampled_negatives", "candidate_seed", "ties"}
-# What a run may be resumed with more of: only a longer run continues a shorter one.
-MAY_GROW = {"max_epochs", "min_steps", "patience_steps"}
-MODES = ("syncrec", "cdsr", "sdsr", "sdsr_separate")
+LC_NTG, SC_MIM = "negative transfer (LC-NTG)", "mutual information (SC-MIM)"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings of one run. Symbols in the help are those of the paper."""
+class DataSettings:
+    """Which dataset a run is trained on."""
 
     data_name: str = setting("amazon", "name of the dataset", group="data")
     strd_ym: str = setting("202312", "cut-off month YYYYMM of the dataset", group="data")
     variant: str = setting("", "variant of the dataset, as given to make_dataset.py", group="data")
     data_dir: str = setting("", "dataset folder, in place of the three above", group="data")
-    run_name: str = setting("", "name of the run; empty: made from the settings", group="run")
-    runs_dir: str = setting("runs", "where run folders are made", group="run")
-    resume: bool = setting(False, "go on from last.pt of the run folder, if there", group="run")
-    save_every_steps: int = setting(
-        0, "write last.pt within an epoch too, after so many steps; 0: at its end", group="run"
-    )
-    overwrite: bool = setting(False, "replace a run folder that exists", group="run")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run")
-    threads: int = setting(0, "CPU threads; 0: torch's choice", group="run")
-    precision: str = setting(
-        "float32",
-        "type of the matrix products; float64, for checks: of all numbers",
-        group="run",
-        choices=("float32", "bf16", "float64"),
-    )
-    compile: bool = setting(
-        False, "run the experts' layers through torch.compile, where a compiler is", group="run"
-    )
-    deterministic: bool = setting(
-        False, "refuse operations whose result may differ from run to run", group="run"
-    )
-    detect_anomaly: bool = setting(
-        False,
-        "have torch look for NaN in every backward function and name it (slow; in one process)",
-        group="run",
-    )
-    tensorboard: bool = setting(
-        False, "write the curves for TensorBoard too, where its package is", group="run"
-    )
-    init_from: str = setting(
-        "",
-        "start from the weights of a finished run's best.pt (its run folder); items and domains "
-        "are matched by their ids, new ones start fresh",
-        group="run",
-    )
-    seed: int = setting(42, "seed of weights, order, dropout and negatives", group="run")
 
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What is trained, and its size."""
+
+    model: str = setting(DEFAULT_MODEL, "what is trained", group="task", choices=MODELS)
     mode: str = setting(
-        "syncrec",
-        "both tasks, or one alone that owns all experts; sdsr_separate: one model a domain",
+        "",
+        "which of its tasks: both, or one alone that owns all experts; sdsr_separate: one model "
+        "per domain; default: the first that the model has",
         group="task",
         choices=MODES,
-    )
-    loss: str = setting(
-        "ce",
-        "step loss: softmax over the domain's items, or one negative (the paper's)",
-        group="task",
-        choices=("ce", "bce"),
-    )
-    softmax_items: str = setting(
-        "domain",
-        "what --loss ce ranks a target among: the items of its domain, or of all domains",
-        group="task",
-        choices=("domain", "all"),
     )
     sdsr_context: str = setting(
         "paired",
@@ -93,7 +48,6 @@ class Settings:
         group="task",
         choices=("paired", "own"),
     )
-    lambda_single: float = setting(1.0, "weight of the SDSR loss", group="task")
 
     hidden: int = setting(64, "hidden size H", group="model")
     layers: int = setting(2, "Transformer layers of an expert", group="model")
@@ -106,7 +60,9 @@ class Settings:
     share_experts: bool = setting(
         False, "one expert, gate and tower for all (the released code's model)", group="model"
     )
-    stop_gradient: bool = setting(True, "an expert learns only from its owner task", group="model")
+    stop_gradient: bool = setting(
+        True, "each expert gets gradients only from its owner task", group="model"
+    )
     gate: str = setting(
         "token",
         "token: causal; sequence: the paper's, sees later positions in training; none: all "
@@ -119,38 +75,81 @@ class Settings:
         False, "the cross view, where there is one, is told the domain to rank", group="model"
     )
 
+    @property
+    def experts(self) -> int:
+        return self.experts_cross + self.experts_single
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The ranking paths that the mode trains; the first one selects the checkpoint."""
+        return MODES[self.mode].paths
+
+    @property
+    def per_domain(self) -> bool:
+        """Whether each domain has a model of its own."""
+        return MODES[self.mode].per_domain
+
+    @property
+    def subject(self) -> str:
+        """What is trained, in the names of runs: the mode, and the model unless it is SyNCRec."""
+        return self.mode if self.model == DEFAULT_MODEL else f"{self.model}-{self.mode}"
+
+    @property
+    def context(self) -> str:
+        """Which events the single view ranks from: `own` or `paired`, as --sdsr_context says."""
+        return "own" if self.per_domain else self.sdsr_context
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What is minimised."""
+
+    loss: str = setting(
+        "ce",
+        "step loss: softmax over the domain's items, or one negative (the paper's)",
+        group="task",
+        choices=("ce", "bce"),
+    )
+    softmax_items: str = setting(
+        "domain",
+        "what --loss ce ranks a target among: the items of its domain, or of all domains",
+        group="task",
+        choices=("domain", "all"),
+    )
+    lambda_single: float = setting(1.0, "weight of the SDSR loss", group="task")
+
+    weighting: str = setting(
+        "lc_ntg", "weights of the domains in the CDSR loss", group="task", choices=WEIGHTINGS
+    )
     lc_ntg: bool = setting(
-        True, "weight CDSR losses by the negative-transfer gap", group="negative transfer (LC-NTG)"
+        True,
+        "weight CDSR losses by the negative-transfer gap; off: --weighting uniform",
+        group=LC_NTG,
     )
-    lc_ntg_alpha: float = setting(
-        0.9, "α, the share of the state that a step keeps", group="negative transfer (LC-NTG)"
+    lc_ntg_alpha: float = setting(0.9, "α, the share of the state that a step keeps", group=LC_NTG)
+    lc_ntg_beta: float | None = setting(
+        None, "β, the share of the new gap; default: 1 − α; 0 freezes the weights", group=LC_NTG
     )
-    lc_ntg_beta: float = setting(
-        0.0, "β, the share of the new gap; 0: 1 − α", group="negative transfer (LC-NTG)"
-    )
-    lc_ntg_tau: float = setting(
-        0.3, "τ of the softmax, in nats per target", group="negative transfer (LC-NTG)"
-    )
+    lc_ntg_tau: float = setting(0.3, "τ of the softmax, in nats per target", group=LC_NTG)
     lc_ntg_floor: float = setting(
-        0.5,
-        "f, the least weight of a domain; 1: uniform weights",
-        group="negative transfer (LC-NTG)",
+        0.5, "f, the least weight of a domain; 1: uniform weights", group=LC_NTG
     )
     sc_mim: bool = setting(
         True,
         "mutual-information loss between the views; negatives are the batch's other users, of "
         "all processes",
-        group="mutual information (SC-MIM)",
+        group=SC_MIM,
     )
-    lambda_mim: float = setting(
-        0.1, "weight of the mutual-information loss", group="mutual information (SC-MIM)"
-    )
-    mim_temperature: float = setting(
-        1.0, "temperature of the critic", group="mutual information (SC-MIM)"
-    )
+    lambda_mim: float = setting(0.1, "weight of the mutual-information loss", group=SC_MIM)
+    mim_temperature: float = setting(1.0, "temperature of the critic", group=SC_MIM)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How it is minimised."""
 
     batch_size: int = setting(
-        128, "users a batch, over all processes: their number changes nothing", group="training"
+        128, "users in a batch, over all processes: their number changes nothing", group="training"
     )
     batch_by: str = setting(
         "random",
@@ -160,7 +159,7 @@ class Settings:
     )
     grad_accum: int = setting(
         1,
-        "batches an optimiser step: the training of one batch so many times larger, but that "
+        "batches in an optimiser step: the training of one batch so many times larger, but that "
         "SC-MIM's negatives are the users of the small one, and --batch_by length sorts those",
         group="training",
     )
@@ -186,17 +185,32 @@ class Settings:
     patience_steps: int = setting(
         720, "stop after so many steps without a better validation", group="training"
     )
+    init_from: str = setting(
+        "",
+        "start from the weights of a finished run's best.pt (its run folder); items and domains "
+        "are matched by their ids, new ones start fresh",
+        group="run",
+    )
+    seed: int = setting(42, "seed of weights, order, dropout and negatives", group="run")
+    precision: str = setting(
+        "float32",
+        "type of the matrix products; float64, for checks: of all numbers",
+        group="run",
+        choices=("float32", "bf16", "float64"),
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How it is validated, selected and scored."""
 
     select_metric: str = setting(
         "ndcg@10", "validation metric that picks the best checkpoint", group="evaluation"
     )
     select_average: str = setting(
-        "macro",
-        "mean over domains or over users",
-        group="evaluation",
-        choices=("macro", "users"),
+        "macro", "mean over domains or over users", group="evaluation", choices=("macro", "users")
     )
-    eval_users: int = setting(256, "users encoded at a time", group="evaluation")
+    eval_users: int = setting(256, "users encoded at a time; changes no result", group="evaluation")
     protocol: tuple[str, ...] = setting(
         (),
         "candidates that targets are ranked against: " + ", ".join(PROTOCOLS) + "; none named: all",
@@ -220,127 +234,143 @@ class Settings:
         choices=("expected", "pessimistic"),
     )
 
-    @property
-    def experts(self) -> int:
-        return self.experts_cross + self.experts_single
 
-    @property
-    def runs_single(self) -> bool:
-        """Whether the SDSR task is trained."""
-        return self.mode != "cdsr"
+@dataclass(frozen=True)
+class RunSettings:
+    """Where and how the command runs; none of these changes what is trained."""
+
+    run_name: str = setting("", "name of the run; empty: made from the settings", group="run")
+    runs_dir: str = setting(
+        "", "where run folders are made; empty: runs/ of the repository", group="run"
+    )
+    resume: bool = setting(False, "go on from last.pt of the run folder, if there", group="run")
+    save_every_steps: int = setting(
+        0, "write last.pt within an epoch too, after so many steps; 0: at its end", group="run"
+    )
+    overwrite: bool = setting(False, "replace a run folder that exists", group="run")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run")
+    threads: int = setting(0, "CPU threads; 0: torch's choice", group="run")
+    compile: bool = setting(
+        False, "run the experts' layers through torch.compile, where a compiler is", group="run"
+    )
+    kernels: str = setting(
+        "fused",
+        "code of experts and softmax loss: hand-written backward passes, or plain autograd",
+        group="run",
+        choices=("plain", "fused"),
+    )
+    deterministic: bool = setting(
+        False, "refuse operations whose result may differ from run to run", group="run"
+    )  # fmt: skip
+    detect_anomaly: bool = setting(
+        False,
+        "have torch look for NaN in every backward function and name it (slow; in one process)",
+        group="run",
+    )
+    tensorboard: bool = setting(
+        False, "write the curves for TensorBoard too, where its package is", group="run"
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings(
+    RunSettings, EvaluationSettings, TrainingSettings, ObjectiveSettings, ModelSettings,
+    DataSettings,
+):  # fmt: skip
+    """The settings of one run. Symbols in the help are those of the paper."""
+
+    def __post_init__(self):
+        # resolved here, so that every reader and config.json see what is trained
+        if not self.mode:
+            object.__setattr__(self, "mode", MODELS[self.model].modes[0])
+        if not self.lc_ntg and self.weighting == "lc_ntg":
+            object.__setattr__(self, "weighting", "uniform")
+        object.__setattr__(self, "lc_ntg", self.weighting == "lc_ntg")
 
     @property
     def compares_views(self) -> bool:
-        """Whether SC-MIM is trained."""
-        return self.mode == "syncrec" and self.sc_mim
-
-    @property
-    def runs_cross(self) -> bool:
-        """Whether the CDSR task is trained."""
-        return self.mode in ("syncrec", "cdsr")
-
-    @property
-    def paths(self) -> list[str]:
-        """The ranking paths that the trained model has; the first one selects the checkpoint."""
-        return ["cross"] * self.runs_cross + ["single"] * self.runs_single
+        """Whether SC-MIM is trained: both views are there, and it is not switched off."""
+        return len(self.paths) == 2 and self.sc_mim
 
 
-MOST = 2**31 - 1  # of a whole number that has no other limit
-MOST_SEED = 2**53  # what every reader of config.json holds exactly
-MOST_THREADS = 1024  # torch starts as many as it is told
-# {setting: (least, most)}. The most is far beyond what was ever trained: it tells a slip of the
-# hand before anything of that size is made.
-WHOLE = {
-    **dict.fromkeys(("batch_size", "grad_accum", "max_epochs", "eval_users"), (1, MOST)),
-    **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "save_every_steps"), (0, MOST)),
-    **dict.fromkeys(("seed", "candidate_seed"), (0, MOST_SEED)),
-    **dict.fromkeys(("hidden", "heads"), (1, 2**16)),
-    **dict.fromkeys(("layers", "experts_cross"), (1, 1024)),
-    "experts_single": (0, 1024),
-    "max_len": (2, 2**20),
-    "sampled_negatives": (0, 2**20),
-    "threads": (0, MOST_THREADS),
-}
-NOT_NEGATIVE = ("lambda_single", "lambda_mim", "weight_decay", "clip_norm", "lc_ntg_beta")
-LONGEST, LONGEST_NAME = 4000, 255  # bytes of a path, and of a part of it
-FOLDERS = ("data_name", "strd_ym", "variant")
+# ------------------------------------------------------------- settings of models and weightings
 
 
-def check_settings(settings: Settings) -> None:
-    """Refuse values and combinations that contradict each other (UserError)."""
-    _check_texts(settings)
-    for name, (least, most) in WHOLE.items():
-        value = getattr(settings, name)
-        if value < least:
-            limit = "must not be negative" if not least else f"must be at least {least}"
-            raise UserError(f"--{name} {limit}, not {repr_short(value)}")
-        if value > most:
-            raise UserError(f"--{name} must be at most {most}, not {repr_short(value)}")
-    for name in NOT_NEGATIVE:
-        value = getattr(settings, name)
-        if not 0 <= value < math.inf:  # so that NaN is refused too
-            limit = "not be negative" if not value >= 0 else "be finite"
-            raise UserError(f"--{name} must {limit}, not {value}")
-    for name in ("lr", "lc_ntg_tau", "mim_temperature"):
-        if not 0 < getattr(settings, name) < math.inf:
-            raise UserError(f"--{name} must be above 0, not {getattr(settings, name)}")
-    for name in ("dropout", "attention_dropout", "lc_ntg_alpha"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise UserError(f"--{name} must lie in [0, 1), not {getattr(settings, name)}")
-    if not 0 <= settings.lc_ntg_floor <= 1:
-        raise UserError(f"--lc_ntg_floor must lie in [0, 1], not {settings.lc_ntg_floor}")
-    if settings.hidden % settings.heads:
-        raise UserError(f"--hidden {settings.hidden} is not a multiple of --heads {settings.heads}")
-    _check_combinations(settings)
+def own_settings(model: str, weighting: str) -> list[type]:
+    """The dataclasses of settings that a model and a weighting bring along."""
+    named = (load(MODELS[model].path), load(WEIGHTINGS[weighting]))
+    return [part.Settings for part in named if hasattr(part, "Settings")]
 
 
-def _check_texts(settings: Settings) -> None:
-    """Refuse texts that name no file, and names that are paths."""
-    for name, value in vars(settings).items():
-        for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str) and (fault := path_fault(text)):
-                raise UserError(f"--{name} {repr_short(text)} {fault}")
-    for name in FOLDERS:
-        value = getattr(settings, name)
-        fault = folder_name_error(value)
-        if fault and (value or name != "variant"):
-            raise UserError(f"--{name} {repr_short(value)} names a folder: use {fault}")
+@cache
+def settings_class(model: str, weighting: str) -> type[Settings]:
+    """Settings, with those that the model and the weighting bring along."""
+    parts = own_settings(model, weighting)
+    if not parts:
+        return Settings
+    return dataclass(frozen=True)(type("Settings", (*parts, Settings), {"__doc__": None}))
 
 
-def path_fault(text: str) -> str:
-    """Why a text cannot name a file; empty where it can."""
-    try:
-        name = os.fsencode(text)
-    except UnicodeEncodeError:
-        return "is no text that can be written"
-    if any(unicodedata.category(letter) == "Cc" for letter in text):
-        return "has control characters"
-    longest = max(map(len, name.split(b"/")))
-    if longest > LONGEST_NAME or len(name) > LONGEST:
-        return f"is too long for a file: {LONGEST_NAME} bytes a part, {LONGEST} in all"
-    return ""
+def names_in(values: dict[str, Any]) -> tuple[str, str]:
+    """The model and the weighting that some settings name; the defaults where they do not."""
+    known = {field.name: field.default for field in fields(Settings)}
+    model = values.get("model", known["model"])
+    weighting = values.get("weighting", known["weighting"])
+    return model, weighting
 
 
-def _check_combinations(settings: Settings) -> None:
-    if settings.resume and settings.overwrite:
-        raise UserError("--resume and --overwrite contradict each other; give one of them")
-    if settings.mode == "syncrec" and settings.experts_single < 1:
-        raise UserError("--mode syncrec needs --experts_single of at least 1; or use --mode cdsr")
-    if settings.sdsr_context == "own" and settings.mode not in ("sdsr", "sdsr_separate"):
-        raise UserError(
-            f"--sdsr_context own breaks the pairing of the tasks in --mode {settings.mode}; "
-            "use it with --mode sdsr or sdsr_separate"
-        )
-    if settings.sparse_items and settings.loss != "bce":
-        raise UserError(
-            "--sparse_items needs --loss bce: the softmax of --loss ce moves every item of a domain"
-        )
-    if settings.softmax_items == "all" and settings.loss != "ce":
-        raise UserError("--softmax_items all needs --loss ce; there is no softmax with bce")
-    if settings.sparse_items and settings.weight_decay:
-        raise UserError("--sparse_items has no weight decay; give --weight_decay 0")
-    if settings.share_experts and not settings.stop_gradient:
-        raise UserError(
-            "--share_experts and --no-stop_gradient contradict each other: with one "
-            "expert the gradient stops decide what it learns from; drop one of them"
-        )
+def choose(
+    values: dict[str, Any], model: str | None, weighting: str | None, lc_ntg: bool | None
+) -> dict[str, Any]:
+    """Default values after what a command line says of the model and the weighting (None: nothing).
+
+    `--lc_ntg` is a second name of one weighting: the flag that is given decides. UserError for a
+    name that is in no table.
+    """
+    chosen = dict(values)
+    for flag, name, table in (("model", model, MODELS), ("weighting", weighting, WEIGHTINGS)):
+        if name is not None and name not in table:
+            raise UserError(f"--{flag} {name} is unknown; give one of {', '.join(table)}")
+    if model:
+        if model != values.get("model", DEFAULT_MODEL):
+            chosen.pop("mode", None)
+        chosen["model"] = model
+    if weighting:
+        chosen |= {"weighting": weighting, "lc_ntg": weighting == "lc_ntg"}
+    elif lc_ntg:
+        chosen |= {"weighting": "lc_ntg", "lc_ntg": True}
+    return chosen
+
+
+def read_settings(path: Path, what: str, *, of_a_run: bool = False) -> dict[str, Any]:
+    """The settings that a JSON file gives, checked (UserError).
+
+    With `of_a_run` it is the record of a run, perhaps of an earlier version: settings that are gone
+    are left out.
+    """
+    content = read_json(path, what)
+    if not isinstance(content, dict):
+        raise UserError(f"{what} {path} must hold one JSON object of settings")
+    model, weighting = names_in(content)
+    for name, table in ((model, MODELS), (weighting, WEIGHTINGS)):
+        if not isinstance(name, str) or name not in table:
+            raise UserError(f"{what} {path}: {name!r} is unknown; give one of {', '.join(table)}")
+    if of_a_run or "mode" in content:
+        _migrate(content)
+    config_class = settings_class(model, weighting)
+    return checked_values(config_class, content, f"{what} {path}", ignore_unknown=of_a_run)
+
+
+def run_settings(folder: Path) -> Settings:
+    """The settings of a run folder. UserError where config.json is missing or damaged.
+
+    A setting that came after the run has the value that reproduces the run.
+    """
+    values = read_settings(folder / "config.json", "config.json of the run", of_a_run=True)
+    return settings_class(*names_in(values))(**values)
+
+
+def _migrate(content: dict[str, Any]) -> None:
+    """Rewrite, in place, the record of a run of an earlier version in the terms of this one."""
+    if "weighting" not in content and content.get("lc_ntg_beta") == 0:
+        content["lc_ntg_beta"] = None  # 0 stood for 1 − α

@@ -1,5 +1,5 @@
-"""A run's models and the baselines on one split: ranks under every protocol, the lists of the best
-items, and the tables that the run folder keeps of them."""
+"""A run's models and the count models on one split: ranks under every protocol, the lists of the
+best items, and the tables that the run folder keeps of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,20 +8,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from src.baselines import BASELINES
-from src.baselines.markov import Markov
+from src.config.modes import SERVED
+from src.config.names import COUNT_MODELS, load
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
 from src.evaluation.beyond_accuracy import TOP, beyond_accuracy, top_items
 from src.evaluation.metrics import summarise, target_metrics
 from src.evaluation.protocols import Ranks, no_ranks, ties_of
-from src.evaluation.queries import Ensemble, Queries, encode_queries, knows_domain
-from src.evaluation.ranking import BaselineScorer, Block, ModelScorer, Plan, Scorer, rank_targets
+from src.evaluation.queries import Ensemble, Queries, encode_queries
+from src.evaluation.ranking import Block, CountScorer, ModelScorer, Plan, Scorer, rank_targets
 from src.evaluation.serving_choice import Choice, serve_paths
 from src.evaluation.targets import Targets, target_columns
+from src.interfaces import CountModel
+
+Results = dict[str, dict[str, dict[str, float]]]  # {path: {domain, macro, users: metrics}}
 
 ROWS_AT_ONCE = 2**14  # targets whose queries are held at a time
-SERVED = "served"
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,33 @@ class PathScores:
     lists: np.ndarray | None  # [V + 1] in how many targets' ten best each item is, if wanted
 
 
-def fit_baselines(dataset: Dataset) -> dict:
-    """Popularity and item-to-item Markov, fitted on the training events."""
-    markov = Markov.fit(dataset)
-    return dict(zip(BASELINES, (markov.popularity, markov), strict=True))
+def fit_count_models(dataset: Dataset) -> dict[str, CountModel]:
+    """Every count model of the table, by the name of its path, fitted on the training events."""
+    return {name: load(path).fit(dataset) for name, path in COUNT_MODELS.items()}
+
+
+def score_validation(
+    ensemble: Ensemble, settings: Settings, dataset: Dataset, targets: Targets, process
+) -> Results:
+    """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`."""
+    plan = Plan(dataset, targets, ("full",), {}, process.device)
+    scores = score_paths(ensemble, settings, plan, process, count_models={}, lists=False)
+    return {
+        path: summarise(
+            path_scores.ranks["full"].better, path_scores.ranks["full"].tied, targets.domains,
+            dataset.domain_names, settings.ties,
+        )
+        for path, path_scores in scores.items()
+    }  # fmt: skip
 
 
 def score_paths(
-    ensemble: Ensemble, settings: Settings, plan: Plan, process, baselines: dict, lists: bool
+    ensemble: Ensemble, settings: Settings, plan: Plan, process, count_models: dict, lists: bool
 ) -> dict[str, PathScores]:
-    """{path: scores} of the run's paths and of the fitted baselines, each process its share of the
-    targets. With `lists`, also what each path recommends in the targets' own domains."""
+    """{path: scores} of the run's paths and of the fitted count models, each process its share of
+    the targets. With `lists`, also what each path recommends in the targets' own domains."""
     ranks, listed = process.together(
-        lambda: _own_share(ensemble, settings, plan, process, baselines, lists)
+        lambda: _own_share(ensemble, settings, plan, process, count_models, lists)
     )
     return {
         path: PathScores(
@@ -56,18 +72,18 @@ def score_paths(
 
 
 def _own_share(
-    ensemble: Ensemble, settings: Settings, plan: Plan, process, baselines: dict, lists: bool
+    ensemble: Ensemble, settings: Settings, plan: Plan, process, count_models: dict, lists: bool
 ) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
     """The ranks of all targets and the lists by path, 0 where another process has the target."""
     count = len(plan.targets.events)
     rows = np.arange(process.rank, count, process.processes)
-    paths = [*settings.paths, *baselines]
+    paths = [*settings.paths, *count_models]
     ranks = {path: {name: no_ranks(count) for name in plan.protocols} for path in paths}
     listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in paths}
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
         blocks = list(plan.blocks(some))
-        for path, scorer in _scorers(ensemble, settings, plan, some, process, baselines):
+        for path, scorer in _scorers(ensemble, settings, plan, some, process, count_models):
             found = rank_targets(scorer, plan, some, blocks, bar=process.leads)
             for name, own in found.items():
                 ranks[path][name].put(some, own)
@@ -77,12 +93,17 @@ def _own_share(
 
 
 def _scorers(
-    ensemble: Ensemble, settings: Settings, plan: Plan, rows: np.ndarray, process, baselines: dict
+    ensemble: Ensemble,
+    settings: Settings,
+    plan: Plan,
+    rows: np.ndarray,
+    process,
+    count_models: dict,
 ) -> Iterator[tuple[str, Scorer]]:
     for path in settings.paths:
         yield path, model_scorer(ensemble, settings, plan, rows, path, bar=process.leads)
-    for name, model in baselines.items():
-        yield name, BaselineScorer(model, plan.targets, plan.device)
+    for name, model in count_models.items():
+        yield name, CountScorer(model, plan.targets, plan.device)
 
 
 def model_scorer(
@@ -95,7 +116,7 @@ def model_scorer(
     """
     targets, domains = plan.targets, len(plan.dataset.domain_names)
     asked = targets.domains[rows]
-    each = plan.all_domains and knows_domain(path, settings)
+    each = plan.all_domains and ensemble.models[0].reads_domain(path)
     queries = Queries(targets.users[rows], targets.ends[rows], asked)
     if each:
         queries = Queries(
@@ -105,7 +126,7 @@ def model_scorer(
         )
     hidden = encode_queries(
         ensemble, plan.dataset, queries, path,
-        max_len=settings.max_len, context=ensemble.context,
+        max_len=settings.max_len, context=settings.context,
         users_at_once=settings.eval_users, device=plan.device, bar=bar,
     )  # fmt: skip
     places = np.zeros((domains, len(targets.events)), dtype=np.int64)
@@ -149,32 +170,38 @@ def choose_serving(
 ) -> dict[str, Choice]:
     """By domain the path that serves, from the validation targets' ranks under `full`."""
     values = {}
-    for path in ("cross", "single"):
-        own = scores[path].ranks["full"]
-        values[path] = target_metrics(own.better, own.tied, settings.ties)[settings.select_metric]
-    return serve_paths(values["cross"], values["single"], targets.users, targets.domains, names)
+    for path in settings.paths:
+        ranks = scores[path].ranks["full"]
+        metrics = target_metrics(ranks.better, ranks.tied, settings.ties)
+        values[path] = metrics[settings.select_metric]
+    return serve_paths(values, targets.users, targets.domains, names)
 
 
 def add_served(
-    scores: dict[str, PathScores], choices: dict[str, Choice], targets: Targets, starts: np.ndarray
+    scores: dict[str, PathScores],
+    choices: dict[str, Choice],
+    paths: tuple[str, ...],
+    targets: Targets,
+    starts: np.ndarray,
 ) -> dict[str, PathScores]:
     """The scores with the path `served`: each target ranked by the path that serves its domain."""
-    single = np.array([choice.path == "single" for choice in choices.values()])
-    chosen = single[targets.domains]
+    main, other = paths
+    takes_other = np.array([choice.path == other for choice in choices.values()])
+    chosen = takes_other[targets.domains]
 
     def pick(first: Ranks, second: Ranks) -> Ranks:
         pairs = zip(vars(first).values(), vars(second).values(), strict=True)
         return Ranks(*(np.where(chosen, b, a) for a, b in pairs))
 
-    cross, alone = scores["cross"], scores["single"]
-    ranks = {name: pick(own, alone.ranks[name]) for name, own in cross.ranks.items()}
-    lists = cross.lists
+    first, second = scores[main], scores[other]
+    ranks = {name: pick(values, second.ranks[name]) for name, values in first.ranks.items()}
+    lists = first.lists
     if lists is not None:
-        of_single = np.append(False, np.repeat(single, np.diff(starts)))  # item 0 is padding
-        lists = np.where(of_single, alone.lists, lists)
+        of_other = np.append(False, np.repeat(takes_other, np.diff(starts)))  # item 0 is padding
+        lists = np.where(of_other, second.lists, lists)
     served = PathScores(ranks, lists)
     order = list(scores)
-    after = order.index("single") + 1
+    after = order.index(other) + 1
     return {path: scores.get(path, served) for path in [*order[:after], SERVED, *order[after:]]}
 
 

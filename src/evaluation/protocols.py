@@ -14,16 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src.config.names import PROTOCOLS, RELEASED, STRICT, UNSEEN
 from src.evaluation.rank_counts import BlockCounts
 from src.io.errors import UserError
 
-UNSEEN, STRICT = "-unseen", "-strict"
 # What draws the candidates of each protocol that has drawn ones, in the order of their sets.
 DRAWN = ("sampled", "popular", "sampled_all")
 OF_ALL_DOMAINS = ("full_all", "sampled_all")
-RELEASED = "released"
-CANDIDATES = ("full", "full_all", "sampled", "sampled_all", "popular")
-PROTOCOLS = (*CANDIDATES, *(name + UNSEEN for name in CANDIDATES), RELEASED)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src.config.modes import PATHS
 from src.dataset.batching.batch import Batch
 from src.dataset.batching.packing import build_query_batch
 from src.dataset.batching.windows import Windows, context_windows, keep_domain, read_events
 from src.dataset.store.folder import Dataset
 from src.evaluation.rank_counts import to_device
+from src.interfaces import Recommender
 
 KEYS_AT_ONCE = 2**16  # queries whose contexts are held at a time to find equal ones
 
@@ -40,29 +41,24 @@ class Queries:
 class Ensemble:
     """The models of a run: one for all domains, or one a domain (`separate`)."""
 
-    models: list
+    models: list[Recommender]
     separate: bool = False
 
     @property
     def hidden(self) -> int:
         """H, the same in all of them."""
-        return self.models[0].settings.hidden
+        return self.models[0].item_table.shape[1]
 
     @property
     def dtype(self) -> torch.dtype:
         """What their weights are kept in, and so the scores."""
         return self.models[0].item_table.dtype
 
-    @property
-    def context(self) -> str:
-        """Which events the single view sees; a domain's own model always its own."""
-        return "own" if self.separate else self.models[0].settings.sdsr_context
-
-    def of(self, domain: int) -> tuple[Any, int]:
+    def of(self, domain: int) -> tuple[Recommender, int]:
         """The model that answers for a domain, and the domain's number in it."""
         return (self.models[domain], 0) if self.separate else (self.models[0], domain)
 
-    def shares(self, domains: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+    def shares(self, domains: np.ndarray) -> Iterator[tuple[Recommender, np.ndarray]]:
         """Each model with the rows of the queries about `domains` [Q] that it answers."""
         if not self.separate:
             yield self.models[0], np.arange(len(domains))
@@ -71,10 +67,12 @@ class Ensemble:
             yield model, np.flatnonzero(domains == domain)
 
 
-def knows_domain(path: str, settings) -> bool:
-    """Whether a path looks at the domain that is asked for: the single view starts with it and has
-    its tower; the cross view may be told it."""
-    return path == "single" or settings.target_domain_query
+def domain_scores(
+    model: Recommender, queries: Tensor, domain: int, columns: slice | Tensor = slice(None)
+) -> Tensor:
+    """⟨query, E_i⟩ for the items of a domain, or some of them: [n, H] -> [n, V_d]."""
+    table = model.item_table[model.item_starts[domain] : model.item_starts[domain + 1]]
+    return queries @ table[columns].T
 
 
 @torch.no_grad()
@@ -91,15 +89,16 @@ def encode_queries(
     """
 
     def inputs(some: Queries) -> Windows:
-        found = context_windows(dataset, some.users, some.ends, max_len - 1, context)
-        single = path == "single"
-        return keep_domain(dataset, found, some.domains) if single else found
+        windows = context_windows(dataset, some.users, some.ends, max_len - 1, context)
+        if PATHS[path].single_domain:
+            return keep_domain(dataset, windows, some.domains)
+        return windows
 
     kind = {"device": device, "dtype": ensemble.dtype}
     hidden = torch.zeros(len(queries.users), ensemble.hidden, **kind)
     for model, rows in ensemble.shares(queries.domains):
         asked = queries.rows(rows)
-        told = knows_domain(path, model.settings)
+        told = model.reads_domain(path)
         keys = [
             _input_keys(dataset, inputs(some), some.domains if told else np.zeros_like(some.users))
             for some in asked.parts(KEYS_AT_ONCE)
@@ -109,7 +108,7 @@ def encode_queries(
         waiting = list(asked.rows(first).parts(users_at_once))
         for some in tqdm(waiting, f"encode {path}", leave=False, disable=None if bar else True):
             batch = _batch(dataset, inputs(some), some.domains, ensemble.separate)
-            outputs.append(model.last_outputs(batch.to(device), path).to(ensemble.dtype))
+            outputs.append(model.queries(batch.to(device), path).to(ensemble.dtype))
         hidden[to_device(rows, device)] = torch.cat(outputs)[to_device(same, device)]
     return hidden
 

@@ -11,16 +11,13 @@ read from the chunk in which the target stands; should the two differ, the items
 counted again with what was read.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# (columns) -> scores [rows, columns] of a block of rows, the same however often they are asked for.
-# The columns are a slice, or their numbers, among which one may stand more than once.
-Scores = Callable[[slice | Tensor], Tensor]
+from src.interfaces import Scores
 
 # Rows and columns of a chunk. On a CPU a chunk and its flags stay in the cache between the passes
 # (GFLOP/s of the product on one core, 100 at the best, H 64: 97 with 1024 x 1024, 82 with

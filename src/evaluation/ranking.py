@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,19 +23,19 @@ from src.evaluation.protocols import (
     scores_all_domains,
     set_names,
 )
-from src.evaluation.queries import Ensemble
+from src.evaluation.queries import Ensemble, domain_scores
 from src.evaluation.rank_counts import (
     FEWEST,
     NonFiniteScore,
     Part,
     Reads,
-    Scores,
     check_finite,
     count_ranks,
     rows_at_once,
     to_device,
 )
 from src.evaluation.targets import Targets, context_events
+from src.interfaces import CountModel, Scores
 from src.io.errors import NotFinite
 
 CPU = torch.device("cpu")
@@ -235,7 +236,7 @@ class ModelScorer:
 
         @torch.no_grad()
         def scores(columns: slice | Tensor) -> Tensor:
-            return model.item_scores(outputs, own, columns)
+            return domain_scores(model, outputs, own, columns)
 
         return scores
 
@@ -248,7 +249,7 @@ class ModelScorer:
         found = []
         for start in range(0, len(rows), step):
             some = to_device(items[start : start + step], outputs.device)
-            vectors = model.item_rows(some)  # [some, N, H]
+            vectors = F.embedding(some, model.item_table)  # [some, N, H]
             found.append((vectors * outputs[start : start + step, None]).sum(2))
         return torch.cat(found)
 
@@ -256,21 +257,24 @@ class ModelScorer:
         return self.hidden[to_device(self.places[domain, rows], self.hidden.device)]
 
 
-class BaselineScorer:
-    """A fitted baseline as a scorer of targets; it counts on the CPU, wherever ranks are taken."""
+class CountScorer:
+    """A count model as a scorer of targets; it counts on the CPU, wherever ranks are taken."""
 
-    def __init__(self, model, targets: Targets, device: torch.device = CPU):
+    def __init__(self, model: CountModel, targets: Targets, device: torch.device = CPU):
         self.model, self.targets, self.device = model, targets, device
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
-        own = self.model.scorer(domain, self.targets.users[rows], self.targets.ends[rows])
+        scorer = self.model.scorer(domain, *self._requests(rows))
 
         def scores(columns: slice | Tensor) -> Tensor:
             where = columns if isinstance(columns, slice) else columns.cpu()
-            return own(where).to(self.device)
+            return scorer(where).to(self.device)
 
         return scores
 
     def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
-        users, ends = self.targets.users[rows], self.targets.ends[rows]
-        return self.model.pairs(domain, users, ends, items).to(self.device)
+        return self.model.pairs(domain, *self._requests(rows), items).to(self.device)
+
+    def _requests(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Users, ends of the known events, and times of the targets `rows`."""
+        return self.targets.users[rows], self.targets.ends[rows], self.targets.times[rows]

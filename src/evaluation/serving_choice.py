@@ -12,34 +12,36 @@ CONFIDENCE = 0.95
 class Choice:
     """The path that serves a domain, and what the choice stands on."""
 
-    path: str  # cross or single
-    difference: float  # mean metric of single − cross on validation
+    path: str  # of the model's two
+    difference: float  # mean metric of the second path − the first on validation
     bound: float  # its one-sided lower bound; −inf with fewer than two users
     n: int  # validation targets
 
 
 def serve_paths(
-    cross: np.ndarray, single: np.ndarray, users: np.ndarray, domains: np.ndarray, names: list[str]
+    values: dict[str, np.ndarray], users: np.ndarray, domains: np.ndarray, names: list[str]
 ) -> dict[str, Choice]:
-    """The path of each domain: `cross`, unless `single` is better beyond doubt on validation.
+    """The path of each domain: the first of the two, unless the second was clearly better on
+    validation.
 
-    The rule: with d the paired differences single − cross of the domain's validation targets,
-    `single` serves where the one-sided 95 % lower confidence bound of their mean, mean(d) −
+    The rule: with d the paired differences second − first of the domain's validation targets, the
+    second path serves where the one-sided 95 % lower confidence bound of their mean, mean(d) −
     t₀.₉₅ · s, is above 0; s is the standard error over users, the targets of one user taken
-    together, t has users − 1 degrees of freedom. Where the two paths are equal, `single` is thus
-    chosen in at most one domain of twenty, and where data is scarce the model's main path stays.
+    together, t has users − 1 degrees of freedom. Where the two paths are equal, the second is thus
+    chosen in at most one domain in twenty, and where data is scarce the model's main path stays.
 
-    cross, single: [n] the metric of each target. users, domains: [n] numbers of them.
+    values: {path: [n]} the metric of each target, of two paths. users, domains: [n] their numbers.
     """
-    found = {}
+    (main, first), (other, second) = values.items()
+    choices = {}
     for domain, name in enumerate(names):
         rows = domains == domain
-        difference = (single - cross)[rows]
+        difference = (second - first)[rows]
         mean = float(difference.mean()) if len(difference) else 0.0
         bound = mean - _margin(difference - mean, users[rows])
-        path = "single" if bound > 0 else "cross"
-        found[name] = Choice(path, mean, bound, len(difference))
-    return found
+        path = other if bound > 0 else main
+        choices[name] = Choice(path, mean, bound, len(difference))
+    return choices
 
 
 def _margin(residuals: np.ndarray, users: np.ndarray) -> float:

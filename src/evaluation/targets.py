@@ -33,6 +33,7 @@ class Targets:
     items: np.ndarray  # [n]
     domains: np.ndarray  # [n]
     ends: np.ndarray  # [n] where the context ends, exclusive
+    times: np.ndarray  # [n] seconds since 1970
 
 
 def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets:
@@ -45,7 +46,10 @@ def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets
     users = np.searchsorted(dataset.offsets, events, side="right") - 1
     items, domains = dataset.items[events], dataset.domains[events]
     ends = time_starts(dataset, users, events) if strict or is_temporal(dataset) else events
-    return Targets(split, events, users, items.astype(np.int64), domains.astype(np.int64), ends)
+    return Targets(
+        split, events, users, items.astype(np.int64), domains.astype(np.int64), ends,
+        dataset.times[events],
+    )  # fmt: skip
 
 
 def is_temporal(dataset: Dataset) -> bool:

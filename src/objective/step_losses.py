@@ -31,3 +31,22 @@ def mean_coefficients(counts: Tensor, weights: Tensor) -> Tensor:
     `counts` [D] are the whole step's, over all its micro-batches and processes.
     """
     return weights / (weights * counts).sum()
+
+
+def domain_spans(
+    counts: list[int], item_starts: list[int], every_item: bool = False
+) -> list[tuple[slice, slice]]:
+    """The targets of each domain, and the items that they are ranked among: a pair of slices per
+    domain with targets; with `every_item` one pair for all targets and all items.
+
+    counts: [D] targets of each domain, in the canonical order. item_starts: [D + 1].
+    """
+    if every_item:
+        return [(slice(0, sum(counts)), slice(1, item_starts[-1]))] if sum(counts) else []
+    spans, start = [], 0
+    for domain, count in enumerate(counts):
+        if count:
+            items = slice(item_starts[domain], item_starts[domain + 1])
+            spans.append((slice(start, start + count), items))
+        start += count
+    return spans

@@ -1,1 +1,1 @@
-"""What is read off finished runs: tables, comparisons, figures, the negative-transfer report."""
+"""Reports on finished runs: tables, paired comparisons, protocols, the transfer report."""

@@ -1,6 +1,5 @@
-"""Finished runs as the reports read them: their files, and which of them are one model's seeds."""
+"""Finished runs as the reports read them: the files of a run folder, checked when they are read."""
 
-import itertools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,14 +10,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from src.baselines import BASELINES
-from src.config.settings import RUN_ONLY
+from src.config.identity import deciding
+from src.config.modes import DEFAULT_MODEL, MODES
+from src.config.names import COUNT_MODELS
+from src.config.settings import run_settings
 from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
 from src.io.errors import UserError
 from src.io.json_schema import read_json
-from src.report.parquet import read_rows
+from src.report.parquet_rows import read_rows
 from src.runs.records import MEANS, read_config, read_environment, read_results, read_serving
 
 NUMBER, TEXT, FLAG = pa.int64(), pa.string(), pa.bool_()
@@ -37,11 +38,13 @@ METRICS_COLUMNS = {
 TRANSFER_COLUMNS = {
     "epoch": int, "domain": str, "phi": float, "s": float, "gamma": float, "weight": float
 }  # fmt: skip
+# Training writes metrics.csv and transfer.csv; scoring a run again does not.
+RETRAIN = "train the run again with --overwrite"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. What lies in other files than these three is read when it is asked for."""
+    """A finished run. Files other than these three are read when they are needed."""
 
     folder: Path
     name: str
@@ -59,8 +62,19 @@ class Run:
         return self.config["seed"]
 
     @property
+    def model(self) -> str:
+        """The name of the trained model; runs from before --model trained the default one."""
+        return self.config.get("model", DEFAULT_MODEL)
+
+    @property
     def mode(self) -> str:
         return self.config["mode"]
+
+    @property
+    def title(self) -> str:
+        """Model and mode for people: a mode of the default model has a title of its own."""
+        is_default = self.model == DEFAULT_MODEL
+        return MODES[self.mode].title if is_default else f"{self.model} {self.mode}"
 
     @property
     def loss(self) -> str:
@@ -68,10 +82,13 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What decides the result beside data and seed; a setting younger than the run has its
-        default. Each seed may start from a former run of that seed."""
-        every = self.config | {"init_from": without_seed(self.config["init_from"], self.seed)}
-        return {name: value for name, value in every.items() if name not in {*RUN_ONLY, "seed"}}
+        """The settings that decide the result, except the seed.
+
+        A setting that is newer than the run has its default. `init_from` counts without the seed
+        in its name: each seed may start from an earlier run of that seed.
+        """
+        values = deciding(run_settings(self.folder))
+        return values | {"init_from": without_seed(self.config["init_from"], self.seed)}
 
     @cached_property
     def _all_paths(self) -> dict[str, Any]:
@@ -79,13 +96,14 @@ class Run:
 
     @property
     def paths(self) -> list[str]:
-        """The model's ranking paths, `served` included, the baselines not."""
-        return [path for path in self._all_paths if path not in BASELINES]
+        """The model's ranking paths, `served` included, without the baselines."""
+        return [path for path in self._all_paths if path not in COUNT_MODELS]
 
     @property
     def default_path(self) -> str:
-        """The path that stands for the run where none is named: cross, where there is one."""
-        return "cross" if "cross" in self.paths else "single"
+        """The path used where none is given: the one that selected the checkpoint."""
+        own = (path for path in MODES[self.mode].paths if path in self.paths)
+        return next(own, self.paths[0])
 
     @property
     def domains(self) -> list[str]:
@@ -94,27 +112,27 @@ class Run:
 
     def protocols(self, split: str) -> list[str]:
         """The protocols that a split was scored under."""
-        return list(chosen(self.results, split, f"run {self.name} has no split"))
+        return list(_entry(self.results, split, f"run {self.name} has no split"))
 
     def protocol_scores(self, split: str, protocol: str) -> dict[str, dict[str, dict]]:
-        """{path: {domain, macro or users: {metric: mean}}}; UserError names what there is."""
-        protocols = chosen(self.results, split, f"run {self.name} has no split")
-        return chosen(protocols, protocol, f"run {self.name} has no protocol")
+        """{path: {domain, macro or users: {metric: mean}}}; UserError for unknown names."""
+        protocols = _entry(self.results, split, f"run {self.name} has no split")
+        return _entry(protocols, protocol, f"run {self.name} has no protocol")
 
     def scores(self, split: str, protocol: str, path: str) -> dict[str, dict[str, float]]:
-        """{domain, macro or users: {metric: mean}} of a path; UserError names what there is."""
+        """{domain, macro or users: {metric: mean}} of a path; UserError for unknown names."""
         paths = self.protocol_scores(split, protocol)
-        return chosen(paths, path, f"run {self.name} has no path")
+        return _entry(paths, path, f"run {self.name} has no path")
 
     def values(
         self, split: str, protocol: str, path: str, metric: str, ties: str | None = None
     ) -> pd.DataFrame:
         """A metric of every target: index `target`, columns `user_id`, `domain`, `value`.
 
-        Ties count as `ties` says, by default as the run's own setting; see also `ranks`.
+        Ties are scored by the policy `ties`, by default the run's own; see also `ranks`.
         """
         if metric not in METRICS:
-            raise UserError(f"metric {metric} is unknown; give one of {', '.join(METRICS)}")
+            raise UserError(f"unknown metric {metric}; choose from {', '.join(METRICS)}")
         ranks = self.ranks(split, protocol, path)
         values = target_metrics(ranks.better, ranks.tied, ties or self.config["ties"])[metric]
         return ranks[["user_id", "domain"]].assign(value=values)
@@ -126,54 +144,55 @@ class Run:
         """
         self.scores(split, protocol, path)
         wanted = {"split": split, "protocol": protocol, "path": path}
-        rows = self._targets("ranks.parquet", wanted, RANKS_COLUMNS)
+        rows = self._target_rows("ranks.parquet", wanted, RANKS_COLUMNS)
         if rows.empty:
-            raise self._missing("ranks.parquet", f"has no rows of {split}, {protocol}, {path}")
+            raise self._invalid("ranks.parquet", f"has no rows for {split}, {protocol}, {path}")
         if (rows.better < 0).any() or (rows.tied < 1).any():
-            raise self._missing("ranks.parquet", "holds ranks that cannot be")
+            raise self._invalid("ranks.parquet", "has impossible ranks (better < 0 or tied < 1)")
         return rows.assign(tied=1) if ties_of(protocol, "") == "optimistic" else rows
 
     def targets(self, split: str) -> pd.DataFrame:
-        """The rows of targets.parquet of a split, by target."""
-        return self._targets("targets.parquet", {"split": split}, TARGETS_COLUMNS)
+        """The rows of targets.parquet of a split, indexed by target."""
+        return self._target_rows("targets.parquet", {"split": split}, TARGETS_COLUMNS)
 
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv: epoch, step, split, path, domain, metric, value; the epochs that the run
-        trained, without the epoch 0 of `--init_from`."""
-        rows = self._csv("metrics.csv", METRICS_COLUMNS)
+        """metrics.csv: epoch, step, split, path, domain, metric, value.
+
+        Only trained epochs: epoch 0, the validation of `--init_from`, is left out.
+        """
+        rows = self._training_csv("metrics.csv", METRICS_COLUMNS)
         if not np.isfinite(rows.value).all():
-            raise UserError(f"{self.folder / 'metrics.csv'} has values that are not finite")
+            raise UserError(f"{self.folder / 'metrics.csv'} has non-finite values; {RETRAIN}")
         return rows[rows.epoch > 0]
 
     def transfer(self) -> pd.DataFrame | None:
-        """transfer.csv: epoch, domain, phi, s, gamma, weight; None where no gap was taken."""
+        """transfer.csv: epoch, domain, phi, s, gamma, weight; None if no gap was recorded."""
         if not (self.folder / "transfer.csv").is_file():
             return None
-        rows = self._csv("transfer.csv", TRANSFER_COLUMNS)
+        rows = self._training_csv("transfer.csv", TRANSFER_COLUMNS)
         counts = rows.groupby("epoch").domain.agg(["size", "nunique"])
         if rows.empty or (counts != len(self.domains)).any(axis=None):
-            raise UserError(
-                f"{self.folder / 'transfer.csv'} has not one row an epoch and domain; train again"
-            )
+            path = self.folder / "transfer.csv"
+            raise UserError(f"{path}: expected one row per (epoch, domain); {RETRAIN}")
         return rows
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """The data card of what the run was trained on."""
+        """The data card of the data that the run was trained on."""
         path = self.folder / "data_card.json"
         if not path.is_file():
-            raise self._missing(path.name, "is not there")
-        card = read_json(path, "the data card of the run", dict)
+            raise self._invalid(path.name, "does not exist")
+        card = read_json(path, "the run's data card", dict)
         fault = card_error(card, REPORT_SCHEMA)
         if not fault and set(card["domains"]) != set(self.domains):
-            fault = "it is of other domains than the results"
+            fault = "its domains are not those of results.json"
         if fault:
-            raise self._missing(path.name, f"is no data card of the run ({fault})")
+            raise self._invalid(path.name, f"is not the run's data card ({fault})")
         return card
 
     @property
     def split_protocol(self) -> str | None:
-        """How the data was split; None where an old run does not tell."""
+        """How the data was split; None for an old run without a data card."""
         if not (self.folder / "data_card.json").is_file():
             return None
         return self.card["split"]["protocol"]
@@ -181,36 +200,40 @@ class Run:
     @cached_property
     def serving(self) -> dict[str, dict[str, Any]] | None:
         """{domain: its served path, and why}; None for a run with one path."""
-        there = (self.folder / "serving.json").is_file()
-        return read_serving(self.folder, self.domains) if there else None
+        if not (self.folder / "serving.json").is_file():
+            return None
+        return read_serving(self.folder, self.domains)
 
-    def _csv(self, name: str, columns: dict[str, type]) -> pd.DataFrame:
-        """A table of these columns; a text is what stands there, "NA" too."""
-        numbers = [column for column, kind in columns.items() if kind is float]
+    def _training_csv(self, name: str, columns: dict[str, type]) -> pd.DataFrame:
+        """A CSV file that training wrote; text cells are taken literally, "NA" too."""
+        numbers = [column for column, dtype in columns.items() if dtype is float]
         try:
             rows = pd.read_csv(
                 self.folder / name, usecols=list(columns), dtype=columns, keep_default_na=False,
                 na_values={column: ["nan", ""] for column in numbers},
             )  # fmt: skip
         except FileNotFoundError:
-            raise self._missing(name, "is not there") from None
+            raise UserError(f"{self.folder / name} does not exist; {RETRAIN}") from None
         except (OSError, ValueError, OverflowError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"{self.folder / name} cannot be read: {said}; train again") from None
-        strangers = set(rows.domain) - {*self.domains, *MEANS}
-        if strangers:
-            raise UserError(f"{self.folder / name} is of another run: domain {strangers.pop()!r}")
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot read {self.folder / name}: {reason}; {RETRAIN}") from None
+        unknown = set(rows.domain) - {*self.domains, *MEANS}
+        if unknown:
+            raise UserError(
+                f"{self.folder / name} has the domain {unknown.pop()!r}, which results.json lacks; "
+                + RETRAIN
+            )
         return rows
 
-    def _targets(
+    def _target_rows(
         self, name: str, wanted: dict[str, str], columns: dict[str, pa.DataType]
     ) -> pd.DataFrame:
-        """Rows of a table about targets, by target."""
+        """The wanted rows of a Parquet file with one row per target, indexed by target."""
         rows = self._parquet(name, wanted, columns).set_index("target").sort_index()
         if not rows.index.is_unique:
-            raise self._missing(name, "holds a target twice")
+            raise self._invalid(name, "has more than one row for a target")
         if not set(rows.domain) <= set(self.domains):
-            raise self._missing(name, "is of other domains than the results")
+            raise self._invalid(name, "has domains that results.json lacks")
         return rows
 
     def _parquet(
@@ -219,22 +242,23 @@ class Run:
         try:
             return read_rows(self.folder / name, wanted, columns)
         except FileNotFoundError:
-            raise self._missing(name, "is not there") from None
+            raise self._invalid(name, "does not exist") from None
         except KeyError:
-            raise self._missing(name, "is of an earlier version") from None
-        except Exception as error:  # a torn table fails in many ways
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.folder / name} cannot be read: {said}") from None
+            raise self._invalid(name, "was written by an earlier version") from None
+        except Exception as error:  # a truncated file fails in many ways
+            reason = " ".join(str(error).split())[:200]
+            raise self._invalid(name, f"cannot be read ({reason})") from None
 
-    def _missing(self, name: str, fault: str) -> UserError:
+    def _invalid(self, name: str, fault: str) -> UserError:
+        """The error for a file that evaluation writes, with the command that writes it again."""
         remedy = f"run `python main.py --evaluate {self.folder}`"
         return UserError(f"{self.folder / name} {fault}; {remedy}")
 
 
-def chosen(table: dict[str, Any], name: str, fault: str) -> Any:
-    """table[name]; UserError with the fault and the names that there are."""
+def _entry(table: dict[str, Any], name: str, fault: str) -> Any:
+    """table[name]; UserError with the fault and the names that exist."""
     if name not in table:
-        raise UserError(f"{fault} {name}; it has {', '.join(table)}")
+        raise UserError(f"{fault} {name}; choose from {', '.join(table)}")
     return table[name]
 
 
@@ -245,10 +269,10 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
 def _read_run(folder: Path) -> Run:
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no run (no config.json); give a run folder of main.py")
+        raise UserError(f"{folder} is not a run folder (no config.json); give one of main.py")
     if not (folder / "results.json").is_file():
         raise UserError(
-            f"{folder} holds no finished run (no results.json); go on with main.py --resume"
+            f"run {folder} is not finished (no results.json); continue it with main.py --resume"
         )
     return Run(
         folder=folder,
@@ -259,85 +283,12 @@ def _read_run(folder: Path) -> Run:
     )
 
 
-def same_data(runs: list[Run]) -> None:
-    """UserError where runs stand on different data, or on the same split in different ways."""
-    for other in runs[1:]:
-        first, names = runs[0], f"runs {runs[0].name} and {other.name}"
-        splits = first.split_protocol, other.split_protocol
-        if None not in splits and splits[0] != splits[1]:
-            raise UserError(f"{names} are split by {splits[0]} and {splits[1]}; report them apart")
-        if first.data != other.data:
-            raise UserError(f"{names} stand on different data; report them apart")
-
-
-def distinct_names(runs: list[Run]) -> None:
-    """UserError where two folders give runs of one name, which a table could not tell apart."""
-    names = [run.name for run in runs]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two runs are called {name}; report one of them")
-
-
-@dataclass(frozen=True)
-class Model:
-    """Runs of the same settings on the same data, one a seed; `label` is what their names share."""
-
-    label: str
-    runs: list[Run]
-
-    def values(
-        self, split: str, protocol: str, path: str, metric: str, ties: str | None = None
-    ) -> pd.DataFrame:
-        """Run.values, the mean over the seeds of each target."""
-        parts = [run.values(split, protocol, path, metric, ties) for run in self.runs]
-        for run, part in zip(self.runs[1:], parts[1:], strict=True):
-            same_targets(parts[0], part, self.runs[0].name, run.name)
-        return parts[0].assign(value=np.mean([part.value for part in parts], axis=0))
-
-
-def same_targets(first: pd.DataFrame, second: pd.DataFrame, name: str, other: str) -> None:
-    """UserError unless both frames of `Run.values` are of the same targets, row by row."""
-    columns = ["user_id", "domain"]
-    if not first[columns].equals(second[columns]):
-        raise UserError(f"runs {name} and {other} have other targets; compare runs of one dataset")
+def without_seed(name: str, seed: int) -> str:
+    """A run's name or folder without the seed at its end."""
+    return re.sub(rf"[-_.]*(seed)?[-_.]*{seed}$", "", name)
 
 
 def domain_means(values: pd.DataFrame) -> dict[str, float]:
     """The means of `Run.values`: of each domain with targets, macro, and users (all targets)."""
     means = values.groupby("domain").value.mean()
     return {**means.to_dict(), "macro": float(means.mean()), "users": float(values.value.mean())}
-
-
-def group_by_seed(runs: list[Run]) -> list[Model]:
-    """The models of these runs, in order; UserError where two runs have one seed and settings."""
-    groups: list[list[Run]] = []
-    for run in runs:
-        same = (g for g in groups if (g[0].settings, g[0].data) == (run.settings, run.data))
-        group = next(same, None)
-        if group is None:
-            groups.append([run])
-            continue
-        for other in group:
-            if other.seed == run.seed:
-                names = f"runs {other.name} and {run.name}"
-                raise UserError(f"{names} have the same settings and seed; give one of them")
-        group.append(run)
-    labels = [_label(group) for group in groups]
-    return [
-        Model(label if labels.count(label) == 1 else "+".join(run.name for run in group), group)
-        for label, group in zip(labels, groups, strict=True)
-    ]
-
-
-def without_seed(name: str, seed: int) -> str:
-    """A run's name, or its folder, without the seed that it ends with."""
-    return re.sub(rf"[-_.]*(seed)?[-_.]*{seed}$", "", name)
-
-
-def _label(runs: list[Run]) -> str:
-    """What the runs' names share once each has lost its own seed."""
-    if len(runs) == 1:
-        return runs[0].name
-    stems = [without_seed(run.name, run.seed) for run in runs]
-    shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False))
-    return "".join(letters[0] for letters in shared).rstrip("-_.") or runs[0].name

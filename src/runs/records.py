@@ -1,13 +1,22 @@
-"""The JSON files of a run folder, read back in the shape that they were written in."""
+"""The JSON records of a run folder: environment.json made, and all of them read back, checked."""
 
+import platform
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from src.config.cli import as_json, config_defaults
-from src.io.errors import UserError
-from src.config.settings import Settings
-from src.io.json_schema import Count, MapOf, OptionalKey, NamedMap, schema_error, read_json
+import torch
 
+from src.config.cli import as_json
+from src.config.modes import PATHS
+from src.config.settings import run_settings
+from src.io.errors import UserError
+from src.io.json_schema import Count, MapOf, NamedMap, OptionalKey, read_json, schema_error
+from src.io.paths import ROOT
+
+PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
 MEANS = ("macro", "users")  # what stands beside the domains in results.json
 # the metrics of a domain, or of a mean; one without targets has their number alone
 METRICS_SHAPE = {"n": Count()}
@@ -15,18 +24,44 @@ SHOWN = {"hr@10": None, "ndcg@10": None}.keys()  # what the table of main.py sho
 # {split: {protocol: {path: {domain, "macro" or "users": metrics}}}}
 RESULTS = MapOf(NamedMap(NamedMap(NamedMap(METRICS_SHAPE, min_entries=3), min_entries=1), min_entries=1), min_entries=1)
 ENVIRONMENT = {
-    "data_sha256": str, "commit": OptionalKey((str, None)), "dirty": OptionalKey(bool), "device": OptionalKey(str),
+    "data_sha256": str, "commit": OptionalKey((str, None)), "dirty": OptionalKey((bool, None)), "device": OptionalKey(str),
     "init_from": OptionalKey((dict, None)),
 }  # fmt: skip
-SERVING = NamedMap({"path": lambda value: "" if value in ("cross", "single") else "cross or single"})
+SERVING = NamedMap({"path": lambda value: "" if value in PATHS else " or ".join(PATHS)})
 AGAIN = "score the run again with main.py --evaluate"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run; a setting that came after the run has its default, and one that is
-    gone stays as it is."""
-    found = config_defaults(Settings, folder / "config.json", "config.json of the run", others=True)
-    return as_json(Settings()) | found
+    """config.json of a run, as `run_settings` reads it: every setting of this version."""
+    return as_json(run_settings(folder))
+
+
+def environment(device: torch.device, data_sha256: str) -> dict[str, Any]:
+    """What environment.json records: code, versions, device, data and the command.
+
+    `commit` and `dirty` are null where git or the repository is missing.
+    """
+    changes = _git("status", "--porcelain")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "data_sha256": data_sha256,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a copy without a repository is as good a place to train
+    return done.stdout.strip()
 
 
 def read_environment(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ domains by name. What the former run does not know keeps its fresh initial weigh
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +16,15 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from src.config.cli import config_defaults
-from src.runs.checkpoints import MODEL_SETTINGS, load_checkpoint
+from src.config.identity import architecture
+from src.runs.checkpoints import load_checkpoint
 from src.dataset.store.folder import Dataset
 from src.io.errors import UserError
 from src.runs.contamination import trained_targets
 from src.runs.records import read_environment
-from src.config.settings import Settings
+from src.config.settings import Settings, run_settings
 
 NEW = -1  # in a mapping: a row that the former run does not have
-AGREE = tuple(name for name in MODEL_SETTINGS if name not in ("loss", "sdsr_context"))
-BY_DOMAIN = ("tasks.single.start", "query", "gap_state", "critics")
-BY_DOMAIN_UNLESS_SHARED = ("tasks.single.gate.", "tasks.single.towers.")
 
 
 # ------------------------------------------------------------------------ items and domains
@@ -109,40 +107,31 @@ def match_items(former: Vocabulary, now: Vocabulary) -> np.ndarray:
 # ------------------------------------------------------------------------ weights
 
 
-def rows_of(name: str, share_experts: bool) -> str:
-    """What the rows of a model's parameter or buffer stand for: `items`, `domains`, or nothing of
-    the data (`whole`)."""
-    if name == "item_table":
-        return "items"
-    stacked = not share_experts and name.startswith(BY_DOMAIN_UNLESS_SHARED)
-    return "domains" if name in BY_DOMAIN or stacked else "whole"
-
-
 def carry_over(
     fresh: dict[str, Tensor],
     former: dict[str, Tensor],
     items: np.ndarray,
     domains: np.ndarray,
-    share_experts: bool,
+    rows_of: Callable[[str], str],
 ) -> dict[str, Tensor]:
     """The state of a model that starts from a former one: rows of items and domains by the
     mappings of `match_items` and `match_domains`, NEW rows as in `fresh`, all else as in `former`.
 
-    Raises ValueError where the two are not the same model but for items and domains.
+    `rows_of` says of a tensor's name what its rows stand for: `items`, `domains` or `whole`. Raises ValueError where the two are not the same model but for items and domains.
     """
     if fresh.keys() != former.keys():
         raise ValueError(f"other parameters: {', '.join(sorted(fresh.keys() ^ former.keys()))}")
     mappings, merged = {"items": items, "domains": domains}, {}
     for name, value in fresh.items():
-        kind, source = rows_of(name, share_experts), former[name]
-        whole = kind == "whole"
+        stands_for, source = rows_of(name), former[name]
+        whole = stands_for == "whole"
         if value.shape[not whole :] != source.shape[not whole :] or value.dim() != source.dim():
             raise ValueError(f"{name} is {list(source.shape)}, not {list(value.shape)}")
         if source.is_complex() or source.layout != value.layout:
             raise ValueError(f"{name} is {source.dtype} {source.layout}")
-        if not whole and len(source) <= mappings[kind].max():
+        if not whole and len(source) <= mappings[stands_for].max():
             raise ValueError(f"{name} has {len(source)} rows")
-        merged[name] = source if whole else copy_rows(value, source, mappings[kind])
+        merged[name] = source if whole else copy_rows(value, source, mappings[stands_for])
     return merged
 
 
@@ -169,7 +158,7 @@ class Former:
     def part(self, names: list[str]) -> tuple[Path, Vocabulary] | None:
         """The checkpoint for a model of the domains `names`, and its vocabulary; None where the
         domain of a separate model is new."""
-        if self.settings.mode != "sdsr_separate":
+        if not self.settings.per_domain:
             return self.folder / "best.pt", self.vocabulary
         (name,) = names
         if name not in self.vocabulary.domain_names:
@@ -186,7 +175,7 @@ def open_former(folder: Path, open_data: Callable[[Settings], Dataset]) -> Forme
     """
     if not (folder / "results.json").is_file():
         raise UserError(f"--init_from {folder} holds no finished run (no results.json)")
-    settings = Settings(**config_defaults(Settings, folder / "config.json"))
+    settings = run_settings(folder)
     sha256 = read_environment(folder)["data_sha256"]
     dataset = _former_dataset(settings, sha256, open_data)
     items = folder / "items.parquet"
@@ -218,8 +207,9 @@ def check_former(former: Former, settings: Settings, dataset: Dataset, run: Path
     given = f"--init_from {former.folder}"
     if run.resolve() == former.folder.resolve():
         raise UserError(f"{given} is the very run to be trained; give another --run_name")
-    for name in AGREE:
-        was, wanted = getattr(former.settings, name), getattr(settings, name)
+    before = architecture(former.settings)
+    for name, wanted in architecture(settings).items():
+        was = before.get(name)
         if was != wanted:
             raise UserError(
                 f"{given} was trained with --{name} {was}, and this run has --{name} {wanted}; "
@@ -232,20 +222,20 @@ def check_former(former: Former, settings: Settings, dataset: Dataset, run: Path
         )
 
 
-def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Tensor], Vocabulary] | None:
-    """The weights for a model on `dataset` (or one domain of it), and the vocabulary of their rows;
-    None where the former run has nothing for it.
+def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Any], Vocabulary] | None:
+    """The checkpoint for a model on `dataset` (or one domain of it), and the vocabulary of its
+    rows; None where the former run has nothing for it.
 
     Raises UserError for a checkpoint that is missing, torn, or of another vocabulary.
     """
-    found = former.part(dataset.domain_names)
-    if found is None:
+    part = former.part(dataset.domain_names)
+    if part is None:
         return None
-    path, vocabulary = found
-    state = load_checkpoint(path, mapped=True)["model"]
-    items = state.get("item_table")
+    path, vocabulary = part
+    state = load_checkpoint(path, mapped=True)
+    items = state["model"].get("item_table")
     if items is None or items.dim() != 2:
-        raise UserError(f"{path} has no table of items; train that run again")
+        raise UserError(f"{path} has no item table; train that run again")
     if len(items) != vocabulary.rows:
         raise UserError(
             f"{path} holds {len(items) - 1} items, and its vocabulary {vocabulary.rows - 1}; "
@@ -255,21 +245,42 @@ def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Tensor], V
 
 
 def initial_state(
-    former: Former, dataset: Dataset, fresh: dict[str, Tensor]
-) -> dict[str, Tensor] | None:
-    """The state that a model, freshly initialised as `fresh`, starts with; see `former_state`."""
+    former: Former, dataset: Dataset, fresh: dict[str, dict[str, Tensor]], model
+) -> dict[str, dict[str, Tensor]] | None:
+    """What a run starts with, in place of `fresh`: {"model": weights, "lc_ntg": …, "weighting": …}.
+
+    The states of the loss weighting have one row per domain; where the former run has none of the
+    kind, they stay fresh. None as in `former_state`.
+    """
     found = former_state(former, dataset)
     if found is None:
         return None
     state, known = found
     now = vocabulary_of(dataset)
     items, domains = match_items(known, now), match_domains(known.domain_names, now.domain_names)
+    state = state | {"lc_ntg": {"state": state.get("lc_ntg")}}
+    carried = dict(fresh)
     try:
-        return carry_over(fresh, state, items, domains, former.settings.share_experts)
+        for part, values in fresh.items():
+            rows_of = model.rows_of if part == "model" else _by_domain
+            if part == "model" or set(values) == set(_tensors(state.get(part))):
+                carried[part] = carry_over(values, state[part], items, domains, rows_of)
     except ValueError as error:
         raise UserError(
-            f"--init_from {former.folder} is no model of this version ({error}); train it again"
+            f"--init_from {former.folder} is not a model of this version ({error}); train it again"
         ) from None
+    return carried
+
+
+def _by_domain(name: str) -> str:
+    return "domains"
+
+
+def _tensors(state: Any) -> list[str]:
+    """The names of the tensors in a part of a checkpoint."""
+    if not isinstance(state, dict):
+        return []
+    return [name for name, value in state.items() if isinstance(value, Tensor)]
 
 
 # ------------------------------------------------------------------------ what was taken

@@ -1,0 +1,1 @@
+"""Statistics over users: bootstrap, permutation test, Holm correction."""

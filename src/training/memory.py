@@ -11,16 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.config.names import MODELS, load
 from src.config.settings import Settings
 from src.io.errors import UserError
 
-# What a target keeps until its backward pass, in units of H
-OPERANDS = (
-    12  # of a layer that learns, in the products' type: queries, keys, values, attention, 8 H
-)
-SUMS = 4  # of such a layer, in the weights' type: input, both sums before a norm, what lies between
-MASK_BYTES = 2  # of such a layer: its two dropout masks have a byte an element
-AROUND = 12  # of a view, in the weights' type: embedding, norm, mixture, tower, rows of the loss
 TILE = 32  # a short sequence shares a tile of attention of so many slots
 MARGIN = 3.0  # standard deviations above the mean: a batch of more tokens is rare
 
@@ -71,6 +65,7 @@ def forecast(
     item_rows: V + 1.
     lengths: [users] targets of each user's window.
     """
+    recommender = load(MODELS[settings.model].path)
     byte = 8 if settings.precision == "float64" else 4
     table = item_rows * settings.hidden
     gradients = parameters - table * settings.sparse_items
@@ -85,7 +80,7 @@ def forecast(
         parameters=byte * parameters,
         gradients=byte * gradients,
         optimizer=byte * 2 * parameters,
-        activations=int(tokens * _token_bytes(settings, byte, tile)),
+        activations=int(tokens * recommender.activation_bytes(settings, tile)),
         users=users,
         tokens=tokens,
     )
@@ -97,21 +92,6 @@ def _targets(lengths: np.ndarray, users: int, batch_by: str) -> int:
         return int(np.sort(lengths)[-users:].sum())
     expected = users * lengths.mean() + MARGIN * math.sqrt(users) * lengths.std()
     return int(min(expected, users * lengths.max()))
-
-
-def _token_bytes(settings: Settings, byte: int, tile: float) -> float:
-    """Bytes that a target holds when the backward pass begins; `tile`: slots of its attention."""
-    hidden = settings.hidden
-    product = 2 if settings.precision == "bf16" else byte
-    layer = product * (OPERANDS * hidden + settings.heads * tile) + byte * SUMS * hidden
-    layer += MASK_BYTES * hidden if settings.dropout else 0
-    experts = dict.fromkeys(settings.paths, settings.experts)
-    if settings.mode == "syncrec" and settings.stop_gradient and not settings.share_experts:
-        experts = {"cross": settings.experts_cross, "single": settings.experts_single}
-    if settings.share_experts:
-        experts = dict.fromkeys(experts, 1)
-    around = byte * hidden * (AROUND + settings.experts) * len(experts)
-    return layer * (settings.layers * sum(experts.values()) + 1) + around  # one layer is at work
 
 
 # ------------------------------------------------------------------------ what there is
@@ -151,11 +131,11 @@ def _group_limit() -> tuple[float, float] | None:
     return None if limit == "max" else (float(limit), float(used))
 
 
-def check_tables(found: Forecast, settings: Settings, device: torch.device) -> None:
-    """UserError where parameters and optimiser, which are no guess, are larger than all memory of
-    the device."""
+def check_tables(settings: Settings, parameters: int, device: torch.device) -> None:
+    """UserError where parameters and optimiser state, which are no estimate, are larger than all
+    memory of the device."""
     _, total = memory_limit(device)
-    needed = found.parameters + found.optimizer
+    needed = 3 * parameters * (8 if settings.precision == "float64" else 4)  # and two moments
     if needed > total:
         raise UserError(
             f"parameters and optimiser take {size(needed)}, and the {device.type} has "
@@ -205,7 +185,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def smaller_ranking(settings: Settings) -> str:
     """Which flag to lower, and to what, for ranking to need less."""
-    return f"give a new run --eval_users {max(1, settings.eval_users // 2)}"
+    return f"give --eval_users {max(1, settings.eval_users // 2)}, with --resume or --evaluate"
 
 
 def smaller_batch(settings: Settings, found: Forecast, room: float = math.inf) -> str:

@@ -11,8 +11,6 @@ from src.io.errors import NotFinite
 
 NAMED = 3  # users that a line names
 
-PATHS = ("single", "cross")
-
 
 class Anomaly(NotFinite):
     """A backward function has made a NaN; the text says which."""
@@ -41,20 +39,21 @@ def describe_fault(
 
     Parameters
     ----------
-    losses: the StepLosses (models.py) of the step's batches.
+    losses: the StepLosses (src/interfaces.py) of the step's batches.
     step_batches: these.
     shares: the users of each batch, by their numbers.
     names: of the domains, and of the users.
     """
     domains, users = names
-    for found, batch, share in zip(losses, step_batches, shares, strict=True):
-        for path in PATHS:
-            values = getattr(found, path)
-            if values is not None and not torch.isfinite(values).all():
+    for batch_losses, batch, share in zip(losses, step_batches, shares, strict=True):
+        for path, values in batch_losses.by_path.items():
+            if not torch.isfinite(values).all():
                 return _of_targets(path, ~torch.isfinite(values), batch, share, domains, users)
-    if not all(bool(torch.isfinite(found.mim)) for found in losses):
-        return "the mutual-information loss"
-    if not all(bool(torch.isfinite(found.objective)) for found in losses):
+    for batch_losses in losses:
+        for term, value in batch_losses.auxiliary.items():
+            if not torch.isfinite(value):
+                return f"the {term}"
+    if not all(bool(torch.isfinite(batch_losses.objective)) for batch_losses in losses):
         return "the weighted sum of the losses"
     for name, gradient in named_gradients(model.named_parameters()):
         if not torch.isfinite(gradient).all():
@@ -76,15 +75,14 @@ def _of_targets(path: str, wrong: Tensor, batch, share, domains: list, users: li
 
 def report_step(losses: list, step_batches: list, domains: list, model: nn.Module) -> Iterator[str]:
     """Lines about a step: each loss by domain, and the gradients by parameter."""
-    for number, (found, batch) in enumerate(zip(losses, step_batches, strict=True), 1):
+    for number, (batch_losses, batch) in enumerate(zip(losses, step_batches, strict=True), 1):
         which = f"batch {number} of {len(losses)}: " if len(losses) > 1 else ""
-        for path in PATHS:
-            values = getattr(found, path)
-            parts = [] if values is None else values.split(batch.counts)
-            for name, part in zip(domains, parts, strict=False):
+        for path, values in batch_losses.by_path.items():
+            for name, part in zip(domains, values.split(batch.counts), strict=True):
                 if len(part):
                     yield which + _line(f"{path} loss of {name}", part, "targets")
-        yield which + _line("mutual-information loss", found.mim.detach()[None], "values")
+        for term, value in batch_losses.auxiliary.items():
+            yield which + _line(term, value.detach()[None], "values")
     for name, gradient in named_gradients(model.named_parameters()):
         yield _line(f"gradient of {name}", gradient, "numbers", norm=True)
 

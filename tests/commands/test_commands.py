@@ -13,9 +13,9 @@ import torch
 
 from main import find_run, main, parse_command
 from src.config.cli import as_json
+from src.config.names import PROTOCOLS
 from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, target_metrics
-from src.evaluation.protocols import PROTOCOLS
 from src.io.errors import UserError
 from tests.support.command_runs import (
     DOMAINS,
@@ -28,7 +28,7 @@ from tests.support.command_runs import (
     train,
 )
 
-BASELINES = {"popularity", "markov"}
+COUNT_MODELS = {"popularity", "markov"}
 BEYOND = {"coverage@10", "popularity@10"}
 
 
@@ -283,7 +283,7 @@ def test_every_mode_trains_and_is_ranked_beside_the_baselines(data, runs, mode, 
     for split in ("valid", "test"):
         assert set(results(folder)[split]) == wanted
         for found in results(folder)[split].values():
-            assert set(found) == paths | served | BASELINES
+            assert set(found) == paths | served | COUNT_MODELS
             assert len({rows["users"]["n"] for rows in found.values()}) == 1
     losses = train_losses(folder)
     assert {path for _, path, _ in losses} == paths
@@ -312,7 +312,7 @@ def test_models_are_compared_on_the_same_targets_and_negatives(data, tmp_path):
         for ranks in (part[part.path == "single"] for part in tables)
     ]
     assert targets[0] == targets[1]
-    for baseline in BASELINES:
+    for baseline in COUNT_MODELS:
         rows = [part[part.path == baseline].reset_index(drop=True) for part in tables]
         rows = [part.astype({"split": str, "protocol": str, "path": str}) for part in rows]
         assert rows[0].equals(rows[1])

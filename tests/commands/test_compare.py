@@ -5,12 +5,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import cells_of, refusal, run_report, write_old_run
 
 from src.evaluation.metrics import target_metrics
-from src.report.compare import read_sides
-from src.statistics.significance import compare, holm
-from tests.support.run_folders import Log, write_run
+from src.report.compare import read_rankers
+from src.statistics.comparison import compare
+from src.statistics.holm import holm
+from tests.support.report_commands import cells_of, refusal, run_report
+from tests.support.run_folders import Log, write_old_run, write_run
 
 LOG = Log(domains=("A", "B", "C"), users=240)
 
@@ -77,7 +78,7 @@ def test_values_are_averaged_over_seeds_before_users_are_resampled(
             assert found.loc[name, column] == pytest.approx(getattr(pair, column)), (name, column)
     assert found.loc["users", "first_value"] == pytest.approx(sides["syncrec"].mean())
     assert found.loc["users", "second_value"] == pytest.approx(sides["cdsr"].mean())
-    assert "syncrec:cross of seeds 2 and 1; cdsr:cross of seeds 1 and 2" in text
+    assert "syncrec:cross: seeds 2 and 1; cdsr:cross: seeds 1 and 2" in text
 
 
 def test_the_deviation_over_seeds_is_that_of_the_difference(runs, tmp_path, monkeypatch, capsys):
@@ -157,25 +158,34 @@ def test_a_single_user_has_no_interval(tmp_path, monkeypatch, capsys):
 
 def test_the_path_is_what_follows_the_last_colon(tmp_path):
     run = write_run(tmp_path / "a:b", Log(users=20))
-    sides = read_sides([str(run), f"{run}:served"])
-    assert [side.label for side in sides] == ["a:b:cross", "a:b:served"]
+    rankers = read_rankers([str(run), f"{run}:served"])
+    assert [ranker.name for ranker in rankers] == ["a:b:cross", "a:b:served"]
 
 
 MISTAKES = {
-    "one run": (["a"], "compare needs two models, not a:cross alone"),
-    "seeds of one model": (["a", "seed"], "compare needs two models"),
+    "one run": (["a"], "compare needs at least two models, got only a:cross"),
+    "seeds of one model": (["a", "seed"], "compare needs at least two models"),
     "the same twice": (["a", "a:cross"], "a:cross is given twice"),
     "a copy": (["a", "copy", "b"], "runs a and copy have the same settings and seed"),
-    "other data": (["a", "other"], "runs a and other stand on different data"),
-    "another split": (["a", "split"], "runs a and split are split by leave_one_out and temporal"),
-    "no run": (["a", "nowhere"], "nowhere holds no run"),
-    "an unknown path": (["a", "b:single"], "run b has no path single; it has cross, popularity"),
-    "a misspelt path": (["a", "b:cros"], "run b has no path cros; it has cross"),
+    "other data": (["a", "other"], "runs a and other were trained on different data"),
+    "another split": (
+        ["a", "split"],
+        "runs a and split use different splits (leave_one_out and temporal)",
+    ),
+    "no run": (["a", "nowhere"], "nowhere is not a run folder (no config.json)"),
+    "an unknown path": (
+        ["a", "b:single"],
+        "run b has no path single; choose from cross, popularity",
+    ),
+    "a misspelt path": (["a", "b:cros"], "run b has no path cros; choose from cross"),
     "an unknown metric": (["a", "b", "--metric", "auc"], "invalid choice: 'auc'"),
-    "an unknown protocol": (["a", "b", "--protocol", "all"], "run a has no protocol all; it has"),
-    "an old run": (["a", "old"], "ranks.parquet is not there; run `python main.py --evaluate"),
-    "an interrupted run": (["a", "unfinished"], "unfinished holds no finished run"),
-    "other targets": (["a", "fewer"], "have other targets"),
+    "an unknown protocol": (
+        ["a", "b", "--protocol", "all"],
+        "run a has no protocol all; choose from",
+    ),
+    "an old run": (["a", "old"], "ranks.parquet does not exist; run `python main.py --evaluate"),
+    "an interrupted run": (["a", "unfinished"], "run unfinished is not finished (no results.json)"),
+    "other targets": (["a", "fewer"], "rank different targets"),
     "a broken file": (["a", "garbled"], "ranks.parquet cannot be read"),
 }
 

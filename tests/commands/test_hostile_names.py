@@ -12,16 +12,15 @@ import pytest
 
 import main
 import report
-from benchmarks.robustness.fuzz_mutations import NAMES
-from benchmarks.robustness.fuzz_world import TINY
-from src.dataset.build.writer import file_name
 from src.dataset.store.card_schema import domain_name_error
 from src.dataset.store.folder import open_dataset
 from src.io.errors import plain, run_command
-from src.report.output import markdown
+from src.report.table_files import markdown
 from tests.support.command_runs import failing
 from tests.support.data_logs import HEADER, MONTH, card_of, fail, make, write_log
 from tests.support.run_folders import Log, write_run
+from tests.support.spoiling import NAMES
+from tests.support.tiny_world import TINY
 
 SCRIPT = "<script>alert(1)</script>"
 MARKUP = (SCRIPT, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "it's | a & b", "</table>")
@@ -46,6 +45,8 @@ def text_log(folder, domain, item="i", user="u"):
 @pytest.mark.parametrize("domain", [name for name in NAMES if name not in ("\ud800",) and name])
 def test_a_domain_stays_within_the_dataset_folder_or_is_refused(tmp_path, capsys, domain):
     raw, out = text_log(tmp_path / "in" / "raw", domain), tmp_path / "in" / "out"
+    from src.dataset.build.writer import file_name  # loads a data engine
+
     if domain_name_error(domain):
         line = fail(capsys, raw, out)
         assert plain(line) == line.strip()
@@ -60,6 +61,8 @@ def test_a_domain_stays_within_the_dataset_folder_or_is_refused(tmp_path, capsys
 
 @pytest.mark.parametrize("name", NAMES)
 def test_file_names_hold_no_path_and_fit(name):
+    from src.dataset.build.writer import file_name  # loads a data engine
+
     made = file_name(name.encode("utf-8", "replace").decode())
     assert "/" not in made and "\0" not in made and len(made.encode()) <= 240
     assert made not in (".", "..")

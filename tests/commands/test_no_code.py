@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_architecture import FILES, ROOT
 
-from benchmarks.robustness import fuzz_targets as use
-from benchmarks.robustness.fuzz_mutations import remove
 from src.dataset.store.folder import open_dataset
 from src.evaluation.candidates import stored_candidates
 from src.io.errors import UserError
+from tests.support import readers as use
+from tests.support.spoiling import remove
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 NAMES = {"eval", "exec", "compile", "__import__"}
@@ -63,7 +63,7 @@ def test_the_scan_sees_what_it_looks_for(line):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in FILES if path.parent.name != "tests"],
+    [path for path in FILES if ROOT / "tests" not in path.parents],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_no_source_can_run_what_a_file_says(path):

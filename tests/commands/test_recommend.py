@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -228,3 +230,19 @@ def test_a_run_without_a_checkpoint_or_with_a_foreign_one(folders, tmp_path, cap
     (run / "best.pt").unlink()
     line = failing(capsys, run, lambda: recommend.main(["--run", str(run)]))
     assert "best.pt does not exist; train first" in line
+
+
+def test_a_terminated_command_leaves_no_temporary_file(folders, tmp_path):
+    """SIGTERM when the table is written but not renamed yet."""
+    code = """
+import os, signal, sys
+import src.io.files
+src.io.files.sync = lambda path: os.kill(os.getpid(), signal.SIGTERM)
+import recommend
+from src.io.errors import run_command
+run_command(recommend.main)
+"""
+    flags = [f"--run={folders['query']}", f"--out={tmp_path / 'top.csv'}", "--device=cpu"]
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, b"interrupted\n")
+    assert list(tmp_path.iterdir()) == []

@@ -10,54 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-import report
 from src.evaluation.metrics import target_metrics
 from src.io.errors import UserError
-from src.report.finished_runs import domain_means, group_by_seed, read_runs
-from src.report.parquet import read_rows
+from src.report.finished_runs import domain_means, read_runs
+from src.report.parquet_rows import read_rows
 from src.report.protocols import candidates
-from tests.support.command_runs import failing
-from tests.support.run_folders import PROTOCOLS, Log, write_run
-
-
-def write_old_run(folder, *, value, data="aaaa", path="cross", loss="ce"):
-    """The files of a run from before targets were numbered: two domains, one path, a baseline."""
-    folder.mkdir(parents=True)
-
-    def metrics(number):
-        rows = {
-            "d1": number,
-            "d2": number / 2,
-            "macro": 0.75 * number,
-            "users": 0.6 * number,
-        }
-        return {d: {"ndcg@10": v, "hr@10": 2 * v, "n": 7} for d, v in rows.items()}
-
-    paths = {path: metrics(value), "popularity": metrics(0.01)}
-    results = {split: {"full": paths} for split in ("valid", "test")}
-    (folder / "results.json").write_text(json.dumps(results))
-    (folder / "config.json").write_text(json.dumps({"mode": "cdsr", "loss": loss, "seed": 1}))
-    (folder / "environment.json").write_text(json.dumps({"data_sha256": data}))
-    return folder
-
-
-def run_report(monkeypatch, capsys, *arguments):
-    """What `python report.py ARGUMENTS …` prints."""
-    monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
-    report.main()
-    return capsys.readouterr().out
-
-
-def refusal(monkeypatch, capsys, folder, *arguments):
-    """The one line of a command that must fail, with exit status 2 and nothing written."""
-    monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
-    return failing(capsys, folder, report.main)
-
-
-def cells_of(text):
-    """The cells of every table row in a Markdown text, the rules left out."""
-    lines = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+from src.report.seed_groups import group_seeds
+from tests.support.report_commands import cells_of, refusal, run_report
+from tests.support.run_folders import PROTOCOLS, Log, write_old_run, write_run
 
 
 def read_csv(path):
@@ -72,9 +32,11 @@ def test_the_table_has_a_row_a_path_and_the_baseline_once_and_first(tmp_path, mo
     other = write_old_run(tmp_path / "b", value=0.4, loss="bce")
     runs = [write_old_run(tmp_path / "a", value=0.2), other]
     head, *rows = cells_of(run_report(monkeypatch, capsys, "table", *runs))
-    assert [row[0] for row in rows] == ["popularity", "a", "b"]
-    assert rows[1][2:] == [".2000 / .4000", ".1000 / .2000", ".1500 / .3000", ".1200 / .2400"]
-    assert head[2] == "d1 (n = 7)"
+    assert [row[:3] for row in rows] == [
+        ["popularity", "", ""], ["CDSR", "a", "cross"], ["CDSR", "b", "cross"]
+    ]  # fmt: skip
+    assert rows[1][3:] == [".2000 / .4000", ".1000 / .2000", ".1500 / .3000", ".1200 / .2400"]
+    assert head[:4] == ["model", "run", "path", "d1 (n = 7)"]
 
 
 def test_a_table_shows_the_served_path_and_any_protocol(tmp_path, monkeypatch, capsys):
@@ -82,8 +44,8 @@ def test_a_table_shows_the_served_path_and_any_protocol(tmp_path, monkeypatch, c
     text = run_report(
         monkeypatch, capsys, "table", run, "--protocol", "full_all", "--metrics", "mrr"
     )
-    rows = {(row[0], row[1]): row[2:] for row in cells_of(text)[1:]}
-    assert list(rows)[2:] == [("a", "cross"), ("a", "single"), ("a", "served")]
+    rows = {(row[1], row[2]): row[3:] for row in cells_of(text)[1:]}
+    assert list(rows)[1:] == [("a", "cross"), ("a", "single"), ("a", "served")]
     assert rows["a", "served"][0] == rows["a", "cross"][0]
     assert rows["a", "served"][1] == rows["a", "single"][1]
     value = read_runs([run])[0].scores("test", "full_all", "cross")["macro"]["mrr"]
@@ -104,36 +66,69 @@ def test_the_files_hold_every_value_of_every_split(tmp_path, monkeypatch, capsys
 def test_runs_that_differ_in_the_seed_alone_are_one_row(tmp_path, monkeypatch, capsys):
     runs = [write_run(tmp_path / f"a-seed{seed}", Log(), seed=seed) for seed in (1, 2, 3)]
     text = run_report(monkeypatch, capsys, "table", *runs, "--metrics", "mrr")
-    rows = {(row[0], row[1]): row[2:] for row in cells_of(text)[1:]}
+    rows = {(row[1], row[2]): row[3:] for row in cells_of(text)[1:]}
     values = [run.scores("test", "full", "cross")["macro"]["mrr"] for run in read_runs(runs)]
     shown = [
         f"{value:.4f}".removeprefix("0") for value in (np.mean(values), np.std(values, ddof=1))
     ]
     assert rows["a", "cross"][-2] == " ± ".join(shown)
-    assert " ± " not in rows["popularity", ""][-2]
+    assert " ± " not in cells_of(text)[1][-2]
     assert "standard deviation over seeds (a: 3)" in text
 
 
 def test_metrics_of_the_top_ten_are_metrics_too(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "a", Log())
     text = run_report(monkeypatch, capsys, "table", run, "--metrics", "coverage@10")
-    assert cells_of(text)[1][2:] == [".2500"] * 4
+    assert cells_of(text)[1][3:] == [".2500"] * 4
+
+
+def test_every_command_labels_a_run_by_its_model_and_mode(tmp_path, monkeypatch, capsys):
+    runs = [
+        write_run(tmp_path / "a", Log(), mode="cdsr"),
+        write_run(tmp_path / "b", Log(), mode="cdsr", model="gru4rec"),
+        write_run(tmp_path / "c", Log(), mode="sdsr_separate", model="gru4rec"),
+    ]
+    labels = "Models: a: CDSR; b: gru4rec cdsr; c: gru4rec sdsr_separate."
+    text = run_report(monkeypatch, capsys, "table", *runs, "--out", tmp_path / "out")
+    rows = [row[:3] for row in cells_of(text)[3:]]
+    assert rows == [
+        ["CDSR", "a", "cross"],
+        ["gru4rec cdsr", "b", "cross"],
+        ["gru4rec sdsr_separate", "c", "single"],
+    ]
+    models = {row["run"]: row["model"] for row in read_csv(tmp_path / "out.csv")}
+    assert models == {
+        "a": "syncrec",
+        "b": "gru4rec",
+        "c": "gru4rec",
+        "popularity": "",
+        "markov": "",
+    }
+    text = run_report(monkeypatch, capsys, "compare", *runs)
+    assert labels in text
+    assert cells_of(text)[0][2:4] == ["a:cross", "b:cross"]
+    assert "a:cross − c:single" in text
+    text = run_report(monkeypatch, capsys, "protocols", *runs)
+    assert labels in text
+    assert cells_of(text)[0][4:] == ["a:cross", "b:cross", "c:single"]
 
 
 TABLE_MISTAKES = {
-    "other data": (["a", "other"], "runs a and other stand on different data"),
-    "another split of the data": (["a", "split"], "split by leave_one_out and temporal"),
-    "two runs of one name": (["a", "deep/a"], "two runs are called a"),
-    "an interrupted run": (["unfinished"], "unfinished holds no finished run"),
-    "no run": (["nothing"], "nothing holds no run"),
+    "other data": (["a", "other"], "runs a and other were trained on different data"),
+    "another split of the data": (
+        ["a", "split"], "use different splits (leave_one_out and temporal)",
+    ),
+    "two runs of one name": (["a", "deep/a"], "two runs are named a"),
+    "an interrupted run": (["unfinished"], "run unfinished is not finished (no results.json)"),
+    "no run": (["nothing"], "nothing is not a run folder (no config.json)"),
     "an unknown protocol": (
-        ["a", "--protocol", "all"], "run a has no protocol all; it has full, full-unseen",
+        ["a", "--protocol", "all"], "run a has no protocol all; choose from full, full-unseen",
     ),
     "a protocol that one run lacks": (
-        ["a", "old", "--protocol", "full_all"], "run old has no protocol full_all; it has full",
+        ["a", "old", "--protocol", "full_all"], "run old has no protocol full_all; choose",
     ),
-    "an unknown metric": (["a", "--metrics", "auc"], "no run has metric auc here; there are hr@1"),
-    "a folder that is a file": (["a", "--out", "a/config.json/x"], "cannot be written"),
+    "an unknown metric": (["a", "--metrics", "auc"], "no run has the metric auc; choose from hr@1"),
+    "a folder that is a file": (["a", "--out", "a/config.json/x"], "cannot write --out a/config"),
 }  # fmt: skip
 
 
@@ -188,7 +183,7 @@ def test_protocols_stand_side_by_side_under_both_tie_policies(seeds, monkeypatch
     text = run_report(monkeypatch, capsys, "protocols", seeds[0], "--metrics", "ndcg@10")
     head, *rows = cells_of(text)
     name = seeds[0].name
-    assert head == ["protocol", "ranked among", "popularity", "markov",
+    assert head == ["protocol", "candidates", "popularity", "markov",
                     *(f"{name}:{path}" for path in ("cross", "single", "served"))]  # fmt: skip
     assert [row[0] for row in rows] == [f"`{protocol}`" for protocol in PROTOCOLS]
     brackets = 0
@@ -201,7 +196,7 @@ def test_protocols_stand_side_by_side_under_both_tie_policies(seeds, monkeypatch
             assert cell == (shared if shared == worst else f"{shared} [{worst}]")
             brackets += shared != worst
     assert brackets
-    assert rows[-1][1].startswith("the released code's")
+    assert rows[-1][1].startswith("as in the released code")
     assert "[" not in "".join(rows[-1] + rows[-2])  # there ties have but one meaning
 
 
@@ -235,12 +230,12 @@ def test_a_protocol_that_one_model_lacks_is_a_dash(tmp_path, monkeypatch, capsys
 def test_protocols_need_the_files_of_today(tmp_path, monkeypatch, capsys):
     old = write_old_run(tmp_path / "old", value=0.2)
     line = refusal(monkeypatch, capsys, tmp_path, "protocols", old)
-    assert "ranks.parquet is not there; run `python main.py --evaluate" in line
+    assert "ranks.parquet does not exist; run `python main.py --evaluate" in line
     run = write_run(tmp_path / "a", Log())
     ranks = pd.read_parquet(run / "ranks.parquet")
     ranks.drop(columns="target").to_parquet(run / "ranks.parquet")
     line = refusal(monkeypatch, capsys, tmp_path, "protocols", run)
-    assert "ranks.parquet is of an earlier version; run `python main.py --evaluate" in line
+    assert "ranks.parquet was written by an earlier version; run `python main.py --evaluate" in line
 
 
 def test_what_a_protocol_ranks_among_is_said_in_words(tmp_path):
@@ -251,7 +246,7 @@ def test_what_a_protocol_ranks_among_is_said_in_words(tmp_path):
     )
     assert candidates("full-unseen-strict", run) == (
         "all items of the domain that the user has not had; "
-        "context without events of the target's own time"
+        "context without events at the target's own time"
     )
     assert candidates("another", run) == ""
 
@@ -267,20 +262,29 @@ def test_runs_that_differ_in_the_seed_alone_are_one_model(tmp_path):
         write_run(tmp_path / "base-seed43", log, seed=43, mode="cdsr", threads=2),
         write_run(tmp_path / "low-2", log, seed=2, lr=1e-4),
     ]
-    models = group_by_seed(read_runs(folders))
+    models = group_seeds(read_runs(folders))
     assert [model.label for model in models] == ["base", "low"]
     assert [[run.seed for run in model.runs] for model in models] == [[42, 43], [1, 2]]
 
 
-def test_a_setting_that_is_younger_than_a_run_has_its_default_there(tmp_path):
+def test_runs_of_two_models_are_two_models_and_an_old_run_is_the_default_one(tmp_path):
+    folders = [
+        write_run(tmp_path / "a1", Log(users=20), seed=1),
+        write_run(tmp_path / "a2", Log(users=20), seed=2, model="gru4rec"),
+    ]
+    groups = group_seeds(read_runs([*folders, write_old_run(tmp_path / "old", value=0.2)]))
+    assert [group.title for group in groups] == ["SyNCRec", "gru4rec syncrec", "CDSR"]
+
+
+def test_a_setting_that_is_newer_than_a_run_has_its_default_there(tmp_path):
     folders = [write_run(tmp_path / f"m-{seed}", Log(users=20), seed=seed) for seed in (1, 2)]
     config = json.loads((folders[0] / "config.json").read_text())
     del config["softmax_items"]
     (folders[0] / "config.json").write_text(json.dumps(config))
-    assert len(group_by_seed(read_runs(folders))) == 1
+    assert len(group_seeds(read_runs(folders))) == 1
     config["softmax_items"] = "all"
     (folders[0] / "config.json").write_text(json.dumps(config))
-    assert len(group_by_seed(read_runs(folders))) == 2
+    assert len(group_seeds(read_runs(folders))) == 2
 
 
 @pytest.mark.parametrize("ties", ["expected", "pessimistic"])
@@ -302,7 +306,7 @@ def test_the_order_of_the_rows_of_ranks_means_nothing(tmp_path):
     ranks.sample(frac=1, random_state=1).to_parquet(folder / "ranks.parquet", index=False)
     assert run.values("test", "full", "cross", "mrr").equals(before)
     pd.concat([ranks, ranks]).to_parquet(folder / "ranks.parquet", index=False)
-    with pytest.raises(UserError, match="holds a target twice"):
+    with pytest.raises(UserError, match="has more than one row for a target"):
         run.values("test", "full", "cross", "mrr")
 
 

@@ -1,9 +1,10 @@
-"""The negative-transfer report: a page that stands alone, and numbers that can be checked."""
+"""The negative-transfer report: a self-contained page, and numbers that can be checked."""
 
 import base64
 import csv
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 
 import report
 from src.io.errors import UserError
-from src.report import analysis, figures
-from src.report.compared_paths import data_sets, measure
 from src.report.finished_runs import read_runs
+from src.report.transfer import differences, figures, sections, tables, training_history
+from src.report.transfer.data_sets import data_sets, measure
+from src.report.transfer.report_folder import MARK, replace_folder
+from src.report.transfer.target_groups import groupings
 from tests.support.run_folders import Log
 from tests.support.transfer_runs import write_models
 
@@ -88,9 +91,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(made):
-    found = Page((made / "report.html").read_text(encoding="utf-8"))
-    assert found.open == []
-    return found
+    parsed = Page((made / "report.html").read_text(encoding="utf-8"))
+    assert parsed.open == []
+    return parsed
 
 
 def values(made, name):
@@ -117,8 +120,8 @@ def test_every_figure_is_described_read_and_also_a_png(made, page):
     for figure in page.figures:
         assert len(figure["alt"]) > 40 and figure["caption"].strip()
         assert figure["caption"].strip() in figure["alt"]
-        kind, content = figure["src"].split(",")
-        assert kind == "data:image/svg+xml;base64"
+        header, content = figure["src"].split(",")
+        assert header == "data:image/svg+xml;base64"
         assert b"<svg" in base64.b64decode(content)[:2000]
     pngs = list((made / "figures").iterdir())
     assert len(pngs) == len(page.figures)
@@ -149,7 +152,7 @@ def test_a_generated_log_is_labelled_and_only_that(page):
 
 def test_the_summary_stands_on_the_page(page):
     text = "".join(page.text)
-    assert "Gained from cross-domain training" in text and "One seed a model" in text
+    assert "Gained from cross-domain training" in text and "One seed per model" in text
     assert "fewer than 10 domains" in text
 
 
@@ -186,30 +189,30 @@ def by_target(run, path, protocol="full"):
 
 
 def mean_over_seeds(runs, mode, path):
-    own = [run for run in runs if f"log-{mode}-seed" in run.name]
-    assert len(own) == 2
-    return sum(by_target(run, path) for run in own) / 2
+    seeds = [run for run in runs if f"log-{mode}-seed" in run.name]
+    assert len(seeds) == 2
+    return sum(by_target(run, path) for run in seeds) / 2
 
 
 def test_levels_and_differences_are_the_means_of_the_ranks(runs, made):
     assert tuple(LOG.targets["test"].domain.unique()) != LOG.domains  # else order is not tested
-    levels = values(made, "one-i-log-levels").set_index(["source", "domain"])
+    levels = values(made, "one-i-log-levels").set_index(["ranker", "domain"])
     domain = LOG.targets["test"].domain
-    kinds = {
+    modes_and_paths = {
         "sdsr": ("sdsr", "single"), "sdsr_separate": ("sdsr_separate", "single"),
         "cdsr": ("cdsr", "cross"), "cross": ("syncrec", "cross"),
         "single": ("syncrec", "single"), "served": ("syncrec", "served"),
     }  # fmt: skip
-    expected = {key: mean_over_seeds(runs, *kind) for key, kind in kinds.items()}
-    for key, found in expected.items():
-        means = found.groupby(domain).mean()
+    expected = {key: mean_over_seeds(runs, *pair) for key, pair in modes_and_paths.items()}
+    for key, by_seed in expected.items():
+        means = by_seed.groupby(domain).mean()
         for name in LOG.domains:
             assert levels.value[key, name] == pytest.approx(means[name])
             assert levels.n[key, name] == (domain == name).sum()
         assert levels.value[key, "macro"] == pytest.approx(means.mean())
         assert levels.low[key, "macro"] < levels.value[key, "macro"] < levels.high[key, "macro"]
-    differences = values(made, "one-i-log-differences").set_index(["first", "second", "domain"])
-    pairs = {(first, second) for first, second, _ in differences.index}
+    gaps = values(made, "one-i-log-differences").set_index(["first", "second", "domain"])
+    pairs = {(first, second) for first, second, _ in gaps.index}
     assert pairs == {
         ("cdsr", "sdsr"), ("cross", "sdsr"), ("cross", "cdsr"), ("served", "sdsr"),
         ("cdsr", "sdsr_separate"),
@@ -217,21 +220,21 @@ def test_levels_and_differences_are_the_means_of_the_ranks(runs, made):
     for first, second in pairs:
         means = (expected[first] - expected[second]).groupby(domain).mean()
         for name in LOG.domains:
-            assert differences.difference[first, second, name] == pytest.approx(means[name])
+            assert gaps.difference[first, second, name] == pytest.approx(means[name])
         p, adjusted = (
-            [differences[at][first, second, name] for name in LOG.domains] for at in ("p", "p_holm")
+            [gaps[at][first, second, name] for name in LOG.domains] for at in ("p", "p_holm")
         )
         smallest, middle, largest = sorted(p)
         steps = np.minimum(1, np.maximum.accumulate([3 * smallest, 2 * middle, largest]))
         assert sorted(adjusted) == pytest.approx(steps.tolist())
     first, _, last = LOG.domains
-    assert differences.p_holm["cdsr", "sdsr", first] < 0.05
-    assert differences.same_sign["cdsr", "sdsr", last] == 2
+    assert gaps.p_holm["cdsr", "sdsr", first] < 0.05
+    assert gaps.same_sign["cdsr", "sdsr", last] == 2
 
 
 def test_groups_hold_the_targets_that_they_name(runs, made):
-    groups = values(made, "one-i-log-groups").set_index(["grouping", "group", "source"])
-    rows, found = LOG.targets["test"], mean_over_seeds(runs, "cdsr", "cross")
+    groups = values(made, "one-i-log-groups").set_index(["grouping", "group", "ranker"])
+    rows, metric = LOG.targets["test"], mean_over_seeds(runs, "cdsr", "cross")
     expected = {
         ("history", "≤ 2 events"): rows.domain_history <= 2,
         ("history", "3–9 events"): (rows.domain_history >= 3) & (rows.domain_history <= 9),
@@ -242,11 +245,11 @@ def test_groups_hold_the_targets_that_they_name(runs, made):
     }
     for (grouping, group), chosen in expected.items():
         assert groups.n[grouping, group, "cdsr"] == chosen.sum()
-        assert groups.value[grouping, group, "cdsr"] == pytest.approx(found[chosen].mean())
+        assert groups.value[grouping, group, "cdsr"] == pytest.approx(metric[chosen].mean())
     thirds = [groups.n["popularity", third, "cdsr"] for third in ("tail", "middle", "head")]
     assert sum(thirds) == (rows.item_count > 0).sum()
     by_domain = values(made, "one-i-log-group_domains")
-    assert by_domain[by_domain.source == "cdsr"].groupby("grouping").n.sum().tolist() == [246] * 3
+    assert by_domain[by_domain.ranker == "cdsr"].groupby("grouping").n.sum().tolist() == [246] * 3
 
 
 def test_thirds_of_popularity_hold_a_third_of_the_events_each():
@@ -259,16 +262,16 @@ def test_thirds_of_popularity_hold_a_third_of_the_events_each():
     )  # fmt: skip
     again = pd.concat([targets, targets[targets.item_count == 30]] * 2, ignore_index=True)
     for rows in (targets, again):  # an item counts once, however many targets it has
-        groups = analysis.groupings(rows)["popularity"]
-        found = {count: set(groups[rows.item_count == count]) for count in (0, 1, 10, 30)}
-        assert found == {0: {"no training event"}, 1: {"tail"}, 10: {"middle"}, 30: {"head"}}
+        groups = groupings(rows)["popularity"]
+        thirds = {count: set(groups[rows.item_count == count]) for count in (0, 1, 10, 30)}
+        assert thirds == {0: {"no training event"}, 1: {"tail"}, 10: {"middle"}, 30: {"head"}}
 
 
 def test_protocols_and_coverage_are_those_of_results_json(runs, made):
-    protocols = values(made, "one-i-log-protocols").set_index(["protocol", "source", "domain"])
-    beyond = values(made, "one-i-log-beyond_accuracy").set_index(["source", "domain", "metric"])
-    own = [run for run in runs if "log-cdsr-seed" in run.name]
-    results = [json.loads((run / "results.json").read_text())["test"] for run in own]
+    protocols = values(made, "one-i-log-protocols").set_index(["protocol", "ranker", "domain"])
+    beyond = values(made, "one-i-log-beyond_accuracy").set_index(["ranker", "domain", "metric"])
+    seeds = [run for run in runs if "log-cdsr-seed" in run.name]
+    results = [json.loads((run / "results.json").read_text())["test"] for run in seeds]
     for protocol in ("full", "sampled"):
         for name in ("macro", LOG.domains[0]):
             mean = np.mean([one[protocol]["cross"][name]["ndcg@10"] for one in results])
@@ -276,7 +279,7 @@ def test_protocols_and_coverage_are_those_of_results_json(runs, made):
     markov = results[0]["full"]["markov"]["macro"]["ndcg@10"]
     assert protocols.value["full", "markov", "macro"] == pytest.approx(markov)
     assert beyond.value["cdsr", "macro", "coverage@10"] == 0.25
-    ties = values(made, "one-i-log-ties").set_index(["source", "ties"]).value
+    ties = values(made, "one-i-log-ties").set_index(["ranker", "ties"]).value
     assert ties["cdsr", "pessimistic"] < ties["cdsr", "expected"]
     assert ties["cdsr", "expected"] == pytest.approx(protocols.value["full", "cdsr", "macro"])
 
@@ -297,8 +300,8 @@ def test_points_of_the_claim_are_gamma_and_the_difference_of_their_seed(runs, ma
     assert row.share == pytest.approx(3 * last.gamma.item())
     assert row.share_last == row.share and row.phi == pytest.approx(-0.2)
     table = values(made, "claim").set_index("what")
-    assert table.domains.iloc[0] == 5 and set(table.verdict) == {"cannot tell"}
-    assert "D·γ, two alone" in table.index
+    assert table.domains.iloc[0] == 5 and set(table.verdict) == {"inconclusive"}
+    assert "D·γ, only two" in table.index
 
 
 def test_gamma_is_taken_at_the_epoch_that_was_tested(tmp_path):
@@ -307,12 +310,12 @@ def test_gamma_is_taken_at_the_epoch_that_was_tested(tmp_path):
     best = (rows.split == "valid") & (rows.path == "cross") & (rows.epoch == 2)
     rows.loc[best & (rows.domain == "macro"), "value"] = 0.9
     rows.to_csv(run.folder / "metrics.csv", index=False)
-    assert analysis.tested_epoch(run) == 2
+    assert training_history.tested_epoch(run) == 2
 
 
 def test_the_markdown_says_what_the_page_says(made, page):
     text = (made / "tables" / "one-i-log-runs.md").read_text()
-    assert text.startswith("Runs\n\n| run | mode | seed | commit | device |\n|---|")
+    assert text.startswith("Runs\n\n| run | model | mode | seed | commit | device |\n|---|")
     assert text.count("\n|") == 2 + 8
     with (made / "tables" / "one-i-log-card.csv").open(newline="") as file:
         facts = dict(csv.reader(file))
@@ -325,12 +328,10 @@ def test_settings_that_differ_are_noted(tmp_path):
     folders = write_models(tmp_path, SMALL)
     config = json.loads((folders[0] / "config.json").read_text())
     (folders[0] / "config.json").write_text(json.dumps(config | {"lr": 0.5}))
-    from src.report.document import _notes
-    from src.report.transfer_tables import differing, settings_table
-
     (data,) = data_sets(read_runs(folders))
-    assert differing(data) == ["lr"] and "lr" in _notes(data)[0]
-    table = settings_table(data).shown.set_index("setting")
+    assert tables.differing(data) == ["lr"]
+    assert sections.notes(data)[0].startswith("Besides the mode, the models differ in lr (")
+    table = tables.settings_table(data).shown.set_index("setting")
     assert table.loc["lr"].tolist() == ["0.5", "0.001", "0.001"]
 
 
@@ -340,7 +341,7 @@ def test_many_domains_make_a_figure_higher_and_not_wider(tmp_path):
         log = Log(domains=tuple(f"A rather long name, {n}" for n in range(count)), users=8 * count)
         (data,) = data_sets(read_runs(write_models(tmp_path / str(count), log)))
         measured = measure(data, "hr@10")
-        levels = analysis.levels(data, measured)
+        levels = differences.levels(data, measured)
         sizes.append(figures.levels_figure(data, levels, "hr@10").get_size_inches())
     assert sizes[0][0] == sizes[1][0] == pytest.approx(390 / 96)
     assert sizes[1][1] > 5 * sizes[0][1]
@@ -358,9 +359,9 @@ def refused(monkeypatch, capsys, match, *arguments):
 def test_what_is_missing_is_named(runs, tmp_path, monkeypatch, capsys):
     (sdsr, cdsr, syncrec), out = [run for run in runs if "two" in run.name], tmp_path / "out"
     for kept, match in (
-        ([sdsr, cdsr], r"two has no run of SyNCRec \(--mode syncrec\)"),
+        ([sdsr, cdsr], r"data set two has no run of SyNCRec \(--mode syncrec\); train it"),
         ([cdsr, syncrec], r"two has no run of SDSR \(--mode sdsr or sdsr_separate\)"),
-        ([syncrec], r"no run of SDSR .*, CDSR \(--mode cdsr\)"),
+        ([syncrec], r"no run of SDSR .* and CDSR \(--mode cdsr\)"),
     ):
         refused(monkeypatch, capsys, match, *kept, "--out", out)
     assert list(tmp_path.iterdir()) == []
@@ -373,23 +374,42 @@ def test_two_logs_of_one_name_and_two_models_of_a_mode_are_refused(tmp_path, mon
         run.rename(run.with_name(f"again-{run.name}"))
         for run in write_models(tmp_path / "b", other)
     ]
-    refused(monkeypatch, capsys, "two logs that are both called two", *first, *second)
+    refused(monkeypatch, capsys, "two different data sets named two", *first, *second)
     (wide,) = write_models(tmp_path / "c", SMALL, modes=("cdsr",), hidden=128, seeds=(5,))
-    refused(monkeypatch, capsys, "are both cdsr on two, with other settings", *first, wide)
+    refused(
+        monkeypatch,
+        capsys,
+        "are both --mode cdsr on two but differ in other settings",
+        *first,
+        wide,
+    )
 
 
-def test_files_that_a_run_lacks_are_named_with_the_remedy(tmp_path, monkeypatch, capsys):
-    folders = write_models(tmp_path / "runs", SMALL)
-    for name, match in (
-        ("targets.parquet", "targets.parquet is not there; run `python main.py --evaluate"),
-        ("transfer.csv", "syncrec-seed1 has no transfer.csv"),
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("targets.parquet", "targets.parquet does not exist; run `python main.py --evaluate"),
         ("serving.json", "has no served path; run `python main.py --evaluate"),
-        ("results.json", "holds no finished run"),
-    ):
-        for folder in folders:
-            (folder / name).unlink(missing_ok=True)
-        refused(monkeypatch, capsys, match, *folders, "--out", tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+        ("metrics.csv", "metrics.csv does not exist; train the run again with --overwrite"),
+        ("transfer.csv", "does not exist; train the run again with --overwrite"),
+        ("results.json", "is not finished (no results.json); continue it with main.py --resume"),
+    ],
+)
+def test_a_missing_file_is_named_with_its_remedy(name, expected, tmp_path, monkeypatch, capsys):
+    folders = write_models(tmp_path / "runs", SMALL)
+    for folder in folders:
+        (folder / name).unlink(missing_ok=True)
+    refused(monkeypatch, capsys, re.escape(expected), *folders, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trajectory_with_a_missing_row_needs_training_again(tmp_path, monkeypatch, capsys):
+    folders = write_models(tmp_path / "runs", SMALL)
+    path = folders[-1] / "transfer.csv"
+    rows = pd.read_csv(path)
+    rows.iloc[1:].to_csv(path, index=False)
+    expected = "transfer.csv: expected one row per (epoch, domain); train the run again with"
+    refused(monkeypatch, capsys, re.escape(expected), *folders, "--out", tmp_path / "out")
 
 
 def test_a_folder_that_is_no_report_is_left_alone(runs, tmp_path, monkeypatch, capsys):
@@ -399,17 +419,15 @@ def test_a_folder_that_is_no_report_is_left_alone(runs, tmp_path, monkeypatch, c
     (folder / "report.html").write_text("<html>mine</html>")
     (folder / "figures").mkdir()
     (folder / "tables").mkdir()
-    refused(monkeypatch, capsys, "mine exists and is no report", *few, "--out", folder)
+    refused(monkeypatch, capsys, "mine exists and is not a report", *few, "--out", folder)
     assert (folder / "report.html").read_text() == "<html>mine</html>"
-    refused(monkeypatch, capsys, "is no report", *few, "--out", folder / "report.html")
-    refused(monkeypatch, capsys, "cannot be written", *few, "--out", folder / "report.html" / "in")
+    refused(monkeypatch, capsys, "is not a report", *few, "--out", folder / "report.html")
+    refused(monkeypatch, capsys, "cannot write --out", *few, "--out", folder / "report.html" / "in")
     monkeypatch.chdir(folder / "tables")
-    refused(monkeypatch, capsys, "holds the current folder", *few, "--out", folder)
+    refused(monkeypatch, capsys, "contains the current folder", *few, "--out", folder)
 
 
 def test_a_failure_while_writing_keeps_the_report_that_is_there(tmp_path):
-    from src.report.folder import MARK, replace_folder
-
     out = tmp_path / "report"
 
     def write(folder):
@@ -426,6 +444,34 @@ def test_a_failure_while_writing_keeps_the_report_that_is_there(tmp_path):
         replace_folder(out, fail)
     assert (out / "report.html").read_text() == MARK
     assert list(tmp_path.iterdir()) == [out]
+
+
+SIGNALLED = """
+import os, signal, sys
+from src.io.errors import run_command
+{patch}
+import report
+run_command(report.main)
+"""
+KILL = "lambda *_: os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    ("command", "patch"),
+    [
+        ("table", f"import src.io.files; src.io.files.sync = {KILL}"),  # written, not renamed
+        ("transfer", f"from src.report.transfer import html_page; html_page._table = {KILL}"),
+    ],
+)
+def test_a_terminated_command_leaves_no_temporary_file(command, patch, runs, tmp_path):
+    out = tmp_path / "out"
+    few = [str(run) for run in runs if "two" in run.name]
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED.format(patch=patch), command, *few, "--out", str(out)],
+        capture_output=True, text=True, cwd=Path(report.__file__).parent,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_other_commands_load_no_plotting_library():

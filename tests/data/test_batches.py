@@ -11,7 +11,7 @@ from src.dataset.batching.prefetch import prefetch
 from src.dataset.batching.windows import keep_domain, newest_events, newest_events_per_domain
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.targets import split_targets
-from src.nn.layers import dropout
+from src.nn.dropout import dropout
 from tests.support.builders import make_dataset, make_model, random_users, train_batch
 
 SIZES = (6, 5, 9, 4)

@@ -20,11 +20,11 @@ from src.dataset.batching.windows import newest_events
 from src.dataset.store import verify
 from src.dataset.store.folder import ARRAYS, open_dataset
 from src.io.errors import UserError
+from src.training.processes import Process
 from tests.support.builders import make_dataset, random_users
 from tests.support.command_runs import failing, make_data, train
 from tests.support.damage import change, put
 from trainers import Trainer
-from utils import Process
 
 SIZES = (6, 5, 9, 4)
 

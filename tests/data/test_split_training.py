@@ -13,18 +13,18 @@ import torch
 import make_dataset as data_command
 from src.baselines.markov import Markov
 from src.baselines.popularity import Popularity
+from src.config.names import PROTOCOLS, RELEASED
 from src.config.settings import Settings
 from src.dataset.batching.windows import training_dataset
 from src.dataset.build.card import make_card
 from src.dataset.build.sequences import Sequences
 from src.dataset.store.folder import TEST, TRAIN, VALID, open_dataset
-from src.evaluation.protocols import PROTOCOLS, RELEASED
 from src.evaluation.targets import split_targets
+from src.training.processes import Process
 from tests.support.builders import make_dataset, random_users
 from tests.support.command_runs import DOMAINS, make_log, train
 from tests.support.data_logs import card_of, sequences_of
 from trainers import Trainer
-from utils import Process
 
 SIZES = (6, 5, 9, 4)
 PER_DOMAIN, TEMPORAL = "leave_one_out_per_domain", "temporal"

@@ -6,13 +6,13 @@ import torch
 
 from src.evaluation import rank_counts as ranks
 from src.evaluation.beyond_accuracy import beyond_accuracy, top_items
-from src.evaluation.path_scores import fit_baselines, model_scorer, score_paths
+from src.evaluation.path_scores import fit_count_models, model_scorer, score_paths
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import split_targets
+from src.training.processes import Process
 from tests.support.builders import make_model
 from tests.support.ranked_data import random_dataset
-from utils import Process
 
 CPU = torch.device("cpu")
 
@@ -92,7 +92,7 @@ def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
     targets = split_targets(dataset, "test")
     model = make_model(dataset, dtype=torch.float32).eval()
     ensemble, plan = Ensemble([model]), Plan(dataset, targets, ("full",), {})
-    baselines = fit_baselines(dataset)
+    baselines = fit_count_models(dataset)
     found = score_paths(ensemble, model.settings, plan, Process(CPU), baselines, lists=True)
     rows = np.arange(len(targets.events))
     for path in ("cross", "single"):

@@ -8,11 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import main
-import make_dataset
+from src.config.names import PROTOCOLS
 from src.dataset.store.folder import open_dataset
-from src.evaluation.protocols import PROTOCOLS
 from src.evaluation.targets import SPLITS
-from tests.support.command_runs import DOMAINS, contents, failing, make_data, make_log, train
+from tests.support.command_runs import (
+    DOMAINS,
+    contents,
+    data_step,
+    failing,
+    make_data,
+    make_log,
+    train,
+)
 
 STRICT = tuple(name + "-strict" for name in PROTOCOLS)
 WRITTEN = {
@@ -158,6 +165,13 @@ def test_other_negatives_replace_what_was_drawn(run):
     assert set(results(run)["test"]) == set(PROTOCOLS)
 
 
+def test_fewer_users_at_a_time_keep_what_is_not_asked_for(run):
+    evaluate(run, "--strict_context")
+    before = results(run)
+    evaluate(run, "--eval_users=5", "--protocol", "full")
+    assert results(run) == before
+
+
 def test_ties_read_otherwise_change_results_and_no_rank(run, finished):
     evaluate(run, "--ties=pessimistic")
     assert groups(run) == groups(finished["syncrec"])
@@ -197,9 +211,9 @@ def test_strict_ranks_are_those_of_a_log_without_the_events_of_the_target_s_time
 def test_a_log_split_by_time_has_strict_contexts_alone(tmp_path):
     """And several targets a user, each from what was before its own time."""
     raw, data = make_log(tmp_path / "raw"), tmp_path / "data"
-    make_dataset.main(
-        ["--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
-         "--threads=1", "--split=temporal"]
+    data_step(
+        "--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
+        "--threads=1", "--split=temporal",
     )  # fmt: skip
     run = train(data, tmp_path, "run", "--strict_context", "--protocol", "full", "full-unseen")
     assert set(results(run)["test"]) == {"full", "full-unseen"}
@@ -263,9 +277,9 @@ def test_the_released_protocol_of_a_run_without_its_scores(finished, tmp_path, c
 def test_a_folder_without_a_finished_run(run, capsys):
     (run / "results.json").unlink()
     line = failing(capsys, run, lambda: evaluate(run))
-    assert f"--evaluate {run} holds no finished run" in line
+    assert f"--evaluate {run}: not a finished run" in line
     line = failing(capsys, run, lambda: evaluate(run / "none"))
-    assert f"--evaluate {run / 'none'} holds no finished run" in line
+    assert f"--evaluate {run / 'none'}: not a finished run" in line
 
 
 def test_a_run_on_other_data(run, tmp_path, capsys):

@@ -11,21 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config.names import PROTOCOLS, RELEASED, UNSEEN
 from src.config.settings import Settings
 from src.evaluation import path_scores as scoring
 from src.evaluation import rank_counts as ranks
 from src.evaluation.path_scores import model_scorer, score_paths
-from src.evaluation.protocols import (
-    PROTOCOLS,
-    RELEASED,
-    UNSEEN,
-    Ranks,
-    chosen_protocols,
-    ties_of,
-)
-from src.evaluation.queries import Ensemble, Queries, encode_queries
+from src.evaluation.protocols import Ranks, chosen_protocols, ties_of
+from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import drawn_candidates, split_targets
+from src.training.processes import Process
 from tests.support.builders import make_model
 from tests.support.ranked_data import (
     DRAWN,
@@ -35,7 +30,6 @@ from tests.support.ranked_data import (
     ranks_by_hand,
     temporal,
 )
-from utils import Process
 
 CPU = torch.device("cpu")
 NEGATIVES = 4
@@ -221,13 +215,13 @@ def alone(ensemble, dataset, targets, path, own):
         query = Queries(targets.users[[row]], targets.ends[[row]], np.array([domain]))
         hidden = encode_queries(
             ensemble, dataset, query, path, max_len=own.max_len, users_at_once=1, device=CPU,
-            context="own" if ensemble.separate else own.sdsr_context,
+            context=own.context,
         )  # fmt: skip
         for other in range(found.shape[1]):
             model, number = ensemble.of(other)
             columns = slice(dataset.item_starts[other] - 1, dataset.item_starts[other + 1] - 1)
             with torch.no_grad():
-                found[row, domain, columns] = model.item_scores(hidden, number)[0].numpy()
+                found[row, domain, columns] = domain_scores(model, hidden, number)[0].numpy()
     return found
 
 

@@ -8,7 +8,7 @@ from src.config.settings import Settings
 from src.evaluation.metrics import target_metrics
 from src.evaluation.path_scores import PathScores, add_served, choose_serving
 from src.evaluation.protocols import Ranks
-from src.evaluation.serving_choice import serve_paths
+from src.evaluation.serving_choice import Choice, serve_paths
 from src.evaluation.targets import Targets
 
 DOMAINS = 3000  # simulated at a time
@@ -21,10 +21,15 @@ def chosen_share(difference: np.ndarray, users: np.ndarray) -> float:
         domains = np.repeat(np.arange(len(some)), targets)
         names = [str(number) for number in range(len(some))]
         values, owners = some.ravel(), np.tile(users, len(some))
-        found = serve_paths(np.zeros(len(values)), values, owners, domains, names)
+        found = choose(np.zeros(len(values)), values, owners, domains, names)
         assert list(found) == names and {choice.n for choice in found.values()} == {targets}
         single += sum(choice.path == "single" for choice in found.values())
     return single / DOMAINS
+
+
+def choose(cross: np.ndarray, single: np.ndarray, *targets) -> dict[str, Choice]:
+    """The choice between the two paths of SyNCRec, from the metric of each target."""
+    return serve_paths({"cross": cross, "single": single}, *targets)
 
 
 def most(share: float) -> float:
@@ -68,7 +73,7 @@ def test_the_bound_is_that_of_the_t_test_over_users():
         difference = single - cross
         means = np.bincount(users, difference) / np.bincount(users)
         test = ttest_1samp(means, 0, alternative="greater").confidence_interval(0.95)
-        choice = serve_paths(cross, single, users, np.zeros(40, dtype=int), ["d"])["d"]
+        choice = choose(cross, single, users, np.zeros(40, dtype=int), ["d"])["d"]
         assert choice.difference == pytest.approx(difference.mean(), abs=1e-12)
         assert choice.bound == pytest.approx(test.low, abs=1e-12)
 
@@ -77,21 +82,21 @@ def test_users_of_other_domains_are_no_evidence():
     rng = np.random.default_rng(5)
     cross, single = rng.random(60), rng.random(60)
     users, domains = np.arange(60) // 3, np.arange(60) % 3
-    both = serve_paths(cross, single, users, domains, ["a", "b", "c"])
+    both = choose(cross, single, users, domains, ["a", "b", "c"])
     for domain, name in enumerate(both):
         rows = domains == domain
-        alone = serve_paths(cross[rows], single[rows], users[rows], rows[rows] * 0, ["d"])
+        alone = choose(cross[rows], single[rows], users[rows], rows[rows] * 0, ["d"])
         assert both[name] == alone["d"]
 
 
 def test_without_two_users_the_main_path_stays():
     cross, single = np.zeros(5), np.ones(5)
-    found = serve_paths(cross, single, np.zeros(5, int), np.zeros(5, int), ["one user", "no user"])
+    found = choose(cross, single, np.zeros(5, int), np.zeros(5, int), ["one user", "no user"])
     for name, difference, n in (("one user", 1.0, 5), ("no user", 0.0, 0)):
         choice = found[name]
         assert (choice.path, choice.difference, choice.n) == ("cross", difference, n)
         assert choice.bound == -np.inf
-    two = serve_paths(cross, single, np.arange(5) // 3, np.zeros(5, int), ["two users"])
+    two = choose(cross, single, np.arange(5) // 3, np.zeros(5, int), ["two users"])
     assert two["two users"].path == "single"  # nothing speaks against it
 
 
@@ -111,7 +116,7 @@ def scores_of(seed: int, targets: int) -> PathScores:
 
 def targets_of(domains: np.ndarray) -> Targets:
     every = np.arange(len(domains))
-    return Targets("valid", every, every, every, domains, every)
+    return Targets("valid", every, every, every, domains, every, every)
 
 
 @pytest.mark.parametrize("ties", ["expected", "pessimistic"])
@@ -124,7 +129,7 @@ def test_the_choice_is_by_the_metric_and_ties_of_the_run_under_full(metric, ties
         target_metrics(own.better, own.tied, ties)[metric]
         for own in (scores[path].ranks["full"] for path in ("cross", "single"))
     ]
-    expected = serve_paths(*values, targets.users, domains, NAMES)
+    expected = choose(*values, targets.users, domains, NAMES)
     assert choose_serving(scores, targets, settings, NAMES) == expected
 
 
@@ -133,9 +138,9 @@ def test_what_is_served_are_the_ranks_and_lists_of_the_chosen_path():
     scores = {path: scores_of(seed, 7) for seed, path in enumerate(("cross", "single", "markov"))}
     starts = np.array([1, 6, 9, 13])
     zeros, ones = np.zeros(30), np.ones(30)
-    choices = serve_paths(zeros, ones, np.arange(30), np.full(30, 1), NAMES)  # b alone by single
+    choices = choose(zeros, ones, np.arange(30), np.full(30, 1), NAMES)  # b alone by single
     assert [choice.path for choice in choices.values()] == ["cross", "single", "cross"]
-    found = add_served(scores, choices, targets_of(domains), starts)
+    found = add_served(scores, choices, ("cross", "single"), targets_of(domains), starts)
     assert list(found) == ["cross", "single", "served", "markov"]
     assert all(found[path] is scores[path] for path in scores)
     for protocol, ranks in found["served"].ranks.items():

@@ -1,6 +1,5 @@
-"""The statistics hold what they promise: on tables by hand, against other ways, in simulation."""
+"""The statistics keep their promises: computed by hand, by other methods, and in simulation."""
 
-import json
 import warnings
 from itertools import product
 
@@ -8,15 +7,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.robustness import significance as simulations
-from src.statistics import significance
-from src.statistics.significance import compare, estimates, holm
+from src.statistics import resampling
+from src.statistics.bootstrap import estimates
+from src.statistics.comparison import compare
+from src.statistics.holm import holm
+from tests.support import simulated_comparisons as simulations
 
 NAMES = ["A", "B", "empty", "C"]
 
 
 def random_targets(seed=0, users=80, targets=200):
-    """first, second, users, domains of targets in three of the four domains; half of them equal."""
+    """first, second, users, domains of targets in three of the four domains; half are equal."""
     rng = np.random.default_rng(seed)
     first, second = rng.random((2, targets))
     second = np.where(rng.random(targets) < 0.5, first, second)
@@ -154,7 +155,7 @@ def test_neither_the_order_of_the_rows_nor_the_block_size_matters(monkeypatch):
     np.testing.assert_allclose(
         numbers(compare(*(column[order] for column in data), NAMES)), numbers(found), atol=1e-12
     )
-    monkeypatch.setattr(significance, "BLOCK", 500)  # six users' samples at a time
+    monkeypatch.setattr(resampling, "BLOCK", 500)  # six users' samples at a time
     by_block = compare(*data, NAMES)
     for name, pair in found.items():
         assert by_block[name].low == pytest.approx(pair.low)
@@ -213,15 +214,3 @@ def test_targets_of_one_user_are_no_independent_witnesses():
     assert within(found.covered[:, -1], 0.95, "about")
     assert not within(naive.p[:, -1] <= 0.05, 0.05, "most")
     assert not within(naive.covered[:, -1], 0.95, "least")
-
-
-def test_the_benchmark_prints_each_promise_and_what_was_found(capsys):
-    simulations.main(["--simulations", "2", "--json"])
-    result = json.loads(capsys.readouterr().out)
-    assert result["simulations"] == 2
-    rows = result["rows"]
-    assert {row["data"].split(",")[0] for row in rows} == set(simulations.KINDS)
-    assert {row["users"] for row in rows} >= set(simulations.USERS)
-    assert all(0 <= row["found"] <= 1 for row in rows)
-    assert all(row["within"] == (row["bounds"][0] <= row["found"] <= row["bounds"][1])
-               for row in rows)  # fmt: skip

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config.names import PROTOCOLS, RELEASED
 from src.config.settings import Settings
 from src.dataset.store.folder import TEST, TRAIN, VALID
-from src.evaluation.evaluator import asked_protocols
-from src.evaluation.path_scores import fit_baselines, score_paths
-from src.evaluation.protocols import PROTOCOLS, RELEASED
+from src.evaluation.path_scores import fit_count_models, score_paths
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import (
@@ -23,9 +22,10 @@ from src.evaluation.targets import (
     target_facts,
     time_starts,
 )
+from src.runs.evaluate import asked_protocols
+from src.training.processes import Process
 from tests.support.builders import make_dataset, make_model
 from tests.support.ranked_data import dataset_of, random_dataset, temporal, with_ids
-from utils import Process
 
 CPU = torch.device("cpu")
 
@@ -187,8 +187,8 @@ def test_nothing_at_or_after_a_target_s_time_reaches_its_scores(dataset, choice,
             for path in PATHS
         ]  # fmt: skip
         baselines = [
-            model.scores(domain, queries.users, queries.ends)
-            for model in fit_baselines(data).values()
+            model.scorer(domain, queries.users, queries.ends, own.times[[row]])(slice(None))
+            for model in fit_count_models(data).values()
             for domain in (0, 1)
         ]
         found.append([*hidden, *baselines])
@@ -232,7 +232,12 @@ def test_ranks_of_a_temporal_split_know_nothing_of_later_items(seed, tmp_path):
     for data in (dataset, other):
         plan = Plan(data, split_targets(data, "test"), protocols, drawn)
         scores = score_paths(
-            Ensemble([model]), model.settings, plan, Process(CPU), fit_baselines(data), lists=False
+            Ensemble([model]),
+            model.settings,
+            plan,
+            Process(CPU),
+            fit_count_models(data),
+            lists=False,
         )
         found.append(
             [

@@ -1,4 +1,4 @@
-"""The encoder's written-out backward pass is the derivative of its forward pass, with dropout."""
+"""The fused expert encoder equals the plain one; its backward pass is the derivative."""
 
 import dataclasses
 import itertools
@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from src.dataset.batching.tiles import attention_tiles
+from src.nn import encoder as plain
 from src.nn.dropout import DropoutMasks
-from src.nn.kernels.encoder import ExpertMixture, Pass, tiles_of
+from src.nn.encoder import LayerWeights, PassOptions
+from src.nn.kernels import encoder as fused
+from src.nn.tiles import tiles_of
 
 LENGTHS = np.array([3, 1, 4, 2, 2])
 HIDDEN, EXPERTS, LAYERS = 4, 2, 2
 CPU = torch.device("cpu")
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def layout():
@@ -23,23 +27,23 @@ def layout():
     return groups, sequence
 
 
-def expert_pass(stacked=False, heads=1, dropout=0.0, attention_dropout=0.0, dtype=torch.float64):
-    groups, sequence = layout()
-    return Pass(
-        tiles=tiles_of(groups, sequence, dtype),
+def pass_options(
+    packed=None, stacked=False, heads=1, dropout=0.0, attention_dropout=0.0, dtype=torch.float64
+):
+    """Options of a forward pass on `packed` (groups, sequence); by default those of `layout`."""
+    return PassOptions(
+        tiles=tiles_of(*(packed or layout()), dtype),
         rows=None,
         heads=heads,
-        product=dtype,
-        masks=DropoutMasks(dropout, CPU),
-        attention_masks=DropoutMasks(attention_dropout, CPU),
-        training=True,
-        compiled=False,
+        dtype=dtype,
+        dropout=DropoutMasks(dropout, CPU),
+        attention_dropout=DropoutMasks(attention_dropout, CPU),
         stacked=stacked,
     )
 
 
-def inputs(seed=0, dtype=torch.float64):
-    """(x, share, weights), all with gradients."""
+def inputs(seed=0, dtype=torch.float64, slots=14):
+    """[x, share, *weights], all with gradients."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape):
@@ -51,13 +55,92 @@ def inputs(seed=0, dtype=torch.float64):
         (h, 4 * h), (1, 4 * h), (4 * h, h), (1, h), (1, h), (1, h),
     ]  # fmt: skip
     weights = [0.5 * random(k, *shape) for _ in range(LAYERS) for shape in shapes]
-    tensors = [random(14, h), random(14, k), *weights]
+    tensors = [random(slots, h), random(slots, k), *weights]
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-def mixture(x, share, *weights, learns=True, **options):
+def layers_of(weights):
+    size = len(LayerWeights._fields)
+    return [LayerWeights(*weights[i : i + size]) for i in range(0, len(weights), size)]
+
+
+def mixture(x, share, *weights, learns=True, encoder=fused, **options):
     torch.manual_seed(1)  # the same masks at every call
-    return ExpertMixture.apply(x, share, expert_pass(**options), learns, *weights)
+    return encoder.expert_mixture(x, share, layers_of(weights), pass_options(**options), learns)
+
+
+def output_and_gradients(tensors, **options):
+    """The mixture, then the gradient of each argument (None where it has none)."""
+    output = mixture(*tensors, **options)
+    (output.square().sum() / 2).backward()
+    return [output.detach(), *(tensor.grad for tensor in tensors)]
+
+
+def random_layout(seed):
+    """Ragged sequences, packed as a batch packs them."""
+    lengths = np.random.default_rng(seed).integers(1, [4, 30, 60][seed], size=12)
+    groups, slots = attention_tiles(lengths)
+    sequence = torch.full((sum(count * length for count, length in groups),), len(lengths))
+    sequence[torch.as_tensor(slots)] = torch.arange(len(lengths)).repeat_interleave(
+        torch.as_tensor(lengths)
+    )
+    return groups, sequence
+
+
+# ------------------------------------------------------------------------ plain and fused
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize(("rate", "attention_rate"), [(0.0, 0.0), (0.5, 0.0), (0.3, 0.2)])
+@pytest.mark.parametrize("learns", [True, False], ids=["learns", "stopped"])
+@pytest.mark.parametrize("batch", [None, 0, 1, 2])
+def test_plain_and_fused_encoders_are_equal(
+    dtype, stacked, heads, rate, attention_rate, learns, batch
+):
+    packed = layout() if batch is None else random_layout(batch)
+    options = {
+        "packed": packed, "stacked": stacked, "heads": heads, "dropout": rate,
+        "attention_dropout": attention_rate, "dtype": dtype, "learns": learns,
+    }  # fmt: skip
+    results = [
+        output_and_gradients(inputs(dtype=dtype, slots=len(packed[1])), encoder=encoder, **options)
+        for encoder in (plain, fused)
+    ]
+    for number, (expected, actual) in enumerate(zip(*results, strict=True)):
+        if number in (0, 2) or learns:  # the output and the gradient of the share always
+            scale = max(1.0, float(expected.abs().max()))
+            tolerance = TOLERANCES[dtype]
+            torch.testing.assert_close(actual, expected, rtol=tolerance, atol=scale * tolerance)
+        else:
+            assert actual is None and expected is None
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_plain_and_fused_encoders_are_equal_where_only_rows_are_needed(stacked, dropout):
+    x, share, *weights = inputs()
+    rows = torch.tensor([11, 0, 3, 8, 10, 5])
+    outputs = []
+    for encoder in (plain, fused):
+        torch.manual_seed(1)
+        options = dataclasses.replace(
+            pass_options(stacked=stacked, dropout=dropout), rows=rows, needs_backward=False
+        )
+        with torch.no_grad():
+            layers = layers_of(weights)
+            outputs.append(encoder.expert_mixture(x, share[rows], layers, options))
+    torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-10)
+
+
+def test_a_stopped_expert_builds_no_graph_on_its_weights():
+    x, share, *weights = inputs()
+    assert mixture(x, share, *weights, encoder=plain, learns=False).requires_grad
+    assert not mixture(x, share.detach(), *weights, encoder=plain, learns=False).requires_grad
+
+
+# ------------------------------------------------------------------------ the fused encoder
 
 
 @pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
@@ -86,13 +169,8 @@ def test_the_backward_pass_is_the_derivative_of_the_forward_pass(
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_experts_in_one_batch_are_the_experts_one_by_one(heads):
-    found = []
-    for stacked in (False, True):
-        tensors = inputs()
-        out = mixture(*tensors, stacked=stacked, heads=heads)
-        out.square().sum().backward()
-        found.append([out.detach(), *(tensor.grad for tensor in tensors)])
-    for one, other in zip(*found, strict=True):
+    results = [output_and_gradients(inputs(), stacked=way, heads=heads) for way in (False, True)]
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
@@ -113,29 +191,30 @@ def test_a_sequence_sees_itself_and_nothing_later():
         changed = x.detach().clone()
         changed[slot] += 1.0
         moved = (mixture(changed, share, *weights) != before).any(1)
-        for place in range(len(sequence)):
-            assert moved[place] == (sequence[place] == sequence[slot] and place >= slot)
+        for other in range(len(sequence)):
+            assert moved[other] == (sequence[other] == sequence[slot] and other >= slot)
 
 
 def test_without_a_gradient_the_rows_alone_are_what_they_are_among_all():
     x, share, *weights = inputs()
     rows = torch.tensor([11, 0, 3, 8, 10, 5])
     for stacked in (False, True):
-        run = dataclasses.replace(expert_pass(stacked), rows=rows, training=False)
+        options = dataclasses.replace(
+            pass_options(stacked=stacked), rows=rows, needs_backward=False
+        )
         with torch.no_grad():
-            some = ExpertMixture.apply(x, share[rows], run, True, *weights)
-        torch.testing.assert_close(some, mixture(x, share, *weights).detach()[rows])
+            at_rows = fused.expert_mixture(x, share[rows], layers_of(weights), options)
+        torch.testing.assert_close(at_rows, mixture(x, share, *weights).detach()[rows])
 
 
-def test_in_bf16_outputs_and_gradients_stay_within_its_precision():
-    found = []
-    for dtype in (torch.float64, torch.bfloat16):
-        tensors = inputs(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-        out = mixture(*tensors, dtype=dtype)
-        out.square().mean().backward()
-        found.append([out.detach(), *(tensor.grad for tensor in tensors)])
-    for exact, rounded in zip(*found, strict=True):
-        error = (rounded.double() - exact).norm() / exact.norm().clamp(min=1e-3)
+@pytest.mark.parametrize("encoder", [plain, fused])
+def test_in_bf16_outputs_and_gradients_stay_within_its_precision(encoder):
+    exact = output_and_gradients(inputs())
+    rounded = output_and_gradients(
+        inputs(dtype=torch.float32), dtype=torch.bfloat16, encoder=encoder
+    )
+    for expected, actual in zip(exact, rounded, strict=True):
+        error = (actual.double() - expected).norm() / expected.norm().clamp(min=1e-3)
         assert error < 0.06  # a product of bf16 numbers errs by 2⁻⁸; two layers, both ways
 
 
@@ -177,9 +256,9 @@ def test_tiles_hold_every_sequence_whole_and_none_twice(seed):
     assert slots.max() < total
     ends = np.cumsum([length for count, length in groups for _ in range(count)])
     for start, end in itertools.pairwise([0, *np.cumsum(lengths)]):
-        own = slots[start:end]
-        assert (np.diff(own) == 1).all()  # one after the other, in time order
-        assert np.searchsorted(ends, own[0], "right") == np.searchsorted(ends, own[-1], "right")
+        run = slots[start:end]
+        assert (np.diff(run) == 1).all()  # one after the other, in time order
+        assert np.searchsorted(ends, run[0], "right") == np.searchsorted(ends, run[-1], "right")
 
 
 def test_few_slots_stay_empty():

@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reference.padded import PaddedSyNCRec, PaddedTrainer, weight_pairs
+from models import MIM_LOSS
+from src.config.names import PROTOCOLS
 from src.config.settings import Settings
 from src.dataset.batching.packing import build_batch
-from src.evaluation.path_scores import fit_baselines, score_paths
-from src.evaluation.protocols import PROTOCOLS
+from src.evaluation.path_scores import fit_count_models, score_paths
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import drawn_candidates, split_targets
+from src.runs import training_state
+from src.training.processes import Process
+from src.training.random_state import seed_everything
 from tests.support.builders import make_model
+from tests.support.padded_model import PaddedSyNCRec, PaddedTrainer, weight_pairs
 from tests.support.ranked_data import DRAWN, random_dataset
-from tests.support.small_benches import padded_batch, small_bench
+from tests.support.step_benches import padded_batch, small_bench
 from trainers import Trainer
-from utils import Process, seed_everything
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
@@ -46,12 +49,12 @@ def test_in_float32_the_model_is_the_padded_oracle(device, loss):
     padded = PaddedSyNCRec.of(model)
     fast = model(bench.batch, coefficients(bench))
     slow = padded(padded_batch(bench), coefficients(bench))
-    for name in ("single", "cross", "mim"):
-        torch.testing.assert_close(
-            getattr(fast, name), getattr(slow, name), rtol=2e-5, atol=2e-5, msg=name
-        )
+    for parts, expected in ((fast.by_path, slow.by_path), (fast.auxiliary, slow.auxiliary)):
+        assert parts.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(parts[name], value, rtol=2e-5, atol=2e-5, msg=name)
     for losses in (fast, slow):
-        (losses.objective + losses.mim).backward()
+        (losses.objective + losses.auxiliary[MIM_LOSS]).backward()
     for parameter, form, own in weight_pairs(model, padded):
         torch.testing.assert_close(
             scaled(form(parameter.grad), own.grad), scaled(own.grad, own.grad),
@@ -71,7 +74,7 @@ def test_bf16_stays_within_its_rounding_of_float32(device, loss):
         with torch.autocast(device, torch.bfloat16):
             rough = model(bench.batch)
     for task in ("single", "cross"):
-        expected, got = getattr(exact, task), getattr(rough, task)
+        expected, got = exact.by_path[task], rough.by_path[task]
         assert expected.std() > 0.1  # the targets do differ
         # bf16 keeps 8 bits; scores are of the order of 1, and their errors have no direction
         assert 0 < (got - expected).abs().max() < 0.08
@@ -93,10 +96,9 @@ def test_training_lowers_the_losses_as_the_oracles_training_does(device, precisi
         got = bench.trainer.model(bench.batch)
         expected = slow.network(padded, coefficients(bench))
     for task in ("single", "cross"):
-        assert getattr(got, task).mean() < 1.3  # 2 ln 2 = 1.386 before
-        torch.testing.assert_close(
-            getattr(got, task).mean(), getattr(expected, task).mean(), rtol=0.02, atol=0.02
-        )
+        loss = got.by_path[task].mean()
+        assert loss < 1.3  # 2 ln 2 = 1.386 before
+        torch.testing.assert_close(loss, expected.by_path[task].mean(), rtol=0.02, atol=0.02)
 
 
 @needs_gpu
@@ -110,7 +112,7 @@ def test_a_split_is_ranked_as_on_the_cpu(tmp_path):
     for device in ("cpu", "cuda"):
         process = Process(torch.device(device))
         plan = Plan(dataset, targets, PROTOCOLS, drawn, process.device)
-        ensemble, baselines = Ensemble([model.to(device)]), fit_baselines(dataset)
+        ensemble, baselines = Ensemble([model.to(device)]), fit_count_models(dataset)
         found[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
     for path, expected in found["cpu"].items():
         got, exact = found["cuda"][path], path in ("popularity", "markov")
@@ -144,7 +146,7 @@ def test_a_training_step_waits_for_the_gpu_once(loss, precision):
     try:
         with warnings.catch_warnings(record=True) as waits:
             warnings.simplefilter("always")
-            trainer.train_step([batch.to(trainer.process.device)], bench.epoch)
+            trainer.train_step([batch.to(trainer.process.device)])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert sum("synchronizing" in str(wait.message) for wait in waits) == 1
@@ -173,19 +175,19 @@ def test_a_run_goes_on_from_its_checkpoint_on_its_device(device, tmp_path):
 
     whole = new_trainer()
     for step in whole.loader.steps(0):
-        whole.train_step(step, whole.sums)
+        whole.train_step(step)
         if whole.progress.position == 3:
-            whole.save(tmp_path / "last.pt")
+            training_state.save(whole, tmp_path / "last.pt")
     again = new_trainer()
-    again.load(tmp_path / "last.pt")
+    training_state.load(again, tmp_path / "last.pt")
     for step in again.loader.steps(0, 3):
-        again.train_step(step, again.sums)
+        again.train_step(step)
     bound = {"rtol": 0, "atol": 0} if device == "cpu" else {"rtol": 1e-4, "atol": 1e-5}
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], value, msg=name, **bound)
     names = dataset.domain_names
     steps = whole.loader.steps_per_epoch
-    rows = [list(one._end_epoch().transfer_step_rows(1, steps, names)) for one in (whole, again)]
+    rows = [list(one.end_epoch().transfer_step_rows(1, steps, names)) for one in (whole, again)]
     assert len(rows[0]) == steps * len(names)
     np.testing.assert_allclose(
         [row[3:] for row in rows[1]], [row[3:] for row in rows[0]], rtol=1e-4, atol=1e-5

@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import SyNCRec
+from models import MIM_LOSS, SyNCRec
 from src.config.settings import Settings
 from src.objective import lc_ntg, sc_mim, step_losses
+from src.training.epoch_statistics import EpochStatistics
+from src.training.processes import Process
 from tests.support.builders import (
     losses_with_gradient,
     make_dataset,
@@ -18,8 +20,7 @@ from tests.support.builders import (
     random_users,
     train_batch,
 )
-from trainers import EpochSums, Trainer
-from utils import Process
+from trainers import Trainer
 
 SIZES = (6, 5, 9, 4)
 STATE = torch.tensor([0.4, -0.1, 0.3, -0.6], dtype=torch.float64)
@@ -27,21 +28,23 @@ STATE = torch.tensor([0.4, -0.1, 0.3, -0.6], dtype=torch.float64)
 
 def make_trainer(dataset, folder, **settings) -> Trainer:
     """A trainer of a small float64 model without dropout, warm-up, clipping or SC-MIM."""
-    defaults = {"hidden": 8, "dropout": 0.0, "max_len": 16, "warmup_steps": 0, "clip_norm": 0.0}
+    defaults = {
+        "hidden": 8, "dropout": 0.0, "max_len": 16, "warmup_steps": 0, "clip_norm": 0.0,
+        "sc_mim": False, "precision": "float64",
+    }  # fmt: skip
     torch.manual_seed(0)
-    settings = Settings(**(defaults | {"sc_mim": False} | settings))
+    settings = Settings(**(defaults | settings))
     trainer = Trainer(settings, dataset, folder, Process(torch.device("cpu")))
-    trainer.model.double()
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return trainer
 
 
-def run_step(trainer, step_batches) -> EpochSums:
-    epoch = EpochSums(len(trainer.dataset.domain_names), trainer.process.device)
-    trainer.train_step(step_batches, epoch)
-    return epoch
+def run_step(trainer, step_batches) -> EpochStatistics:
+    """The statistics of an epoch that is this one step."""
+    trainer.train_step(step_batches)
+    return trainer.end_epoch()
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -70,10 +73,12 @@ def test_three_steps_of_the_gap_state_by_hand():
     ]
     for sums, counts, gap, after in steps:
         sums, counts = torch.tensor(sums).double(), torch.tensor(counts).double()
-        state, found = lc_ntg.lc_ntg_update(state, sums, counts, alpha=0.8, beta=0.2)
+        found = sums / counts
         torch.testing.assert_close(found, torch.tensor(gap).double(), equal_nan=True)
+        state = lc_ntg.lc_ntg_update(state, found, counts, alpha=0.8, beta=0.2)
         torch.testing.assert_close(state, torch.tensor(after).double(), rtol=0, atol=1e-6)
-    gamma, weights = lc_ntg.lc_ntg_weights(state, temperature=0.5, floor=0.25)
+    gamma = lc_ntg.lc_ntg_gamma(state, temperature=0.5)
+    weights = lc_ntg.lc_ntg_weights(gamma, floor=0.25)
     # e^(s / τ) = e^.786667, e^−.266667, e^−.933333 = 2.196063, .765928, .393240; sum 3.355231
     expected = torch.tensor([0.654519, 0.228279, 0.117202]).double()
     torch.testing.assert_close(gamma, expected, rtol=0, atol=2e-6)
@@ -84,10 +89,9 @@ def test_three_steps_of_the_gap_state_by_hand():
 def test_a_domains_weight_falls_as_its_gap_falls_and_never_below_the_floor():
     found = []
     for gap in (2.0, 0.5, 0.0, -0.5, -2.0, -50.0):
-        counts = torch.ones(4)
-        sums = torch.tensor([0.0, gap, 0.2, -0.2])
-        state, _ = lc_ntg.lc_ntg_update(torch.full((4,), 0.25), sums, counts, 0.9, 0.1)
-        found.append(lc_ntg.lc_ntg_weights(state, temperature=0.3, floor=0.2)[1])
+        gaps = torch.tensor([0.0, gap, 0.2, -0.2])
+        state = lc_ntg.lc_ntg_update(torch.full((4,), 0.25), gaps, torch.ones(4), 0.9, 0.1)
+        found.append(lc_ntg.lc_ntg_weights(lc_ntg.lc_ntg_gamma(state, 0.3), floor=0.2))
     falling = [float(weights[1]) for weights in found]
     assert all(before > after for before, after in itertools.pairwise(falling))
     assert falling[-1] == pytest.approx(0.2, abs=1e-6)
@@ -97,12 +101,14 @@ def test_a_domains_weight_falls_as_its_gap_falls_and_never_below_the_floor():
 
 @pytest.mark.parametrize("floor", [0.0, 0.5, 1.0])
 def test_a_uniform_state_weighs_all_domains_one(floor):
-    _, weights = lc_ntg.lc_ntg_weights(torch.full((3,), 0.7), temperature=0.1, floor=floor)
+    gamma = lc_ntg.lc_ntg_gamma(torch.full((3,), 0.7), temperature=0.1)
+    weights = lc_ntg.lc_ntg_weights(gamma, floor)
     torch.testing.assert_close(weights, torch.ones(3))
 
 
 def test_floor_one_is_uniform_whatever_the_state():
-    _, weights = lc_ntg.lc_ntg_weights(STATE * 100, temperature=0.1, floor=1.0)
+    gamma = lc_ntg.lc_ntg_gamma(STATE * 100, temperature=0.1)
+    weights = lc_ntg.lc_ntg_weights(gamma, floor=1.0)
     assert torch.equal(weights, torch.ones_like(STATE))
 
 
@@ -155,7 +161,7 @@ def test_four_training_steps_follow_the_equations_with_accumulation(tmp_path):
     state = [1 / 4] * 4
     for first, second in (([0, 1], [2]), ([3], [4, 5]), ([1, 2, 3], [0]), ([6], [7])):
         step_batches = [trainer.loader.batch([np.array(part)], 0) for part in (first, second)]
-        torch.testing.assert_close(model.gap_state.tolist(), state, rtol=0, atol=1e-6)
+        torch.testing.assert_close(trainer.gap.state.tolist(), state, rtol=0, atol=1e-6)
         shares = [math.exp(s / TAU) for s in state]
         weights = [FLOOR + (1 - FLOOR) * 4 * share / sum(shares) for share in shares]
         rows = target_losses(model, step_batches)
@@ -170,7 +176,7 @@ def test_four_training_steps_follow_the_equations_with_accumulation(tmp_path):
             gaps = [float(one.detach() - other.detach()) for d, one, other in rows if d == domain]
             if gaps:
                 state[domain] = ALPHA * state[domain] + BETA * sum(gaps) / len(gaps)
-    torch.testing.assert_close(model.gap_state.tolist(), state, rtol=0, atol=1e-6)
+    torch.testing.assert_close(trainer.gap.state.tolist(), state, rtol=0, atol=1e-6)
     assert {d for d, *_ in rows} == {0, 1}
     assert max(state) - min(state) > 0.05  # the trace moved
 
@@ -179,7 +185,7 @@ def test_four_training_steps_follow_the_equations_with_accumulation(tmp_path):
 def test_without_the_correction_the_cross_loss_is_the_plain_mean(how, tmp_path):
     dataset = make_dataset(random_users(22), SIZES)
     trainer = make_trainer(dataset, tmp_path, **(CORRECTION | how))
-    trainer.model.gap_state.copy_(STATE)
+    trainer.gap.state.copy_(STATE)
     batch = trainer.loader.batch([np.arange(dataset.users)], 0)
     found = losses_with_gradient(trainer.model, batch)
     (found["cross"].mean() + LAMBDA_SINGLE * found["single"].mean()).backward()
@@ -193,10 +199,25 @@ def test_an_uneven_state_does_change_the_cross_loss(tmp_path):
     found = []
     for state in (torch.full((4,), 0.25), STATE):
         trainer = make_trainer(dataset, tmp_path, **CORRECTION)
-        trainer.model.gap_state.copy_(state)
+        trainer.gap.state.copy_(state)
         run_step(trainer, [trainer.loader.batch([np.arange(dataset.users)], 0)])
         found.append(gradients(trainer.model)["experts.cross.layers.0.widen.weight"])
     assert (found[0] - found[1]).abs().max() > 1e-4
+
+
+def test_a_beta_of_zero_freezes_the_weights_and_the_default_moves_them(tmp_path):
+    dataset = make_dataset(random_users(23, count=11), SIZES)
+    for beta in (0.0, None):
+        trainer = make_trainer(dataset, tmp_path, batch_size=4, lc_ntg_beta=beta)
+        gammas = [row[-2] for row in trainer.train_epoch().transfer_rows(1, dataset.domain_names)]
+        spread = float(trainer.gap.gamma.max() - trainer.gap.gamma.min())
+        weights = trainer.weighting.weights()
+        if beta is None:
+            assert spread > 0.01 and max(gammas) - min(gammas) > 0.01
+        else:
+            assert gammas == pytest.approx([1 / 4] * 4)
+            assert spread == 0
+            torch.testing.assert_close(weights, torch.ones_like(weights))
 
 
 def test_two_accumulated_batches_of_n_users_train_like_one_of_2n(tmp_path):
@@ -210,8 +231,8 @@ def test_two_accumulated_batches_of_n_users_train_like_one_of_2n(tmp_path):
         assert trainer.progress.step == 3
         assert (trainer.model.item_table - start).abs().max() > 1e-3
     assert_same_gradients(gradients(parts.model), gradients(whole.model))
-    expected = whole.model.state_dict()
-    for name, value in parts.model.state_dict().items():
+    expected = whole.model.state_dict() | {"s": whole.gap.state}
+    for name, value in (parts.model.state_dict() | {"s": parts.gap.state}).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5, msg=name)
 
 
@@ -222,10 +243,10 @@ def test_duplicating_the_batch_or_splitting_it_leaves_both_losses_unchanged(loss
     found = []
     for parts in ([users], [np.concatenate([users, users])], [users[:2], users[2:3], users[3:]]):
         trainer = make_trainer(dataset, tmp_path, loss=loss)
-        trainer.model.gap_state.copy_(STATE)
+        trainer.gap.state.copy_(STATE)
         epoch = run_step(trainer, [trainer.loader.batch([part], 0) for part in parts])
         rows = {row[:3]: row[3] for row in epoch.loss_rows(dataset.domain_names)}
-        found.append((gradients(trainer.model), rows, trainer.model.gap_state.clone()))
+        found.append((gradients(trainer.model), rows, trainer.gap.state.clone()))
     for got, rows, state in found[1:]:
         assert_same_gradients(got, found[0][0])
         assert rows == pytest.approx(found[0][1], rel=1e-5)
@@ -337,9 +358,10 @@ def test_a_components_flag_leaves_the_rest_bit_equal(without):
     assert less.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in less.state_dict().items())
     before, after = full(batch), less(batch)
-    assert torch.equal(before.single, after.single)
-    assert torch.equal(before.cross, after.cross)
-    assert bool(after.mim) is ("sc_mim" not in without)
+    for path in ("single", "cross"):
+        assert torch.equal(before.by_path[path], after.by_path[path])
+    assert list(after.auxiliary) == [MIM_LOSS] * ("sc_mim" not in without)
+    assert all(after.auxiliary.values())
 
 
 def test_the_domain_query_adds_one_table_and_leaves_the_other_first_weights():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from models import MIM_LOSS
 from src.dataset.batching.loader import Loader
-from src.nn.kernels.encoder import tiles_of
+from src.nn.tiles import tiles_of
 from src.objective.sc_mim import sc_mim
 from tests import oracle
 from tests.support.builders import (
@@ -19,6 +20,7 @@ from tests.support.builders import (
 SIZES = (6, 5, 9, 4)
 VARIANTS = {
     "default": {},
+    "plain kernels": {"kernels": "plain"},
     "bce": {"loss": "bce"},
     "one layer, two heads": {"layers": 1, "heads": 2},
     "sequence gate": {"gate": "sequence"},
@@ -67,12 +69,12 @@ def both_ways(users, dtype, sizes=SIZES, **settings):
     outputs = {
         "h_single": (model.outputs(batch, "single"), torch.stack([found[p][2] for p in order])),
         "h_cross": (model.outputs(batch, "cross"), torch.stack([found[p][3] for p in order])),
-        "single": (fast.single, slow[0]),
-        "cross": (fast.cross, slow[1]),
+        "single": (fast.by_path["single"], slow[0]),
+        "cross": (fast.by_path["cross"], slow[1]),
         "objective": (fast.objective, slow_objective),
-        "mim": (fast.mim, slow_mim.to(dtype)),
+        "mim": (fast.auxiliary[MIM_LOSS], slow_mim.to(dtype)),
     }
-    grads = gradients(fast.objective, fast.mim), gradients(slow_objective, slow_mim)
+    grads = gradients(fast.objective, fast.auxiliary[MIM_LOSS]), gradients(slow_objective, slow_mim)
     return outputs, grads
 
 
@@ -161,7 +163,7 @@ def test_the_experts_start_distinct_and_share_experts_makes_them_one():
     inputs = shared.embed(view, "cross", shared.item_rows(view.inputs))
     tiles = tiles_of(view.tiles, view.sequence_ids, inputs.dtype)
     alone = shared.experts["shared"](inputs, inputs.new_ones(len(inputs), 1), tiles)
-    mixture = shared.mix(inputs, view, torch.arange(len(inputs)), "cross")
+    mixture = shared.acmoe(inputs, view, torch.arange(len(inputs)), "cross")
     torch.testing.assert_close(mixture, alone)  # the mixture is its single encoder
 
 
@@ -289,9 +291,10 @@ def test_a_process_without_a_user_in_the_batch_adds_nothing(mode, gate, loss):
     losses = model(
         batch, dict.fromkeys(model.tasks, none), lambda own: [others for _ in batch.mim_pairs]
     )
-    (losses.objective + losses.mim).backward()
+    (losses.objective + sum(losses.auxiliary.values())).backward()
     assert losses.objective.item() == 0
-    assert (losses.mim.item() != 0) == (model.settings.mode == "syncrec")
+    assert list(losses.auxiliary) == [MIM_LOSS] * (model.settings.mode == "syncrec")
+    assert all(value.item() != 0 for value in losses.auxiliary.values())
     for name, parameter in model.named_parameters():
         if name != "critics" and parameter.grad is not None:
             assert not parameter.grad.any(), name

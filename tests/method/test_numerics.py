@@ -1,16 +1,23 @@
-"""Other ways to compute the same steps: deterministic, bf16, compiled."""
+"""Other ways to compute the same steps: plain code, deterministic, bf16, compiled."""
 
+import csv
 import shutil
 
 import pytest
 import torch
 
 from tests.support.command_runs import make_data, train
-from tests.support.small_benches import small_bench
+from tests.support.step_benches import small_bench
 from utils import start_process
 
 STEPS = 6
+FUSED = {"_ExpertMixtureBackward", "_SoftmaxLossBackward"}  # their nodes in the graph
 NUMBERS = {"dtype": torch.float32, "users": 30, "hidden": 16, "layers": 1, "noise": 0.0, "lr": 3e-3}
+
+
+def summed_losses(bench) -> torch.Tensor:
+    """[paths] the losses of all targets that were trained on, added up."""
+    return torch.stack([sums.sum() for sums in bench.trainer.statistics.losses.values()])
 
 
 def losses_and_weights(**changes) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -18,10 +25,39 @@ def losses_and_weights(**changes) -> tuple[torch.Tensor, dict[str, torch.Tensor]
     bench = small_bench(**(NUMBERS | changes))
     losses = []
     for _ in range(STEPS):
-        before = bench.epoch.losses.sum(1)
+        before = summed_losses(bench)
         bench.step()
-        losses.append((bench.epoch.losses.sum(1) - before) / bench.tokens)
+        losses.append((summed_losses(bench) - before) / bench.tokens)
     return torch.stack(losses), dict(bench.trainer.model.named_parameters())
+
+
+@pytest.mark.parametrize(("kernels", "hand_written"), [("plain", set()), ("fused", FUSED)])
+def test_the_setting_selects_the_kernels(kernels, hand_written):
+    bench = small_bench(kernels=kernels, loss="ce")
+    waiting, nodes = [bench.trainer.model(bench.batch).objective.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    assert {node.name() for node in nodes} & FUSED == hand_written
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_a_run_with_plain_kernels_is_the_run(precision, tolerance, tmp_path):
+    """The losses of an epoch of ten steps, with dropout and both views."""
+    data, losses = make_data(tmp_path), []
+    for kernels in ("plain", "fused"):
+        options = (
+            f"--kernels={kernels}", f"--precision={precision}", "--batch_size=5", "--lr=0.01",
+            "--warmup_steps=0", "--attention_dropout=0.2", "--layers=2",
+        )  # fmt: skip
+        run = train(data, tmp_path, kernels, *options)
+        with (run / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+        losses.append(torch.tensor([float(row["value"]) for row in rows], dtype=torch.float64))
+    assert len(losses[0]) > 6  # each domain in each view
+    torch.testing.assert_close(*losses, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

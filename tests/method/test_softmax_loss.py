@@ -1,4 +1,4 @@
-"""The softmax loss is cross-entropy, values and gradients, in tiles and without wide tensors."""
+"""The fused softmax loss equals the plain one, in tiles and without wide tensors."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.nn.kernels import softmax_loss as kernel
+from src.nn.softmax_loss import softmax_loss
 
 COUNTS, ITEMS = (5, 0, 3, 11), (7, 4, 40, 3)
 
@@ -59,14 +60,8 @@ def one_domain(targets, items, hidden, dtype=torch.float32):
     )
 
 
-def torchs(rows, table, targets, spans, coefficients):
-    """The same by torch's own cross-entropy on all logits of a domain."""
-    parts = [
-        F.cross_entropy(rows[own] @ table[items].T, targets[own] - items.start, reduction="none")
-        for own, items in spans
-    ]
-    values = torch.cat(parts)
-    return (coefficients * values).sum(), values
+def plain(*case):
+    return softmax_loss(*case, kernels="plain")
 
 
 def with_gradients(function, rows, table, *rest, scale=1.0):
@@ -75,8 +70,8 @@ def with_gradients(function, rows, table, *rest, scale=1.0):
     return objective, values, *torch.autograd.grad(scale * objective, (rows, table))
 
 
-def assert_same(found, expected, tolerance):
-    for got, want in zip(found, expected, strict=True):
+def assert_same(actual, expected, tolerance):
+    for got, want in zip(actual, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
@@ -87,27 +82,55 @@ def relative(got, want):
 @pytest.mark.parametrize(
     "dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 4e-6)], ids=["float64", "float32"]
 )
-def test_losses_and_gradients_are_those_of_torchs_cross_entropy(tiling, dtype, tolerance):
+def test_fused_losses_and_gradients_are_the_plain_ones(tiling, dtype, tolerance):
     """With coefficients below, at and above 0, and a domain without targets."""
     case = softmax_case(dtype)
     assert bool((case[-1] < 0).any() and (case[-1] == 0).any())
-    found = with_gradients(kernel.softmax_loss, *case, scale=-0.7)
-    assert_same(found, with_gradients(torchs, *case, scale=-0.7), tolerance)
-    assert found[3].abs().max() > 0.1
-    assert not found[3][[0, *range(8, 12)]].any()  # padding, and the domain without targets
+    actual = with_gradients(kernel.softmax_loss, *case, scale=-0.7)
+    assert_same(actual, with_gradients(plain, *case, scale=-0.7), tolerance)
+    assert actual[3].abs().max() > 0.1
+    assert not actual[3][[0, *range(8, 12)]].any()  # padding, and the domain without targets
+
+
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+@pytest.mark.parametrize("one_span", [False, True], ids=["several spans", "one span"])
+def test_losses_and_gradients_are_those_of_the_softmax_written_out(kernels, one_span):
+    """ℓ = logsumexp − logit of the target; ∂ℓ/∂logits = softmax − one-hot."""
+    hidden, table, targets, spans, coefficients = softmax_case(torch.float64)
+    if one_span:
+        spans = [(slice(0, sum(COUNTS)), slice(1, 1 + sum(ITEMS)))]
+    with torch.no_grad():
+        allowed = torch.zeros(len(targets), len(table), dtype=torch.bool)
+        for span, items in spans:
+            allowed[span, items] = True
+        logits = (hidden @ table.T).masked_fill(~allowed, -torch.inf)  # [N, V + 1]
+        onehot = F.one_hot(targets, len(table))
+        losses = logits.logsumexp(1) - (hidden * table[targets]).sum(1)
+        logits_gradient = coefficients[:, None] * (logits.softmax(1) - onehot)
+        expected = (
+            coefficients @ losses,
+            losses,
+            logits_gradient @ table,
+            logits_gradient.T @ hidden,
+        )
+    actual = with_gradients(
+        lambda *case: softmax_loss(*case, kernels), hidden, table, targets, spans, coefficients
+    )
+    assert_same(actual, expected, 1e-10)
+    assert actual[0].requires_grad and not actual[1].requires_grad
 
 
 def test_one_pass_over_the_logits_and_two_give_the_same(monkeypatch):
     case = one_domain(70, 300, 8, torch.float64)
-    found = []
+    results = []
     for elements, least in ((2**22, 32), (304 * 40, 32), (304 * 20, 32), (304 * 20, 1)):
         set_tiling(monkeypatch, elements, least=least)
-        found.append(with_gradients(kernel.softmax_loss, *case))
+        results.append(with_gradients(kernel.softmax_loss, *case))
     shapes = [kernel._tile_shape(70, 300)[1]]
     set_tiling(monkeypatch, 304 * 20)
     assert kernel._tile_shape(70, 300)[1] < shapes[0] == 300  # the items were cut, and were not
-    for other in found[1:]:
-        assert_same(other, found[0], 1e-12)
+    for other in results[1:]:
+        assert_same(other, results[0], 1e-12)
 
 
 class Repeated(torch.autograd.Function):
@@ -123,8 +146,8 @@ class Repeated(torch.autograd.Function):
     def backward(ctx, gradient):
         rows, table, *rest = ctx.inputs
         with torch.enable_grad():
-            found = with_gradients(kernel.softmax_loss, rows, table, *rest, scale=gradient)
-        return *found[2:], None, None, None
+            actual = with_gradients(kernel.softmax_loss, rows, table, *rest, scale=gradient)
+        return *actual[2:], None, None, None
 
 
 def test_the_gradient_passes_the_numerical_check(tiling):
@@ -142,12 +165,12 @@ def test_extreme_logits_stay_exact(tiling, dtype):
     case = rows, table, targets, spans, coefficients
     logits = rows @ table.T
     assert logits.max() > 9.9e3 and logits.min() < -9.9e3
-    found = with_gradients(kernel.softmax_loss, *case)
-    assert all(bool(part.isfinite().all()) for part in found)
-    assert bool((found[1] >= 0).all()) and found[1].max() > 1e4
-    expected = with_gradients(torchs, *(part.double() if part is rows or part is table else part
+    actual = with_gradients(kernel.softmax_loss, *case)
+    assert all(bool(part.isfinite().all()) for part in actual)
+    assert bool((actual[1] >= 0).all()) and actual[1].max() > 1e4
+    expected = with_gradients(plain, *(part.double() if part is rows or part is table else part
                                         for part in case))  # fmt: skip
-    for got, want in zip(found, expected, strict=True):
+    for got, want in zip(actual, expected, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-3)
 
 
@@ -156,15 +179,15 @@ def test_bf16_autocast_stays_within_the_rounding_of_its_products(elements, monke
     set_tiling(monkeypatch, elements)
     case = softmax_case(torch.float32, hidden=32)
     rows, table, *rest = case
-    exact = with_gradients(torchs, rows.double(), table.double(), *rest)
+    exact = with_gradients(plain, rows.double(), table.double(), *rest)
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(kernel.softmax_loss, *case)
-    assert all(part.dtype == torch.float32 for part in found)
+        actual = with_gradients(kernel.softmax_loss, *case)
+    assert all(part.dtype == torch.float32 for part in actual)
     # bf16 keeps 8 bits: inputs and logits (up to ~20 here) are each off by at most 1 in 2⁹
-    assert (found[1] - exact[1]).abs().max() < 20 * 3 * 2**-9
-    for got, want in zip(found[2:], exact[2:], strict=True):
+    assert (actual[1] - exact[1]).abs().max() < 20 * 3 * 2**-9
+    for got, want in zip(actual[2:], exact[2:], strict=True):
         assert relative(got, want) < 0.02
-    assert relative(found[3], with_gradients(torchs, *case)[3]) > 1e-4  # bf16 it was
+    assert relative(actual[3], with_gradients(plain, *case)[3]) > 1e-4  # bf16 it was
 
 
 def test_in_bf16_a_target_that_is_nearly_certain_still_gets_its_gradient():
@@ -172,29 +195,29 @@ def test_in_bf16_a_target_that_is_nearly_certain_still_gets_its_gradient():
     rows = torch.tensor([[1.0, 0.0]], requires_grad=True)
     table = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.375, 0.0]], requires_grad=True)
     case = rows, table, torch.tensor([1]), [(slice(0, 1), slice(1, 3))], torch.ones(1)
-    exact = with_gradients(torchs, *case)
+    exact = with_gradients(plain, *case)
     assert 3e-4 < exact[1].item() < 6e-4
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(kernel.softmax_loss, *case)
-    for got, want in zip(found[2:], exact[2:], strict=True):
+        actual = with_gradients(kernel.softmax_loss, *case)
+    for got, want in zip(actual[2:], exact[2:], strict=True):
         assert relative(got, want) < 0.02
 
 
 def test_bf16_inputs_get_bf16_gradients_summed_in_float32():
     case = one_domain(40, 30, 8)
     rows, table = (part.detach().bfloat16().requires_grad_() for part in case[:2])
-    found = with_gradients(kernel.softmax_loss, rows, table, *case[2:])
-    assert [part.dtype for part in found] == [torch.float32] * 2 + [torch.bfloat16] * 2
-    expected = with_gradients(torchs, rows.float(), table.float(), *case[2:])
-    for got, want in zip(found, expected, strict=True):
+    actual = with_gradients(kernel.softmax_loss, rows, table, *case[2:])
+    assert [part.dtype for part in actual] == [torch.float32] * 2 + [torch.bfloat16] * 2
+    expected = with_gradients(plain, rows.float(), table.float(), *case[2:])
+    for got, want in zip(actual, expected, strict=True):
         assert relative(got.float(), want) < 0.02
 
 
 def test_float64_stays_float64_under_autocast():
     case = softmax_case(torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(kernel.softmax_loss, *case)
-    assert_same(found, with_gradients(torchs, *case), 1e-10)
+        actual = with_gradients(kernel.softmax_loss, *case)
+    assert_same(actual, with_gradients(plain, *case), 1e-10)
 
 
 # ------------------------------------------------------------------------ what it costs
@@ -245,7 +268,7 @@ def test_only_the_work_that_is_asked_for_is_done(wanted, least, products, monkey
     rows, table, *rest = one_domain(64, 120, 4)
     rows.requires_grad_(wanted in ("both", "rows", "no_grad"))
     table.requires_grad_(wanted in ("both", "table", "no_grad"))
-    expected = torchs(rows, table, *rest)
+    expected = plain(rows, table, *rest)
     height, width = kernel._tile_shape(64, 120)
     tiles = -(-64 // height) * -(-120 // width)
     with Watch() as seen, torch.set_grad_enabled(wanted != "no_grad"):
@@ -286,13 +309,15 @@ def test_losses_carry_no_gradient_and_a_second_backward_pass_is_refused():
         objective.backward()
 
 
-def test_without_targets_the_objective_is_zero():
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+def test_without_targets_the_objective_is_zero(kernels):
     rows, table = torch.zeros(0, 4, requires_grad=True), torch.ones(9, 4, requires_grad=True)
     none = torch.zeros(0)
-    objective, values = kernel.softmax_loss(rows, table, none.long(), [], none)
+    objective, values = softmax_loss(rows, table, none.long(), [], none, kernels)
     objective.backward()
     assert objective.item() == 0 and len(values) == 0
-    assert not table.grad.any() and rows.grad.shape == (0, 4)
+    assert rows.grad.shape == (0, 4)
+    assert table.grad is None or not table.grad.any()
 
 
 @pytest.mark.parametrize("elements", [2**22, 512], ids=["one pass", "two passes"])
@@ -302,7 +327,7 @@ def test_no_operation_waits_for_a_value(elements, monkeypatch):
     case = one_domain(64, 120, 4)
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         tensors = [mode.from_tensor(part) if torch.is_tensor(part) else part for part in case]
-        found = with_gradients(kernel.softmax_loss, *tensors)
+        actual = with_gradients(kernel.softmax_loss, *tensors)
         with pytest.raises(DataDependentOutputException):
-            found[0].item()
-    assert [part.shape for part in found] == [(), (64,), (64, 4), (121, 4)]
+            actual[0].item()
+    assert [part.shape for part in actual] == [(), (64,), (64, 4), (121, 4)]

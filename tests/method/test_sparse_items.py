@@ -8,11 +8,12 @@ import torch
 
 from src.config.settings import Settings
 from src.io.errors import UserError
-from src.training.epoch_statistics import EpochSums
+from src.runs import training_state
+from src.runs.lifecycle import check_trainable
 from src.training.optimizer import clip_gradients, gradient_values
+from src.training.processes import Process
 from tests.support.builders import make_dataset
 from trainers import Trainer
-from utils import Process
 
 SIZES = (6, 5)
 USERS = [([1, 2, 7], [0, 0, 1]), ([2, 8, 3, 2], [0, 1, 0, 0]), ([4, 9, 10], [0, 1, 1])]
@@ -32,7 +33,7 @@ def make_trainer(folder: Path, *, sparse: bool, clip_norm: float = 0.0) -> Train
 def step(trainer: Trainer, users: list[int]) -> set[int]:
     """Train on some users; returns the rows of the item table that they need."""
     batch = trainer.loader.batch([np.array(users)], 0)
-    trainer.train_step([batch], EpochSums(2, trainer.process.device))
+    trainer.train_step([batch])
     parts = (batch.cross.inputs, batch.single.inputs, batch.targets, batch.negatives)
     return set(torch.cat(parts).tolist())
 
@@ -69,9 +70,9 @@ def test_the_rows_of_an_earlier_batch_stand_still(tmp_path):
 def test_a_resumed_run_has_the_moments_of_the_items_too(tmp_path):
     whole = make_trainer(tmp_path, sparse=True)
     step(whole, [0, 1])
-    whole.save(tmp_path / "last.pt")
+    training_state.save(whole, tmp_path / "last.pt")
     parts = make_trainer(tmp_path, sparse=True)
-    parts.load(tmp_path / "last.pt")
+    training_state.load(parts, tmp_path / "last.pt")
     for trainer in (whole, parts):
         step(trainer, [1, 2])
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
@@ -95,8 +96,8 @@ def test_gradients_are_clipped_by_their_common_norm_whatever_their_layout(bound)
     torch.testing.assert_close(other.grad, plain.grad)
 
 
-def test_several_processes_are_refused(tmp_path):
+def test_several_processes_are_refused():
     settings = Settings(loss="bce", sparse_items=True, hidden=8)
     process = Process(torch.device("cpu"), rank=0, processes=2)
     with pytest.raises(UserError, match="--sparse_items runs in one process"):
-        Trainer(settings, make_dataset(USERS, SIZES), tmp_path, process)
+        check_trainable(settings, make_dataset(USERS, SIZES), process)

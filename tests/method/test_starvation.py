@@ -9,8 +9,9 @@ import pytest
 from src.config.settings import Settings
 from src.dataset.generator import SyntheticConfig, generate
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
+from src.training.random_state import seed_everything
 from trainers import Trainer
-from utils import seed_everything, start_process
+from utils import start_process
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "planted.csv"
 RELATEDNESS = (1.0, 0.5, 0.0)
@@ -52,9 +53,10 @@ def cross_losses(dataset: Dataset, folder: Path, **weighting) -> np.ndarray:
     trainer = Trainer(settings, dataset, folder, start_process("cpu"))
     for _ in range(settings.max_epochs):
         epoch = trainer.train_epoch()
-    return (epoch.losses[1] / epoch.counts).numpy()
+    return (epoch.losses["cross"] / epoch.counts).numpy()
 
 
+@pytest.mark.nightly
 def test_with_the_defaults_no_domain_starves_and_without_a_floor_one_does(tmp_path):
     dataset = planted_dataset()
     uniform = cross_losses(dataset, tmp_path, lc_ntg=False)

@@ -13,10 +13,10 @@ from src.evaluation.rank_counts import SIDES
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import drawn_candidates, split_targets
 from src.io.errors import UserError
+from src.training.processes import Process
 from tests.support.builders import make_dataset
 from tests.support.ranked_data import with_ids
 from trainers import Trainer
-from utils import Process
 
 SIZES = (40, 15, 60, 8)
 NEGATIVES = 12

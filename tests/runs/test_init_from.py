@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.support.command_runs import ROOT, command, contents, failing, flags
+from tests.support.command_runs import data_step, ROOT, command, contents, failing, flags
 from tests.support.builders import make_model
 from tests.support.data_logs import DAY, make, write_log
 
 import main as training
-import make_dataset
 import recommend
 from models import SyNCRec
 from src.config.cli import config_defaults
 from src.dataset.store.folder import open_dataset
-from src.report.finished_runs import group_by_seed, read_runs
+from src.report.finished_runs import read_runs
+from src.report.seed_groups import group_seeds
 from src.config.settings import MODES, Settings
 from src.runs.warm_start import NEW, Vocabulary, carry_over, match_domains, match_items, rows_of
 from trainers import Trainer
@@ -314,7 +314,7 @@ def test_seeds_that_start_from_runs_of_their_own_are_one_model(months, former, r
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"init_from": str(former)}))
     folders = [runs / "t" / name for name in ("november-seed1", "november-seed2", "other-seed2")]
-    models = group_by_seed(read_runs(folders))
+    models = group_seeds(read_runs(folders))
     assert [(model.label, len(model.runs)) for model in models] == [
         ("november", 2),
         ("other-seed2", 1),
@@ -391,6 +391,7 @@ def test_a_gpu_starts_from_the_same_weights(months, former, runs):
     assert values[1] == pytest.approx(values[0], abs=1e-3)
 
 
+@pytest.mark.nightly
 def test_two_processes_start_from_the_same_weights(months, former, runs):
     command(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "main.py",
@@ -406,14 +407,13 @@ def test_two_processes_start_from_the_same_weights(months, former, runs):
             assert float(second["value"]) == pytest.approx(float(first["value"]), rel=1e-4)
 
 
+@pytest.mark.nightly
 def test_the_bundled_log_is_retrained_month_by_month(tmp_path):
     """docs/retraining.md's loop at a tiny size: three datasets, three runs, each from the last."""
     runs, former = tmp_path / "runs", ()
     for month in ("202310", "202311", "202312"):
         data = tmp_path / month
-        make_dataset.main(
-            ["--data_name=amazon", f"--strd_ym={month}", f"--out_dir={data}", "--threads=1"]
-        )
+        data_step("--data_name=amazon", f"--strd_ym={month}", f"--out_dir={data}", "--threads=1")
         tiny = ("--batch_size=512", "--sampled_negatives=0", "--protocol", "full", *former)
         training.main(flags(data, runs, f"--run_name={month}", "--eval_users=1000", *tiny))
         former = (f"--init_from={runs / 'amazon' / month}",)

@@ -1,27 +1,25 @@
-"""A large catalogue: no table of items is held twice, and the benchmarks say what is held."""
+"""A large catalogue: no table of items is held twice, and a sparse step makes none."""
 
 import gc
-import json
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.support.command_runs import make_data, train
+from tests.support import step_benches
 from tests.support.builders import make_dataset
 
 import main
-from benchmarks.memory import catalogue
-from benchmarks.memory import catalogue_memory
-from benchmarks.memory import catalogue_run
-from benchmarks.speed import softmax
-from models import SyNCRec, own_draws
+from models import SyNCRec
+from src.nn.initialization import own_stream
 from src.runs.checkpoints import load_checkpoint
 from src.config.settings import Settings
+from src.training.processes import Process
 
 CPU = torch.device("cpu")
 SPARSE = ("--loss=bce", "--sparse_items")
-KEYS = ("peak_mib", "tables_mib", "beyond_mib", "growth_mib")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def is_mapped(path: Path) -> bool:
 def test_the_item_table_of_a_seed_stays_what_it_was():
     settings = Settings(hidden=8, seed=7)
     model = SyNCRec(settings, make_dataset([([1, 5], [0, 1])], (4, 30)).item_starts.tolist())
-    with own_draws(7, "items"):
+    with own_stream(7, "items"):
         expected = torch.randn(35, 8) * 0.02
     assert torch.equal(model.item_table, expected)
 
@@ -78,56 +76,17 @@ def test_the_moments_are_gone_when_a_run_is_scored(data, tmp_path, monkeypatch):
     assert alive == [False, False]
 
 
-# ------------------------------------------------------------------------ the benchmarks
-
-
-def alone(capsys, part: str, items: int = 50) -> dict:
-    """What catalogue_memory.py prints of a part."""
-    capsys.readouterr()
-    flags = [f"--items={items}", "--hidden=8", "--batch=4", "--rounds=2", "--threads=1"]
-    catalogue_memory.main([f"--part={part}", "--device=cpu", *flags])
-    return json.loads(capsys.readouterr().out)
-
-
-@pytest.mark.parametrize(("part", "tables"), [("train", 3), ("ce", 4), ("eval", 1)])
-def test_the_tables_of_a_part_are_counted_to_the_byte(capsys, part, tables):
-    found = alone(capsys, part)
-    assert found["tables"] == tables
-    assert found["tables_mib"] * 2**20 == tables * 51 * 8 * 4
-    assert found["peak_mib"] > 50
-    assert len(found["times"]) == 2
-
-
-def test_catalogue_says_what_is_beyond_the_tables_and_how_far_it_grew(capsys):
-    sizes = ["--items", "50", "400", "--hidden=8", "--batch=4", "--rounds=1", "--threads=1"]
-    catalogue.main(["--json", "--device=cpu", "--skip_dense", "--memory", "train", *sizes])
-    result = json.loads(capsys.readouterr().out)
-    peak, tables, beyond, growth = (result[key] for key in KEYS)
-    assert [size * 2**20 for size in tables] == [3 * 51 * 32, 3 * 401 * 32]
-    rest = [one - own - result["empty_mib"] for one, own in zip(peak, tables, strict=True)]
-    assert beyond == pytest.approx(rest)
-    assert growth == pytest.approx(rest[1] - rest[0])
-
-
-def test_the_run_is_interrupted_resumed_and_scored(capsys):
-    sizes = ["--items=300", "--events=4000", "--users=1200", "--hidden=8", "--batch=8"]
-    catalogue_run.main(
-        ["--json", "--device=cpu", "--threads=1", "--save_every=10", "--held_out=.02", *sizes]
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_sparse_step_makes_no_table_of_items(sparse, tmp_path):
+    """A dense one makes the gradient, and so shows that a table would be seen."""
+    settings = {"loss": "bce", "sparse_items": sparse}
+    lengths = np.full(4, 5)
+    dataset = step_benches.generated_dataset(lengths, step_benches.DOMAIN_EVENTS, [20_000] * 5)
+    bench = step_benches.make_bench(
+        step_benches.paper_settings(hidden=16, batch_size=4, **settings), dataset, Process(CPU)
     )
-    result = json.loads(capsys.readouterr().out)
-    assert (result["items"], result["events"]) == (300, 4000)
-    assert 20 <= result["interrupted_after"] < result["steps"]
-    assert result["steps"] == pytest.approx(result["users"] / 8, rel=0.1)
-    assert set(result["test_ndcg@10"]) >= {"cross", "single", "popularity"}
-    assert all(done["peak_mib"] > 50 for done in result["commands"].values())
-
-
-def test_torchs_softmax_loss_has_our_gradient(capsys, monkeypatch):
-    monkeypatch.setattr(softmax, "measure_alone", lambda *_: 1.0)
-    flags = ["--items=70", "--targets=12", "--hidden=8", "--rounds=1", "--threads=1"]
-    softmax.main(["--json", "--device=cpu", *flags])
-    (size,) = json.loads(capsys.readouterr().out)["sizes"]
-    others = {"torch none", "torch sum"} if softmax.has_torchs() else set()
-    assert size["difference"].keys() == others
-    assert all(apart < 1e-5 for apart in size["difference"].values())
-    assert size["seconds"].keys() == others | {"ours"}
+    bench.step()  # the moments of the optimiser are there
+    bench.trainer.model.zero_grad(set_to_none=True)
+    taken = step_benches.bytes_held(bench.step, tmp_path)
+    size = bench.trainer.model.item_table.nbytes
+    assert taken < size / 4 if sparse else taken >= size

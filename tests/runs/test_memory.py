@@ -9,60 +9,49 @@ import pytest
 import torch
 from tests.support.command_runs import command, contents, flags, make_data, train
 
-from benchmarks.speed import common
+from tests.support import step_benches
 from src.training import memory
 from src.io.errors import UserError
 from src.training.memory import check_tables, forecast, shortage
 from src.config.settings import Settings
-from utils import Process, count_parameters
+from src.training.processes import Process
+from src.runs.models import count_parameters
 
 LENGTH = 40  # events of every user: equal batches have equal numbers of targets
 ITEMS = (300, 200, 200, 100, 100)
 
 
-def make_bench(**changes) -> common.Bench:
-    dataset = common.generated_dataset(np.full(48, LENGTH), common.DOMAIN_EVENTS, ITEMS)
-    settings = common.paper_settings(**({"hidden": 64, "batch_size": 48} | changes))
-    return common.make_bench(settings, dataset, Process(torch.device("cpu")))
-
-
-def held_by_tensors(step, folder: Path) -> int:
-    """The most bytes that torch's CPU tensors take during a step, above those before it."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        step()
-    profile.export_chrome_trace(str(folder / "trace.json"))
-    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    changes = sorted(
-        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
-    )
-    return int(np.cumsum([change for _, change in changes]).max())
+def make_bench(**changes) -> step_benches.Bench:
+    dataset = step_benches.generated_dataset(np.full(48, LENGTH), step_benches.DOMAIN_EVENTS, ITEMS)
+    settings = step_benches.paper_settings(**({"hidden": 64, "batch_size": 48} | changes))
+    return step_benches.make_bench(settings, dataset, Process(torch.device("cpu")))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"mode": "cdsr"},
-        {"mode": "sdsr"},
-        {"layers": 4, "heads": 4},
         {"precision": "bf16", "hidden": 128},
-        {"precision": "float64"},
-        {"stop_gradient": False},
-        {"experts_cross": 1, "dropout": 0.0},
         {"loss": "ce"},
         {"loss": "bce", "sparse_items": True},
+        *(
+            pytest.param(more, marks=pytest.mark.nightly)
+            for more in (
+                {"mode": "cdsr"}, {"mode": "sdsr"}, {"layers": 4, "heads": 4},
+                {"precision": "float64"}, {"stop_gradient": False},
+                {"experts_cross": 1, "dropout": 0.0},
+            )
+        ),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_step_takes_what_was_forecast(changes, tmp_path):
     bench = make_bench(**changes)
     bench.step()  # the moments of the optimiser are there
     bench.trainer.model.zero_grad(set_to_none=True)
     found = bench.trainer.forecast
     assert found.tokens == bench.tokens == 48 * LENGTH
-    taken = held_by_tensors(bench.step, tmp_path)
+    taken = step_benches.bytes_held(bench.step, tmp_path)
     assert taken == pytest.approx(found.gradients + found.activations, rel=0.25)
 
 
@@ -94,7 +83,7 @@ def test_processes_share_the_batch_and_a_fuller_batch_is_allowed_for():
 
 
 def test_no_number_of_the_model_is_made_to_count_them():
-    dataset = common.generated_dataset(np.full(4, 5), [1, 1], [10, 10])
+    dataset = step_benches.generated_dataset(np.full(4, 5), [1, 1], [10, 10])
     huge = Settings(hidden=60_000, layers=40)
     assert count_parameters(huge, dataset) > 40 * 3 * 12 * 60_000**2  # some 20 TB
 
@@ -151,7 +140,7 @@ run_command(lambda: main.main(sys.argv[2:]))
     ("changes", "advice"),
     [
         (("--hidden=128", "--experts_cross=40"), "--batch_size 25 --grad_accum 2"),
-        (("--hidden=1024", "--heads=1"), "--hidden 512"),
+        pytest.param(("--hidden=1024", "--heads=1"), "--hidden 512", marks=pytest.mark.nightly),
     ],
 )
 def test_running_out_of_memory_is_one_line_with_the_flag_to_lower(tmp_path, changes, advice):

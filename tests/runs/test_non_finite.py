@@ -15,7 +15,8 @@ from src.io.errors import NotFinite
 from src.config.settings import Settings
 from src.evaluation.targets import split_targets
 from trainers import Trainer
-from utils import Process, seed_everything
+from src.training.processes import Process
+from src.training.random_state import seed_everything
 
 SIZES = (7, 5, 6)
 

@@ -11,7 +11,8 @@ from tests.support.process_worker import meets
 
 import main
 from src.training.signals import Interrupted
-from utils import Process, set_random_state
+from src.training.processes import Process
+from src.training.random_state import restore_all
 
 LOST = "error: another process has ended; the cause is what it said, or in torchrun's report; "
 DROPOUT = ("--dropout=.5", "--batch_size=14", "--max_epochs=3", "--resume")  # 6 steps an epoch
@@ -132,7 +133,7 @@ def test_each_process_takes_up_its_own_random_state():
         drawn.append(torch.rand(5))
     for rank, expected in enumerate(drawn):
         process = Process(torch.device("cpu"), rank, 3)
-        set_random_state({"cpu": torch.stack(states)}, process, (0,))
+        restore_all({"cpu": torch.stack(states)}, process, (0,))
         assert torch.equal(torch.rand(5), expected)
 
 

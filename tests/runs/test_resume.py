@@ -16,8 +16,8 @@ from tests.support.command_runs import contents, failing, flags, make_data, star
 
 import main as training
 import trainers
-from benchmarks.robustness import lives
-from benchmarks.robustness.lives import Aim, differences
+from tests.support import watched
+from tests.support.watched import Aim, differences
 from src.io.errors import UserError, run_command
 from src.training.signals import Interrupted
 from trainers import Trainer
@@ -259,7 +259,7 @@ def test_two_torn_checkpoints_are_one_line(cut, data, runs, capsys):
 def killed(data: Path, runs: Path, log: Path, step: int, *more: str) -> None:
     """Run the command until it is killed in its step number `step`."""
     given = flags(data, runs, "--run_name=run", "--resume", *more)
-    assert lives.live(training.main, given, log, Aim("train", step, 0.0)).status == lives.KILLED
+    assert watched.live(training.main, given, log, Aim("train", step, 0.0)).status == watched.KILLED
 
 
 def die_between_renamings() -> None:
@@ -278,8 +278,8 @@ def die_between_renamings() -> None:
 def test_a_run_killed_between_the_two_renamings_of_a_save_goes_on(data, runs, whole, tmp_path):
     given = flags(data, runs, "--run_name=run", EPOCHS, "--save_every_steps=1")
     log, folder = tmp_path / "log.txt", runs / "tiny" / "run"
-    ended = lives.live(training.main, given, log, prepare=die_between_renamings)
-    assert ended.status == lives.KILLED
+    ended = watched.live(training.main, given, log, prepare=die_between_renamings)
+    assert ended.status == watched.KILLED
     assert not (folder / "last.pt").exists()
     assert steps_of(folder / "former.pt") == (0, 1)
     train(data, runs, "run", EPOCHS, "--resume")

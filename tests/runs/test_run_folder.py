@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.command_runs import failing, make_data, started, train
 
-from benchmarks.robustness.lives import differences
+from tests.support.watched import differences
 
 EPOCHS = "--max_epochs=3"
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.command_runs import DOMAINS, contents, make_data, train
 
 from src.training import tensorboard as liveview
-from utils import TRANSFER_COLUMNS
+from src.runs.tables import TRANSFER_COLUMNS
 
 NO_PACKAGE = "--tensorboard: the package tensorboard is not installed; pip install tensorboard\n"
 TWO = ("--max_epochs=2", "--protocol", "full")

@@ -10,6 +10,7 @@ from src.config.settings import Settings
 from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import newest_events, train_ends
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
+from src.evaluation.queries import domain_scores
 
 
 def make_dataset(users, domain_sizes, *, held_out=0) -> Dataset:
@@ -75,7 +76,7 @@ def losses_with_gradient(model, batch) -> dict[str, torch.Tensor]:
         parts, start = [], 0
         for domain, outputs in enumerate(model.outputs(batch, task).split(batch.counts)):
             own = batch.targets[start : start + len(outputs)] - model.item_starts[domain]
-            scores = model.item_scores(outputs, domain)
+            scores = domain_scores(model, outputs, domain)
             parts.append(torch.nn.functional.cross_entropy(scores, own, reduction="none"))
             start += len(outputs)
         found[task] = torch.cat(parts)

@@ -19,10 +19,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from main import find_or_train, parse_command
+from src.dataset.store.folder import open_named
 from src.io.errors import run_command
 from src.training.signals import Interrupted
 from trainers import Trainer
-from utils import open_data, start_process
+from utils import start_process
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def main() -> None:
             settings = parse_command(flags).settings
             goes_on = suppress(Interrupted) if len(runs) > 1 else nullcontext()
             with goes_on, meets(*fault) if fault else nullcontext():
-                find_or_train(settings, open_data(settings), None, process)
+                find_or_train(settings, open_named(settings), None, process)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from src.config.names import RELEASED, UNSEEN
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
-from src.evaluation.protocols import RELEASED, UNSEEN
 from src.evaluation.targets import Targets
 from tests.support.builders import make_dataset
 

@@ -1,8 +1,8 @@
-"""Run folders as main.py leaves them, made without training: ranks drawn with planted gains.
+"""Run folders as main.py writes them, but without training: ranks are drawn with planted gains.
 
-`Log` is the data that runs share: its targets are a function of its fields, so every run written
-on one log ranks the same targets. `write_run` draws the ranks: each target has a difficulty that
-all models share, a path's gain moves its targets up, and a seed adds noise of its own.
+`Log` is the data that runs share: its targets are a function of its fields, so every run on one log
+ranks the same targets. `write_run` draws the ranks: each target has a difficulty that all models
+share, a path's gain moves its targets up, and each seed adds its own noise.
 """
 
 import itertools
@@ -16,9 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.baselines import BASELINES
 from src.config.cli import as_json
-from src.config.settings import MODES, Settings
+from src.config.modes import CROSS, DEFAULT_MODEL, MODES, SERVED, SINGLE, TWO_VIEW_MODE
+from src.config.names import COUNT_MODELS
+from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, summarise
 
 SPLITS = ("valid", "test")
@@ -41,7 +42,7 @@ class Log:
 
     @cached_property
     def targets(self) -> dict[str, pd.DataFrame]:
-        """{split: the rows of targets.parquet}, and a difficulty that all models meet."""
+        """{split: the rows of targets.parquet}, with the difficulty that all models share."""
         return {split: self._targets(number) for number, split in enumerate(SPLITS)}
 
     def _targets(self, number: int) -> pd.DataFrame:
@@ -103,6 +104,7 @@ def write_run(
     gaps: dict[str, float] | None = None,
     protocols: tuple[str, ...] = PROTOCOLS,
     noise: float = 0.5,
+    model: str = DEFAULT_MODEL,
     **settings,
 ) -> Path:
     """Write a finished run's folder; `folder` itself is returned.
@@ -113,6 +115,7 @@ def write_run(
         a path that is left out gains nothing. Popularity and Markov are the same in every run.
     gaps: {domain: φ after the last epoch}, for transfer.csv; with `mode` syncrec only.
     noise: standard deviation of what a seed adds to a target's logit.
+    model: the trained model, for config.json.
     settings: those of main.py that are not at their default: mode, loss, seed, …
     """
     folder.mkdir(parents=True)
@@ -121,22 +124,22 @@ def write_run(
     ranks = _ranks(log, chosen, gains, protocols, noise)
     _write_ranks(folder, log, ranks)
     (folder / "results.json").write_text(json.dumps(_results(log, ranks, chosen.ties)))
-    (folder / "config.json").write_text(json.dumps(as_json(chosen)))
+    (folder / "config.json").write_text(json.dumps(as_json(chosen) | {"model": model}))
     (folder / "environment.json").write_text(json.dumps({"data_sha256": log.sha256}))
     (folder / "data_card.json").write_text(json.dumps(log.card))
     _write_targets(folder, log)
     _write_metrics(folder, log, chosen)
-    if chosen.mode == "syncrec":
+    if chosen.mode == TWO_VIEW_MODE:
         (folder / "serving.json").write_text(json.dumps(_serving(log)))
         _write_transfer(folder, log, gaps or {})
     return folder
 
 
 def _serving(log: Log) -> dict:
-    """The served path is single in every second domain, whatever the ranks say."""
+    """The single path serves every second domain, whatever the ranks say."""
     return {
         name: {
-            "path": ("cross", "single")[number % 2],
+            "path": (CROSS, SINGLE)[number % 2],
             "difference": 0.01 * (number % 2),
             "bound": 0.005 * (number % 2) - 0.001,
             "n": int((log.targets["valid"].domain == name).sum()),
@@ -148,12 +151,16 @@ def _serving(log: Log) -> dict:
 def _ranks(log: Log, settings: Settings, gains: dict, protocols: tuple, noise: float) -> dict:
     """{(split, protocol, path): frame of better, tied, candidates by target}."""
     ranks = {}
-    keys = itertools.product(enumerate(SPLITS), enumerate(protocols), (*settings.paths, *BASELINES))
+    keys = itertools.product(
+        enumerate(SPLITS), enumerate(protocols), (*settings.paths, *COUNT_MODELS)
+    )
     for (split_number, split), (number, protocol), path in keys:
         targets = log.targets[split]
-        own = (0, 0) if path in BASELINES else (settings.seed, MODES.index(settings.mode))
-        kind = ("cross", "single", *BASELINES).index(path)
-        rng = np.random.default_rng([split_number, kind, *own])
+        streams = (
+            (0, 0) if path in COUNT_MODELS else (settings.seed, list(MODES).index(settings.mode))
+        )
+        path_number = (CROSS, SINGLE, *COUNT_MODELS).index(path)
+        rng = np.random.default_rng([split_number, path_number, *streams])
         gain = gains.get(path, 0.0)
         if isinstance(gain, dict):
             gain = targets.domain.map(gain).fillna(0.0).to_numpy()
@@ -164,12 +171,12 @@ def _ranks(log: Log, settings: Settings, gains: dict, protocols: tuple, noise: f
         ranks[split, protocol, path] = pd.DataFrame(
             {"better": np.minimum(better, candidates - tied), "tied": tied}
         ).assign(candidates=candidates)
-    if settings.mode == "syncrec":
+    if settings.mode == TWO_VIEW_MODE:
         served = {name: entry["path"] for name, entry in _serving(log).items()}
         for split, protocol in itertools.product(SPLITS, protocols):
-            cross, single = (ranks[split, protocol, path] for path in ("cross", "single"))
-            by_single = log.targets[split].domain.map(served) == "single"
-            ranks[split, protocol, "served"] = single.where(by_single, cross, axis=0)
+            cross, single = (ranks[split, protocol, path] for path in (CROSS, SINGLE))
+            by_single = log.targets[split].domain.map(served) == SINGLE
+            ranks[split, protocol, SERVED] = single.where(by_single, cross, axis=0)
     return ranks
 
 
@@ -190,7 +197,7 @@ def _results(log: Log, ranks: dict, ties: str) -> dict:
 
 
 def _write_ranks(folder: Path, log: Log, ranks: dict) -> None:
-    """One row group a split, protocol and path."""
+    """One row group per split, protocol and path."""
     same = {split: _target_columns(targets) for split, targets in log.targets.items()}
     writer = None
     for key, found in ranks.items():
@@ -242,3 +249,24 @@ def _write_transfer(folder: Path, log: Log, gaps: dict[str, float]) -> None:
         )
     columns = ["epoch", "domain", "phi", "s", "gamma", "weight"]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "transfer.csv", index=False)
+
+
+def write_old_run(folder, *, value, data="aaaa", path="cross", loss="ce"):
+    """A run from before targets were numbered: two domains, one path, one baseline."""
+    folder.mkdir(parents=True)
+
+    def metrics(number):
+        rows = {
+            "d1": number,
+            "d2": number / 2,
+            "macro": 0.75 * number,
+            "users": 0.6 * number,
+        }
+        return {d: {"ndcg@10": v, "hr@10": 2 * v, "n": 7} for d, v in rows.items()}
+
+    paths = {path: metrics(value), "popularity": metrics(0.01)}
+    results = {split: {"full": paths} for split in ("valid", "test")}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "config.json").write_text(json.dumps({"mode": "cdsr", "loss": loss, "seed": 1}))
+    (folder / "environment.json").write_text(json.dumps({"data_sha256": data}))
+    return folder

@@ -1,4 +1,4 @@
-"""The runs of a negative-transfer report, one set a data set, with planted transfer and γ."""
+"""The runs of a negative-transfer report, one set per data set, with planted transfer and γ."""
 
 import json
 from pathlib import Path
@@ -22,8 +22,11 @@ def write_models(
     notes: dict[str, str] | None = None,
     **options,
 ) -> list[Path]:
-    """A run of each mode and seed; {domain: `transfer`} is what the cross path gains over SDSR, in
-    logits, {domain: `gaps`} is φ; `notes` go to the data card."""
+    """One run per mode and seed.
+
+    transfer: {domain: gain of the cross path over SDSR, in logits}. gaps: {domain: φ}. notes: for
+    the data card.
+    """
     runs = []
     for seed in seeds:
         for mode in modes:

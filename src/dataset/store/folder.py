@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from src.config.settings import DataSettings
 from src.dataset.store.card_schema import OPEN_SCHEMA, card_error
 from src.io.errors import UserError
 from src.io.json_schema import Count, read_json
+from src.io.paths import ROOT
 
 FORMAT = 1  # raised when an older reader would misread the folder
 TRAIN, VALID, TEST = 0, 1, 2  # values of `split`
@@ -113,6 +115,14 @@ def dataset_folder(root: Path, data_name: str, strd_ym: str, variant: str = "") 
     """The default folder of the dataset of a name, month and variant, below the root `root`."""
     month = f"{strd_ym}-{variant}" if variant else strd_ym
     return root / "src" / "dataset" / "processed" / data_name / month
+
+
+def open_named(settings: DataSettings) -> "Dataset":
+    """The dataset that a run's settings name."""
+    if settings.data_dir:
+        return open_dataset(Path(settings.data_dir))
+    folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+    return open_dataset(folder)
 
 
 def user_chunks(offsets: np.ndarray, size: int = CHUNK) -> Iterator[slice]:

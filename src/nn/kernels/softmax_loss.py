@@ -1,7 +1,7 @@
-"""Softmax cross-entropy over a catalogue, losses and gradients tile by tile.
+"""Softmax loss over a catalogue: losses and hand-written gradients, tile by tile.
 
-Targets stand in the canonical order of a batch, by domain, user and time, so the targets of a
-domain are one slice.
+The plain twin is in src/nn/softmax_loss.py. Targets stand in the canonical order of a batch, by
+domain, user and time, so the targets of a domain are one slice.
 """
 
 import math
@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from src.nn.kernels.matmul import add_product, product_dtype
+from src.nn.kernels.matmul import add_matmul, matmul_dtype
 
-# The tiles of the softmax loss, by measurement on two cores (see `_tile_shape`).
+# Sizes of tiles, chosen by measurement on two cores (see `_tile_shape`).
 CHUNK_ELEMENTS = 2**22  # logits held at a time; 16 MiB in float32, which a large cache still takes
 TILE_ROWS = 256  # more targets at a time gain nothing
-LEAST_ROWS = 64  # below, three products of so few rows cost more than four of TILE_ROWS
+LEAST_ROWS = 64  # below, three multiplications of so few rows cost more than four of TILE_ROWS
 TILE_ITEMS = 4096  # where the items are cut; 4 MiB of logits with TILE_ROWS
-ALIGNMENT = 16  # float32 rows of logits start on a cache line; else a product is up to half slower
+ALIGNMENT = (
+    16  # float32 rows of logits start on a cache line; else a multiplication is up to half slower
+)
 
 
 def _aligned(width: int) -> int:
@@ -27,8 +29,9 @@ def _aligned(width: int) -> int:
 def _tile_shape(targets: int, items: int) -> tuple[int, int]:
     """(targets, items) of a tile of logits: at most CHUNK_ELEMENTS, its alignment included.
 
-    A tile spans all items if that leaves enough targets for efficient products; then one pass over
-    the logits gives losses and gradients. Otherwise the items are cut too, and it takes two.
+    A tile spans all items if that leaves enough targets for efficient multiplications; then one
+    pass over the logits gives losses and gradients. Otherwise the items are cut too, which takes
+    two passes.
     """
     rows = CHUNK_ELEMENTS // _aligned(items)
     if rows >= min(targets, LEAST_ROWS):
@@ -43,10 +46,10 @@ def _pieces(whole: slice, size: int) -> list[slice]:
 
 
 def _softmax_(logits: Tensor) -> Tensor:
-    """Softmax in place of each row of logits [n, m], and the log-sum-exp of what stood there [n].
+    """Softmax in place of each row of logits [n, m], and the log-sum-exp of the logits [n].
 
-    torch's kernel does the maximum, exp, sum and division of a row while the row is in the nearest
-    cache, the price of exp alone as a pass of its own. Σ exp(x − max) is 1 / (the largest share).
+    torch's kernel does the maximum, exp, sum and division while a row is in the nearest cache, for
+    the price of a separate pass of exp alone. Σ exp(x − max) is 1 / (the largest share).
     """
     largest = logits.amax(1)
     torch.softmax(logits, 1, out=logits)
@@ -54,100 +57,102 @@ def _softmax_(logits: Tensor) -> Tensor:
 
 
 class _Tiles:
-    """Losses and gradients of the softmax, tile by tile in memory that is used again.
+    """Losses and gradients of the softmax, tile by tile in reused memory.
 
-    rows [N, H], items [V + 1, H] and `scaled` [N, H], the rows times their coefficients, have the
-    dtype of the products; log_sum, picked (the logit of the target) [N] and the gradients, each
-    None where not wanted, that of all sums. hidden_gradient lacks the factor of the coefficients.
+    hidden [N, H], table [V + 1, H] and `scaled` [N, H], hidden times the coefficients, have the
+    dtype of the multiplications; log_sum [N], target_logit [N] and the gradients, each None where
+    not wanted, have that of the sums. hidden_gradient lacks the factor of the coefficients.
     """
 
-    def __init__(self, rows, items, targets, scaled, hidden_gradient, table_gradient):
-        self.rows, self.items, self.targets, self.scaled = rows, items, targets, scaled
+    def __init__(self, hidden, table, targets, scaled, hidden_gradient, table_gradient):
+        self.hidden, self.table, self.targets, self.scaled = hidden, table, targets, scaled
         self.hidden_gradient, self.table_gradient = hidden_gradient, table_gradient
         self.wanted = hidden_gradient is not None or table_gradient is not None
-        self.full = torch.promote_types(rows.dtype, torch.float32)
-        self.log_sum = rows.new_full((len(rows),), -math.inf, dtype=self.full)
-        self.picked = rows.new_zeros(len(rows), dtype=self.full)
-        self.products = self.sums = rows.new_empty(0)
+        self.sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
+        self.log_sum = hidden.new_full((len(hidden),), -math.inf, dtype=self.sum_dtype)
+        self.target_logit = hidden.new_zeros(len(hidden), dtype=self.sum_dtype)
+        self.matmul_buffer = self.sum_buffer = hidden.new_empty(0)
 
-    def run(self, own: slice, span: slice) -> None:
-        """All targets `own` of a domain over its items `span`."""
-        height, width = _tile_shape(own.stop - own.start, span.stop - span.start)
+    def run(self, targets: slice, items: slice) -> None:
+        """All targets of a domain over all of its items."""
+        height, width = _tile_shape(targets.stop - targets.start, items.stop - items.start)
         self._allocate(height * _aligned(width))
+        row_chunks, item_chunks = _pieces(targets, height), _pieces(items, width)
         # items outside: their rows of table and gradient then stay in the cache for all targets
-        tiles = [(part, chunk) for part in _pieces(span, width) for chunk in _pieces(own, height)]
-        one_pass = len(_pieces(span, width)) == 1
-        for part, chunk in tiles:
-            logits, column, inside = self._logits(part, chunk)
-            found = logits.gather(1, column)[:, 0]
-            self.picked[chunk] = torch.where(inside, found, self.picked[chunk])
-            self.log_sum[chunk] = torch.logaddexp(self.log_sum[chunk], _softmax_(logits))
+        tiles = [(span, rows) for span in item_chunks for rows in row_chunks]
+        one_pass = len(item_chunks) == 1
+        for span, rows in tiles:
+            logits, column, inside = self._logits(span, rows)
+            logit = logits.gather(1, column)[:, 0]  # [n, m] -> [n]
+            self.target_logit[rows] = torch.where(inside, logit, self.target_logit[rows])
+            self.log_sum[rows] = torch.logaddexp(self.log_sum[rows], _softmax_(logits))
             if one_pass and self.wanted:
-                self._add_gradients(part, chunk, logits, column, inside)
+                self._add_gradients(span, rows, logits, column, inside)
         if one_pass or not self.wanted:
             return
-        for part, chunk in tiles:
-            logits, column, inside = self._logits(part, chunk)
-            logits.sub_(self.log_sum[chunk, None]).exp_()
-            self._add_gradients(part, chunk, logits, column, inside)
+        for span, rows in tiles:
+            logits, column, inside = self._logits(span, rows)
+            logits.sub_(self.log_sum[rows, None]).exp_()
+            self._add_gradients(span, rows, logits, column, inside)
 
     def _allocate(self, elements: int) -> None:
-        if self.products.numel() < elements:
-            self.products = self.rows.new_empty(elements)
-            lower = self.rows.dtype != self.full
-            self.sums = self.rows.new_empty(elements, dtype=self.full) if lower else self.products
+        if self.matmul_buffer.numel() < elements:
+            self.matmul_buffer = self.hidden.new_empty(elements)
+            self.sum_buffer = self.matmul_buffer
+            if self.hidden.dtype != self.sum_dtype:
+                self.sum_buffer = self.hidden.new_empty(elements, dtype=self.sum_dtype)
 
-    def _logits(self, part: slice, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def _logits(self, span: slice, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [n, m] of a tile, −inf where rows are filled up; the target column, if inside."""
-        height, width = chunk.stop - chunk.start, part.stop - part.start
+        height, width = rows.stop - rows.start, span.stop - span.start
         shape = height, _aligned(width)
-        products = self.products[: shape[0] * shape[1]].view(shape)
-        torch.mm(self.rows[chunk], self.items[part].T, out=products[:, :width])
-        logits = self.sums[: shape[0] * shape[1]].view(shape)
-        if logits.dtype != products.dtype:
-            logits.copy_(products)
+        multiplied = self.matmul_buffer[: shape[0] * shape[1]].view(shape)
+        torch.mm(self.hidden[rows], self.table[span].T, out=multiplied[:, :width])
+        logits = self.sum_buffer[: shape[0] * shape[1]].view(shape)
+        if logits.dtype != multiplied.dtype:
+            logits.copy_(multiplied)
         logits[:, width:] = -math.inf
-        column = self.targets[chunk] - part.start
+        column = self.targets[rows] - span.start
         inside = (column >= 0) & (column < width)
         return logits, column.clamp_(0, width - 1)[:, None], inside
 
-    def _add_gradients(self, part: slice, chunk: slice, share: Tensor, column, inside) -> None:
+    def _add_gradients(self, span: slice, rows: slice, share: Tensor, column, inside) -> None:
         """Add what the softmax `share` [n, m] of a tile gives: ∂ loss / ∂ logits = share − onehot.
 
         The target is taken off before rounding to bf16, so a share near 1 keeps its distance to 1.
         """
         share.scatter_add_(1, column, inside[:, None].to(share.dtype).neg_())
-        if share.dtype != self.rows.dtype:
-            share = self.products[: share.numel()].view(share.shape).copy_(share)
-        share = share[:, : part.stop - part.start]
+        if share.dtype != self.hidden.dtype:
+            share = self.matmul_buffer[: share.numel()].view(share.shape).copy_(share)
+        share = share[:, : span.stop - span.start]
         if self.hidden_gradient is not None:
-            add_product(self.hidden_gradient[chunk], share, self.items[part])
+            add_matmul(self.hidden_gradient[rows], share, self.table[span])
         if self.table_gradient is not None:
-            add_product(self.table_gradient[part], share.T, self.scaled[chunk])
+            add_matmul(self.table_gradient[span], share.T, self.scaled[rows])
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Objective and losses of `softmax_loss`, the gradients of the objective made on the way.
+    """Objective and losses of `softmax_loss`; the forward pass makes the gradients as well.
 
     They are linear in the gradient of the objective, a scalar: the backward pass only multiplies.
     """
 
     @staticmethod
-    def forward(ctx, hidden, table, targets, spans, coefficients, kind, wanted):
-        full = torch.promote_types(kind, torch.float32)
-        coefficients = coefficients.to(full)
-        hidden_gradient = torch.zeros_like(hidden, dtype=full) if wanted[0] else None
-        table_gradient = torch.zeros_like(table, dtype=full) if wanted[1] else None
-        scaled = (hidden * coefficients[:, None]).to(kind) if wanted[1] else None
+    def forward(ctx, hidden, table, targets, spans, coefficients, dtype, wanted):
+        sum_dtype = torch.promote_types(dtype, torch.float32)
+        coefficients = coefficients.to(sum_dtype)
+        hidden_gradient = torch.zeros_like(hidden, dtype=sum_dtype) if wanted[0] else None
+        table_gradient = torch.zeros_like(table, dtype=sum_dtype) if wanted[1] else None
+        scaled = (hidden * coefficients[:, None]).to(dtype) if wanted[1] else None
         tiles = _Tiles(
-            hidden.to(kind), table.to(kind), targets, scaled, hidden_gradient, table_gradient
+            hidden.to(dtype), table.to(dtype), targets, scaled, hidden_gradient, table_gradient
         )
-        for own, span in spans:
-            tiles.run(own, span)
+        for span, items in spans:
+            tiles.run(span, items)
         if wanted[0]:
             hidden_gradient.mul_(coefficients[:, None])
-        losses = tiles.log_sum - tiles.picked
-        ctx.gradients, ctx.kinds = (hidden_gradient, table_gradient), (hidden.dtype, table.dtype)
+        losses = tiles.log_sum - tiles.target_logit
+        ctx.gradients, ctx.dtypes = (hidden_gradient, table_gradient), (hidden.dtype, table.dtype)
         ctx.mark_non_differentiable(losses)
         return coefficients @ losses, losses
 
@@ -156,10 +161,10 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(ctx, gradient: Tensor, _):
         if ctx.gradients is None:
             raise RuntimeError("softmax_loss keeps its gradients for one backward pass only")
-        found, ctx.gradients = ctx.gradients, None  # multiplied in place: they are gone after
+        gradients, ctx.gradients = ctx.gradients, None  # multiplied in place, so used up
         return *(
-            None if total is None else total.mul_(gradient).to(kind)
-            for total, kind in zip(found, ctx.kinds, strict=True)
+            None if total is None else total.mul_(gradient).to(dtype)
+            for total, dtype in zip(gradients, ctx.dtypes, strict=True)
         ), *[None] * 5
 
 
@@ -170,29 +175,17 @@ def softmax_loss(
     spans: list[tuple[slice, slice]],
     coefficients: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each target over the items of its domain (`--loss ce`), and their sum.
+    """Cross-entropy of each target over the items of its domain, and their weighted sum.
+
+    Arguments and results are those of src/nn/softmax_loss.py; goes backward once.
 
     The coefficients are known before the losses, so the forward pass makes the gradients from the
-    same logits, a tile at a time: three matrix products of [N, V_d, H] in all, four for a domain so
-    large that its items are cut too. No tensor over [targets, items] is ever held, only a tile of
-    at most CHUNK_ELEMENTS. Under bf16 autocast the products are bf16 and all sums float32.
-
-    Parameters
-    ----------
-    hidden : [N, H] outputs of the targets.
-    table : [V + 1, H] item embeddings; its gradient is dense.
-    targets : [N] rows of the table.
-    spans : for each domain with targets the slice of its targets and the slice of its items;
-        together they cover all targets.
-    coefficients : [N] weight of each loss in the objective, of any sign; they get no gradient.
-
-    Returns
-    -------
-    objective : scalar Σ_t coefficients[t] · losses[t], for one backward pass.
-    losses : [N] −log softmax of each target in nats, without a gradient.
+    same logits, one tile at a time: three multiplications of [N, V_d, H] in all, four for a domain
+    so large that its items are cut too. No tensor over [targets, items] is ever held, only a tile
+    of at most CHUNK_ELEMENTS. Under bf16 autocast multiplications are bf16 and all sums float32.
     """
     grad = torch.is_grad_enabled()
     wanted = grad and hidden.requires_grad, grad and table.requires_grad
-    kind = product_dtype(hidden)
+    dtype = matmul_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
-        return _SoftmaxLoss.apply(hidden, table, targets, spans, coefficients, kind, wanted)
+        return _SoftmaxLoss.apply(hidden, table, targets, spans, coefficients, dtype, wanted)

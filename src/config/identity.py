@@ -1,0 +1,99 @@
+"""Which settings identify a run, which may grow when it is resumed, and which only re-score it.
+
+The run folder, checkpoints, warm start and the report ask here; nothing else compares the settings
+of runs.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Container
+from enum import Enum
+from typing import Any
+
+from src.config.settings import DataSettings, RunSettings
+
+
+class Role(Enum):
+    """What a change of a setting means for a run that exists."""
+
+    IDENTITY = "another run"
+    GROWS = "the same run, longer, where it is larger"
+    SCORING = "the same training, scored otherwise"
+    RUN = "the same run: it says where and how, or asks for more results"
+    LOCATION = "the same run: the dataset is known by its hash"
+
+
+# {setting: role}. Every other setting, also a model's or a weighting's own, is IDENTITY.
+ROLES = {
+    **{field.name: Role.LOCATION for field in dataclasses.fields(DataSettings)},
+    **{field.name: Role.RUN for field in dataclasses.fields(RunSettings)},
+    **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
+    **dict.fromkeys(("max_epochs", "min_steps", "patience_steps"), Role.GROWS),
+    **dict.fromkeys(("sampled_negatives", "candidate_seed", "ties"), Role.SCORING),
+}
+# What must agree for one run to start from the weights of another.
+ARCHITECTURE = (
+    "model", "mode", "hidden", "layers", "heads", "max_len", "experts_cross", "experts_single",
+    "share_experts", "gate", "towers", "target_domain_query",
+)  # fmt: skip
+
+
+def values_of(settings: Any, roles: Container[Role]) -> dict[str, Any]:
+    """{name: value} of the settings with these roles."""
+    return {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if ROLES.get(field.name, Role.IDENTITY) in roles
+    }
+
+
+def identity(settings: Any) -> dict[str, Any]:
+    """The settings that tell one run from another."""
+    return values_of(settings, {Role.IDENTITY})
+
+
+def identity_hash(settings: Any) -> str:
+    """SHA-256 of `identity`: what a checkpoint keeps of the run that it belongs to."""
+    text = json.dumps(identity(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def deciding(settings: Any) -> dict[str, Any]:
+    """The settings that decide a result, given data and seed: equal in the seeds of one model."""
+    values = values_of(settings, {Role.IDENTITY, Role.GROWS, Role.SCORING})
+    return {name: value for name, value in values.items() if name != "seed"}
+
+
+def architecture(settings: Any) -> dict[str, Any]:
+    """The settings of `ARCHITECTURE`."""
+    return {name: getattr(settings, name) for name in ARCHITECTURE}
+
+
+def difference(before: Any, now: Any, *, resume: bool) -> str | None:
+    """The first setting by which `now` is another run than `before`; None where there is none.
+
+    With `resume` a run may grow. A linear schedule is laid out for its own number of epochs.
+    """
+    former, latter = identity(before), identity(now)
+    for name, value in latter.items():
+        if name not in former or former[name] != value:
+            return name
+    former = values_of(before, {Role.GROWS})
+    for name, value in values_of(now, {Role.GROWS}).items():
+        fixed = name == "max_epochs" and now.lr_schedule == "linear"
+        grows = resume and not fixed and value > former[name]
+        if value != former[name] and not grows:
+            return name
+    return None
+
+
+def longer(before: Any, now: Any) -> bool:
+    """Whether `now` asks the run `before` to train longer."""
+    return values_of(before, {Role.GROWS}) != values_of(now, {Role.GROWS})
+
+
+def scored_otherwise(before: Any, now: Any) -> list[str]:
+    """The settings by which `now` scores the run `before` otherwise."""
+    former = values_of(before, {Role.SCORING})
+    return [name for name, value in values_of(now, {Role.SCORING}).items() if former[name] != value]

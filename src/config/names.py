@@ -1,0 +1,47 @@
+"""Tables of names: what a flag may choose, and where it is defined.
+
+An entry holds text, "module:object", which `load` imports when it is chosen. A new model, count
+model, loss weighting or protocol is one new file and one entry here.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """A recommender that is trained (src/interfaces.py)."""
+
+    path: str
+    modes: tuple[str, ...]  # of src/config/modes.py; the first one is its default
+
+
+MODELS = {
+    "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate")),
+    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
+}
+
+# Ranking paths that are counted, not trained; in the order of every table.
+COUNT_MODELS = {
+    "popularity": "src.baselines.popularity:Popularity",
+    "markov": "src.baselines.markov:Markov",
+}
+
+WEIGHTINGS = {
+    "lc_ntg": "src.objective.lc_ntg:LCNTG",
+    "uniform": "src.objective.weighting:Uniform",
+    "inverse_loss": "src.objective.inverse_loss:InverseLoss",
+    "pcgrad": "src.objective.pcgrad:PCGrad",
+}
+
+# Candidates of a target (src/evaluation/protocols.py), each also without the items already seen.
+UNSEEN, STRICT, RELEASED = "-unseen", "-strict", "released"
+CANDIDATES = ("full", "full_all", "sampled", "sampled_all", "popular")
+PROTOCOLS = (*CANDIDATES, *(name + UNSEEN for name in CANDIDATES), RELEASED)
+
+
+def load(path: str) -> Any:
+    """The object that "module:object" names."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)

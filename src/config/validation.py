@@ -1,0 +1,124 @@
+"""Settings that contradict each other or lie out of bounds, refused in one line."""
+
+import math
+import os
+import unicodedata
+
+from src.config.names import MODELS, WEIGHTINGS, load
+from src.config.settings import Settings, own_settings
+from src.dataset.store.card_schema import folder_name_error
+from src.io.errors import UserError
+from src.io.json_schema import repr_short
+
+MOST = 2**31 - 1  # of a whole number that has no other limit
+MOST_SEED = 2**53  # what every reader of config.json holds exactly
+MOST_THREADS = 1024  # torch starts as many as it is told
+# {setting: (least, most)}. The most is far beyond what was ever trained: it tells a slip of the
+# hand before anything of that size is made.
+WHOLE = {
+    **dict.fromkeys(("batch_size", "grad_accum", "max_epochs", "eval_users"), (1, MOST)),
+    **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "save_every_steps"), (0, MOST)),
+    **dict.fromkeys(("seed", "candidate_seed"), (0, MOST_SEED)),
+    **dict.fromkeys(("hidden", "heads"), (1, 2**16)),
+    **dict.fromkeys(("layers", "experts_cross"), (1, 1024)),
+    "experts_single": (0, 1024),
+    "max_len": (2, 2**20),
+    "sampled_negatives": (0, 2**20),
+    "threads": (0, MOST_THREADS),
+}
+NOT_NEGATIVE = ("lambda_single", "lambda_mim", "weight_decay", "clip_norm", "lc_ntg_beta")
+LONGEST, LONGEST_NAME = 4000, 255  # bytes of a path, and of a part of it
+FOLDERS = ("data_name", "strd_ym", "variant")
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse values and combinations that contradict each other (UserError)."""
+    _check_texts(settings)
+    for name, (least, most) in WHOLE.items():
+        value = getattr(settings, name)
+        if value < least:
+            limit = "must not be negative" if not least else f"must be at least {least}"
+            raise UserError(f"--{name} {limit}, not {repr_short(value)}")
+        if value > most:
+            raise UserError(f"--{name} must be at most {most}, not {repr_short(value)}")
+    for name in NOT_NEGATIVE:
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < math.inf:  # so that NaN is refused too
+            limit = "not be negative" if not value >= 0 else "be finite"
+            raise UserError(f"--{name} must {limit}, not {value}")
+    for name in ("lr", "lc_ntg_tau", "mim_temperature"):
+        if not 0 < getattr(settings, name) < math.inf:
+            raise UserError(f"--{name} must be above 0, not {getattr(settings, name)}")
+    for name in ("dropout", "attention_dropout", "lc_ntg_alpha"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise UserError(f"--{name} must lie in [0, 1), not {getattr(settings, name)}")
+    if not 0 <= settings.lc_ntg_floor <= 1:
+        raise UserError(f"--lc_ntg_floor must lie in [0, 1], not {settings.lc_ntg_floor}")
+    if settings.hidden % settings.heads:
+        raise UserError(f"--hidden {settings.hidden} is not a multiple of --heads {settings.heads}")
+    _check_combinations(settings)
+    for part in own_settings(settings.model, settings.weighting):
+        if hasattr(part, "check"):
+            part.check(settings)
+
+
+def _check_texts(settings: Settings) -> None:
+    """Refuse texts that name no file, and names that are paths."""
+    for name, value in vars(settings).items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and (fault := path_fault(text)):
+                raise UserError(f"--{name} {repr_short(text)} {fault}")
+    for name in FOLDERS:
+        value = getattr(settings, name)
+        fault = folder_name_error(value)
+        if fault and (value or name != "variant"):
+            raise UserError(f"--{name} {repr_short(value)} names a folder: use {fault}")
+
+
+def path_fault(text: str) -> str:
+    """Why a text cannot name a file; empty where it can."""
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "is no text that can be written"
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        return "has control characters"
+    longest = max(map(len, name.split(b"/")))
+    if longest > LONGEST_NAME or len(name) > LONGEST:
+        return f"is too long for a file: {LONGEST_NAME} bytes a part, {LONGEST} in all"
+    return ""
+
+
+def _check_combinations(settings: Settings) -> None:
+    if settings.resume and settings.overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one of them")
+    modes = MODELS[settings.model].modes
+    if settings.mode not in modes:
+        raise UserError(
+            f"--model {settings.model} has no --mode {settings.mode}; give {' or '.join(modes)}"
+        )
+    if load(WEIGHTINGS[settings.weighting]).per_domain_gradients and settings.sparse_items:
+        raise UserError(
+            f"--weighting {settings.weighting} needs one dense gradient per domain; drop "
+            "--sparse_items, or give another --weighting"
+        )
+    if settings.mode == "syncrec" and settings.experts_single < 1:
+        raise UserError("--mode syncrec needs --experts_single of at least 1; or use --mode cdsr")
+    if settings.sdsr_context == "own" and settings.mode not in ("sdsr", "sdsr_separate"):
+        raise UserError(
+            f"--sdsr_context own breaks the pairing of the tasks in --mode {settings.mode}; "
+            "use it with --mode sdsr or sdsr_separate"
+        )
+    if settings.sparse_items and settings.loss != "bce":
+        raise UserError(
+            "--sparse_items needs --loss bce: the softmax of --loss ce moves every item of a domain"
+        )
+    if settings.softmax_items == "all" and settings.loss != "ce":
+        raise UserError("--softmax_items all needs --loss ce; there is no softmax with bce")
+    if settings.sparse_items and settings.weight_decay:
+        raise UserError("--sparse_items has no weight decay; give --weight_decay 0")
+    if settings.share_experts and not settings.stop_gradient:
+        raise UserError(
+            "--share_experts and --no-stop_gradient contradict each other: with one "
+            "expert the gradient stops decide what it learns from; drop one of them"
+        )

@@ -1,0 +1,117 @@
+"""What a recommender, a count model and a loss weighting must provide.
+
+Trainer, checkpoints, warm start, memory, ranking, serving and the report know them through this
+page and the tables of names (src/config/names.py) alone. Symbols: B users, N targets of a batch in
+its canonical order (src/dataset/batching), D domains, V items, H hidden size. A *path* is a way to
+rank, `cross` or `single` (src/config/modes.py); its targets' losses are those of one view.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+# (columns) -> scores [rows, columns] of a block of rows, the same however often they are asked for.
+# The columns are a slice, or their numbers, among which one may stand more than once.
+Scores = Callable[[slice | Tensor], Tensor]
+
+
+class StepLosses(NamedTuple):
+    """What a recommender makes of a batch, in nats."""
+
+    objective: Tensor  # scalar Σ coefficient · loss over all targets and paths, with its gradient
+    by_path: dict[str, Tensor]  # {path: [N]} the loss of each target, values without a gradient
+    auxiliary: dict[str, Tensor]  # {term: scalar} further terms of the objective, with gradients
+    shown: dict[str, Tensor]  # {metric: scalar} what metrics.csv says of these terms
+
+
+class Recommender(Protocol):
+    """A model that is trained: an nn.Module.
+
+    Which of its paths a run trains, and whether each domain has a model of its own, is the run's
+    mode; the modes that a model has stand beside its name in the table. A nested dataclass
+    `Settings`, if there is one, holds the model's own settings, whose names begin with the model's.
+    """
+
+    item_table: nn.Parameter  # [V + 1, H]; ⟨query, row⟩ is an item's score, row 0 is padding
+    item_starts: list[int]  # [D + 1]; items of domain d are rows item_starts[d] … [d + 1] − 1
+    auxiliary_weights: dict[str, float]  # {term: λ} of StepLosses.auxiliary
+
+    def __init__(self, settings: Any, item_starts: list[int]) -> None:
+        """Fresh weights, a function of the settings (its seed among them) and the catalogue."""
+
+    def __call__(
+        self,
+        batch: Any,
+        coefficients: dict[str, Tensor] | None = None,
+        gather: Callable[[Tensor], list[Tensor]] | None = None,
+    ) -> StepLosses:
+        """The losses of a Batch on every path.
+
+        `coefficients` {path: [N]} are what the objective multiplies the targets' losses by; 1
+        without them. They come in because a softmax over a catalogue makes its gradient along with
+        its value. `gather` brings the rows of all processes together (`Process.gather_groups`).
+        """
+
+    def queries(self, batch: Any, path: str) -> Tensor:
+        """[B, H] what ranks the next item of each user, in the domain of the user's last target."""
+
+    def reads_domain(self, path: str) -> bool:
+        """Whether a query depends on the domain that is asked for, not on the events alone."""
+
+    def rows_of(self, name: str) -> str:
+        """What the rows of a parameter or buffer stand for, so that a new run can start from it:
+        `items`, `domains`, or nothing of the data (`whole`)."""
+
+    @staticmethod
+    def activation_bytes(settings: Any, tile: float) -> float:
+        """Bytes that a target holds when the backward pass begins, about, for the line about
+        memory; `tile` is the number of slots that a target attends to."""
+
+
+class CountModel(Protocol):
+    """A model that is counted, not trained."""
+
+    @classmethod
+    def fit(cls, dataset: Any) -> "CountModel":
+        """Count the training events of a dataset."""
+
+    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
+        """Scores of a domain's items for n requests: the user of each [n], the end of the events
+        that are known (flat, exclusive) [n], and the time of the request [n] in seconds."""
+
+    def pairs(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        items: np.ndarray,
+    ) -> Tensor:  # fmt: skip
+        """[n, N] scores of single items [n, N], of any domain, when `domain` is asked for."""
+
+
+class LossWeighting(Protocol):
+    """Weights of the domains in the loss of the paths that are weighted.
+
+    Built from the run's settings and the gap (src/objective/lc_ntg.py). A nested dataclass
+    `Settings` works as in a Recommender. What it declares to need, it is given:
+    """
+
+    needs_both_views: ClassVar[bool]  # a run with one view then has uniform weights
+    needs_losses: ClassVar[bool]  # `update` after each step
+    per_domain_gradients: ClassVar[bool]  # one forward and backward pass per domain, `combine`d
+
+    def weights(self) -> Tensor:
+        """[D] w_d of the coming step, from what the steps before left; mean 1 by convention."""
+
+    def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
+        """After a step: the mean loss of each domain {path: [D]} in nats and its targets [D], over
+        all batches and processes; the mean of a domain without a target is NaN."""
+
+    def combine(self, gradients: Tensor) -> Tensor:
+        """[D, P] one gradient per domain -> [P] the gradient that is applied, where they are asked
+        for."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that must survive a resume; every tensor has one row per domain."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state_dict`."""

@@ -1,0 +1,58 @@
+"""Gates: how much each expert weighs in the mixture, on packed tokens.
+
+The sequences of a view stand one after the other in M slots (src/dataset/batching/packing.py).
+`which` [M] is the gate of each slot: SDSR has one gate per domain, CDSR a single one.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class TokenGate(nn.Module):
+    """g: weights of the K experts at position t from the input at t alone: nothing leaks."""
+
+    def __init__(self, gates: int, hidden: int, experts: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(gates, hidden, experts) * 0.02)
+
+    def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
+        """Inputs [M, H] and the gate of each slot [M] -> weights [M, K] that sum to 1."""
+        gates, hidden, experts = self.weight.shape
+        logits = x @ self.weight.transpose(0, 1).reshape(hidden, gates * experts)  # [M, G·K]
+        index = which[:, None, None].expand(-1, 1, experts)
+        logits = logits.view(-1, gates, experts).gather(1, index)[:, 0]  # [M, K]
+        return logits.to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
+
+
+class SequenceGate(nn.Module):
+    """The paper's gate: one weight vector per sequence, computed from its whole flattened input.
+
+    It sees the inputs of later positions, which are the targets of earlier ones: a leak in
+    training, kept for comparison. A map of the flattened input is a sum of one map per position.
+    """
+
+    def __init__(self, gates: int, hidden: int, experts: int, max_len: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(gates, max_len, hidden, experts) * 0.02)
+
+    def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
+        """Inputs [M, H] and the gate of each slot [M] -> weights [M, K], equal in a sequence."""
+        parts = torch.einsum("nh,nhk->nk", x, self.weight[which, view.positions])  # [M, K]
+        parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
+        # slots of no sequence have the number `view.sequences`
+        sums = parts.new_zeros(view.sequences + 1, parts.shape[1])
+        sums = sums.index_add(0, view.sequence_ids, parts)
+        return sums.softmax(-1)[view.sequence_ids]  # [sequences + 1, K] -> [M, K]
+
+
+class EvenGate(nn.Module):
+    """No gate: every expert weighs 1 / K."""
+
+    def __init__(self, experts: int):
+        super().__init__()
+        self.experts = experts
+
+    def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
+        """Inputs [M, H] -> weights [M, K]."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.full((len(x), self.experts), 1.0 / self.experts, dtype=dtype, device=x.device)

@@ -1,0 +1,49 @@
+"""Uniform loss weighting, which is also what every other weighting begins from."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from src.config.names import WEIGHTINGS, load
+from src.interfaces import LossWeighting
+
+
+class Uniform:
+    """Every domain weighs the same: the plain mean over targets (`--weighting uniform`).
+
+    settings: the run's. gap: the NegativeTransferGap (src/objective/lc_ntg.py) that the run
+    measures, whose state [D] has the run's device and type.
+    """
+
+    needs_both_views: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = False
+    per_domain_gradients: ClassVar[bool] = False
+
+    def __init__(self, settings, gap):
+        self.settings, self.gap = settings, gap
+
+    def weights(self) -> Tensor:
+        return torch.ones_like(self.gap.state)
+
+    def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
+        """Nothing is learned from a step."""
+
+    def combine(self, gradients: Tensor) -> Tensor:
+        """[D, P] -> [P] their sum."""
+        return gradients.sum(0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state:
+            raise ValueError(f"weighting has no {', '.join(state)}")
+
+
+def make_weighting(settings, gap) -> LossWeighting:
+    """The loss weighting of a run; uniform where it compares two views and the run has one."""
+    weighting = load(WEIGHTINGS[settings.weighting])
+    if weighting.needs_both_views and len(settings.paths) < 2:
+        weighting = Uniform
+    return weighting(settings, gap)

@@ -1,0 +1,126 @@
+"""`report.py table`: runs side by side, one column per domain."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from src.config.names import COUNT_MODELS
+from src.io.errors import UserError
+from src.report.finished_runs import Run, read_runs
+from src.report.formatting import number
+from src.report.seed_groups import check_distinct_names, check_same_data, group_seeds
+from src.report.table_files import markdown, write_tables
+
+COLUMNS = [
+    "run", "model", "mode", "loss", "seed", "path", "split", "protocol", "domain", "metric",
+    "value",
+]  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--split", default="test", choices=("valid", "test"), help="split to show (default: test)"
+    )
+    parser.add_argument(
+        "--protocol", default="full", help="candidate protocol: full, sampled, … (default: full)"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", default=["ndcg@10", "hr@10"], metavar="METRIC",
+        help="metrics in each cell (default: ndcg@10 hr@10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, help="also write OUT.csv (every value of the runs) and OUT.md"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table; with --out, write it and every value of the runs. Raises UserError."""
+    runs = read_runs(arguments.runs)
+    check_distinct_names(runs)
+    check_same_data(runs)
+    text = table(runs, arguments.split, arguments.protocol, arguments.metrics)
+    if arguments.out:
+        write_tables(arguments.out, COLUMNS, tidy_rows(runs), text)
+    print(text)
+
+
+def tidy_rows(runs: list[Run]) -> list[tuple]:
+    """One row per value, for all splits and protocols; baselines once, under their own names."""
+    rows: list[tuple] = []
+    seen = set()
+    for run in runs:
+        for split, protocols in run.results.items():
+            for protocol, paths in protocols.items():
+                for path, domains in paths.items():
+                    is_baseline = path in COUNT_MODELS
+                    if is_baseline and (split, protocol, path) in seen:
+                        continue
+                    seen.add((split, protocol, path))
+                    facts: tuple = (run.name, run.model, run.mode, run.loss, run.seed)
+                    if is_baseline:
+                        facts = (path, "", "", "", "")
+                    rows += [
+                        (*facts, path, split, protocol, domain, metric, value)
+                        for domain, metrics in domains.items()
+                        for metric, value in metrics.items()
+                    ]
+    return rows
+
+
+def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str:
+    """A Markdown table with one row per model and path, one column per domain.
+
+    A cell holds the `metrics`, separated by slashes; of several seeds their mean and standard
+    deviation.
+    """
+    by_row: dict[tuple[str, str, str], list[dict[str, dict]]] = {}
+    for group in group_seeds(runs):
+        for run in group.runs:
+            for path, scores in run.protocol_scores(split, protocol).items():
+                if path in COUNT_MODELS:  # the same in every run
+                    by_row[path, "", ""] = [scores]
+                else:
+                    by_row.setdefault((group.title, group.label, path), []).append(scores)
+    order = sorted(by_row, key=lambda row: row[0] not in COUNT_MODELS)
+    _check_metrics([scores for seeds in by_row.values() for scores in seeds], metrics)
+    first = by_row[order[0]][0]
+    rows = [
+        [*row, *(_cell([scores[name] for scores in by_row[row]], metrics) for name in first)]
+        for row in order
+    ]
+    domains = [f"{name} (n = {first[name]['n']})" for name in first]
+    title = f"{split}, protocol `{protocol}`: {' / '.join(metric.upper() for metric in metrics)}"
+    seeds = {row[1]: len(scores) for row, scores in by_row.items() if len(scores) > 1}
+    counts = ", ".join(f"{label}: {count}" for label, count in seeds.items())
+    legend = f"\n±: standard deviation over seeds ({counts}).\n" if seeds else ""
+    return f"{title}\n\n{markdown(['model', 'run', 'path', *domains], rows, 3)}{legend}"
+
+
+def _check_metrics(scores: list[dict[str, dict]], metrics: list[str]) -> None:
+    """UserError for a metric that none of the runs has."""
+    means = [mean for domains in scores for mean in domains.values()]
+    known = dict.fromkeys(name for mean in means for name in mean if name != "n")
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(f"no run has the metric {metric}; choose from {', '.join(known)}")
+
+
+def _cell(seeds: list[dict[str, float]], metrics: list[str]) -> str:
+    """The metrics of a domain; a dash for a missing one."""
+    if not seeds[0]["n"]:
+        return "–"
+    cells = []
+    for metric in metrics:
+        values = [mean[metric] for mean in seeds if metric in mean]
+        cells.append(_short(np.mean(values)) if values else "–")
+        if len(values) > 1:
+            cells[-1] += f" ± {_short(np.std(values, ddof=1))}"
+    return " / ".join(cells)
+
+
+def _short(value: float | np.floating) -> str:
+    """.0443"""
+    return number(float(value)).removeprefix("0")

@@ -1,0 +1,1 @@
+"""The negative-transfer report: run folders -> one page, its figures and its tables."""

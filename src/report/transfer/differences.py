@@ -1,0 +1,126 @@
+"""The metric of each ranker, and the paired differences between rankers, by domain.
+
+The results are tidy tables, which captions, figures and tables read. A `ranker` column holds keys
+of `DataSet.rankers`; `macro` and `users` among the domains are the means over domains and targets.
+"""
+
+import numpy as np
+import pandas as pd
+
+from src.report.finished_runs import MEANS
+from src.report.formatting import ALPHA
+from src.report.transfer.data_sets import DataSet, TargetMetrics
+from src.statistics.bootstrap import Estimate, estimates
+from src.statistics.comparison import compare
+from src.statistics.holm import holm
+
+GAINED, HURT, UNSURE = "gained", "hurt", "no significant difference"
+
+
+def levels(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
+    """The metric of each ranker by domain.
+
+    Columns: ranker, domain, value, low and high of its 95 % interval, error, n, seeds and the
+    standard deviation over them.
+    """
+    rows = []
+    for key in data.rankers:
+        means = estimates(measured.values[key], measured.users, measured.domains, measured.names)
+        for domain, estimate in means.items():
+            by_seed = [
+                mean_of(values, measured, domain) for values in measured.by_seed[key].values()
+            ]
+            deviation = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else np.nan
+            row = (key, domain, *value_and_spread(estimate), estimate.n, len(by_seed), deviation)
+            rows.append(row)
+    names = ["ranker", "domain", "value", "low", "high", "error", "n", "seeds", "seed_deviation"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def value_and_spread(estimate: Estimate) -> tuple[float, float, float, float]:
+    """value, low, high, error"""
+    return estimate.value, estimate.low, estimate.high, estimate.error
+
+
+def mean_of(values: np.ndarray, measured: TargetMetrics, domain: str) -> float:
+    """The mean of values [n] over a domain's targets, over the domains (macro) or all (users)."""
+    if domain == "users":
+        return float(values.mean())
+    if domain == "macro":
+        present = np.unique(measured.domains)
+        return float(np.mean([values[measured.domains == number].mean() for number in present]))
+    return float(values[measured.domains == measured.names.index(domain)].mean())
+
+
+def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
+    """The paired differences by domain.
+
+    Columns: first, second (keys of rankers), domain, difference, low, high, p, p_holm (over the
+    domains of one comparison; for macro and users the plain p), detectable, n, users, seeds that
+    both have, and same_sign: in how many of them the difference has the sign of the mean.
+    """
+    parts = []
+    for first, second in data.comparisons:
+        rows = compare_groups(measured, first, second, measured.domains, measured.names)
+        seeds = measured.seeds(first, second)
+        gaps = [measured.by_seed[first][seed] - measured.by_seed[second][seed] for seed in seeds]
+        rows["seeds"] = len(seeds)
+        rows["same_sign"] = [
+            sum(
+                np.sign(mean_of(gap, measured, row.domain)) == np.sign(row.difference)
+                for gap in gaps
+            )
+            for row in rows.itertuples()
+        ]
+        parts.append(rows)
+    return pd.concat(parts, ignore_index=True)
+
+
+def compare_groups(
+    measured: TargetMetrics, first: str, second: str, groups: np.ndarray, names: list[str]
+) -> pd.DataFrame:
+    """`compare` of two rankers over groups [n] of targets, as a table with Holm's p."""
+    pairs = compare(measured.values[first], measured.values[second], measured.users, groups, names)
+    rows = pd.DataFrame(
+        [
+            (first, second, name, one.difference, one.low, one.high, one.p, one.detectable,
+             one.targets, one.users)
+            for name, one in pairs.items()
+        ],
+        columns=["first", "second", "domain", "difference", "low", "high", "p", "detectable", "n",
+                 "users"],
+    )  # fmt: skip
+    is_group = ~rows.domain.isin(MEANS)
+    rows["p_holm"] = rows.p
+    rows.loc[is_group, "p_holm"] = holm(rows.p[is_group].to_numpy())
+    return rows
+
+
+def of_pair(differences: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """The rows of one comparison."""
+    return differences[(differences["first"] == first) & (differences["second"] == second)]
+
+
+def without_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of domains, without macro and users."""
+    return rows[~rows.domain.isin(MEANS)]
+
+
+def macro_row(rows: pd.DataFrame):
+    """The macro row of one comparison, as a named tuple."""
+    return next(rows[rows.domain == "macro"].itertuples())
+
+
+def significant(rows: pd.DataFrame) -> pd.Series:
+    """Whether each difference is significant after Holm's correction."""
+    return rows.p_holm < ALPHA
+
+
+def by_outcome(rows: pd.DataFrame) -> dict[str, list]:
+    """The domains' rows of one comparison by outcome: GAINED, HURT, UNSURE."""
+    rows = without_means(rows)
+    outcomes: dict[str, list] = {GAINED: [], HURT: [], UNSURE: []}
+    for row, sure in zip(rows.itertuples(), significant(rows), strict=True):
+        outcome = (GAINED if row.difference > 0 else HURT) if sure else UNSURE
+        outcomes[outcome].append(row)
+    return outcomes

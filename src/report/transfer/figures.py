@@ -1,0 +1,268 @@
+"""The figures of the measurements: levels, differences, groups, protocols, maps, correlation.
+
+Every function takes tidy tables and returns a matplotlib figure, as wide as a phone and as high as
+its rows need. Colour is never the only cue: rankers also differ in their markers, significant
+differences are filled, and maps print their numbers.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from src.config.names import COUNT_MODELS
+from src.report.formatting import signed
+from src.report.transfer import figure_style as style
+from src.report.transfer.data_sets import RANKER_KEYS, DataSet
+from src.report.transfer.differences import significant, without_means
+from src.report.transfer.sensitivity import BEYOND_ACCURACY
+from src.report.transfer.target_groups import FEW
+
+RANKER_MARKS = (
+    (style.BLUE, "o"), (style.SKY, "D"), (style.VERMILION, "s"), (style.GREEN, "^"),
+    (style.PURPLE, "v"), (style.BLACK, "P"),
+)  # fmt: skip
+# {ranker or baseline: (colour, marker)}
+MARKS = dict(zip(RANKER_KEYS, itertools.cycle(RANKER_MARKS), strict=False)) | {
+    name: (style.GREY, marker)
+    for name, marker in zip(COUNT_MODELS, itertools.cycle("x+1234|_"), strict=False)
+}
+MEAN_LABELS = {"macro": "mean over domains", "users": "mean over targets"}
+ROW = 0.115  # inches of a mark's line
+GAP = 0.16  # inches between two rows of marks
+FRAME = 0.85  # inches for the axis and the legend
+NAMED = 12  # domains up to which each has its own colour and name in the correlation figure
+FILLINGS = ("full", "none", "left", "top")
+PRINTED = 8  # domains up to which a cell of a D × D map has room for a number
+
+
+def dot_plot(
+    rows: pd.DataFrame,
+    by: str,
+    order: Sequence[str],
+    marks: Mapping[Any, tuple[str, tuple[str, str]]],
+    axis_label: str,
+    *,
+    hollow: pd.Series | None = None,
+    zero: bool = False,
+) -> Figure:
+    """Dots with intervals: one row per entry of `order`, with one dot per entry of `marks`.
+
+    Parameters
+    ----------
+    rows: columns `by` (the row), `mark`, `value`, `low`, `high`, `n`.
+    marks: {value of the column `mark`: (its label, (colour, marker))}.
+    hollow: whether each of `rows` is drawn hollow.
+    zero: whether to draw a line at 0.
+    """
+    order = [name for name in order if (rows[by] == name).any()]
+    height = len(order) * (ROW * len(marks) + GAP) + FRAME + ROW * -(-len(marks) // 2)
+    figure, axes = style.new_figure(height)
+    axes = axes[0, 0]
+    if zero:
+        axes.axvline(0, color=style.BLACK, linewidth=0.8)
+    hollow = pd.Series(False, rows.index) if hollow is None else hollow
+    offsets = style.spread(len(marks), ROW * len(marks) / (ROW * len(marks) + GAP))
+    for offset, (mark, (text, (colour, shape))) in zip(offsets, marks.items(), strict=True):
+        dots = rows[rows.mark == mark]
+        y = dots[by].map(order.index).to_numpy() + offset
+        empty = hollow[dots.index].to_numpy(bool)
+        axes.hlines(y, dots.low, dots.high, color=colour, linewidth=1.1)
+        line = {"color": colour, "marker": shape, "linestyle": "none", "markersize": 4}
+        axes.plot(dots.value[~empty], y[~empty], **line, label=text)
+        axes.plot(dots.value[empty], y[empty], **line, markerfacecolor="white")
+    for number in range(1, len(order)):
+        axes.axhline(number - 0.5, color="#bbbbbb", linewidth=0.5)
+    counts, texts = rows.groupby(by).n.first(), style.distinct(order, _label)
+    labels = [f"{texts[name]}\n{_count(counts[name])}" for name in order]
+    axes.set_yticks(range(len(order)), labels)
+    axes.set(xlabel=axis_label, ylim=(len(order) - 0.5, -0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    style.legend(figure, axes)
+    return figure
+
+
+def _label(name: str) -> str:
+    return style.label(MEAN_LABELS.get(name, name))
+
+
+def _count(count: int) -> str:
+    return f"n = {count:,}" + (", few" if count < FEW else "")
+
+
+def ranker_marks(data: DataSet, *baselines: str) -> dict[str, tuple[str, tuple[str, str]]]:
+    """{ranker or baseline: (its label, (colour, marker))}"""
+    marks = {key: (ranker.title, MARKS[key]) for key, ranker in data.rankers.items()}
+    return marks | {name: (name, MARKS[name]) for name in baselines}
+
+
+def levels_figure(data: DataSet, levels: pd.DataFrame, metric: str) -> Figure:
+    """The metric of each ranker by domain."""
+    rows = levels[levels.domain != "users"].assign(mark=levels.ranker)
+    return dot_plot(
+        rows, "domain", [*data.domains, "macro"], ranker_marks(data),
+        f"{metric.upper()}, 95 % interval",
+    )  # fmt: skip
+
+
+def forest_figure(data: DataSet, differences: pd.DataFrame, metric: str) -> Figure:
+    """The paired differences by domain; hollow: not significant."""
+    pairs = list(dict.fromkeys(zip(differences["first"], differences["second"], strict=True)))
+    colours = (style.VERMILION, style.GREEN, style.PURPLE, style.BLACK, style.SKY)
+    shapes = ("s", "^", "D", "P", "o")
+    marks = {
+        pair: (data.label(*pair), mark)
+        for pair, mark in zip(pairs, zip(colours, shapes, strict=True), strict=False)
+    }
+    rows = differences[differences.domain != "users"].rename(columns={"difference": "value"})
+    rows = rows.assign(mark=list(zip(rows["first"], rows["second"], strict=True)))
+    return dot_plot(
+        rows, "domain", [*data.domains, "macro"], marks,
+        f"difference in {metric.upper()}, 95 % interval\n(filled: p < .05 after Holm's correction)",
+        hollow=~significant(rows), zero=True,
+    )  # fmt: skip
+
+
+def groups_figure(data: DataSet, levels: pd.DataFrame, names: list[str], metric: str) -> Figure:
+    """The metric of each ranker in the groups of one grouping; hollow: too few targets."""
+    rows = levels.assign(mark=levels.ranker)
+    return dot_plot(
+        rows, "group", names, ranker_marks(data),
+        f"{metric.upper()}, 95 % interval (hollow: fewer than {FEW} targets)",
+        hollow=rows.n < FEW,
+    )  # fmt: skip
+
+
+def protocols_figure(data: DataSet, protocols: pd.DataFrame, metric: str) -> Figure:
+    """The mean over domains under each protocol, with the baselines."""
+    rows = protocols[protocols.domain == "macro"]
+    rows = rows.assign(mark=rows.ranker, low=rows.value, high=rows.value)
+    baselines = [name for name in COUNT_MODELS if (rows.ranker == name).any()]
+    return dot_plot(
+        rows, "protocol", list(rows.protocol.unique()), ranker_marks(data, *baselines),
+        f"{metric.upper()}, mean over domains",
+    )  # fmt: skip
+
+
+def beyond_figure(data: DataSet, beyond: pd.DataFrame) -> Figure:
+    """Coverage and popularity of the top 10 by domain, one panel for each."""
+    domains = [name for name in [*data.domains, "macro"] if (beyond.domain == name).any()]
+    height = 2 * (len(domains) * 0.34 + 0.45) + ROW * 5
+    figure, axes = style.new_figure(height, rows=2)
+    for axis, (metric, text) in zip(axes[:, 0], BEYOND_ACCURACY.items(), strict=True):
+        by_metric = beyond[beyond.metric == metric]
+        for key, (label, (colour, shape)) in ranker_marks(data).items():
+            rows = by_metric[by_metric.ranker == key]
+            axis.plot(
+                rows.value, rows.domain.map(domains.index), color=colour, marker=shape,
+                markersize=4.5, markerfacecolor="none", linestyle="none", label=label,
+            )  # fmt: skip
+        if metric == "popularity@10":
+            axis.axvline(1, color=style.BLACK, linewidth=0.8)
+        axis.set_yticks(range(len(domains)), list(style.distinct(domains, _label).values()))
+        axis.set(xlabel=text, ylim=(len(domains) - 0.5, -0.5))
+    style.legend(figure, axes[0, 0])
+    return figure
+
+
+# ---------------------------------------------------------------- maps
+
+
+def heat_map(
+    axes: Axes, values: np.ndarray, limits: tuple[float, float], colours: str, texts: np.ndarray
+) -> None:
+    """Draw values [rows, columns] as colours, with a text in each cell (may be empty)."""
+    shown = np.ma.masked_invalid(values)
+    palette = matplotlib.colormaps[colours]
+    axes.imshow(shown, cmap=palette, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for (row, column), text in np.ndenumerate(texts):
+        if text:
+            share = (values[row, column] - limits[0]) / (limits[1] - limits[0])
+            axes.text(
+                column, row, text, ha="center", va="center",
+                color=style.ink(palette(share)[:3]),
+            )  # fmt: skip
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+
+
+def overlap_figure(card: dict) -> Figure:
+    """The share of each row's users who are also active in the column's domain."""
+    names = list(card["overlap"])
+    shared = np.array([[card["overlap"][row][column] for column in names] for row in names], float)
+    shares = shared / np.maximum(shared.diagonal()[:, None], 1)
+    figure, axes = style.new_figure(len(names) * 0.3 + 0.8)
+    texts = np.full(shares.shape, "", dtype=object)
+    if len(names) <= PRINTED:
+        texts = np.array([[f"{100 * share:.0f}" for share in row] for row in shares], object)
+    heat_map(axes[0, 0], shares, (0.0, 1.0), "Blues", texts)
+    labels = [f"{_label(name)} ({number})" for number, name in enumerate(names, 1)]
+    axes[0, 0].set_yticks(range(len(names)), labels)
+    step = 1 if len(names) <= 2 * PRINTED else 3
+    axes[0, 0].set_xticks(range(0, len(names), step), range(1, len(names) + 1, step))
+    axes[0, 0].set_xlabel("% of the row's users who are also active\nin the column's domain")
+    return figure
+
+
+def transfer_map_figure(data: DataSet, differences: pd.DataFrame, metric: str) -> Figure:
+    """Domains × differences in diverging colours around 0, with the numbers; *: significant."""
+    rows = without_means(differences)
+    pairs = list(dict.fromkeys(zip(rows["first"], rows["second"], strict=True)))
+    names = [name for name in data.domains if (rows.domain == name).any()]
+    values = np.full((len(names), len(pairs)), np.nan)
+    texts = np.full(values.shape, "", dtype=object)
+    for row, sure in zip(rows.itertuples(), significant(rows), strict=True):
+        cell = names.index(row.domain), pairs.index((row.first, row.second))
+        values[cell] = row.difference
+        texts[cell] = signed(row.difference, 3).replace("0.", ".") + "*" * sure
+    most = max(float(np.nanmax(np.abs(values))), 1e-9)
+    figure, axes = style.new_figure(len(names) * 0.3 + 1.1)
+    heat_map(axes[0, 0], values, (-most, most), "PuOr", texts)
+    axes[0, 0].set_yticks(range(len(names)), list(style.distinct(names, _label).values()))
+    labels = ["\n− ".join(style.label(data.label(key), 9) for key in pair) for pair in pairs]
+    axes[0, 0].set_xticks(range(len(pairs)), labels)
+    axes[0, 0].set_xlabel(f"difference in {metric.upper()} (*: significant)")
+    return figure
+
+
+# ---------------------------------------------------------------- γ against transfer
+
+
+def correlation_figure(points: pd.DataFrame, metric: str) -> Figure:
+    """D·γ against Δ: one point per domain and seed; the seeds of a domain are joined by a line.
+
+    With at most NAMED domains each has its own colour and marker, and a data set its filling; with
+    more, each data set has its own colour and marker.
+    """
+    pairs = points.drop_duplicates(["data", "domain"])
+    few = len(pairs) <= NAMED
+    figure, axes = style.new_figure(3.1 + 0.135 * (-(-len(pairs) // 2) if few else 1))
+    axes = axes[0, 0]
+    axes.axhline(0, color=style.BLACK, linewidth=0.8)
+    axes.axvline(1, color=style.BLACK, linewidth=0.8, linestyle=(0, (4, 2)))
+    for number, (name, rows) in enumerate(points.groupby("data", sort=False)):
+        title, filling = style.short(str(name), 12), FILLINGS[number % len(FILLINGS)]
+        for index, (domain, seeds) in enumerate(rows.groupby("domain", sort=False)):
+            look = style.point_style(index) | {"fillstyle": filling}
+            if not few:
+                look = style.point_style(number)
+            text = f"{title}: {style.short(str(domain), 15)}" if few else title
+            axes.plot(
+                seeds.share, seeds.transfer, **look, markersize=4.5, linewidth=0.6,
+                label=text if few or not index else None,
+            )  # fmt: skip
+    axes.set(
+        xlabel="D·γ at the tested epoch (1: uniform)",
+        ylabel=f"Δ: CDSR − SDSR, {metric.upper()}",
+    )
+    if len(points):
+        style.legend(figure, axes)
+    return figure

@@ -1,0 +1,124 @@
+"""The paper's central claim: does γ_d, known while training, predict the measured transfer?
+
+A point is one (data set, domain, seed): D·γ_d of SyNCRec's run (1: uniform) against
+Δ_d = CDSR − SDSR of the runs with the same seed on the test targets. The seeds of a domain are not
+independent, so the interval of Spearman's ρ resamples domains with all their seeds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata, spearmanr
+
+from src.io.errors import UserError
+from src.report.finished_runs import RETRAIN
+from src.report.transfer.data_sets import DataSet, TargetMetrics
+from src.report.transfer.training_history import tested_epoch
+
+ENOUGH = 10  # with fewer (data set, domain) pairs the report draws no conclusion
+RESAMPLES = 2000
+POSITIVE, NEGATIVE, INCONCLUSIVE = "positive", "negative", "inconclusive"
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's ρ over points in clusters, with its 95 % interval.
+
+    rho, low and high are NaN if one of the two variables has fewer than two distinct values.
+    """
+
+    rho: float
+    low: float
+    high: float
+    points: int
+    clusters: int
+    used: int  # resamples in which both variables have two distinct values
+    resamples: int
+
+    @property
+    def verdict(self) -> str:
+        """POSITIVE, NEGATIVE or INCONCLUSIVE."""
+        sure = self.clusters >= ENOUGH and np.isfinite(self.rho) and self.low * self.high > 0
+        return (POSITIVE if self.rho > 0 else NEGATIVE) if sure else INCONCLUSIVE
+
+
+def correlation_points(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
+    """One row per domain and seed that SDSR, CDSR and SyNCRec share.
+
+    Columns: data, domain, seed, share (D·γ at the epoch of the tested checkpoint), share_last (at
+    the last epoch), phi (nats), transfer (Δ), n. Raises UserError if transfer.csv lacks the epoch.
+    """
+    first, second = data.transfer_pair
+    runs, rows = {run.seed: run for run in data.two_view.runs}, []
+    for seed in sorted(set(runs) & set(measured.seeds(first, second))):
+        gap = measured.by_seed[first][seed] - measured.by_seed[second][seed]
+        trajectory = runs[seed].transfer()
+        assert trajectory is not None  # checked by data_sets
+        trajectory = trajectory.set_index(["epoch", "domain"])
+        epochs = trajectory.index.get_level_values("epoch")
+        tested, last = tested_epoch(runs[seed]), epochs.max()
+        if tested not in epochs:
+            raise UserError(
+                f"{runs[seed].folder / 'transfer.csv'} lacks epoch {tested}, the epoch of the "
+                f"tested checkpoint; {RETRAIN}"
+            )
+        for number, domain in enumerate(measured.names):
+            chosen = measured.domains == number
+            if chosen.any():
+                shares = [
+                    float(trajectory.gamma[epoch, domain]) * len(measured.names)
+                    for epoch in (tested, last)
+                ]
+                phi, transfer = float(trajectory.phi[tested, domain]), float(gap[chosen].mean())
+                rows.append((data.name, domain, seed, *shares, phi, transfer, chosen.sum()))
+    columns = ["data", "domain", "seed", "share", "share_last", "phi", "transfer", "n"]
+    numbers = dict.fromkeys(("share", "share_last", "phi", "transfer"), float)
+    return pd.DataFrame(rows, columns=columns).astype(numbers)  # also if there is no row
+
+
+def correlation(
+    points: pd.DataFrame, predictor: str = "share", *, resamples: int = RESAMPLES, seed: int = 0
+) -> Correlation:
+    """Spearman's ρ of the column `predictor` with `transfer`.
+
+    The interval is a percentile bootstrap over (data, domain). Points without the predictor (φ of a
+    domain that was not trained) are left out. So are resamples in which a variable is constant and
+    ρ does not exist; `used` counts the others.
+    """
+    points = points[np.isfinite(points[predictor])].reset_index(drop=True)
+    x, y = points[predictor].to_numpy(), points.transfer.to_numpy()
+    members = list(points.groupby(["data", "domain"], sort=True).indices.values())
+    if not _varies(x, y):
+        nan = float("nan")
+        return Correlation(nan, nan, nan, len(points), len(members), 0, resamples)
+    rng = np.random.default_rng(seed)
+    rhos = []
+    for drawn in rng.integers(len(members), size=(resamples, len(members))):
+        rows = np.concatenate([members[number] for number in drawn])
+        if _varies(x[rows], y[rows]):
+            ranks = rankdata(np.stack([x[rows], y[rows]]), axis=1)
+            rhos.append(np.corrcoef(ranks)[0, 1])
+    low, high = np.quantile(rhos, [0.025, 0.975])
+    rho = float(spearmanr(x, y).statistic)
+    return Correlation(
+        rho, float(low), float(high), len(points), len(members), len(rhos), resamples
+    )
+
+
+def _varies(x: np.ndarray, y: np.ndarray) -> bool:
+    return len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
+
+
+def correlations(points: pd.DataFrame) -> dict[str, Correlation]:
+    """{predictor of Δ: its correlation}: D·γ over all points first, then the variations."""
+    results = {
+        "D·γ, tested epoch": correlation(points),
+        "D·γ, last epoch": correlation(points, "share_last"),
+        "φ, tested epoch": correlation(points, "phi"),
+    }
+    names = points.data.unique()
+    if len(names) > 1:
+        for name in names:
+            results[f"D·γ, only {name}"] = correlation(points[points.data == name])
+    return results

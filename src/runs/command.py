@@ -1,0 +1,91 @@
+"""The command line of main.py: flags, files of settings, and what is asked for."""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.config.cli import OneLineParser, build_parser, from_namespace
+from src.config.identity import difference
+from src.config.settings import (
+    Settings,
+    choose,
+    names_in,
+    read_settings,
+    run_settings,
+    settings_class,
+)
+from src.config.validation import check_settings
+from src.evaluation.metrics import METRICS
+from src.io.errors import UserError
+from src.runs.evaluate import run_protocols
+from src.runs.lifecycle import folder_of
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    settings: Settings
+    evaluate: Path | None = None  # a run folder
+    replay: Path | None = None  # a checkpoint in one
+
+
+def parse_command(arguments: list[str] | None, description: str) -> Command:
+    """The command of a command line.
+
+    `--config FILE`, or the run of the other two, gives other defaults; flags win.
+    """
+    first = OneLineParser(add_help=False, allow_abbrev=False)
+    _add_files(first)
+    for name in ("model", "weighting"):
+        first.add_argument(f"--{name}")
+    first.add_argument("--lc_ntg", action=argparse.BooleanOptionalAction)
+    early, _ = first.parse_known_args(arguments)
+    if early.evaluate and not (early.evaluate / "results.json").is_file():
+        raise UserError(f"--evaluate {early.evaluate}: not a finished run (no results.json)")
+    run = early.evaluate or (early.replay and folder_of(early.replay))
+    before = run_settings(run) if run else None
+    defaults = read_settings(early.config, "--config") if early.config else {}
+    if before:
+        defaults = vars(before)
+    defaults = choose(defaults, early.model, early.weighting, early.lc_ntg)
+    config_class = settings_class(*names_in(defaults))
+    parser = build_parser(config_class, description)
+    _add_files(parser)
+    parser.set_defaults(**defaults)
+    settings = _with_whole_paths(from_namespace(config_class, parser.parse_args(arguments)))
+    check_settings(settings)
+    run_protocols(settings)  # refuses unknown ones
+    if before and (name := difference(before, settings, resume=False)):
+        does = "--evaluate scores" if early.evaluate else "--replay computes a step of"
+        raise UserError(
+            f"{does} the run as it was trained, with --{name} {getattr(before, name)}; "
+            f"drop --{name}, or train another run"
+        )
+    if settings.select_metric not in METRICS:
+        raise UserError(
+            f"--select_metric {settings.select_metric} is unknown; give one of {', '.join(METRICS)}"
+        )
+    return Command(settings, early.evaluate, early.replay)
+
+
+def _add_files(parser: OneLineParser) -> None:
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--config", metavar="FILE", type=Path, help="settings as a JSON file")
+    files.add_argument(
+        "--evaluate", metavar="RUN", type=Path,
+        help="score a finished run folder again, without training; with the flags of evaluation",
+    )  # fmt: skip
+    files.add_argument(
+        "--replay", metavar="FILE", type=Path,
+        help="compute the step that a checkpoint of a run folder stands before, such as fault.pt, "
+        "and print its losses and gradients; nothing is updated or written",
+    )  # fmt: skip
+
+
+def _with_whole_paths(settings: Settings) -> Settings:
+    """The settings with whole paths: a run must be found again from any folder."""
+    paths = {name: getattr(settings, name) for name in ("data_dir", "init_from")}
+    whole: dict[str, Any] = {name: os.path.realpath(path) for name, path in paths.items() if path}
+    return dataclasses.replace(settings, **whole)

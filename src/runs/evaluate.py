@@ -1,0 +1,234 @@
+"""Score a trained run on validation and test, and write what its folder keeps of it."""
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from src.config.identity import scored_otherwise
+from src.config.settings import Settings, run_settings
+from src.dataset.store.folder import Dataset
+from src.evaluation.path_scores import (
+    PathScores,
+    add_served,
+    choose_serving,
+    fit_count_models,
+    rank_tables,
+    score_paths,
+    summarise_paths,
+    with_suffix,
+)
+from src.config.names import RELEASED, STRICT
+from src.evaluation.protocols import chosen_protocols, drawn_sets
+from src.evaluation.queries import Ensemble
+from src.evaluation.ranking import Plan
+from src.evaluation.serving_choice import Choice
+from src.evaluation.targets import (
+    SPLITS,
+    Targets,
+    drawn_candidates,
+    is_temporal,
+    split_targets,
+    target_facts,
+)
+from src.io.errors import UserError
+from src.io.files import write_atomically, write_json
+from src.runs.records import read_results
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitScores:
+    """A split under the protocols, with contexts as they are or strict."""
+
+    targets: Targets
+    scores: dict[str, PathScores]
+    strict: bool
+
+
+def run_protocols(settings: Settings) -> tuple[str, ...]:
+    """The protocols that a run is scored under; `full` always, because it decides what serves.
+
+    UserError for an unknown one, or one that the run's models cannot be ranked by.
+    """
+    wanted = chosen_protocols(settings.protocol, settings.sampled_negatives)
+    if settings.per_domain:
+        # a domain's own model has no vectors of the other domains' items
+        if RELEASED in settings.protocol:
+            raise UserError(
+                f"--protocol {RELEASED} scores the items of all domains by the query of one domain; "
+                f"a run of --mode {settings.mode} has no such scores; leave it out"
+            )
+        wanted = tuple(name for name in wanted if name != RELEASED)
+    return wanted if "full" in wanted else ("full", *wanted)
+
+
+def asked_protocols(settings: Settings, dataset: Dataset) -> list[str]:
+    """The names under which results will be found: those of `run_protocols`, and the strict ones
+    where they are asked for and differ."""
+    names = run_protocols(settings)
+    return [name + suffix for suffix in _suffixes(settings, dataset) for name in names]
+
+
+def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
+    """Whether a finished run has not been scored as the settings ask."""
+    results = read_results(folder)
+    missing = any(name not in results["test"] for name in asked_protocols(settings, dataset))
+    return missing or bool(scored_otherwise(run_settings(folder), settings))
+
+
+def _suffixes(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
+    """Contexts as they are, and strict ones; in a temporal split every context is strict."""
+    return ("", STRICT) if settings.strict_context and not is_temporal(dataset) else ("",)
+
+
+def evaluate_run(
+    ensemble: Ensemble,
+    settings: Settings,
+    dataset: Dataset,
+    folder: Path,
+    process,
+    keep: bool = False,
+) -> None:
+    """Rank all targets by all paths and protocols; write the run folder's tables and results.
+
+    With `keep`, protocols that the folder has from an earlier call and that are not asked for stay
+    as they are. The best checkpoint was picked on validation before: nothing here chooses by test.
+    """
+    protocols = run_protocols(settings)
+    count_models = fit_count_models(dataset)
+    found: list[SplitScores] = []
+    choices: dict[str, Choice] = {}
+    for split in SPLITS:  # validation first: it decides what serves
+        drawn = None  # the same however much of the contexts is seen
+        for suffix in _suffixes(settings, dataset):
+            targets = split_targets(dataset, split, strict=suffix == STRICT)
+            drawn = drawn or _drawn(settings, dataset, targets, protocols, folder.parent)
+            plan = Plan(dataset, targets, protocols, drawn, process.device)
+            lists = split == "test" and not suffix
+            scores = score_paths(ensemble, settings, plan, process, count_models, lists)
+            if len(settings.paths) == 2:
+                choices = choices or choose_serving(scores, targets, settings, dataset.domain_names)
+                starts = dataset.item_starts
+                scores = add_served(scores, choices, settings.paths, targets, starts)
+            found.append(SplitScores(targets, with_suffix(scores, suffix), bool(suffix)))
+    process.agree(lambda: write_scores(found, choices, settings, dataset, folder, keep))
+
+
+def _drawn(
+    settings: Settings, dataset: Dataset, targets: Targets, protocols: tuple[str, ...], runs: Path
+) -> dict[str, np.ndarray]:
+    """The drawn candidates of a split, stored beside the runs."""
+    names = (*drawn_sets(protocols), *(name for name in protocols if name == RELEASED))
+    count, seed = settings.sampled_negatives, settings.candidate_seed
+    return drawn_candidates(dataset, targets, names, count, seed, runs / "candidates")
+
+
+def write_scores(
+    found: list[SplitScores],
+    choices: dict[str, Choice],
+    settings: Settings,
+    dataset: Dataset,
+    folder: Path,
+    keep: bool,
+) -> None:
+    """ranks.parquet, targets.parquet, serving.json, and of the data its card and items.parquet
+    (the ids behind the item table's rows); results.json last."""
+    path, ranks = folder / "results.json", folder / "ranks.parquet"
+    results = _kept_results(folder) if keep else {}
+    tables, facts = [], []
+    for part in found:
+        summary = summarise_paths(part.scores, dataset, part.targets, settings.ties)
+        results[part.targets.split] = results.get(part.targets.split, {}) | summary
+        tables.append(rank_tables(part.scores, dataset, part.targets))
+        if not part.strict:
+            facts.append(target_facts(dataset, part.targets))
+    before = ranks if keep else None
+    write_atomically(ranks, lambda temporary: _write_ranks(temporary, tables, before))
+    _write_table(folder / "targets.parquet", pa.concat_tables(facts).unify_dictionaries())
+    if choices:
+        write_json(
+            folder / "serving.json",
+            {name: _as_json(choice) for name, choice in choices.items()},
+        )
+    write_json(folder / "data_card.json", dataset.card)
+    ids = dataset.folder / "items.parquet"
+    write_atomically(folder / ids.name, lambda temporary: shutil.copyfile(ids, temporary))
+    write_json(path, results)
+
+
+def _kept_results(folder: Path) -> dict:
+    """The results of an earlier call; {} where they cannot be read: scoring again mends them."""
+    try:
+        return read_results(folder)
+    except UserError as error:
+        print(f"warning: {error}; written anew", file=sys.stderr)
+        return {}
+
+
+def _as_json(choice: Choice) -> dict:
+    """A choice as JSON holds it, which has no infinity: without a bound, null."""
+    values = dataclasses.asdict(choice)
+    return values | {"bound": choice.bound if np.isfinite(choice.bound) else None}
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def _write_ranks(path: Path, tables: list[Iterator[pa.Table]], before: Path | None) -> None:
+    """One row group a split, protocol and path: the new ones, then those of `before` that have no
+    newer ones."""
+    writer, written = None, set()
+    try:
+        for table in (table for some in tables for table in some):
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table, row_group_size=max(1, len(table)))
+            written.add(_group(table))
+        for table in _row_groups(before, writer.schema) if before else ():
+            if _group(table) not in written:
+                writer.write_table(table, row_group_size=max(1, len(table)))
+    finally:
+        if writer:
+            writer.close()
+
+
+def _row_groups(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The row groups of an earlier ranks.parquet; none of one with other columns."""
+    if not path.is_file():
+        return
+    try:
+        file = pq.ParquetFile(path)
+        if file.schema_arrow.names == schema.names:
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number).cast(schema)
+                if len(table):
+                    yield table
+    except Exception as error:  # a torn table fails in many ways
+        raise UserError(f"{path} cannot be read ({error}); remove it to score anew") from None
+
+
+def _group(table: pa.Table) -> tuple[str, ...]:
+    """Split, protocol and path of a row group."""
+    return tuple(table[name][0].as_py() for name in ("split", "protocol", "path"))
+
+
+def results_table(results: dict, protocol: str = "full") -> str:
+    """The test metrics for the console: one row per domain, one column per path."""
+    paths = results["test"][protocol]
+    names = list(next(iter(paths.values())))
+    width = max(len(name) for name in names)
+    lines = [f"test, protocol {protocol}: NDCG@10 / HR@10"]
+    lines.append("  ".join([" " * width, f"{'n':>6}", *(f"{path:>15}" for path in paths)]))
+    for name in names:
+        rows = [metrics[name] for metrics in paths.values()]
+        cells = [
+            f"{row['ndcg@10']:.4f} / {row['hr@10']:.4f}".rjust(15) if row["n"] else f"{'–':>15}"
+            for row in rows
+        ]
+        lines.append("  ".join([name.ljust(width), f"{rows[0]['n']:6d}", *cells]))
+    return "\n".join(lines)

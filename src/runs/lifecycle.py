@@ -1,0 +1,218 @@
+"""The life of a run folder: named, locked, found or made, emptied, cleaned up.
+
+Two commands never work in one folder, a folder is of one run, and whatever ends a command leaves
+nothing that could be taken for another run's.
+"""
+
+import dataclasses
+import re
+import shutil
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from src.config.cli import as_json
+from src.config.identity import difference, longer
+from src.config.settings import Settings, run_settings
+from src.dataset.store.folder import TRAIN, VALID, Dataset, open_named
+from src.io.errors import UserError
+from src.io.files import TEMPORARY, write_json
+from src.io.locking import hold_lock
+from src.io.paths import ROOT
+from src.runs.checkpoints import FAULT, FORMER, LAST, has_checkpoint, newest_checkpoint
+from src.runs.models import count_parameters, model_parts
+from src.runs.records import environment, read_environment
+from src.runs.warm_start import (
+    check_former,
+    former_state,
+    init_line,
+    init_record,
+    open_former,
+)
+from src.training.memory import check_tables
+from src.training.processes import Process
+
+RESERVED = ("candidates", "logs")  # folders beside the runs
+
+
+def run_folder(settings: Settings, dataset: Dataset) -> Path:
+    """RUNS_DIR/<data_name>/<run_name>/ of these settings."""
+    name = settings.run_name or f"{settings.subject}-{settings.loss}-seed{settings.seed}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"--run_name {name!r}: use letters, digits, '.', '_' and '-'")
+    if name in RESERVED:
+        raise UserError(f"--run_name {name} is reserved; give another name")
+    runs = Path(settings.runs_dir) if settings.runs_dir else ROOT / "runs"
+    return runs / str(dataset.card["data_name"]) / name
+
+
+# ------------------------------------------------------------------------ the lock
+
+
+def lock_run(folder: Path, held: ExitStack) -> None:
+    """Make the run folder and lock it, until `held` or the process ends.
+
+    UserError where another command works in it, or it cannot be made. A folder that is empty at
+    the end of `held`, because the command was refused, is removed.
+    """
+    refusal = f"another command is working in {folder}; wait for it, or give another --run_name"
+    try:
+        held.enter_context(hold_lock(folder, refusal))
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
+    held.callback(_remove_empty, folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it is not empty, or another command has removed it
+        folder.rmdir()
+
+
+# ------------------------------------------------------------------------ found or made
+
+
+def open_run(settings: Settings, folder: Path, process: Process, dataset: Dataset) -> bool:
+    """Make the run folder, or find the run in it; True when its training is finished already.
+
+    A folder of other settings or data is refused; `--overwrite` starts anew, `--resume` goes on
+    with an unfinished run, or with a finished one that is to train longer.
+    """
+    check_trainable(settings, dataset, process)
+    replaced = settings.overwrite and (folder / "config.json").is_file()
+    if not replaced and find_run(settings, folder, dataset.card["sha256"]):
+        return True
+    for part, part_folder in model_parts(settings, dataset, folder):  # before anything is changed
+        if not replaced:
+            newest_checkpoint(part_folder, settings, part)
+    init_from = _init_from_record(settings, dataset, folder)
+    if replaced:
+        _empty(folder)
+    for left in folder.rglob(TEMPORARY):  # by a command that was killed
+        left.unlink()
+    (folder / "results.json").unlink(missing_ok=True)  # those of the shorter run
+    saved = dataclasses.replace(settings, resume=False, overwrite=False)
+    record = environment(process.device, dataset.card["sha256"]) | init_from
+    write_json(folder / "environment.json", record)
+    write_json(folder / "config.json", as_json(saved))
+    return False
+
+
+def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
+    """Whether the folder holds this run, finished; UserError when it holds another one."""
+    if not (folder / "config.json").is_file():
+        if any(folder.rglob("*.pt")):
+            raise UserError(
+                f"{folder} holds checkpoints but no config.json that says of which run; "
+                "remove it, or give another --run_name"
+            )
+        return False
+    before = run_settings(folder)
+    if name := difference(before, settings, resume=settings.resume):
+        raise UserError(
+            f"{folder} holds a run with --{name} {getattr(before, name, None)}, not "
+            f"{getattr(settings, name)}; give another --run_name, or --overwrite"
+        )
+    check_data(folder, data_sha256, "give another --run_name, or --overwrite")
+    if (folder / "results.json").is_file() and not longer(before, settings):
+        return True
+    if not settings.resume:
+        raise UserError(f"{folder} holds an unfinished run; give --resume or --overwrite")
+    return False
+
+
+def check_data(folder: Path, data_sha256: str, way_out: str) -> None:
+    """Refuse a run folder of a run on other data."""
+    trained_on = read_environment(folder)["data_sha256"]
+    if trained_on != data_sha256:
+        raise UserError(
+            f"{folder} holds a run on other data (sha256 {trained_on[:12]}…, not "
+            f"{data_sha256[:12]}…); {way_out}"
+        )
+
+
+def check_trainable(settings: Settings, dataset: Dataset, process: Process) -> None:
+    """UserError where the run cannot be trained, before anything is made.
+
+    Without validation targets there would be nothing to select by; with one model per domain each
+    domain needs them, and training events.
+    """
+    if settings.sparse_items and process.processes > 1:
+        raise UserError(
+            "--sparse_items runs in one process: sparse gradients are not shared; drop it, or "
+            "start without torchrun"
+        )
+    if settings.batch_size < process.processes:
+        raise UserError(
+            f"{process.processes} processes share batches of --batch_size {settings.batch_size} "
+            "users; start fewer"
+        )
+    names, counts = dataset.domain_names, dataset.split_counts
+    if not counts[VALID].any():
+        raise UserError(
+            f"{dataset.folder} has no validation targets; users with more events are needed, or "
+            "another --split of make_dataset.py"
+        )
+    if not counts[TRAIN].any():
+        raise UserError(
+            f"{dataset.folder} has no training events; loosen the filters or change the split"
+        )
+    needed = {VALID: "validation target to select its own model by", TRAIN: "training event"}
+    for part, what in needed.items():
+        if settings.per_domain and not counts[part].all():
+            raise UserError(
+                f"{dataset.folder}: domain {names[int(counts[part].argmin())]} has no {what}; "
+                "leave it out with make_dataset.py --domains, or train one model for all domains"
+            )
+    check_tables(settings, count_parameters(settings, dataset), process.device)
+
+
+# ------------------------------------------------------------------------ a former run
+
+
+def _init_from_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
+    """What environment.json says of the run that `--init_from` names: {} without one.
+
+    Every checkpoint that the run folder has is the run's own, and wins: where all are there, the
+    former run is not needed, and what was written down before stays. UserError where it is needed
+    and cannot be used.
+    """
+    if not settings.init_from:
+        return {}
+    parts = model_parts(settings, dataset, folder)
+    if settings.resume and all(has_checkpoint(part_folder) for _, part_folder in parts):
+        return {"init_from": read_environment(folder).get("init_from")}
+    former = open_former(Path(settings.init_from), open_named)
+    check_former(former, settings, dataset, folder)
+    for part, _ in parts:
+        former_state(former, part)  # a torn checkpoint is found before anything is changed
+    record = init_record(former, dataset)
+    print(init_line(record), flush=True)
+    return {"init_from": record}
+
+
+# ------------------------------------------------------------------------ emptied, cleaned up
+
+
+def _empty(folder: Path) -> None:
+    """Remove all that a run folder holds. What a kill leaves is of one run and says of which: what
+    it would be found finished by, or go on from, goes first, and its settings go last."""
+    order = {"results.json": 0, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
+    files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    for path in sorted(files, key=lambda path: order.get(path.name, 1)):
+        path.unlink()
+    for path in folder.iterdir():
+        shutil.rmtree(path)
+
+
+def clean_up(folder: Path) -> None:
+    """Remove what a finished run no longer needs; each file takes as much as last.pt."""
+    for path in (*folder.rglob(FORMER), *folder.rglob(FAULT)):
+        path.unlink()
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in, as its own or one of a domain's model."""
+    for folder in (checkpoint.parent, *checkpoint.resolve().parents[2:3]):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(f"--replay {checkpoint} is not in a run folder (no config.json)")

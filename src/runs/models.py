@@ -1,0 +1,56 @@
+"""The models of a run: made fresh, or read back from its best checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.config.names import MODELS, load
+from src.config.settings import Settings
+from src.dataset.store.folder import Dataset
+from src.evaluation.queries import Ensemble
+from src.runs.checkpoints import BEST, load_weights, read_checkpoint
+
+
+def new_model(settings: Settings, dataset: Dataset, device: torch.device) -> Any:
+    """A recommender with fresh weights, in the type that `--precision` keeps them in.
+
+    Weights are drawn on the CPU, so that they are the same on every device; on `meta`, not at all.
+    """
+    recommender = load(MODELS[settings.model].path)
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        model = recommender(settings, dataset.item_starts.tolist())
+    return model.to(device, torch.float64 if settings.precision == "float64" else torch.float32)
+
+
+def count_parameters(settings: Settings, dataset: Dataset) -> int:
+    """How many numbers the model will have; none of them is made."""
+    model = new_model(settings, dataset, torch.device("meta"))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:
+    """The models of a run: what each is trained on, and where its checkpoints lie."""
+    if not settings.per_domain:
+        return [(dataset, folder)]
+    return [
+        (dataset.only_domain(domain), folder / "domains" / str(domain))
+        for domain in range(len(dataset.domain_names))
+    ]
+
+
+def best_models(
+    settings: Settings, dataset: Dataset, folder: Path, device: torch.device
+) -> Ensemble:
+    """The best checkpoints of a run folder, ready to rank.
+
+    UserError where one is missing, torn, or of another dataset or run.
+    """
+    models = []
+    for part, part_folder in model_parts(settings, dataset, folder):
+        model = new_model(settings, dataset=part, device=device).eval()
+        path = part_folder / BEST
+        state = read_checkpoint(path, settings, part, mapped=True)  # of it the weights alone
+        load_weights(model, state, path)
+        models.append(model)
+    return Ensemble(models, separate=settings.per_domain)

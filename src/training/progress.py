@@ -1,0 +1,39 @@
+"""How far a run is, and when it stops."""
+
+import math
+from dataclasses import dataclass
+
+from src.config.settings import TrainingSettings
+
+
+@dataclass
+class Progress:
+    """How far the run is; saved with every checkpoint."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # optimiser steps done
+    best: float = -math.inf  # best validation metric
+    best_step: int = 0
+    position: int = 0  # optimiser steps done of the epoch after those
+
+    def finished(self, settings: TrainingSettings) -> bool:
+        """Whether the epochs are done, or the patience is over after the minimum of steps."""
+        if self.position:  # an epoch that has begun is done, and validated, before that is asked
+            return False
+        if self.epoch >= settings.max_epochs:
+            return True
+        waited = self.step - self.best_step
+        return (
+            self.epoch > 0 and self.step >= settings.min_steps and waited >= settings.patience_steps
+        )
+
+    def note(self, value: float) -> bool:
+        """Remember a validation metric of now; True when it is the best so far."""
+        if value <= self.best:
+            return False
+        self.best, self.best_step = value, self.step
+        return True
+
+    def __str__(self) -> str:
+        within = f"step {self.position} of epoch {self.epoch + 1}"
+        return within if self.position else f"epoch {self.epoch}"

@@ -1,0 +1,146 @@
+"""Loss weightings: inverse loss by hand, PCGrad against its definition, gradients by domain."""
+
+import math
+
+import pytest
+import torch
+
+from src.config.names import WEIGHTINGS
+from src.config.settings import settings_class
+from src.config.validation import check_settings
+from src.io.errors import UserError
+from src.objective.inverse_loss import InverseLoss
+from src.objective.lc_ntg import NegativeTransferGap
+from src.objective.pcgrad import PCGrad
+from src.training.processes import Process
+from tests.support.builders import make_dataset, random_users
+from trainers import Trainer
+
+CPU = torch.device("cpu")
+SIZES = (6, 5, 9, 4)
+
+
+def settings_of(weighting: str, **changes):
+    defaults = {"weighting": weighting, "hidden": 8, "dropout": 0.0, "max_len": 16, "batch_size": 4}
+    settings = settings_class("syncrec", weighting)(**(defaults | changes))
+    check_settings(settings)
+    return settings
+
+
+def gap_of(settings, domains: int) -> NegativeTransferGap:
+    return NegativeTransferGap(settings, domains, CPU, torch.float64)
+
+
+def make_trainer(folder, weighting: str, **changes) -> Trainer:
+    dataset = make_dataset(random_users(2, count=12, domain_sizes=SIZES), SIZES, held_out=2)
+    settings = settings_of(weighting, precision="float64", **changes)
+    torch.manual_seed(0)
+    return Trainer(settings, dataset, folder, Process(CPU))
+
+
+# ------------------------------------------------------------------------ inverse loss
+
+
+def test_inverse_loss_traced_by_hand():
+    settings = settings_of("inverse_loss", inverse_loss_decay=0.5)
+    weighting = InverseLoss(settings, gap_of(settings, 3))
+    assert weighting.weights().tolist() == [1, 1, 1]
+    nan = math.nan
+    weighting.update(
+        {"cross": torch.tensor([2.0, 4.0, nan], dtype=torch.float64), "single": torch.ones(3)},
+        torch.tensor([5, 3, 0]),
+    )
+    # L = 2, 4, and the mean of both where there is none: w ∝ 1/2, 1/4, 1/3
+    expected = torch.tensor([1 / 2, 1 / 4, 1 / 3], dtype=torch.float64)
+    torch.testing.assert_close(weighting.weights(), expected / expected.mean())
+    weighting.update(
+        {"cross": torch.tensor([4.0, nan, 1.0], dtype=torch.float64), "single": torch.ones(3)},
+        torch.tensor([1, 0, 2]),
+    )
+    expected = torch.tensor([1 / 3, 1 / 4, 1 / 1], dtype=torch.float64)  # .5 · 2 + .5 · 4 = 3
+    torch.testing.assert_close(weighting.weights(), expected / expected.mean())
+
+
+def test_inverse_loss_goes_on_from_its_state():
+    settings = settings_of("inverse_loss")
+    first, second = (InverseLoss(settings, gap_of(settings, 2)) for _ in range(2))
+    losses = {"cross": torch.tensor([1.0, 3.0], dtype=torch.float64)}
+    first.update(losses, torch.ones(2))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.weights(), second.weights())
+
+
+# ------------------------------------------------------------------------ PCGrad
+
+
+def pcgrad_by_definition(gradients: torch.Tensor, orders: list[list[int]]) -> torch.Tensor:
+    projected = [gradient.clone() for gradient in gradients]
+    for domain, order in enumerate(orders):
+        for other in order:
+            product = projected[domain] @ gradients[other]
+            if other != domain and product < 0:
+                projected[domain] -= product / gradients[other].square().sum() * gradients[other]
+    return torch.stack(projected).sum(0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pcgrad_is_its_definition(seed):
+    settings = settings_of("pcgrad", seed=seed)
+    weighting = PCGrad(settings, gap_of(settings, 4))
+    torch.manual_seed(seed)
+    gradients = torch.randn(4, 9, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(4, generator=generator).tolist() for _ in range(4)]
+    expected = pcgrad_by_definition(gradients, orders)
+    torch.testing.assert_close(weighting.combine(gradients), expected)
+    assert (gradients @ gradients.T < 0).any()  # else nothing was projected
+    assert not torch.allclose(expected, gradients.sum(0))
+
+
+def test_pcgrad_leaves_gradients_that_agree_and_domains_without_one():
+    settings = settings_of("pcgrad")
+    weighting = PCGrad(settings, gap_of(settings, 3))
+    gradients = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(weighting.combine(gradients), gradients.sum(0))
+
+
+class Summed(PCGrad):
+    """Gradients by domain, added up again."""
+
+    def combine(self, gradients):
+        assert (gradients.abs().sum(1) > 0).all()
+        return gradients.sum(0)
+
+
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_the_gradients_of_the_domains_add_up_to_that_of_the_objective(
+    grad_accum, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(WEIGHTINGS, "summed", f"{__name__}:Summed")
+    found = []
+    for weighting in ("uniform", "summed"):
+        trainer = make_trainer(tmp_path, weighting, grad_accum=grad_accum, dropout=0.3)
+        torch.manual_seed(7)  # the same dropout masks
+        step_batches = next(trainer.steps())
+        counts = trainer.count_targets(step_batches)
+        coefficients = trainer.coefficients(counts, trainer.weighting.weights())
+        trainer.gradients(step_batches, coefficients)
+        found.append({name: p.grad for name, p in trainer.model.named_parameters()})
+    for name, gradient in found[0].items():
+        other = torch.zeros_like(found[1][name]) if gradient is None else gradient
+        torch.testing.assert_close(found[1][name], other, rtol=1e-9, atol=1e-12)
+
+
+def test_pcgrad_changes_the_step(tmp_path):
+    weights = []
+    for weighting in ("uniform", "pcgrad"):
+        trainer = make_trainer(tmp_path, weighting)
+        for step_batches in trainer.steps():
+            trainer.train_step(step_batches)
+        weights.append(trainer.model.item_table.detach().clone())
+    assert not torch.allclose(*weights)
+
+
+def test_gradients_by_domain_need_dense_items():
+    with pytest.raises(UserError, match="needs one dense gradient per domain; drop --sparse_items"):
+        settings_of("pcgrad", sparse_items=True, loss="bce")

@@ -1,0 +1,151 @@
+"""A tiny good world for the fuzzer to spoil: raw logs in many formats, a dataset, trained runs."""
+
+import gzip
+import io
+import json
+import random
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import main
+from tests.support.command_runs import data_step
+
+DOMAINS = ("Books", "Film", "Toys")
+MONTH = 1_388_534_400  # 2014-01-01 00:00 UTC
+TINY = (
+    "--hidden=4", "--layers=1", "--max_len=6", "--batch_size=6", "--max_epochs=1", "--seed=1",
+    "--experts_cross=1", "--eval_users=8", "--sampled_negatives=3", "--threads=1", "--device=cpu",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Where everything lies."""
+
+    root: Path
+    logs: dict[str, Path]  # by format
+    data: Path
+    runs: dict[str, Path]  # by --mode
+
+    @property
+    def run(self) -> Path:
+        """The run with both paths, which has every kind of file."""
+        return self.runs["syncrec"]
+
+
+def events(users: int = 12, seed: int = 0) -> list[tuple[str, str, str, int]]:
+    """(user, item, domain, time), nine a user, three a domain."""
+    rng = random.Random(seed)
+    return [
+        (f"u{user:02d}", f"{domain[0]}{rng.randrange(5):09d}", domain, MONTH + hour * 3600)
+        for user in range(users)
+        for hour, domain in enumerate(DOMAINS * 3, 9 * user)
+    ]
+
+
+def build(root: Path) -> World:
+    """Make the world below a folder that exists."""
+    logs = write_logs(root / "raw")
+    data, runs = root / "data", root / "runs"
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        data_step(*data_flags(logs["csv"]), f"--out_dir={data}")
+        for mode in ("syncrec", "cdsr", "sdsr"):
+            main.main(
+                [f"--data_dir={data}", f"--runs_dir={runs}", *TINY, f"--mode={mode}",
+                 f"--run_name={mode}"]
+            )  # fmt: skip
+    return World(
+        root, logs, data, {mode: runs / "t" / mode for mode in ("syncrec", "cdsr", "sdsr")}
+    )
+
+
+def data_flags(log: Path) -> list[str]:
+    """The flags of make_dataset.py for a log, but for the folder that is made."""
+    return ["--data_name=t", "--strd_ym=201412", f"--raw_dir={log}", "--threads=1"]
+
+
+def write_logs(folder: Path) -> dict[str, Path]:
+    """{format: folder} of the same events in each raw format that can hold them."""
+    found = {}
+    for name, write in WRITERS.items():
+        found[name] = folder / name
+        found[name].mkdir(parents=True)
+        write(found[name], events())
+    return found
+
+
+def _lines(rows: list, separator: str) -> str:
+    return "".join(separator.join(map(str, row)) + "\n" for row in rows)
+
+
+def _table(separator: str) -> str:
+    return _lines([("user_id", "item_id", "domain", "unix_time"), *events()], separator)
+
+
+def _csv(folder: Path, _: list) -> None:
+    (folder / "log.csv").write_text('# source: a "test"\n' + _table(","))
+
+
+def _gz(folder: Path, _: list) -> None:
+    (folder / "log.csv.gz").write_bytes(gzip.compress(_table(",").encode()))
+
+
+def _zst(folder: Path, _: list) -> None:
+    packed = pa.Codec("zstd").compress(_table("\t").encode())
+    (folder / "log.tsv.zst").write_bytes(packed.to_pybytes())
+
+
+def _parquet(folder: Path, rows: list) -> None:
+    columns = zip(
+        ("user_id", "item_id", "domain", "unix_time"), zip(*rows, strict=True), strict=True
+    )
+    pq.write_table(
+        pa.table({name: list(values) for name, values in columns}), folder / "log.parquet"
+    )
+
+
+def _reviews(folder: Path, rows: list) -> None:
+    for domain in DOMAINS:
+        own = [
+            json.dumps({"reviewerID": user, "asin": item, "unixReviewTime": time, "overall": 5})
+            for user, item, other, time in rows
+            if other == domain
+        ]
+        (folder / f"reviews_{domain}_5.json").write_text("\n".join(own) + "\n")
+
+
+def _recbole(folder: Path, rows: list) -> None:
+    head = "user_id:token\titem_id:token\tdomain:token\ttimestamp:float\n"
+    (folder / "log.inter").write_text(head + _lines(rows, "\t"))
+
+
+def _movielens(folder: Path, rows: list) -> None:
+    for domain in DOMAINS:
+        own = [(user, item, 5, time) for user, item, other, time in rows if other == domain]
+        (folder / f"{domain}.dat").write_text(_lines(own, "::"))
+
+
+def _syncrec(folder: Path, rows: list) -> None:
+    lists: dict[str, list] = {}
+    for row in rows:
+        lists.setdefault(row[0], []).append(row[1:])
+    lines = [("user_id", "item", "type", "unix_time", "list_len")]
+    for user, own in lists.items():
+        lines.append(
+            (user, *(",".join(map(str, part)) for part in zip(*own, strict=True)), len(own))
+        )
+    (folder / "amazon_seq.txt").write_text(_lines(lines, "\t"))
+    for name, column, place in (("voca_item.txt", "item", 1), ("voca_type.txt", "type", 2)):
+        words = dict.fromkeys(row[place] for row in rows)
+        numbered = [(column, "id"), *((word, number) for number, word in enumerate(words))]
+        (folder / name).write_text(_lines(numbered, "\t"))
+
+
+WRITERS = {
+    "csv": _csv, "gz": _gz, "zst": _zst, "parquet": _parquet, "reviews": _reviews,
+    "recbole": _recbole, "movielens": _movielens, "syncrec": _syncrec,
+}  # fmt: skip

@@ -1,0 +1,321 @@
+"""The commands as processes that are watched, killed and started again, and what they leave.
+
+Each process is forked from one that has imported all there is (multiprocessing's fork server), so
+that a life costs no start of Python; what runs in it is the command itself. Nothing of the product
+is changed but from outside: some functions tell the watcher when they are entered and left.
+"""
+
+import functools
+import multiprocessing
+import os
+import pkgutil
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from src.dataset.generator import SyntheticConfig, generate, write_log
+from src.io.errors import UserError, run_command
+from src.io.files import TEMPORARY
+from src.io.paths import ROOT
+from src.runs.checkpoints import BEST, FORMER, LAST, load_checkpoint
+
+PHASES = {  # the function that a phase is spent in
+    "data": ("make_dataset", "make_dataset"),
+    "train": ("trainers:Trainer", "train_step"),
+    "validation": ("trainers:Trainer", "validate"),
+    "save": ("trainers", "write_checkpoint"),
+    "score": ("main", "score"),
+}
+KILLED = -signal.SIGKILL  # the exit status
+BETWEEN = "between"  # in none of them
+OWN_FILES = {"config.json", "environment.json"}  # they name the run's place, and its command
+TINY = (
+    "--hidden=8", "--layers=1", "--heads=2", "--max_len=8", "--experts_cross=2", "--dropout=0.3",
+    "--eval_users=32", "--sampled_negatives=6", "--warmup_steps=5", "--threads=1", "--device=cpu",
+    "--run_name=run",
+)  # fmt: skip
+FORKS = multiprocessing.get_context("forkserver")
+
+
+# ------------------------------------------------------------------------ log and flags
+
+
+def make_log(folder: Path, users: int) -> Path:
+    """A generated log of three domains; the folder."""
+    config = SyntheticConfig(
+        users=users, events=10, clusters=3, cluster_items=4,
+        domains=("A", "B", "C"), relatedness=(1.0, 0.5, 0.0), seed=1,
+    )  # fmt: skip
+    write_log(config, generate(config), folder)
+    return folder
+
+
+def data_flags(raw: Path, out: Path) -> list[str]:
+    """The flags of make_dataset.py."""
+    return [
+        "--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={out}",
+        "--threads=1",
+    ]  # fmt: skip
+
+
+def run_flags(data: Path, runs: Path, *more: str) -> list[str]:
+    """The flags of main.py for a tiny run with all components, which goes on where it can."""
+    return [f"--data_dir={data}", f"--runs_dir={runs}", *TINY, "--resume", *more]
+
+
+def folder_in(runs: Path) -> Path:
+    """Where that run is."""
+    return runs / "tiny" / "run"
+
+
+# ------------------------------------------------------------------------ a life
+
+
+class Event(NamedTuple):
+    """A phase is entered or left, at a time of the machine's clock."""
+
+    phase: str
+    entered: bool
+    at: float
+
+
+class Aim(NamedTuple):
+    """When to kill: so many seconds after a phase is entered for the nth time."""
+
+    phase: str
+    nth: int
+    delay: float
+
+
+class Ended(NamedTuple):
+    """How a life ended."""
+
+    status: int  # exit status; -9 when it was killed
+    events: list[Event]
+    output: str  # standard output and error
+    left: list[Path]  # shared memory that it had when it was killed, and that is still there
+
+    @property
+    def killed_in(self) -> str:
+        """The phase that it was in at its end."""
+        return self.events[-1].phase if self.events and self.events[-1].entered else BETWEEN
+
+
+def live(
+    command: Callable[[list[str]], None],
+    arguments: list[str],
+    log: Path,
+    aim: Aim | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Ended:
+    """Run a command, such as main.main, in a process of its own, to its end or until it is killed.
+
+    `prepare` runs in that process before it. Both are functions of modules, so that the process
+    finds them.
+    """
+    _start_server()
+    receiver, sender = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_live, args=(command, arguments, log, sender, prepare))
+    process.start()
+    sender.close()
+    events: list[Event] = []
+    shared: list[Path] = []
+    waiting = aim.nth if aim else 0
+    for event in _received(receiver):
+        events.append(event)
+        if waiting and event.entered and event.phase == aim.phase:
+            waiting -= 1
+            if not waiting:
+                time.sleep(max(0.0, event.at + aim.delay - time.monotonic()))
+                shared = _shared_memory(process.pid)
+                process.kill()
+    process.join()
+    left = [path for path in shared if path.exists()]
+    ended = Ended(process.exitcode, events, log.read_text(), left)
+    process.close()
+    receiver.close()
+    return ended
+
+
+def _shared_memory(process: int) -> list[Path]:
+    """The blocks of shared memory with a name that a process has, where Linux tells them."""
+    maps = Path(f"/proc/{process}/maps")
+    try:
+        lines = maps.read_text().splitlines()
+    except OSError:  # it has just ended, or this is another system
+        return []
+    return [Path(line.split()[-1]) for line in lines if "/dev/shm/" in line.split()[-1]]
+
+
+@functools.cache
+def _start_server() -> None:
+    """Start the process that all others are forked from; it imports this module once."""
+    FORKS.set_forkserver_preload(
+        [__name__, "main", "make_dataset", "torch._dynamo"]
+    )  # imported late by torch
+    before = os.environ.get("PYTHONPATH")
+    # the server looks for modules there alone
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before])])
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _received(receiver: Connection) -> Iterator[Event]:
+    while True:
+        try:
+            yield receiver.recv()
+        except EOFError:
+            return
+
+
+def _live(
+    command: Callable[[list[str]], None],
+    arguments: list[str],
+    log: Path,
+    sender: Connection,
+    prepare: Callable[[], None] | None,
+) -> None:
+    """What the process does."""
+    # locks without names, as in a command that is started plainly: a kill leaves none behind
+    multiprocessing.set_start_method("fork", force=True)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    sys.argv = [f"{command.__module__}.py", *arguments]
+    for phase, (place, name) in PHASES.items():
+        owner = pkgutil.resolve_name(place)
+        setattr(owner, name, _told(phase, getattr(owner, name), sender))
+    if prepare:
+        prepare()
+    run_command(functools.partial(command, arguments))
+
+
+def _told(phase: str, function: Callable, sender: Connection) -> Callable:
+    """The function, which says when it is entered and left."""
+
+    @functools.wraps(function)
+    def telling(*arguments, **named):
+        sender.send(Event(phase, True, time.monotonic()))
+        try:
+            return function(*arguments, **named)
+        finally:
+            sender.send(Event(phase, False, time.monotonic()))
+
+    return telling
+
+
+def slow_renames(pause: float = 0.02) -> None:
+    """Wait before each renaming, so that a kill meets the moment between two of them."""
+    rename = Path.replace
+
+    def slowly(path: Path, target: Path) -> Path:
+        time.sleep(pause)
+        return rename(path, target)
+
+    Path.replace = slowly
+
+
+# ------------------------------------------------------------------------ what is left
+
+
+def differences(found: Path, expected: Path) -> list[str]:
+    """What differs between two run folders, but for the files that name their place: checkpoints
+    tensor by tensor, bit by bit, and all else byte by byte."""
+    files = [_files(folder) for folder in (found, expected)]
+    told = [f"{name} is in one alone" for name in sorted(files[0] ^ files[1])]
+    for name in sorted(files[0] & files[1]):
+        if name.endswith(".pt"):
+            states = (load_checkpoint(folder / name) for folder in
+                      (found, expected))  # fmt: skip
+            told += [f"{name}: {part}" for part in unequal_parts(*states)]
+        elif (found / name).read_bytes() != (expected / name).read_bytes():
+            told.append(name)
+    return told
+
+
+def _files(folder: Path) -> set[str]:
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return names - OWN_FILES
+
+
+def unequal_parts(first: Any, second: Any, place: str = "") -> list[str]:
+    """The places where two nested values are not the same, bit for bit."""
+    if type(first) is not type(second):
+        return [place]
+    if isinstance(first, torch.Tensor):
+        return [] if same_bits(first, second) else [place]
+    if isinstance(first, (list, tuple)):
+        first, second = dict(enumerate(first)), dict(enumerate(second))
+    if isinstance(first, dict):
+        if first.keys() != second.keys():
+            return [place]
+        pairs = ((key, first[key], second[key]) for key in first)
+        return [part for key, *pair in pairs for part in unequal_parts(*pair, f"{place}/{key}")]
+    return [] if first == second else [place]
+
+
+def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors are the same, NaN and the sign of zero included."""
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return first.cpu().contiguous().numpy().tobytes() == second.cpu().contiguous().numpy().tobytes()
+
+
+def faults_after_a_kill(folder: Path, expected: Path) -> list[str]:
+    """What cannot be read in a run folder that a kill left; `expected` is the whole run's."""
+    told = []
+    for name in (LAST, FORMER, BEST):
+        try:
+            if (folder / name).is_file():
+                load_checkpoint(folder / name)
+        except UserError as error:
+            told.append(str(error))
+    for path in folder.glob("*.csv"):  # the rows of the epochs so far
+        if not (expected / path.name).read_bytes().startswith(path.read_bytes()):
+            told.append(f"{path.name} is no beginning of the whole run's")
+    for name in ("results.json", "ranks.parquet"):
+        path = folder / name
+        if path.is_file() and path.read_bytes() != (expected / name).read_bytes():
+            told.append(f"{name} differs")
+    return told
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder and what it holds."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def newest_step(folder: Path) -> int:
+    """The optimiser steps behind the newest checkpoint; 0 without one."""
+    for name in (LAST, FORMER):
+        if (folder / name).is_file():
+            return load_checkpoint(folder / name)["step"]
+    return 0
+
+
+def warnings_in(output: str) -> int:
+    """How many checkpoints a command named as torn or foreign."""
+    return len(re.findall(r"^warning: ", output, re.MULTILINE))
+
+
+def left_over(folder: Path) -> list[str]:
+    """Unfinished files below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(TEMPORARY))

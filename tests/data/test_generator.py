@@ -158,12 +158,12 @@ def test_a_domain_alone_looks_the_same_at_every_relatedness(log):
     ("flags", "words"),
     [
         (["--out", "OUT", "--relatedness", "1", "0"], "2 values for 5 --domains"),
-        (["--out", "OUT", "--domains", "a", "a", "--relatedness", "1", "0"], "each once"),
+        (["--out", "OUT", "--domains", "a", "a", "--relatedness", "1", "0"], "repeats a name"),
         (["--out", "OUT", "--domains", "a,b", "--relatedness", "1"], "'a,b'"),
         (["--out", "OUT", "--noise", "1.5"], "--noise has the value 1.5"),
         (["--out", "OUT", "--relatedness", *"0000", "nan"], "--relatedness has the value nan"),
         (["--out", "OUT", "--users", "0"], "--users is 0"),
-        (["--out", "OUT", "--seed", "-1"], "--seed is -1"),
+        (["--out", "OUT", "--seed", "-1"], "--seed -1 is negative"),
         ([], "--out is missing"),
     ],
 )

@@ -57,7 +57,10 @@ class Sequences:
                 user_ids=self.user_ids.slice(users.start, users.stop - users.start),
                 offsets=offsets - offsets[0],
                 first_user=users.start,
-                **{name: np.asarray(getattr(self, name)[events]) for name in ARRAYS},
+                items=np.asarray(self.items[events]),
+                domains=np.asarray(self.domains[events]),
+                times=np.asarray(self.times[events]),
+                split=np.asarray(self.split[events]),
             )
 
 
@@ -84,8 +87,12 @@ def build_sequences(
         item_domains=selection.items["domain"].to_numpy().astype(ARRAYS["domains"]),
         item_counts=selection.items["count"],
         user_ids=selection.users["user_id"],
+        offsets=arrays["offsets"],
+        items=arrays["items"],
+        domains=arrays["domains"],
+        times=arrays["times"],
+        split=arrays["split"],
         cuts=cuts,
-        **arrays,
     )
 
 

@@ -26,7 +26,7 @@ LOGGED = ["file", "row", "index_in_row"]
 
 
 @ibis.udf.scalar.builtin
-def bit_length(text: str) -> int:
+def bit_length(text: str) -> int:  # type: ignore[empty-body]
     """The engine's function: bits of a string in UTF-8 (engines disagree about `length`)."""
 
 
@@ -292,7 +292,7 @@ class Step:
 
 def first_steps(settings: DatasetSettings) -> list[Step]:
     """Steps that run once, before the filters: `--dedup`, `--max_user_events`."""
-    keep = {
+    keep: dict[str, Callable[[Table], Table]] = {
         "exact": partial(first_of, same=["user", "item", "time"]),
         "repeats": partial(first_of, same=["user", "item"]),
         "consecutive": without_consecutive_repeats,
@@ -309,7 +309,7 @@ def first_steps(settings: DatasetSettings) -> list[Step]:
 
 def filter_steps(settings: DatasetSettings) -> list[Step]:
     """The filters, which are repeated until none drops an event."""
-    filters = {
+    filters: dict[str, Callable[..., Table]] = {
         "min_user_events": users_with_at_least,
         "min_item_events": items_with_at_least,
         "min_domains": users_in_at_least,

@@ -1,6 +1,7 @@
 """The raw format of a log: named by --format, or recognised by file names and first lines."""
 
 from pathlib import Path
+from typing import cast
 
 from src.dataset.engine.base import Engine
 from src.dataset.ingest.completejourney import package_files
@@ -58,9 +59,10 @@ def log_files(location: str, raw_format: str, engine: Engine | None) -> list[Raw
 def open_reader(engine: Engine) -> TableReader:
     """The reader of raw files that belongs to the engine."""
     if engine.name == "spark":
-        from src.dataset.ingest.spark_reader import SparkReader  # imports PySpark
+        from src.dataset.engine.spark_engine import SparkEngine  # imports PySpark
+        from src.dataset.ingest.spark_reader import SparkReader
 
-        return SparkReader(engine)
+        return SparkReader(cast(SparkEngine, engine))
     from src.dataset.ingest.duckdb_reader import DuckDBReader
 
     return DuckDBReader(engine)
@@ -71,7 +73,7 @@ def _recognise(file: RawFile, engine: Engine | None) -> tuple[str, str]:
     base = file.name.rpartition("/")[2]
     candidates = [name for name, raw in FORMATS.items() if raw.file_names.fullmatch(base)]
     if candidates in ([], ["table"]) and not base.endswith((".csv", ".tsv")):
-        return (candidates[0], "the columns of an event table") if candidates else ("", "")
+        return (candidates[0], "the suffix of a table") if candidates else ("", "")
     read_lines = open_reader(engine).first_lines if engine and file.remote else first_lines
     lines = read_lines(file)
     for name in candidates:

@@ -217,7 +217,7 @@ def _raw_log(
 
 
 def recognise_table(lines: list[str]) -> str:
-    return "the columns of an event table"
+    return "the suffix of a table"
 
 
 def recognise_nothing(lines: list[str]) -> str:

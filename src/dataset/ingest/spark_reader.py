@@ -13,8 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
-from src.dataset.engine.base import Engine
-from src.dataset.engine.spark_engine import root_cause
+from src.dataset.engine.spark_engine import SparkEngine, root_cause
 from src.dataset.ingest import rejects
 from src.dataset.ingest.raw_files import (
     FileRecord,
@@ -41,7 +40,7 @@ class SparkReader:
 
     knows_rows = False
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: SparkEngine):
         self.engine = engine
         self.backend = engine.backend
         self.session = engine.backend._session

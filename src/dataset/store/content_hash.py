@@ -28,12 +28,12 @@ def content_hash(
     for strings in (lambda: [pa.array(domain_names, pa.string())], item_ids, user_ids):
         _add_strings(digest, strings)
     domains = np.arange(len(domain_names), dtype="<i2")
-    digest.update(np.repeat(domains, np.diff(item_starts)))  # of each item
+    digest.update(np.repeat(domains, np.diff(item_starts)).data)  # of each item
     for name, dtype in {**ARRAYS, "offsets": "int64"}.items():
         array = arrays[name]
         for start in range(0, len(array), CHUNK):
             part = np.ascontiguousarray(array[start : start + CHUNK])
-            digest.update(part.astype(np.dtype(dtype).newbyteorder("<"), copy=False))
+            digest.update(part.astype(np.dtype(dtype).newbyteorder("<"), copy=False).data)
     return digest.hexdigest()
 
 
@@ -49,4 +49,4 @@ def _add_strings(digest: Any, strings: Strings) -> None:
             if add_bytes:
                 digest.update(memoryview(data)[ends[0] : ends[-1]])
             else:
-                digest.update(np.diff(ends).astype("<i8"))
+                digest.update(np.diff(ends).astype("<i8").data)

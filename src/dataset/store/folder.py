@@ -177,7 +177,17 @@ def open_dataset(folder: Path) -> Dataset:
     names = list(card["domains"])
     counts = [card["domains"][name]["items"] for name in names]
     item_starts = np.concatenate([[1], 1 + np.cumsum(counts)]).astype(np.int64)
-    dataset = Dataset(folder, card, names, item_starts, **arrays)
+    dataset = Dataset(
+        folder,
+        card,
+        names,
+        item_starts,
+        offsets=arrays["offsets"],
+        items=arrays["items"],
+        domains=arrays["domains"],
+        times=arrays["times"],
+        split=arrays["split"],
+    )
     _check_lengths(dataset)
     return dataset
 

@@ -42,7 +42,17 @@ def text_log(folder, domain, item="i", user="u"):
 # ---------------------------------------------------------------- paths
 
 
-@pytest.mark.parametrize("domain", [name for name in NAMES if name not in ("\ud800",) and name])
+IN_EVERY_CHANGE = ("../../up", "a\0b", "two\nlines", "x" * 300, "\u202egnp.exe", "🙂", "macro")
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        name if name in IN_EVERY_CHANGE else pytest.param(name, marks=pytest.mark.nightly)
+        for name in NAMES
+        if name not in ("", "\ud800")
+    ],
+)
 def test_a_domain_stays_within_the_dataset_folder_or_is_refused(tmp_path, capsys, domain):
     raw, out = text_log(tmp_path / "in" / "raw", domain), tmp_path / "in" / "out"
     from src.dataset.build.writer import file_name  # loads a data engine

@@ -7,7 +7,7 @@ from tests.support.command_runs import ROOT
 
 RUN = """
 import sys, pytest
-status = pytest.main(["-p", "no:cacheprovider", "-k", "losses"])
+status = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-k", "losses"])
 print(int(status), sorted({"duckdb", "ibis", "pyspark"} & sys.modules.keys()))
 """
 

@@ -249,6 +249,7 @@ def test_other_file_systems_are_read_through_spark(tmp_path, spark, monkeypatch)
 # --- the package with grocery transactions ------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_completejourney_is_read_from_its_package(tmp_path):
     pytest.importorskip(PACKAGE, reason=f"the package {PACKAGE} is not installed")
     name, raw, parsed, events = raw_reading.read(tmp_path / "completejourney")

@@ -53,16 +53,17 @@ LEGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def legs(data, runs):
-    """A run interrupted five times within an epoch and brought to its end by one process, and what
-    each leg left: how it ended, and the steps behind last.pt."""
-    flags = exact(data, runs, "legs", "--save_every_steps=3", "--resume")
+@pytest.fixture(scope="module", params=[2, pytest.param(len(LEGS), marks=pytest.mark.nightly)])
+def legs(data, runs, request):
+    """A run interrupted once and then in some of the legs, each time within an epoch, and brought
+    to its end by one process; and what each leg left: how it ended, the steps behind last.pt."""
+    name = f"legs-{request.param}"
+    flags = exact(data, runs, name, "--save_every_steps=3", "--resume")
     with suppress(Interrupted), meets(0, 13, "SIGTERM"):
         main.main(flags)
-    run, left = runs / "tiny" / "legs", []
+    run, left = runs / "tiny" / name, []
     assert stands_at(run) == 14
-    for processes, fault in LEGS:
+    for processes, fault in LEGS[: request.param]:
         left.append((launch_runs(processes, runs, [(flags, fault)]), stands_at(run)))
     main.main(flags)
     return run, left
@@ -73,10 +74,21 @@ def test_a_run_that_changed_its_processes_is_the_uninterrupted_one(data, runs, l
     assert_same_run(runs / "tiny" / "whole", legs[0])
 
 
-@pytest.mark.parametrize(("leg", "survivor"), [(0, ""), (2, "process 1: ")])
-def test_a_killed_process_ends_the_others_with_the_cause(legs, leg, survivor):
-    done, step = legs[1][leg]
-    killed_at = LEGS[leg][1][1]
+def legs_that_end(left: list, how: str) -> list:
+    """(how it ended, steps behind last.pt, step of its fault, the fault) of those legs."""
+    return [
+        (*one, *fault[1:]) for one, (_, fault) in zip(left, LEGS, strict=False) if how in fault[2]
+    ]
+
+
+def test_a_killed_process_ends_the_others_with_the_cause(legs):
+    for (done, step, killed_at, _), survivor in zip(
+        legs_that_end(legs[1], "SIGKILL"), ("", "process 1: "), strict=False
+    ):
+        check_killed(done, step, killed_at, survivor)
+
+
+def check_killed(done, step: int, killed_at: int, survivor: str) -> None:
     assert done.returncode == 1
     (line,) = own_lines(done.stderr)
     assert line.startswith(f"{survivor}{LOST}--resume goes on from the last checkpoint (")
@@ -87,17 +99,17 @@ def test_a_killed_process_ends_the_others_with_the_cause(legs, leg, survivor):
     assert step % 3 == 0
 
 
-@pytest.mark.parametrize(("leg", "name"), [(1, "SIGTERM"), (3, "SIGINT")])
-def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs, leg, name):
-    done, step = legs[1][leg]
-    assert done.returncode == 1
-    (line,) = own_lines(done.stderr)
-    place = f"step {step % 11} of epoch {step // 11 + 1}"
-    assert (
-        line == f"interrupted: {name}; {legs[0] / 'last.pt'} is saved after {place}; "
-        "continue with --resume"
-    )
-    assert step > LEGS[leg][1][1]
+def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs):
+    run, left = legs
+    for done, step, sent_at, fault in legs_that_end(left, "torchrun"):
+        assert done.returncode == 1
+        (line,) = own_lines(done.stderr)
+        place = f"step {step % 11} of epoch {step // 11 + 1}"
+        assert line == (
+            f"interrupted: {fault.split()[-1]}; {run / 'last.pt'} is saved after {place}; "
+            "continue with --resume"
+        )
+        assert step > sent_at
 
 
 @pytest.fixture(scope="module")

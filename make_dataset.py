@@ -3,7 +3,6 @@
 python make_dataset.py --data_name amazon --strd_ym 202312
 """
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = build_parser(DatasetSettings, "Make a dataset folder from a raw multi-domain log.")
     settings = from_namespace(DatasetSettings, parser.parse_args(arguments))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     if settings.suggest:
         suggest(settings)
     elif settings.describe:

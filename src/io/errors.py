@@ -1,5 +1,6 @@
 """Errors of the user, reported in one line, and how a command ends."""
 
+import atexit
 import errno
 import io
 import os
@@ -42,21 +43,50 @@ class OtherEnded(Exception):
 def run_command(command: Callable[[], None]) -> None:
     """Run a command's `main`; a `UserError` becomes one line on stderr and exit status 2.
 
-<<<<<<< HEAD
-    SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line (of the first
-    process) and status 130; OtherEnded with one line and status 1.
-=======
-    SIGTERM raises KeyboardInterrupt, as SIGINT does, so that temporary files are removed on the
-    way out; both end with one line and status 130, printed by the first of several processes.
-    OtherEnded ends with one line and status 1.
->>>>>>> core
+    <<<<<<< HEAD
+        SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line (of the first
+        process) and status 130; OtherEnded with one line and status 1.
+    =======
+        SIGTERM raises KeyboardInterrupt, as SIGINT does, so that temporary files are removed on the
+        way out; both end with one line and status 130, printed by the first of several processes.
+        OtherEnded ends with one line and status 1.
+    >>>>>>> core
     """
     if threading.current_thread() is threading.main_thread():  # others may not set handlers
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _run_and_leave(command)
+    _run(command)
+
+
+def _run_and_leave(command: Callable[[], None]) -> NoReturn:
+    """Run a command as one of several processes, and end the process with its status without
+    finalising the interpreter. That would stop each thread that asks for the GIL, such as one of
+    gloo's that is still releasing a tensor, and C++ would then abort the process."""
+    status = 1
+    try:
+        _run(command)
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        try:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+def _run(command: Callable[[], None]) -> None:
+    """What `run_command` does, up to the end of the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder name may have any bytes
     try:
         command()
+        sys.stdout.flush()  # while what it meets can still be said
     except UserError as error:
         silent = error.agreed and _rank()
         _end(EXIT_USER_ERROR, "" if silent else f"error: {error}", wait=RANK_WAIT_S)

@@ -15,6 +15,8 @@ from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.evaluation.targets import drawn_candidates, split_targets
 from src.io.errors import UserError
+from src.runs import lifecycle
+from src.runs.command import parse_command
 from src.runs.tables import METRICS_COLUMNS, Table
 from tests.support import readers as use
 from tests.support.command_runs import data_step
@@ -94,7 +96,7 @@ def put(*place):
 def test_a_config_file(world, content, said):
     path = world.root / "made.json"
     path.write_bytes(content)
-    refused(lambda: parse_command([f"--config={path}"], ""), said)
+    refused(lambda: parse_command([f"--config={path}"]), said)
 
 
 @pytest.mark.parametrize(

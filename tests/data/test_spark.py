@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from make_dataset import find_log, lay_out
+from make_dataset import find_log, process_log
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.build.card import make_card
 from src.dataset.engine.duckdb_engine import open_duckdb
@@ -27,8 +27,8 @@ OPTIONS = {
 def made_by(engine, settings, folder):
     """The card of the dataset that an engine makes, and the bytes of its arrays."""
     folder.mkdir()
-    made = lay_out(engine, settings, find_log(settings), folder)
-    card = make_card(made.sequences, **made.known)
+    made = process_log(engine, settings, find_log(settings), folder)
+    card = make_card(made.sequences, **made.card_inputs)
     return card, {path.name: path.read_bytes() for path in (folder / "sequences").iterdir()}
 
 

@@ -22,8 +22,9 @@ from src.config.cli import config_defaults
 from src.dataset.store.folder import open_dataset
 from src.report.finished_runs import read_runs
 from src.report.seed_groups import group_seeds
-from src.config.settings import MODES, Settings
-from src.runs.warm_start import NEW, Vocabulary, carry_over, match_domains, match_items, rows_of
+from src.config.modes import MODES
+from src.config.settings import Settings
+from src.runs.warm_start import NEW, Vocabulary, carry_over, match_domains, match_items
 from trainers import Trainer
 
 OCTOBER, NOVEMBER = 1_696_118_400, 1_698_796_800  # the first second, UTC
@@ -101,16 +102,15 @@ def test_what_grows_with_items_or_domains_is_carried_row_by_row(settings):
     """Else a new part of the model would be carried over by its place, and not by its name."""
     shapes = {}
     for size in ((3, 2), (6, 2), (2, 3)):
-        state = model_of(*size, **settings).state_dict()
-        shapes[size] = {name: value.shape for name, value in state.items()}
-    share = settings.get("share_experts", False)
+        model = model_of(*size, **settings)
+        shapes[size] = {name: value.shape for name, value in model.state_dict().items()}
     for name, shape in shapes[3, 2].items():
         wanted = "whole"
         if shapes[6, 2][name] != shape:
             wanted = "items"
         elif shapes[2, 3][name] != shape:
             wanted = "domains"
-        assert rows_of(name, share) == wanted, name
+        assert model.rows_of(name) == wanted, name
 
 
 class Dense:
@@ -124,13 +124,14 @@ class Dense:
 def test_known_rows_are_the_former_run_s_and_new_rows_fresh_bit_for_bit(settings):
     """Another order of the domains, items shuffled, one domain and three items new."""
     known, now = vocabulary(A="xyz", C="xw", D="qr"), vocabulary(C="wvx", B="xy", A="zxu")
-    old = make_model(Dense(*known.item_starts), seed=1, **settings).state_dict()
+    model = make_model(Dense(*known.item_starts), seed=1, **settings)
+    old = model.state_dict()
     fresh = make_model(Dense(*now.item_starts), seed=2, **settings).state_dict()
     items, domains = match_items(known, now), np.array([1, NEW, 0])
-    merged = carry_over(fresh, old, items, domains, settings.get("share_experts", False))
+    merged = carry_over(fresh, old, items, domains, model.rows_of)
     assert merged.keys() == fresh.keys()
     for name, value in merged.items():
-        kind = rows_of(name, settings.get("share_experts", False))
+        kind = model.rows_of(name)
         if kind == "whole":
             assert torch.equal(value, old[name])
             continue
@@ -140,12 +141,13 @@ def test_known_rows_are_the_former_run_s_and_new_rows_fresh_bit_for_bit(settings
 
 
 def test_a_model_of_another_form_is_not_carried_over():
-    old, fresh = (model_of(3, 2, **more).state_dict() for more in ({"gate": "none"}, {}))
+    model = model_of(3, 2)
+    old, fresh = model_of(3, 2, gate="none").state_dict(), model.state_dict()
     with pytest.raises(ValueError, match=r"other parameters: tasks\.cross\.gate\.weight"):
-        carry_over(fresh, old, np.arange(7), np.arange(2), False)
+        carry_over(fresh, old, np.arange(7), np.arange(2), model.rows_of)
     old = model_of(3, 2).state_dict() | {"critics": torch.zeros(2, 8, 8)}
     with pytest.raises(ValueError, match=r"critics is \[2, 8, 8\], not \[2, 4, 4\]"):
-        carry_over(fresh, old, np.arange(7), np.arange(2), False)
+        carry_over(fresh, old, np.arange(7), np.arange(2), model.rows_of)
 
 
 # ------------------------------------------------------------------------ through the command
@@ -180,14 +182,17 @@ def ids(data: Path) -> list[tuple[str, str]]:
 def test_a_run_starts_with_the_former_weights_by_name(months, former, runs, monkeypatch):
     more = (f"--init_from={former}", "--seed=9")
     (trainer,) = models_before_training(monkeypatch, months["november"], runs, *more)
-    old = torch.load(former / "best.pt", weights_only=True)["model"]
+    state = torch.load(former / "best.pt", weights_only=True)
+    old, found = state["model"], trainer.model.state_dict()
     fresh = SyNCRec(trainer.settings, trainer.dataset.item_starts.tolist()).state_dict()
-    found, old_ids = trainer.model.state_dict(), ids(months["october"])
+    assert (state["lc_ntg"] != 1 / 3).all()  # else the rows below would not tell
+    old["s"], found["s"], fresh["s"] = state["lc_ntg"], trainer.gap.state, torch.full((3,), 1 / 3)
+    old_ids = ids(months["october"])
     for row, name in enumerate(ids(months["november"])):
         source = old["item_table"][old_ids.index(name)] if name in old_ids else None
         wanted = fresh["item_table"][row] if source is None else source
         assert torch.equal(found["item_table"][row], wanted)
-    for name in ("tasks.single.start", "tasks.single.towers.first.weight", "gap_state", "critics"):
+    for name in ("tasks.single.start", "tasks.single.towers.first.weight", "s", "critics"):
         for row, source in ((0, old[name][0]), (1, fresh[name][1]), (2, old[name][1])):
             assert torch.equal(found[name][row], source), name
     for name in ("experts.cross.layers.0.widen.weight", "tasks.cross.position"):

@@ -99,11 +99,17 @@ def test_a_file_system_without_locks_is_warned_of(folder, monkeypatch, capsys, n
     with hold_lock(folder, "busy"):
         folder.mkdir()
     error = capsys.readouterr().err
-    assert error == f"warning: the file system of {folder} has no locks; start no second command there\n"
+    assert (
+        error
+        == f"warning: the file system of {folder} has no locks; start no second command there\n"
+    )
     assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Not a directory"), hold_lock(tmp_path / "file" / "run", "busy"):
+    with (
+        pytest.raises(OSError, match="Not a directory"),
+        hold_lock(tmp_path / "file" / "run", "busy"),
+    ):
         pass

@@ -109,7 +109,7 @@ def test_a_step_that_may_not_fit_is_warned_of_with_a_batch_that_would(monkeypatc
     assert line.endswith("give a new run --batch_size 16 --grad_accum 8")
     monkeypatch.setattr(memory, "memory_limit", lambda device: (found.total, 1e15))
     assert shortage(found, settings, torch.device("cpu")) is None
-    check_tables(found, settings, torch.device("cpu"))
+    check_tables(settings, 1_000_000, torch.device("cpu"))
 
 
 def test_the_line_stands_before_the_first_epoch(tmp_path, capsys):

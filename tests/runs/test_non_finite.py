@@ -13,7 +13,7 @@ from tests.support.ranked_data import random_dataset
 from main import main
 from src.io.errors import NotFinite
 from src.config.settings import Settings
-from src.evaluation.targets import split_targets
+from src.runs import faults, training_state
 from trainers import Trainer
 from src.training.processes import Process
 from src.training.random_state import seed_everything
@@ -33,6 +33,10 @@ def make_trainer(folder: Path, **changes) -> Trainer:
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def state_of(checkpoint: Path) -> dict:
+    return torch.load(checkpoint, weights_only=True)
 
 
 def equal(one: dict, other: dict) -> bool:
@@ -104,7 +108,7 @@ def test_the_mutual_information_loss_and_the_weighted_sum_are_named(tmp_path):
         trainer.model.critics.fill_(math.inf)
     assert "the mutual-information loss is not finite" in stopped(trainer)
     trainer = make_trainer(tmp_path / "weights")
-    trainer.model.gap_state.fill_(math.nan)
+    trainer.gap.state.fill_(math.nan)
     assert "the weighted sum of the losses is not finite" in stopped(trainer)
 
 
@@ -117,15 +121,15 @@ def test_a_fault_within_an_epoch_is_computed_again_from_its_dump(clip_norm, tmp_
     )
     assert stopped(trainer).startswith("step 3 of epoch 1: the gradient of critics")
     again = make_trainer(tmp_path, dropout=0.5, clip_norm=clip_norm)
-    again.load(tmp_path / "fault.pt")
-    assert (again.progress.step, again.progress.position) == (2, 2)
-    before = weights(again)
-    lines = list(again.replay())
+    before = state_of(tmp_path / "fault.pt")
+    assert (before["step"], before["position"]) == (2, 2)
+    lines = list(faults.replay(again, tmp_path / "fault.pt"))
     assert not any("NOT FINITE" in line for line in lines)  # the poison is gone, the step the same
     assert any(line.startswith("cross loss of domain0: mean ") for line in lines)
-    assert equal(weights(again), before)
+    assert (again.progress.step, again.progress.position) == (2, 2)
+    assert equal(weights(again), before["model"])
     again = make_trainer(tmp_path, dropout=0.5, clip_norm=clip_norm)
-    again.load(tmp_path / "fault.pt")
+    training_state.load(again, tmp_path / "fault.pt")
     again.train_epoch()  # and it can be gone on from
     whole = make_trainer(tmp_path, dropout=0.5, clip_norm=clip_norm)
     whole.train_epoch()
@@ -134,17 +138,20 @@ def test_a_fault_within_an_epoch_is_computed_again_from_its_dump(clip_norm, tmp_
 
 def test_a_score_that_is_not_finite_leaves_the_state_it_was_of(tmp_path):
     trainer = make_trainer(tmp_path, max_epochs=2)
-    trainer._train_steps()
-    with torch.no_grad():
-        trainer.model.item_table[3] = math.nan
-    targets = split_targets(trainer.dataset, "valid")
+
+    def poison_the_last_step(*_) -> None:
+        if trainer.progress.step == trainer.loader.steps_per_epoch - 1:
+            with torch.no_grad():
+                trainer.model.item_table[3] = math.nan
+
+    trainer.optimizers["optimizer"].register_step_post_hook(poison_the_last_step)
     with pytest.raises(NotFinite, match=r"the score of item .* for user .*fault.pt"):
-        trainer._validate_or_dump(targets)
+        trainer.fit()
     again = make_trainer(tmp_path, max_epochs=2)
-    again.load(tmp_path / "fault.pt")
-    assert next(again._steps(), None) is None  # the epoch is over, its validation is not
+    training_state.load(again, tmp_path / "fault.pt")
+    assert next(again.steps(), None) is None  # the epoch is over, its validation is not
     with pytest.raises(NotFinite, match="the score of item"):
-        list(again.replay())
+        list(faults.replay(again, tmp_path / "fault.pt"))
 
 
 def test_anomalies_are_named_by_the_function_that_made_them(tmp_path):

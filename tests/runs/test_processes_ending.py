@@ -1,12 +1,14 @@
 """When one of several processes ends, by a signal or a fault, all end with the cause, and --resume
 goes on with any number of them to the state that an uninterrupted run has."""
 
+import json
 from contextlib import suppress
 
 import pytest
 import torch
-from tests.support.command_runs import make_data
-from tests.support.process_runs import USERS, assert_same_run, exact, launch_runs
+from tests.support.command_runs import ROOT, command, make_data
+from tests.support.process_endings import ENDINGS, statuses
+from tests.support.process_runs import USERS, assert_same_run, exact, launch, launch_runs
 from tests.support.process_worker import meets
 
 import main
@@ -92,7 +94,8 @@ def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs, le
     (line,) = own_lines(done.stderr)
     place = f"step {step % 11} of epoch {step // 11 + 1}"
     assert (
-        line == f"interrupted: {name}; {legs[0] / 'last.pt'} stands after {place}, --resume goes on"
+        line == f"interrupted: {name}; {legs[0] / 'last.pt'} is saved after {place}; "
+        "continue with --resume"
     )
     assert step > LEGS[leg][1][1]
 
@@ -146,3 +149,31 @@ def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_d
     assert line.endswith(f"; {fault} has the state before it, for --replay")
     state = torch.load(fault, weights_only=True)
     assert (state["epoch"], state["position"], state["step"]) == (1, 6, 12)
+
+
+@pytest.fixture(scope="module")
+def endings():
+    """{(ending, processes): statuses and stderr} of an ending of each kind (process_endings.py)."""
+    asked = [[(ending, processes) for ending in ENDINGS] for processes in (2, 3)]
+    script = ROOT / "tests" / "support" / "process_endings.py"
+    done = command(script, json.dumps(asked))
+    return {(one[0], len(one[1])): one[1:] for one in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_thread_that_still_works_does_not_abort_its_ending_process(endings, ending, processes):
+    codes, said = endings[ending, processes]
+    assert codes == statuses(ending, processes), said
+    assert "terminate called" not in said
+    lines = {"done": 0, "lost": processes - 1, "defect": processes - 1}.get(ending, 1)
+    assert len(own_lines(said)) == lines
+
+
+def test_two_processes_print_no_warning(tmp_path):
+    """Neither of unused parameters, nor of strides, nor of a group that was not destroyed."""
+    data = make_data(tmp_path, users=USERS)
+    done = launch(2, ROOT / "main.py", *exact(data, tmp_path / "runs", "run", "--max_epochs=1"))
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    assert [line for line in said if "arn" in line] == []

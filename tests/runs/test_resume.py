@@ -15,10 +15,10 @@ import torch
 from tests.support.command_runs import contents, failing, flags, make_data, started, train
 
 import main as training
-import trainers
 from tests.support import watched
 from tests.support.watched import Aim, differences
 from src.io.errors import UserError, run_command
+from src.runs import training_state
 from src.training.signals import Interrupted
 from trainers import Trainer
 
@@ -98,8 +98,8 @@ def test_the_step_is_finished_and_saved_and_the_line_says_where(data, runs, caps
     folder = stopped(data, runs, "run", EPOCHS, at=5, sent=(sent,))
     line = capsys.readouterr().err
     assert line == (
-        f"interrupted: {sent.name}; {folder / 'last.pt'} stands after step 2 of epoch 2, "
-        "--resume goes on\n"
+        f"interrupted: {sent.name}; {folder / 'last.pt'} is saved after step 2 of epoch 2; "
+        "continue with --resume\n"
     )
     assert steps_of(folder / "last.pt") == (1, 2)
 
@@ -116,7 +116,7 @@ def test_the_command_ends_with_130_and_goes_on_exactly(data, runs, tmp_path, sen
     folder = runs / "tiny" / "run"
     epoch, position = steps_of(folder / "last.pt")
     where = f"step {position} of epoch {epoch + 1}" if position else f"epoch {epoch}"
-    assert f"{folder / 'last.pt'} stands after {where}, --resume" in error
+    assert f"{folder / 'last.pt'} is saved after {where}; continue with --resume" in error
     train(data, runs, "run", *more, "--resume")
     assert differences(folder, train(data, tmp_path, "run", *more)) == []
 
@@ -197,13 +197,13 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
     train(data, runs, "run", EPOCHS, "--resume")
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"warning: {last} is torn")
-    assert warning.endswith("going on from former.pt")
+    assert warning.endswith("continuing from former.pt")
     assert differences(cut, whole) == []
 
 
 OTHERS = {
     "data": "was trained on another dataset",
-    "model": "is of another model: --hidden was 16, now 8",
+    "model": "is of another run: --hidden was 16, now 8",
     "run": "is of another run: --seed was 7, now 42",
 }
 
@@ -320,7 +320,7 @@ def test_a_run_from_former_weights_killed_before_and_after_its_first_save_goes_o
 
 
 def test_a_full_disk_does_not_hide_what_is_not_finite(data, runs, monkeypatch, capsys):
-    gradients = Trainer.add_gradients
+    gradients = Trainer.gradients
 
     def poisoned(trainer, *arguments):
         losses = gradients(trainer, *arguments)
@@ -330,14 +330,14 @@ def test_a_full_disk_does_not_hide_what_is_not_finite(data, runs, monkeypatch, c
     def full(*_):
         raise UserError("fault.pt cannot be written (No space left on device)")
 
-    monkeypatch.setattr(Trainer, "add_gradients", poisoned)
-    monkeypatch.setattr(trainers, "write_checkpoint", full)
+    monkeypatch.setattr(Trainer, "gradients", poisoned)
+    monkeypatch.setattr(training_state, "write_checkpoint", full)
     with pytest.raises(SystemExit) as ended:
         run_command(lambda: train(data, runs, "run"))
     assert ended.value.code == 2
     line = capsys.readouterr().err
     assert "step 1 of epoch 1: the gradient of item_table is not finite; " in line
-    assert "not saved: fault.pt cannot be written (No space left" in line
+    assert "could not be saved: fault.pt cannot be written (No space left" in line
 
 
 # ---------------------------------------------------------------- what a validation may meet
@@ -359,7 +359,7 @@ def test_a_signal_in_a_validation_ends_at_once_and_the_epoch_is_not_lost(
 
     monkeypatch.setattr(Trainer, "validate", interrupted)
     with pytest.raises(
-        Interrupted, match=rf"{sent.name}; .*last.pt stands after step 3 of epoch 2"
+        Interrupted, match=rf"{sent.name}; .*last.pt is saved after step 3 of epoch 2"
     ):
         train(data, runs, "run", EPOCHS)
     monkeypatch.setattr(Trainer, "validate", validate)
@@ -409,6 +409,6 @@ def test_a_checkpoint_that_does_not_fit_gives_way_to_the_one_before_it(
     torch.save(state, path)
     again = train(data, runs, "run", EPOCHS, "--resume")
     said = capsys.readouterr().err
-    assert f"{path} does not fit this run" in said and "going on from former.pt" in said
+    assert f"{path} does not fit this run" in said and "continuing from former.pt" in said
     assert "train again" not in said
     assert differences(again, whole) == []

@@ -37,7 +37,7 @@ def test_a_second_command_in_the_folder_is_refused_and_changes_nothing(data, run
         line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
     finally:
         process.send_signal(signal.SIGCONT)
-    assert f"another command works in {runs / 'tiny' / 'run'} now" in line
+    assert f"another command is working in {runs / 'tiny' / 'run'}" in line
     assert process.wait() == 0
     process.communicate()
 
@@ -83,4 +83,4 @@ def test_checkpoints_without_a_config_are_nobodys(whole, data, runs, capsys, giv
     folder = shutil.copytree(whole, runs / "tiny" / "run")
     (folder / "config.json").unlink()
     line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
-    assert f"{folder} holds checkpoints and no config.json" in line
+    assert f"{folder} holds checkpoints but no config.json" in line

@@ -18,9 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from main import find_or_train, parse_command
+from main import find_or_train
 from src.dataset.store.folder import open_named
 from src.io.errors import run_command
+from src.runs.command import parse_command
 from src.training.signals import Interrupted
 from trainers import Trainer
 from utils import start_process
@@ -61,7 +62,7 @@ def main() -> None:
     process = start_process("cpu")
     with process.needing_others():
         for flags, fault in runs:
-            settings = parse_command(flags).settings
+            settings = parse_command(flags, "").settings
             goes_on = suppress(Interrupted) if len(runs) > 1 else nullcontext()
             with goes_on, meets(*fault) if fault else nullcontext():
                 find_or_train(settings, open_named(settings), None, process)

@@ -42,7 +42,7 @@ ONE = Process(CPU)
 
 @cache
 def tiny_settings(world: World) -> Settings:
-    return parse_command([*TINY, f"--data_dir={world.data}"], "").settings
+    return parse_command([*TINY, f"--data_dir={world.data}"]).settings
 
 
 @cache
@@ -91,7 +91,7 @@ def start_from(world: World) -> None:
 
 
 def as_main(world: World) -> None:
-    command = parse_command([f"--evaluate={world.run}"], "")
+    command = parse_command([f"--evaluate={world.run}"])
     dataset = good_dataset(world)
     settings = dataclasses.replace(command.settings, resume=True)
     lifecycle.find_run(settings, world.run, dataset.card["sha256"])

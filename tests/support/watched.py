@@ -31,7 +31,7 @@ PHASES = {  # the function that a phase is spent in
     "data": ("make_dataset", "make_dataset"),
     "train": ("trainers:Trainer", "train_step"),
     "validation": ("trainers:Trainer", "validate"),
-    "save": ("trainers", "write_checkpoint"),
+    "save": ("src.runs.checkpoints", "write_atomically"),
     "score": ("main", "score"),
 }
 KILLED = -signal.SIGKILL  # the exit status

@@ -46,7 +46,7 @@ def run(finished, runs):
         (["--sparse_items"], ["--sparse_items needs --loss bce"]),
         (
             ["--sparse_items", "--loss=bce", "--weight_decay=.1"],
-            ["--sparse_items has no weight decay"],
+            ["--sparse_items does not support weight decay"],
         ),
         (["--resume", "--overwrite"], ["--resume and --overwrite contradict"]),
         (["--eval_users=0"], ["--eval_users must be at least 1"]),
@@ -204,7 +204,7 @@ def test_a_torn_checkpoint(run, data, runs, capsys, keep):
     (run / "last.pt").write_bytes(content[:keep])
     go_on = ("--resume", "--max_epochs=2")
     line = failing(capsys, runs, lambda: train(data, runs, "run", *go_on))
-    assert f"{run / 'last.pt'} is torn" in line
+    assert f"{run / 'last.pt'} is damaged" in line
 
 
 def test_stored_candidates_that_are_torn(data, runs, capsys):

@@ -36,7 +36,7 @@ def test_every_metric_of_every_target_equals_theirs(items):
     targets = rng.integers(0, items, rows)
     table = torch.from_numpy(scores.astype(np.float32))
     part = Part(lambda columns: table[:, columns], items, no_reads())
-    counts = count_ranks([part], targets, 0, torch.device("cpu")).own
+    counts = count_ranks([part], targets, 0, torch.device("cpu")).domain
     assert (counts.tied == 1).all()
     ours, expected = target_metrics(counts.better, counts.tied), theirs(scores, targets)
     assert set(ours) == set(NAMES)

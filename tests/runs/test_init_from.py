@@ -252,7 +252,7 @@ def test_what_was_taken_is_said_and_recorded(months, former, runs, capsys):
         "items": {"matched": both, "new": new, "gone": gone},
         "trained_targets": {"valid": 0, "test": 0},
     }
-    lines = [line for line in capsys.readouterr().out.splitlines() if "starts from" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "starting from" in line]
     assert lines == [
         f"starting from october: 2 domains matched (1 new, 1 gone), {both} items matched ({new} "
         f"new, {gone} gone); it was trained on 0 held-out events of validation and 0 of test"

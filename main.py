@@ -14,7 +14,6 @@ environment variables and torchrun's flags.
 
 import dataclasses
 import gc
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -128,7 +127,6 @@ def find_or_train(
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, or find the run finished, and print its table. Raises UserError for mistakes."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C
     settings, evaluated, checkpoint = parse_command(arguments, __doc__.splitlines()[0])
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -1,11 +1,11 @@
-"""Raw logs in, dataset folder out.
+"""Make a dataset folder from raw logs.
 
 python make_dataset.py --data_name amazon --strd_ym 202312
 """
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,9 +18,10 @@ from src.dataset.build.sequences import Sequences, build_sequences
 from src.dataset.build.staging import staging_folder, temporary_folder
 from src.dataset.build.suggest import suggest_filters
 from src.dataset.build.writer import write_rejected, write_tables
-from src.dataset.engine.base import Engine, connected
-from src.dataset.ingest.raw_files import is_remote
-from src.dataset.ingest.read_log import choose_format, file_records, parse, read_log
+from src.dataset.engine.base import Engine, open_engine
+from src.dataset.ingest.detect_format import choose_format
+from src.dataset.ingest.raw_files import FileRecord, is_remote
+from src.dataset.ingest.read_log import file_records, parse, read_log
 from src.dataset.store.card_text import card_console, card_notes, suggestion_table
 from src.dataset.store.folder import dataset_folder, open_dataset
 from src.dataset.store.verify import verify_dataset
@@ -30,13 +31,12 @@ ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Make the dataset folder that the flags describe, or reuse it when it stands.
+    """Make the dataset folder that the flags describe, or reuse an existing one.
 
-    Raises UserError for every mistake of the user.
+    UserError for every mistake of the user.
     """
     parser = build_parser(DatasetSettings, "Make a dataset folder from a raw multi-domain log.")
     settings = from_namespace(DatasetSettings, parser.parse_args(arguments))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     if settings.suggest:
         suggest(settings)
     elif settings.describe:
@@ -44,70 +44,69 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
         folder = Path(settings.out_dir) if settings.out_dir else folder
-        card, made = make_dataset(settings, folder)
-        if not made:
-            print(f"{folder} was made from this log with these options: reused")
+        card, is_new = make_dataset(settings, folder)
+        if not is_new:
+            print(f"reusing {folder}, which was made from this log with these options")
         print_card(settings, card)
         print(f"dataset folder: {folder}")
 
 
 @dataclass(frozen=True)
 class Log:
-    """A raw log: where it lies, how it is written, and what the card keeps of its files."""
+    """A raw log: its location, its format, and the card's records of its files."""
 
-    place: str
+    location: str
     format: str
-    records: list[dict]
+    records: list[FileRecord]
 
 
-def raw_place(settings: DatasetSettings) -> str:
+def raw_location(settings: DatasetSettings) -> str:
     """The folder, glob or URI of the raw log."""
     return settings.raw_dir or str(ROOT / "src" / "dataset" / "raw" / settings.data_name)
 
 
 def find_log(settings: DatasetSettings, engine: Engine | None = None) -> Log:
-    """Look what the raw log is, and say it; another file system than this machine's needs the
-    engine."""
-    place = raw_place(settings)
-    raw_format, reason = choose_format(place, settings.format, engine)
-    print(f"reading {place} as {raw_format} ({reason})")
-    return Log(place, raw_format, file_records(engine, place, raw_format))
+    """Recognise the raw log and print its format; a remote log needs the engine."""
+    location = raw_location(settings)
+    raw_format, reason = choose_format(location, settings.format, engine)
+    print(f"reading {location} as {raw_format} ({reason})")
+    return Log(location, raw_format, file_records(engine, location, raw_format))
 
 
-def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict, bool]:
-    """Make the dataset folder where it is not there; its card, and whether it was made now."""
-    log = None if is_remote(raw_place(settings)) else find_log(settings)
+def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict[str, Any], bool]:
+    """Make the dataset folder unless it exists; returns its card and whether it is new."""
+    log = None if is_remote(raw_location(settings)) else find_log(settings)
     if log and (card := existing_card(folder, content_options(settings, log.format), log.records)):
         return card, False
     with staging_folder(folder, settings.temp_dir) as staging:
-        with connected(settings, staging.spill) as engine:
+        with open_engine(settings, staging.spill) as engine:
             log = log or find_log(settings, engine)
-            # another command may have made the folder until now
+            # another command may have made the folder by now
             if card := existing_card(folder, content_options(settings, log.format), log.records):
                 return card, False
-            made = lay_out(engine, settings, log, staging.folder)
-        # what follows needs no engine, which holds memory
-        card = make_card(made.sequences, **made.known)
-        write_rejected(staging.folder, made.rejected)
-        write_tables(staging.folder, made.sequences, card)
-        verify_dataset(open_dataset(staging.folder))  # what cannot be read back never gets the name
+            result = process_log(engine, settings, log, staging.folder)
+        # the engine, which holds memory, is closed: the rest does not need it
+        card = make_card(result.sequences, **result.card_inputs)
+        write_rejected(staging.folder, result.rejected)
+        write_tables(staging.folder, result.sequences, card)
+        verify_dataset(open_dataset(staging.folder))  # an unreadable folder never gets the name
         staging.complete = True
     return card, True
 
 
 @dataclass(frozen=True)
-class LaidOut:
-    """What the engine has done: the sequences, and what the card must know besides."""
+class ProcessedLog:
+    """The result of the engine: the sequences, and the inputs of the card."""
 
     sequences: Sequences
-    known: dict  # provenance, options, dropped
-    rejected: list[dict]  # a sample of the raw rows that cannot be used
+    card_inputs: dict[str, Any]  # provenance, options, dropped
+    rejected: list[dict[str, Any]]  # a sample of the rejected raw rows
 
 
-def lay_out(engine: Engine, settings: DatasetSettings, log: Log, folder: Path) -> LaidOut:
-    """Read, select, order, split and number; the arrays lie in an empty folder then."""
+def process_log(engine: Engine, settings: DatasetSettings, log: Log, folder: Path) -> ProcessedLog:
+    """Read, filter, order, split and number the events; writes the arrays into `folder`."""
     with tqdm(total=3, desc="reading", disable=None, leave=False) as progress:
-        raw = read_log(engine, log.place, log.format, settings)
+        raw = read_log(engine, log.location, log.format, settings)
         parsed = parse(engine, raw, settings)
         advance(progress, "filters and order")
         selection = select_events(engine, parsed.events, settings)
@@ -118,49 +117,56 @@ def lay_out(engine: Engine, settings: DatasetSettings, log: Log, folder: Path) -
         "data_name": settings.data_name,
         "strd_ym": settings.strd_ym,
         "cutoff": as_date(cutoff(settings.strd_ym) - 1),
-        "source": raw.source,
+        "source": raw.description,
         "notes": raw.notes,
         "raw_files": log.records,
         "times": parsed.times,
         "rows": parsed.rows,
         "rejected": parsed.rejected,
     }
-    known = {
+    card_inputs = {
         "provenance": provenance,
         "options": content_options(settings, log.format),
         "dropped": {"rejected": sum(parsed.rejected.values())} | selection.dropped,
     }
-    return LaidOut(sequences, known, parsed.sample)
+    return ProcessedLog(sequences, card_inputs, parsed.sample)
 
 
 def advance(progress: tqdm, next_step: str) -> None:
+    """Count a step of the progress bar and name the next one."""
     progress.update()
     progress.set_description(next_step)
 
 
 def describe(settings: DatasetSettings) -> None:
     """Print the card of the dataset that would be made."""
-    with temporary_folder(settings.temp_dir) as folder, connected(settings, folder) as engine:
-        made = folder / "made"
-        made.mkdir()
-        laid_out = lay_out(engine, settings, find_log(settings, engine), made)
-        card = make_card(laid_out.sequences, **laid_out.known)
+    with (
+        temporary_folder(settings.temp_dir) as temporary,
+        open_engine(settings, temporary) as engine,
+    ):
+        folder = temporary / "dataset"
+        folder.mkdir()
+        result = process_log(engine, settings, find_log(settings, engine), folder)
+        card = make_card(result.sequences, **result.card_inputs)
     print_card(settings, card)
     print("nothing was written (--describe)")
 
 
 def suggest(settings: DatasetSettings) -> None:
-    """Print which filters keep --suggest users in every domain."""
-    with temporary_folder(settings.temp_dir) as folder, connected(settings, folder) as engine:
+    """Print filters that keep at least --suggest users in every domain."""
+    with (
+        temporary_folder(settings.temp_dir) as temporary,
+        open_engine(settings, temporary) as engine,
+    ):
         log = find_log(settings, engine)
-        parsed = parse(engine, read_log(engine, log.place, log.format, settings), settings)
-        found = suggest_filters(engine, parsed.events, settings)
-    print(suggestion_table(found, settings.suggest))
+        parsed = parse(engine, read_log(engine, log.location, log.format, settings), settings)
+        suggestions = suggest_filters(engine, parsed.events, settings)
+    print(suggestion_table(suggestions, settings.suggest))
     print("nothing was written (--suggest)")
 
 
-def print_card(settings: DatasetSettings, card: dict) -> None:
-    """The card on the console, what must be seen first."""
+def print_card(settings: DatasetSettings, card: dict[str, Any]) -> None:
+    """Print the notes and the summary of the card."""
     notes = card_notes(card)
     for name in sorted(set(settings.domains) - set(card["domains"])):
         notes.append(f"NOTE: no event of domain {name} is left")

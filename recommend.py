@@ -5,6 +5,7 @@
 The context is everything that the log knows of a user, validation and test events included.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,9 @@ WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 class RecommendSettings:
     """What `recommend.py` can be told."""
 
-    run: str = setting("", "run folder of main.py (needed)")
-    k: int = setting(10, "items a user and domain")
+    run: str = setting("", "run folder of main.py (required)")
+    data_dir: str = setting("", "dataset folder, where it is not the one that the run names")
+    k: int = setting(10, "items per user and domain")
     out: str = setting("", ".parquet or .csv; else recommendations.parquet in the run folder")
     users: tuple[str, ...] = setting((), "ids of the log; none named: all")
     domains: tuple[str, ...] = setting((), "names of the log; none named: all")
@@ -63,15 +65,16 @@ class TrainedRun:
     device: torch.device
 
 
-def open_trained(folder: Path, device: torch.device) -> TrainedRun:
-    """The dataset, the best checkpoints and the serving paths of a run folder.
+def open_trained(folder: Path, device: torch.device, data_dir: str = "") -> TrainedRun:
+    """The dataset, the best checkpoints and the serving paths of a run folder; `data_dir` is where
+    the dataset lies now, if it has moved.
 
     Raises UserError when the folder holds no trained run, or its dataset is not the one it was
     trained on.
     """
     settings = run_settings(folder)
     check_settings(settings)
-    dataset = open_named(settings)
+    dataset = open_named(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir))
     ensemble = best_models(settings, dataset, folder, device)
     paths = dict.fromkeys(dataset.domain_names, settings.paths[0])
     if len(settings.paths) == 2 and (folder / "serving.json").is_file():
@@ -220,14 +223,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser(RecommendSettings, __doc__.splitlines()[0])
     settings = from_namespace(RecommendSettings, parser.parse_args(arguments))
     if not settings.run:
-        raise UserError("--run is needed, as in --run runs/amazon/syncrec-ce-seed42")
+        raise UserError("--run is required, as in --run runs/amazon/syncrec-ce-seed42")
     if settings.k < 1:
         raise UserError(f"--k must be at least 1, not {settings.k}")
     folder = Path(settings.run)
     if not (folder / "config.json").is_file():
         raise UserError(f"--run {folder} holds no run (no config.json); train it with main.py")
     out = output_path(settings)
-    run = open_trained(folder, start_process(settings.device).device)
+    run = open_trained(folder, start_process(settings.device).device, settings.data_dir)
     if settings.serve_path not in ("auto", *run.settings.paths):
         raise UserError(
             f"--serve_path {settings.serve_path}: a run of --mode {run.settings.mode} has the path "

@@ -45,5 +45,6 @@ case " ${DATASET[*]} " in
   *completejourney*) "$PYTHON" -m pip install --quiet --disable-pip-version-check \
     -r "$ROOT/requirements-completejourney.txt" ;;
 esac
-"$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}" "${MAKING[@]}"
+# an empty array counts as unset before bash 4.4 (macOS has 3.2)
+"$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}" ${MAKING[@]+"${MAKING[@]}"}
 "$PYTHON" "$ROOT/main.py" "${DATASET[@]}" "${TRAINING[@]}" "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every CPU figure of docs/performance.md but the comparison with RecTools (sasrec.sh), one JSON
-# object a file in results/speed/. Some fifty minutes on two cores; leave the machine alone
+# object a file in results/speed/. About an hour on two cores; leave the machine alone
 # meanwhile.
 #
 #     bash benchmarks/cpu.sh [NAME…]      # default: all of them

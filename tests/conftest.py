@@ -12,10 +12,14 @@ SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items):
-    """What lies in tests/nightly is nightly; elsewhere a mark says so."""
+    """What lies in tests/nightly is nightly, and so is what needs Spark, which takes long to start,
+    but for test_spark.py; elsewhere a mark says so."""
     for item in items:
-        if (TESTS / "nightly") in item.path.parents:
+        on_spark = "spark" in item.fixturenames and item.path.name != "test_spark.py"
+        if on_spark or TESTS / "nightly" in item.path.parents:
             item.add_marker("nightly")
+        if item.get_closest_marker("nightly"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session")

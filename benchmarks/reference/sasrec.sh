@@ -104,4 +104,4 @@ for ((round = 1; round <= rounds; round++)); do
       --precision "$precision" --seed "$round" >>"$runs"
   done
 done
-"$PYTHON" benchmarks/reference/sasrec_table.py "$runs" "${json[@]}"
+"$PYTHON" benchmarks/reference/sasrec_table.py "$runs" ${json[@]+"${json[@]}"}

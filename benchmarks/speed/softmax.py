@@ -3,16 +3,18 @@
     python benchmarks/speed/softmax.py
     python benchmarks/speed/softmax.py --items 14228 --targets 3037 --dtype bfloat16 --json
 
-`ours` is `softmax_loss` (src/nn/kernels/softmax_loss.py). torch's `linear_cross_entropy`, in its
-chunked form, takes no weight of each target, so it stands in two forms: `torch none` gives a loss
-for each target, which are then weighed, as a training step needs it; `torch sum` has one weight
-for all, its fastest.
-It is told to hold the logits of `--rows` targets; with 0 it chooses itself, here slower.
-Forward and backward pass of one domain of `--items` items, gradients of outputs and table
-included. Times are interleaved; `cpu_seconds` are those of all threads, which a busy machine blurs
-less than the clock's. `added_mib` is how far the peak of a process of its own rose above
-the inputs, the gradient of the table (`table_mib`) among it. `difference` is that of the table's
-gradient to `ours`, relative to the largest entry; of `torch sum` to ours with equal weights.
+`ours` is the fused `softmax_loss` (src/nn/kernels/softmax_loss.py); kernels.py compares it with
+plain code. torch's `linear_cross_entropy`, in its chunked form, takes no weight per target, so it
+is measured twice: `torch none` returns one loss per target, which are then weighted, as a training
+step needs them; `torch sum` has one weight for all, its fastest form. It is told to hold the logits
+of `--rows` targets; with 0 it chooses itself, here slower.
+
+Measured are forward and backward pass of one domain of `--items` items, with the gradients of
+outputs and table. Times are interleaved; `cpu_seconds` are those of all threads, which other work
+on the machine blurs less. `added_mib` is how far the peak of a separate process rose above the
+inputs, including the gradient of the table (`table_mib`). `difference` is between the table's
+gradient and that of `ours`, relative to the largest entry; for `torch sum`, ours has equal weights
+too.
 
 Where torch has no chunked form (it came with 2.13), `ours` is measured alone.
 """
@@ -87,13 +89,15 @@ def objective(variant: str, given: Inputs, bf16: bool, rows: int) -> Tensor:
         spans = [(slice(0, len(targets)), slice(1, len(table)))]
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=bf16):
             return softmax_loss(hidden, table, targets, spans, coefficients)[0]
-    weights, kind = table[1:], variant.removeprefix("torch ")
-    if bf16:  # it leaves autocast aside
+    weights, reduction = table[1:], variant.removeprefix("torch ")
+    if bf16:  # it ignores autocast
         hidden, weights = hidden.bfloat16(), weights.bfloat16()
     chosen = {"batch_chunk_size": rows, "chunking_method": None} if rows else {}
     options = torch.nn.LinearCrossEntropyOptions(**chosen)
-    loss = F.linear_cross_entropy(hidden, weights, targets - 1, reduction=kind, options=options)
-    return (loss * coefficients).sum() if kind == "none" else loss / len(targets)
+    loss = F.linear_cross_entropy(
+        hidden, weights, targets - 1, reduction=reduction, options=options
+    )
+    return (loss * coefficients).sum() if reduction == "none" else loss / len(targets)
 
 
 def one_pass(variant: str, given: Inputs, asked: argparse.Namespace) -> None:
@@ -108,15 +112,16 @@ def difference(variant: str, given: Inputs, asked: argparse.Namespace) -> float:
         given = given._replace(
             coefficients=torch.full_like(given.coefficients, 1 / len(given.targets))
         )
-    found = []
+    gradients = []
     for name in ("ours", variant):
         one_pass(name, given, asked)
-        found.append(given.table.grad)
-    return float((found[1] - found[0]).abs().max() / found[0].abs().max())
+        gradients.append(given.table.grad)
+    ours, theirs = gradients
+    return float((theirs - ours).abs().max() / ours.abs().max())
 
 
 def run_alone(asked: argparse.Namespace, process: Process) -> dict[str, float]:
-    """What a process of its own does: a few passes of a variant, and how far the peak rose."""
+    """A few passes of a variant in this process, and how far the peak rose."""
     given = make_inputs(asked.targets, asked.items[0], asked.hidden, process.device)
     before = peak_mib(process.device)
     for _ in range(ALONE_PASSES):
@@ -131,11 +136,11 @@ def measure_alone(asked: argparse.Namespace, variant: str, items: int) -> float:
         f"--targets={asked.targets}", f"--hidden={asked.hidden}", f"--dtype={asked.dtype}",
         f"--threads={asked.threads}", f"--device={asked.device}", f"--rows={asked.rows}",
     ]  # fmt: skip
-    say(f"{variant} with {items} items, in a process of its own")
+    say(f"{variant} with {items} items, in a separate process")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise UserError(f"{variant} with {items} items broke off: {reason}")
+        raise UserError(f"{variant} with {items} items failed: {reason}")
     return json.loads(done.stdout)["added_mib"]
 
 
@@ -156,8 +161,8 @@ def measure(asked: argparse.Namespace, items: int, process: Process) -> dict[str
 
     both = interleaved({variant: timed(variant) for variant in variants}, asked.rounds)
     rounds, cpu = (
-        {variant: [one[place] for one in times] for variant, times in both.items()}
-        for place in range(2)
+        {variant: [clocks[clock] for clocks in times] for variant, times in both.items()}
+        for clock in range(2)
     )
     return {
         "items": items,

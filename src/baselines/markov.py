@@ -23,16 +23,19 @@ class Markov:
     transitions: csr_array  # [V + 1, V + 1]
     popularity: Popularity
     dataset: Dataset  # whose events are the contexts
+    domain_events: list[np.ndarray]  # D arrays: the flat positions of each domain's events
 
     @classmethod
     def fit(cls, dataset: Dataset) -> "Markov":
-        items = np.asarray(dataset.items)
+        items, domains = np.asarray(dataset.items), np.asarray(dataset.domains)
         before = item_before(dataset)
         rows = np.flatnonzero(before > 0)
         size = dataset.item_rows
         pairs = (np.ones(len(rows)), (before[rows], items[rows]))
-        popularity = Popularity.fit(dataset)
-        return cls(csr_array(pairs, shape=(size, size)), popularity, dataset)
+        transitions = csr_array(pairs, shape=(size, size))
+        counts = np.bincount(domains, minlength=len(dataset.domain_names))
+        by_domain = np.split(np.argsort(domains, kind="stable"), np.cumsum(counts)[:-1])
+        return cls(transitions, Popularity.fit(dataset), dataset, by_domain)
 
     def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
         """Transition counts from the last item of the domain in each context; popularity breaks
@@ -42,10 +45,10 @@ class Markov:
         such an item, popularity alone.
         """
         starts = self.popularity.item_starts
-        own = slice(int(starts[domain]), int(starts[domain + 1]))
-        last = last_items(self.dataset, domain, users, ends)
-        counts = self.transitions[last][:, own].tocsc()  # asked for by columns
-        share = torch.from_numpy(self._shares()[own])
+        items = slice(int(starts[domain]), int(starts[domain + 1]))
+        last = self.last_items(domain, users, ends)
+        counts = self.transitions[last][:, items].tocsc()  # asked for by columns
+        share = torch.from_numpy(self._shares()[items])
 
         def scores(columns: slice | Tensor) -> Tensor:
             where = columns if isinstance(columns, slice) else columns.numpy()
@@ -59,9 +62,19 @@ class Markov:
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
         """Of single items [n, N], of any domain, after the last one of `domain`: [n, N] float64."""
-        last = np.repeat(last_items(self.dataset, domain, users, ends), items.shape[1])
+        last = np.repeat(self.last_items(domain, users, ends), items.shape[1])
         counts = np.asarray(self.transitions[last, items.ravel()]).reshape(items.shape)
         return torch.from_numpy(counts + self._shares()[items])
+
+    def last_items(self, domain: int, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """[n] the last item of a domain among each user's events before `ends`; 0 without one."""
+        events = self.domain_events[domain]
+        if len(events) == 0:
+            return np.zeros(len(ends), dtype=self.dataset.items.dtype)
+        number = np.searchsorted(events, ends) - 1
+        last = events[number.clip(min=0)]
+        known = (number >= 0) & (last >= self.dataset.offsets[users])
+        return np.where(known, self.dataset.items[last], 0)
 
     def _shares(self) -> np.ndarray:
         """[V + 1] each item's share of the training events, all below 1."""
@@ -81,12 +94,3 @@ def item_before(dataset: Dataset) -> np.ndarray:
     before = np.zeros(len(dataset.items), dtype=items.dtype)
     before[train[later[follows]]] = items[earlier[follows]]
     return before
-
-
-def last_items(dataset: Dataset, domain: int, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """[n] the last item of a domain among each user's events before `ends`; 0: none."""
-    places = np.flatnonzero(np.asarray(dataset.domains) == domain)
-    number = np.searchsorted(places, ends) - 1
-    last = places[number.clip(min=0)] if len(places) else np.zeros(len(ends), dtype=np.int64)
-    known = (number >= 0) & (last >= dataset.offsets[users])
-    return np.where(known, dataset.items[last], 0)

@@ -7,29 +7,29 @@ from datetime import UTC, datetime
 from src.config.cli import setting
 from src.io.errors import UserError
 
-# Settings that change no content
-PLACE = (
+# Settings that do not change the content of the dataset
+NOT_CONTENT = (
     "data_name", "variant", "raw_dir", "out_dir", "temp_dir", "engine", "threads", "memory_limit",
     "spark_master", "describe", "suggest", "max_rejected",
 )  # fmt: skip
 
-MAX_THREADS = 1024  # the engine starts as many as it is told
+MAX_THREADS = 1024  # the engine starts as many threads as requested
 
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """What `make_dataset.py` can be told."""
+    """The flags of `make_dataset.py`."""
 
-    data_name: str = setting("", "name of the log (needed)", group="what and where")
+    data_name: str = setting("", "name of the log (required)", group="what and where")
     strd_ym: str = setting(
-        "", "YYYYMM (needed): events up to the end of this month, UTC", group="what and where"
+        "", "YYYYMM (required): events up to the end of this month, UTC", group="what and where"
     )
     raw_dir: str = setting(
-        "", "folder of the raw log; else src/dataset/raw/<data_name>", group="what and where"
+        "", "folder of the raw log; default: src/dataset/raw/<data_name>", group="what and where"
     )
     out_dir: str = setting(
         "",
-        "dataset folder; else src/dataset/processed/<data_name>/<strd_ym>[-<variant>]",
+        "dataset folder; default: src/dataset/processed/<data_name>/<strd_ym>[-<variant>]",
         group="what and where",
     )
     variant: str = setting(
@@ -40,35 +40,35 @@ class DatasetSettings:
     describe: bool = setting(False, "print the data card and write nothing", group="what and where")
     suggest: int = setting(
         0,
-        "print which filters keep at least so many users in every domain, and write nothing",
+        "print filters that keep at least this many users in every domain, and write nothing",
         group="what and where",
     )
 
     engine: str = setting(
         "duckdb",
-        "what runs the steps; the content is the same",
+        "data engine; the dataset is the same with both",
         group="data engine",
         choices=("duckdb", "spark"),
     )
-    threads: int = setting(0, "threads of DuckDB, 0: all", group="data engine")
+    threads: int = setting(0, "threads of the engine; 0: all", group="data engine")
     memory_limit: str = setting(
         "",
-        "most memory that DuckDB holds, as in 4GB; what exceeds it is spilled; else 80 %% of "
-        "the machine's",
+        "memory limit of the engine, e.g. 4GB, beyond which DuckDB spills to disk; default: 80 %% "
+        "of the machine's memory",
         group="data engine",
     )
     temp_dir: str = setting(
         "",
-        "folder for what is spilled, removed at the end; else beside the dataset folder",
+        "folder for intermediate data, removed at the end; default: beside the dataset folder",
         group="data engine",
     )
     spark_master: str = setting(
-        "", "cluster of --engine spark; else local[*], this machine", group="data engine"
+        "", "cluster of --engine spark; default: local[*], this machine", group="data engine"
     )
 
     format: str = setting(
         "auto",
-        "how the log is written; auto looks at file names and first lines (docs/data.md)",
+        "format of the log; auto inspects file names and first lines (docs/data.md)",
         group="raw log",
         choices=(
             "auto", "table", "syncrec", "amazon2014", "amazon2018", "amazon2023", "douban",
@@ -81,81 +81,80 @@ class DatasetSettings:
     time_col: str = setting("unix_time", "column of the time", group="raw log")
     time_unit: str = setting(
         "auto",
-        "what the times are; auto: what most rows have, by size, and the others are rejected",
+        "unit of the times; auto: the unit of most rows, by size; other rows are rejected",
         group="raw log",
         choices=("auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"),
     )
     max_rejected: float = setting(
-        0.001, "largest share of raw rows that may be unreadable; more stop", group="raw log"
+        0.001,
+        "largest share of raw rows that may be rejected before the run stops",
+        group="raw log",
     )
     shared_items: bool = setting(
         False,
-        "an item id is one item whatever the domain, filed where it occurs most often; "
-        "else an id in two domains is two items",
+        "an item id is the same item in all domains, assigned to the one where it occurs most; "
+        "default: an id in two domains is two items",
         group="raw log",
     )
 
-    domains: tuple[str, ...] = setting(
-        (), "keep these domains only; none named: all", group="filters"
-    )
+    domains: tuple[str, ...] = setting((), "keep only these domains; default: all", group="filters")
     dedup: str = setting(
         "none",
-        "drop repeated events, the first stays; exact: same user, item, domain and time; "
-        "consecutive: same item as the user's event before; repeats: same item as any event of "
-        "the user before",
+        "drop repeated events except the first; exact: same user, item, domain and time; "
+        "consecutive: same item as the user's previous event; repeats: same item as any earlier "
+        "event of the user",
         group="filters",
         choices=("none", "exact", "consecutive", "repeats"),
     )
     max_user_events: int = setting(
-        0, "drop users with more events, bots most likely (once, first); 0: keep", group="filters"
+        0, "drop users with more events, probably bots (once, first); 0: keep all", group="filters"
     )
     min_user_events: int = setting(
-        0, "drop users with fewer events (filters repeat until nothing changes)", group="filters"
+        0,
+        "drop users with fewer events (the filters repeat until nothing changes)",
+        group="filters",
     )
     min_item_events: int = setting(0, "drop items with fewer events", group="filters")
     min_domains: int = setting(0, "drop users active in fewer domains", group="filters")
     max_len: int = setting(
-        0, "keep the newest events of a user, after the filters; 0: all", group="filters"
+        0, "keep only the newest events of each user, after the filters; 0: all", group="filters"
     )
 
     tie_order: str = setting(
         "hashed",
-        "order of a user's events of equal time; hashed: by SHA-256, meaningless and the same "
-        "everywhere; as_logged: by file and row, an artefact that models learn",
+        "order of a user's events of equal time; hashed: by SHA-256, meaningless and reproducible; "
+        "as_logged: by file and row, an artefact that models can learn",
         group="sequences",
         choices=("hashed", "as_logged"),
     )
     split: str = setting(
         "leave_one_out",
         "leave_one_out: a user's last event is the test target, the one before it the validation "
-        "target, with fewer than 3 events all are training data; leave_one_out_per_domain: the "
-        "same among a user's events of each domain; temporal: every event after a moment, the "
-        "same for everybody",
+        "target; fewer than 3 events are all training data; leave_one_out_per_domain: the same "
+        "among a user's events in each domain; temporal: all events after one time, the same for "
+        "all users",
         group="sequences",
         choices=("leave_one_out", "leave_one_out_per_domain", "temporal"),
     )
     valid_from: str = setting(
         "",
-        "temporal: validation begins with this month or day, YYYYMM or YYYYMMDD, UTC; "
-        "together with --test_from",
+        "temporal: first month or day of validation, YYYYMM or YYYYMMDD, UTC; requires --test_from",
         group="sequences",
     )
-    test_from: str = setting(
-        "", "temporal: the test begins with this month or day", group="sequences"
-    )
+    test_from: str = setting("", "temporal: first month or day of the test", group="sequences")
     valid_share: float = setting(
-        0.1, "temporal without the two dates: share of the events to validate on", group="sequences"
+        0.1, "temporal without dates: share of the events to validate on", group="sequences"
     )
     test_share: float = setting(
         0.1,
-        "temporal without the two dates: share of the events, the newest, to test on",
+        "temporal without dates: share of the events, the newest, to test on",
         group="sequences",
     )
 
     def __post_init__(self) -> None:
         for name in ("data_name", "strd_ym"):
             if not getattr(self, name):
-                raise UserError(f"--{name} is needed, as in --data_name amazon --strd_ym 202312")
+                raise UserError(f"--{name} is required, as in --data_name amazon --strd_ym 202312")
         for name in ("data_name", "variant"):
             value = getattr(self, name)
             if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", value):
@@ -164,17 +163,17 @@ class DatasetSettings:
                 )
         for name, value in asdict(self).items():
             if isinstance(value, int) and value < 0:
-                raise UserError(f"--{name} is {value}; it cannot be negative")
+                raise UserError(f"--{name} {value} is negative; give 0 or more")
         if self.threads > MAX_THREADS:
-            raise UserError(f"--threads {self.threads} are too many; give at most {MAX_THREADS}")
+            raise UserError(f"--threads {self.threads} is too large; give at most {MAX_THREADS}")
         if not 0 <= self.max_rejected <= 1:
-            raise UserError(f"--max_rejected must lie between 0 and 1, not {self.max_rejected}")
+            raise UserError(f"--max_rejected must be between 0 and 1, not {self.max_rejected}")
         cutoff(self.strd_ym)
         _check_split(self)
 
 
 def _check_split(settings: DatasetSettings) -> None:
-    """Refuse cut-offs in time that contradict each other or the split (UserError)."""
+    """UserError for cuts in time that contradict each other or the split."""
     dates = [name for name in ("valid_from", "test_from") if getattr(settings, name)]
     shares = [
         name
@@ -184,23 +183,23 @@ def _check_split(settings: DatasetSettings) -> None:
     if settings.split != "temporal":
         for name in dates + shares:
             raise UserError(
-                f"--{name} needs --split temporal; --split {settings.split} has no cut-off in time"
+                f"--{name} needs --split temporal; --split {settings.split} has no cut in time"
             )
         return
     if len(dates) == 1:
-        raise UserError(f"--{dates[0]} is given alone; give both --valid_from and --test_from")
+        raise UserError(f"--{dates[0]} alone is not enough; give both --valid_from and --test_from")
     if dates and shares:
         raise UserError(f"--{dates[0]} and --{shares[0]} contradict each other; give one of them")
     if dates:
         starts = [first_second(getattr(settings, name), name) for name in dates]
         if starts[0] >= starts[1]:
             raise UserError(
-                f"--valid_from {settings.valid_from} does not come before "
-                f"--test_from {settings.test_from}; validation ends where the test begins"
+                f"--valid_from {settings.valid_from} is not before --test_from "
+                f"{settings.test_from}; validation ends where the test begins"
             )
     for name in ("valid_share", "test_share"):
         if not 0 < getattr(settings, name) < 1:
-            raise UserError(f"--{name} must lie between 0 and 1, not {getattr(settings, name)}")
+            raise UserError(f"--{name} must be between 0 and 1, not {getattr(settings, name)}")
     if settings.valid_share + settings.test_share >= 1:
         raise UserError(
             f"--valid_share {settings.valid_share} and --test_share {settings.test_share} leave "
@@ -211,10 +210,10 @@ def _check_split(settings: DatasetSettings) -> None:
 def cutoff(strd_ym: str) -> int:
     """The first second after the month YYYYMM, since 1970 UTC; UserError for another form."""
     if not re.fullmatch(r"(19[7-9]\d|[2-9]\d{3})(0[1-9]|1[0-2])", strd_ym):
-        raise UserError(f"--strd_ym {strd_ym!r} is no month; write YYYYMM, as in 202312")
+        raise UserError(f"--strd_ym {strd_ym!r} is not a month; write YYYYMM, as in 202312")
     year, month = int(strd_ym[:4]), int(strd_ym[4:])
     if (year, month) == (9999, 12):
-        raise UserError("--strd_ym 999912 has no month after it; name an earlier one")
+        raise UserError("--strd_ym 999912 has no month after it; choose an earlier one")
     first = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
     return int(first.timestamp())
 
@@ -222,7 +221,7 @@ def cutoff(strd_ym: str) -> int:
 def first_second(period: str, flag: str) -> int:
     """The first second of a month YYYYMM or a day YYYYMMDD, since 1970 UTC.
 
-    UserError, with the flag it came from, for another form.
+    UserError, naming the flag, for another form.
     """
     if re.fullmatch(r"(19[7-9]\d|[2-9]\d{3})\d\d(\d\d)?", period):
         try:
@@ -231,7 +230,7 @@ def first_second(period: str, flag: str) -> int:
         except ValueError:  # a month 13, a day 32
             pass
     raise UserError(
-        f"--{flag} {period!r} is no month or day; write YYYYMM or YYYYMMDD, as in 202312"
+        f"--{flag} {period!r} is not a month or day; write YYYYMM or YYYYMMDD, as in 202312"
     )
 
 
@@ -246,6 +245,6 @@ def as_date(unix_time: int) -> str:
 
 
 def content_options(settings: DatasetSettings, raw_format: str) -> dict:
-    """The settings that decide the content, as the card records them; `auto` as what it found."""
-    options = {name: value for name, value in asdict(settings).items() if name not in PLACE}
+    """The settings that decide the content, as the card records them; `auto` resolved."""
+    options = {name: value for name, value in asdict(settings).items() if name not in NOT_CONTENT}
     return options | {"format": raw_format, "domains": sorted(set(settings.domains))}

@@ -1,22 +1,22 @@
-"""Generate a multi-domain log in which it is known, by domain, how much the others help.
+"""Generate a multi-domain log in which it is known how much other domains help each domain.
 
     python -m src.dataset.generator --out DIR --users 2000 --events 40 --seed 42
 
-Each user drifts through interests. An interest is a cluster of items and a place in it; it lasts
-for some events, one place further at each, then jumps along a fixed graph of clusters or back to
-the user's taste. One such path is *shared*; besides it each (user, domain) pair has a path of its
-*own*, with a taste of its own. Domain d of relatedness r_d reads the shared path for a share r_d of
-the users and its own path for the others. So
+Each user drifts through interests. An interest is a cluster of items and a position in it. It lasts
+for several events, advances by one position at each, then jumps along a fixed graph of clusters or
+back to the user's taste. One such path is *shared*; each (user, domain) pair also has a *private*
+path with a separate taste. Domain d with relatedness r_d follows the shared path for a fraction r_d
+of the users and the private path for the others. So
 
-- at r = 1 what the user does in the other related domains tells the present interest (positive
-  transfer); at r = 0 the events of other domains carry no information at all, not even a clock: an
-  own path runs on a shuffled copy of the user's sessions (negative transfer, as far as a model pays
-  for ignoring them);
-- the law of one domain's events taken alone is the same at every r, and all domains have the same
-  number of items and expected events: differences between domains come from relatedness alone.
+- at r = 1 the events in other related domains reveal the current interest (positive transfer); at
+  r = 0 the events of other domains carry no information at all, not even a clock: a private path
+  runs on a shuffled copy of the user's sessions (negative transfer, as far as ignoring them costs
+  a model);
+- the distribution of one domain's events alone is the same at every r, and all domains have the
+  same number of items and expected events: differences between domains come only from relatedness.
 
-A session is a run of events in one domain. Inside a domain the items of a cluster form a ring: an
-event takes an item at the interest's place or a few places on; the other events are noise by
+A session is a run of events in one domain. The items of a cluster in a domain form a ring: an event
+takes an item at the interest's position or a few positions further; the other events are noise by
 popularity. Noise and spread blur first-order chains of items while the interest lasts, so a model
 that remembers more than the last item ranks better than item-to-item Markov.
 """
@@ -39,11 +39,11 @@ from src.io.errors import UserError, run_command
 FILE_NAME = "interactions.csv.gz"
 FIRST_SECOND = 1_577_836_800  # 2020-01-01 00:00 UTC
 END_SECOND = 1_706_745_600  # 2024-02-01 00:00 UTC
-SHORTEST_HISTORY = 180 * 86_400  # seconds between a user's two ends
-SHIFTS = 8  # an item stands 0 … 7 places after the interest's, with equal chance
-SESSION_ENDS = 0.4  # chance that the next event begins a new session, in a domain drawn anew
-SUCCESSORS = 2  # clusters that a cluster leads to
-FOLLOW = 0.5  # share of the jumps that follow the graph of clusters; the others follow the taste
+SHORTEST_HISTORY = 180 * 86_400  # seconds between a user's first and last possible event
+SHIFTS = 8  # an item is 0 … 7 positions after the interest's, with equal probability
+SESSION_ENDS = 0.4  # probability that the next event starts a new session in a new domain
+SUCCESSORS = 2  # successor clusters of each cluster
+FOLLOW = 0.5  # fraction of jumps that follow the graph of clusters; the others follow the taste
 TASTE_SHARPNESS = 2.0  # power of exponential weights: a user has a few preferred clusters
 ENTRY_EXPONENT = 1.0  # Zipf law of the position at which a ring is entered
 POPULARITY_EXPONENT = 0.8  # Zipf law of the noise over the items of a domain
@@ -51,12 +51,12 @@ POPULARITY_EXPONENT = 0.8  # Zipf law of the noise over the items of a domain
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What the generator is asked for; the defaults are the bundled log."""
+    """The flags of the generator; the defaults write the bundled log."""
 
     out: str = setting("", f"folder that {FILE_NAME} is written to (required)")
     users: int = setting(2000, "users", group="size")
     events: int = setting(
-        40, "mean events a user: uniform from half to one and a half of it", group="size"
+        40, "mean events per user, uniform from half to one and a half times this", group="size"
     )
     clusters: int = setting(10, "clusters of items, common to all domains", group="size")
     cluster_items: int = setting(30, "items of a cluster in each domain", group="size")
@@ -67,11 +67,15 @@ class SyntheticConfig:
     )
     relatedness: tuple[float, ...] = setting(
         (0.25, 1.0, 0.5, 0.0, 0.75),
-        "for each domain the share, 0 to 1, of the users for whom it reads the shared interest",
+        "for each domain the fraction, 0 to 1, of users for whom it follows the shared interest",
         group="what is planted",
     )
-    jump: float = setting(0.05, "chance that an interest ends at an event", group="what is planted")
-    noise: float = setting(0.3, "share of events by popularity alone", group="what is planted")
+    jump: float = setting(
+        0.05, "probability that an interest ends at an event", group="what is planted"
+    )
+    noise: float = setting(
+        0.3, "fraction of events drawn by popularity alone", group="what is planted"
+    )
     seed: int = setting(42, "the same seed gives the same bytes")
 
 
@@ -80,19 +84,19 @@ class SyntheticLog:
     """Events in time order, one entry each, with the hidden truth beside what a log shows."""
 
     users: np.ndarray  # [events] from 0
-    domains: np.ndarray  # [events] position in the config's domains
+    domains: np.ndarray  # [events] index into the config's domains
     items: np.ndarray  # [events] from 0 in each domain
     times: np.ndarray  # [events] seconds since 1970 UTC, all distinct
-    interests: np.ndarray  # [events] hidden: what the domain reads, cluster * ring + place
+    interests: np.ndarray  # [events] hidden: the followed interest, cluster * ring + position
     noise: np.ndarray  # [events] hidden: the item is drawn by popularity
-    related: np.ndarray  # [users, D] hidden: the domain reads the user's shared interest
-    item_slots: np.ndarray  # [D, items of a domain] hidden: cluster * ring + place of each item
+    related: np.ndarray  # [users, D] hidden: the domain follows the user's shared interest
+    item_slots: np.ndarray  # [D, items of a domain] hidden: cluster * ring + position of each item
 
 
 def generate(config: SyntheticConfig) -> SyntheticLog:
-    """Draw a log. Only uniform draws are used, so no version's sampler can change the stream.
+    """Draw a log. Only uniform draws are used, so that no change of a sampler changes the stream.
 
-    Raises UserError when the settings contradict each other.
+    UserError when the settings contradict each other.
     """
     _check(config)
     rng = np.random.default_rng(config.seed)
@@ -111,10 +115,10 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     interests, noise = items.copy(), np.zeros(items.shape, bool)
     for d in range(n_domains):
         rows, columns = np.nonzero((domains == d) & filled)  # the events of d, by user, in order
-        own_path = _interest_paths(rng, config, leads_to, longest)
-        own_columns = np.nonzero((_shuffled(rng, domains, sessions, filled) == d) & filled)[1]
+        private_path = _interest_paths(rng, config, leads_to, longest)
+        private_columns = np.nonzero((_shuffled(rng, domains, sessions, filled) == d) & filled)[1]
         interests[rows, columns] = np.where(
-            related[rows, d], shared[rows, columns], own_path[rows, own_columns]
+            related[rows, d], shared[rows, columns], private_path[rows, private_columns]
         )
         slots, noise[rows, columns] = _items_of_domain(rng, config, interests[rows, columns])
         items[rows, columns] = shelves[d, slots]
@@ -123,7 +127,9 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     users = np.broadcast_to(np.arange(config.users)[:, None], items.shape)
     order = np.argsort(times[filled], kind="stable")
     return SyntheticLog(
-        *(column[filled][order] for column in (users, domains, items)),
+        users[filled][order],
+        domains[filled][order],
+        items[filled][order],
         _distinct(times[filled][order]),
         interests[filled][order],
         noise[filled][order],
@@ -133,98 +139,103 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
 
 
 def _check(config: SyntheticConfig) -> None:
-    """Refuse settings that make no log."""
+    """UserError for settings that contradict each other or are out of range."""
     if len(config.domains) != len(config.relatedness):
         raise UserError(
             f"--relatedness has {len(config.relatedness)} values for {len(config.domains)} "
-            "--domains; give one a domain"
+            "--domains; give one value per domain"
         )
     if not config.domains or len(set(config.domains)) != len(config.domains):
-        raise UserError("--domains needs one or more names, each once")
+        raise UserError("--domains is empty or repeats a name; give one or more different names")
     for name in config.domains:
         if not name or any(mark in name for mark in ',"\n\r#'):
-            raise UserError(f"--domains has the name {name!r}; leave out commas, quotes and #")
+            raise UserError(
+                f"--domains has the name {name!r}; remove commas, quotes, # and line ends"
+            )
     for flag in ("users", "events", "clusters", "cluster_items"):
         lowest = {"clusters": SUCCESSORS, "events": 2}.get(flag, 1)
         if getattr(config, flag) < lowest:
-            raise UserError(f"--{flag} is {getattr(config, flag)}; give at least {lowest}")
+            raise UserError(
+                f"--{flag} {getattr(config, flag)} is too small; give at least {lowest}"
+            )
     if config.seed < 0:
-        raise UserError(f"--seed is {config.seed}; give at least 0")
+        raise UserError(f"--seed {config.seed} is negative; give at least 0")
     shares = {"relatedness": config.relatedness, "jump": (config.jump,), "noise": (config.noise,)}
     for flag, values in shares.items():
         for value in values:
             if not 0 <= value <= 1:
-                raise UserError(f"--{flag} has the value {value}; give a share from 0 to 1")
+                raise UserError(f"--{flag} has the value {value}; give a fraction from 0 to 1")
 
 
 def _lengths(rng: np.random.Generator, users: int, mean: int) -> np.ndarray:
-    """[users] events of each user, uniform from half the mean to one and a half of it."""
+    """[users] events of each user, uniform from half to one and a half times the mean."""
     half = mean // 2
     return mean - half + np.floor(rng.random(users) * (2 * half + 1)).astype(np.int64)
 
 
 def _draw(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
-    """One index for each row of weights [n, choices], by chance in proportion."""
-    upto = np.cumsum(weights, axis=1)
-    return (rng.random((len(weights), 1)) * upto[:, -1:] >= upto[:, :-1]).sum(axis=1)
+    """One index for each row of weights [n, choices], drawn in proportion to them."""
+    cumulative = np.cumsum(weights, axis=1)
+    draws = rng.random((len(weights), 1)) * cumulative[:, -1:]
+    return (draws >= cumulative[:, :-1]).sum(axis=1)
 
 
 def _zipf_draw(rng: np.random.Generator, n: int, size: int, exponent: float) -> np.ndarray:
-    """[n] indexes below `size` by Zipf's law: index 0 is the likeliest."""
+    """[n] indices below `size` by Zipf's law: index 0 is the likeliest."""
     return _draw_common(rng, n, np.arange(1, size + 1) ** -exponent)
 
 
 def _draw_common(rng: np.random.Generator, n: int, weights: np.ndarray) -> np.ndarray:
-    """[n] indexes, all by the same weights [choices]."""
-    upto = np.cumsum(weights)
-    return np.searchsorted(upto, rng.random(n) * upto[-1], side="right")
+    """[n] indices, all by the same weights [choices]."""
+    cumulative = np.cumsum(weights)
+    return np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
 
 
 def _domain_sequences(rng: np.random.Generator, sessions: np.ndarray, n_domains: int) -> np.ndarray:
-    """[users, longest] the domain of each event: of each session, by the user's own shares.
+    """[users, longest] the domain of each event, drawn per session by the user's domain weights.
 
-    Nothing else decides it, so that any order of a user's sessions is as likely as any other.
+    Nothing else decides it, so that all orders of a user's sessions are equally likely.
     """
     users, longest = sessions.shape
-    shares = 0.5 + rng.random((users, n_domains))
-    of_session = np.stack([_draw(rng, shares) for _ in range(longest + 1)], axis=1)
-    return np.take_along_axis(of_session, sessions, axis=1)
+    weights = 0.5 + rng.random((users, n_domains))
+    session_domains = np.stack([_draw(rng, weights) for _ in range(longest + 1)], axis=1)
+    return np.take_along_axis(session_domains, sessions, axis=1)
 
 
 def _interest_paths(
     rng: np.random.Generator, config: SyntheticConfig, leads_to: np.ndarray, longest: int
 ) -> np.ndarray:
-    """[users, longest] each user's interest at each event: cluster times ring size plus place."""
+    """[users, longest] each user's interest at each event: cluster * ring size + position."""
     users, ring = config.users, config.cluster_items
     taste = (-np.log1p(-rng.random((users, config.clusters)))) ** TASTE_SHARPNESS
     clusters = np.empty((users, longest), np.int64)
-    places = np.empty_like(clusters)
+    positions = np.empty_like(clusters)
     clusters[:, 0] = _draw(rng, taste)
-    places[:, 0] = np.floor(rng.random(users) * ring)
+    positions[:, 0] = np.floor(rng.random(users) * ring)
     for t in range(1, longest):
-        before = clusters[:, t - 1]
-        successor = leads_to[before, np.floor(rng.random(users) * SUCCESSORS).astype(np.int64)]
+        previous = clusters[:, t - 1]
+        successor = leads_to[previous, np.floor(rng.random(users) * SUCCESSORS).astype(np.int64)]
         follows, jumps = rng.random(users) < FOLLOW, rng.random(users) < config.jump
-        clusters[:, t] = np.where(jumps, np.where(follows, successor, _draw(rng, taste)), before)
+        clusters[:, t] = np.where(jumps, np.where(follows, successor, _draw(rng, taste)), previous)
         entry = _zipf_draw(rng, users, ring, ENTRY_EXPONENT)
-        places[:, t] = np.where(jumps, entry, (places[:, t - 1] + 1) % ring)
-    return clusters * ring + places
+        positions[:, t] = np.where(jumps, entry, (positions[:, t - 1] + 1) % ring)
+    return clusters * ring + positions
 
 
 def _shuffled(
     rng: np.random.Generator, domains: np.ndarray, sessions: np.ndarray, filled: np.ndarray
 ) -> np.ndarray:
-    """Each user's domains, sessions in another order: as likely as the real, independent of it."""
+    """Each user's domains with the sessions shuffled: equally likely, and independent."""
     users, longest = domains.shape
     keys = np.take_along_axis(rng.random((users, longest + 1)), sessions, axis=1)
-    keys = np.where(filled, keys, 2.0)  # what is not filled stays at the end
+    keys = np.where(filled, keys, 2.0)  # unfilled columns stay at the end
     return np.take_along_axis(domains, np.argsort(keys, axis=1, kind="stable"), axis=1)
 
 
 def _items_of_domain(
     rng: np.random.Generator, config: SyntheticConfig, interests: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Slots [n] (cluster times ring size plus place) of one domain's events, and the noise mask."""
+    """Slots [n] (cluster * ring size + position) of one domain's events, and the noise mask."""
     n, ring = len(interests), config.cluster_items
     by_popularity = np.argsort(rng.random(config.clusters * ring))
     noise_slots = by_popularity[_zipf_draw(rng, n, len(by_popularity), POPULARITY_EXPONENT)]
@@ -235,7 +246,7 @@ def _items_of_domain(
 
 
 def _times(rng: np.random.Generator, filled: np.ndarray) -> np.ndarray:
-    """[users, longest] seconds, rising; each user is active in a window of the whole period."""
+    """[users, longest] increasing seconds; each user is active in a window of the period."""
     users = len(filled)
     latest_start = END_SECOND - SHORTEST_HISTORY
     start = FIRST_SECOND + rng.random((users, 1)) * (latest_start - FIRST_SECOND)
@@ -245,13 +256,13 @@ def _times(rng: np.random.Generator, filled: np.ndarray) -> np.ndarray:
 
 
 def _distinct(times: np.ndarray) -> np.ndarray:
-    """Rising times made strictly rising: a time that is taken moves to the next free second."""
+    """Make increasing times strictly increasing: a repeated time moves to the next free second."""
     position = np.arange(len(times))
     return np.maximum.accumulate(times - position) + position
 
 
 def write_log(config: SyntheticConfig, log: SyntheticLog, folder: Path) -> Path:
-    """Write the log as a gzipped event table under a header that says what it is.
+    """Write the log as a gzipped event table below comments that describe it.
 
     The file appears whole or not at all; the same settings give the same bytes.
     """
@@ -273,7 +284,7 @@ def write_log(config: SyntheticConfig, log: SyntheticLog, folder: Path) -> Path:
 
 
 def header(config: SyntheticConfig) -> dict[str, str]:
-    """The comment lines that stand above the table, by key."""
+    """The comment lines above the table, by key."""
     planted = dict(zip(config.domains, config.relatedness, strict=True))
     return {
         "generated": "by src/dataset/generator.py; these events are not real behaviour of anyone",
@@ -285,7 +296,7 @@ def header(config: SyntheticConfig) -> dict[str, str]:
 
 
 def command_line(config: SyntheticConfig) -> str:
-    """The command that writes this log, every setting spelled out; only the folder is left open."""
+    """The command that writes this log, with every flag except the folder."""
     flags = []
     for field in dataclasses.fields(config):
         if field.name != "out":
@@ -310,7 +321,7 @@ def main() -> None:
     parser = build_parser(SyntheticConfig, "Generate a multi-domain log with planted transfer.")
     config = from_namespace(SyntheticConfig, parser.parse_args())
     if not config.out:
-        raise UserError("--out is missing; name the folder to write the log to")
+        raise UserError("--out is missing; give the folder to write the log to")
     log = generate(config)
     path = write_log(config, log, Path(config.out))
     print(f"GENERATED log, not real behaviour: {len(log.items)} events in {path}")

@@ -1,4 +1,4 @@
-"""Writing files whole: a reader, or an interruption, never meets half of one."""
+"""Writing files whole: readers and interruptions never see half of one."""
 
 import json
 import os
@@ -8,21 +8,21 @@ from typing import Any, BinaryIO
 
 from src.io.errors import UserError
 
-TEMPORARY = ".*.tmp"  # what the names of unfinished files look like
+TEMPORARY = ".*.tmp"  # matches the names of unfinished files
 
 
 def write_atomically(
     path: Path, write: Callable[[Path], object], former: Path | None = None
 ) -> None:
-    """Write a file under a temporary name beside it, then rename: whole or not there.
+    """Write a file under a temporary name beside it, then rename it: whole or not at all.
 
-    With `former`, a file that stands at `path` gets that name, once the new one is whole. UserError
-    where it cannot be written; what stood there before still does.
+    With `former`, an existing file at `path` gets that name once the new one is complete. UserError
+    where the file cannot be written; an existing one is then unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        sync(temporary)  # a loss of power after the renaming must not empty it
+        sync(temporary)  # a power loss after the rename must not empty it
         if former and path.exists():
             path.replace(former)
         temporary.replace(path)
@@ -39,7 +39,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder, so that a loss of power keeps it."""
+    """Flush a file, or the names in a folder, to disk, so that it survives a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -71,9 +71,9 @@ def read_json(path: Path, what: str, schema: Any = None, remedy: str = "") -> An
         raise UserError(f"{what} {path} cannot be read: {error}") from None
     except RecursionError:
         raise UserError(f"{what} {path} is nested too deeply") from None
-    error = "" if schema is None else schema_error(content, schema)
-    if error:
-        raise UserError(f"{what} {path}: {error}{f'; {remedy}' if remedy else ''}")
+    problem = "" if schema is None else schema_error(content, schema)
+    if problem:
+        raise UserError(f"{what} {path}: {problem}{f'; {remedy}' if remedy else ''}")
     return content
 
 

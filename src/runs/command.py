@@ -31,7 +31,7 @@ class Command(NamedTuple):
     replay: Path | None = None  # a checkpoint in one
 
 
-def parse_command(arguments: list[str] | None, description: str) -> Command:
+def parse_command(arguments: list[str] | None = None, description: str = "") -> Command:
     """The command of a command line.
 
     `--config FILE`, or the run of the other two, gives other defaults; flags win.

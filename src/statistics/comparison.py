@@ -11,7 +11,7 @@ from src.statistics.user_sums import sum_by_user
 
 POWER = 0.8
 DETECTABLE = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))  # standard errors
-FEW_USERS = 100  # with fewer an interval is approximate (docs/decisions.md, "Statistics")
+FEW_USERS = 100  # with fewer an interval is approximate (docs/evaluation.md, "Statistics")
 
 
 @dataclass(frozen=True)

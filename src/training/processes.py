@@ -87,9 +87,13 @@ class Process:
         """The model as training steps call it: its gradients are those of all processes."""
         if self.processes == 1:
             return model
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # buckets hold gradients in the parameters' own layout
+                parameter.register_hook(_contiguous)
         devices = [self.device] if self.device.type == "cuda" else None
         # a domain that is absent from a batch leaves its tower and gate without a gradient
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+        shared = _WithUnused(model)
+        return DistributedDataParallel(shared, device_ids=devices, find_unused_parameters=True)
 
     def agree(self, decide: Callable[[], Any]) -> Any:
         """What the leading process decides or does, for all of them; they all raise its
@@ -128,8 +132,6 @@ class Process:
         try:
             yield
             if self.processes > 1:
-                # A process that ends right after its last sum may abort: DistributedDataParallel
-                # keeps gloo's threads alive, and one may still be releasing what was summed.
                 dist.barrier()
                 dist.destroy_process_group()
         except RuntimeError as error:
@@ -139,6 +141,26 @@ class Process:
                 "another process has ended; the cause is what it said, or in torchrun's report; "
                 f"--resume goes on from the last checkpoint ({_short(error)})"
             ) from error
+
+
+class _WithUnused(nn.Module):
+    """A model and a parameter that no step uses. DistributedDataParallel warns when it is told to
+    look for unused parameters and finds none in its first step; whether there are some in the
+    others depends on which domains a batch has."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        parameter = next(model.parameters())
+        self.unused = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.model(*inputs)
+
+
+def _contiguous(gradient: torch.Tensor) -> torch.Tensor:
+    """A dense gradient with the strides that a fresh tensor of its shape has."""
+    return gradient if gradient.is_sparse else gradient.reshape(-1).view(gradient.shape)
 
 
 def _agreed(error: UserError) -> UserError:

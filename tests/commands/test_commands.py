@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from main import find_run, main, parse_command
+from main import main, parse_command
 from src.config.cli import as_json
 from src.config.names import PROTOCOLS
 from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, target_metrics
 from src.io.errors import UserError
+from src.runs.lifecycle import find_run
 from tests.support.command_runs import (
     DOMAINS,
     ROOT,

@@ -54,6 +54,10 @@ def run(finished, runs):
         (["--lr=inf"], ["--lr must be above 0"]),
         (["--run_name=candidates"], ["--run_name candidates is reserved"]),
         (["--share_experts", "--no-stop_gradient"], ["--share_experts and --no-stop_gradient"]),
+        (
+            ["--compile", "--kernels=plain"],
+            ["--compile compiles the fused kernels", "--kernels fused"],
+        ),
         (["--experts_single=0"], ["--experts_single"]),
         (["--hidden=9", "--heads=2"], ["--hidden 9 is not a multiple of --heads 2"]),
         (["--hidden=0"], ["--hidden must be at least 1"]),
@@ -117,7 +121,7 @@ def test_a_config_file_that_is_missing(data, runs, tmp_path, capsys):
 
 def test_a_dataset_that_is_missing(runs, tmp_path, capsys):
     line = failing(capsys, runs, lambda: train(tmp_path / "none", runs, "run"))
-    assert f"{tmp_path / 'none'} is no dataset folder" in line
+    assert f"{tmp_path / 'none'} is not a dataset folder" in line
     assert "make_dataset.py" in line
 
 

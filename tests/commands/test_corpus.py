@@ -10,14 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import make_dataset
 import recommend
 from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.evaluation.targets import drawn_candidates, split_targets
 from src.io.errors import UserError
+from src.runs import lifecycle
+from src.runs.command import parse_command
 from src.runs.tables import METRICS_COLUMNS, Table
 from tests.support import readers as use
+from tests.support.command_runs import data_step
 from tests.support.spoiling import remove
 from tests.support.tiny_world import data_flags
 
@@ -94,7 +96,7 @@ def put(*place):
 def test_a_config_file(world, content, said):
     path = world.root / "made.json"
     path.write_bytes(content)
-    refused(lambda: use.main.parse_command([f"--config={path}"]), said)
+    refused(lambda: parse_command([f"--config={path}"]), said)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_data_card(world, spoil, edit, said):
 def test_the_card_of_a_folder_to_be_used_again(world, spoil, edit):
     spoil(world.data / "data_card.json", edit)
     flags = [*data_flags(world.logs["csv"]), f"--out_dir={world.data}"]
-    refused(lambda: make_dataset.main(flags), str(world.data))
+    refused(lambda: data_step(*flags), str(world.data))
 
 
 @pytest.mark.parametrize(
@@ -373,6 +375,7 @@ NO_STATE = torch.full((1, 5056), 255, dtype=torch.uint8)
         (at("settings", "hidden", TENSOR), "no checkpoint of this version"),
         (at("format", TENSOR), "no checkpoint of this version"),
     ],
+    ids=lambda value: "" if callable(value) else value.replace("losses", "loss"),
 )
 def test_a_checkpoint_that_is_whole_and_of_something_else(world, spoil, edit, said):
     path = world.run / "within.pt"
@@ -415,7 +418,7 @@ def test_a_review_that_is_nested_too_deeply(world, spoil, capsys):
     path = next(world.logs["reviews"].glob("*.json"))
     spoil(path, lambda path: path.write_bytes(b"[" * 100_000 + b"\n" + path.read_bytes()))
     flags = [*data_flags(world.logs["reviews"]), "--describe"]
-    refused(lambda: make_dataset.main(flags))
+    refused(lambda: data_step(*flags))
 
 
 def test_a_run_folder_whose_folder_is_a_link_is_emptied(world, tmp_path):
@@ -424,7 +427,7 @@ def test_a_run_folder_whose_folder_is_a_link_is_emptied(world, tmp_path):
     kept.mkdir()
     (kept / "file").touch()
     (run / "domains").symlink_to(kept)
-    use.main._empty(run)
+    lifecycle._empty(run)
     assert not list(run.iterdir())
     assert (kept / "file").is_file()
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from src.dataset.build.card import audit, count_parts, count_whole, split_counts
+from src.dataset.build.card import audit, count_parts, count_totals, split_counts
 from src.dataset.build.sequences import Sequences
 from src.dataset.store.folder import TEST, TRAIN, VALID
 from tests.support.data_logs import DAY, MONTH, card_of, make, random_log, write_log
@@ -44,7 +44,7 @@ TEMPORAL = make_sequences(
 
 
 def audit_of(sequences: Sequences) -> dict[str, dict]:
-    return audit(count_parts(sequences, count_whole(sequences)), len(sequences.items))
+    return audit(count_parts(sequences, count_totals(sequences)), len(sequences.items))
 
 
 def events_of(sequences: Sequences) -> dict[str, int]:
@@ -52,7 +52,7 @@ def events_of(sequences: Sequences) -> dict[str, int]:
 
 
 def test_targets_and_what_training_does_not_know_of_them():
-    counts = count_parts(TEMPORAL, count_whole(TEMPORAL))
+    counts = count_parts(TEMPORAL, count_totals(TEMPORAL))
     assert split_counts(TEMPORAL, counts) == {
         "valid_events": 2,
         "test_events": 7,
@@ -150,9 +150,9 @@ def test_the_card_for_a_person_says_what_the_audit_says(tmp_path, capsys):
     lines = [line for line in console if line.startswith("test targets ")][1:]
     assert [line.rpartition(": ")[2] for line in lines] == said
     lines = [line for line in markdown if line.startswith("- Test targets ")]
-    assert [line.rpartition(": ")[2] for line in lines] == [f"{text} of them." for text in said]
+    assert [line.rpartition(": ")[2] for line in lines] == [f"{text}." for text in said]
     assert any("validation from 2014-01-06T00:00:00Z, test from 2014-01-09" in x for x in console)
-    assert any("from 2014-01-09T00:00:00Z on is a test target" in line for line in markdown)
+    assert any("from 2014-01-09T00:00:00Z on are test targets" in line for line in markdown)
     targets = card["split"]["targets"]["a"]
     assert targets == {"valid": 7, "test": 10}
     row = next(line for line in markdown if line.startswith("| a |"))

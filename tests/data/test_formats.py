@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from src.dataset.ingest.completejourney import PACKAGE
-from src.dataset.ingest.read_log import choose_format, file_records, parse, read_log
+from src.dataset.ingest.detect_format import choose_format
+from src.dataset.ingest.read_log import file_records, parse, read_log
 from src.io.errors import UserError
 from tests.data.test_read_log import released
 from tests.support import raw_reading
@@ -177,7 +178,7 @@ def test_auto_says_what_it_saw(tmp_path):
     amazon2018_ratings(tmp_path / "raw")
     assert choose_format(str(tmp_path / "raw"), "auto") == (
         "amazon2018",
-        "Books.csv shows ratings with the ASIN in the first column",
+        "Books.csv has ratings with the ASIN in the first column",
     )
 
 
@@ -222,7 +223,7 @@ def test_integer_ids_of_parquet_files_are_texts(tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "e.parquet")
     _, raw, _, events = raw_reading.read(tmp_path)
     assert events == [("7", "1", "a", 5), ("8", "2", "b", 6)]
-    assert raw.again
+    assert raw.cheap_to_rescan
 
 
 def test_other_file_systems_are_read_through_spark(tmp_path, spark, monkeypatch):
@@ -248,6 +249,7 @@ def test_other_file_systems_are_read_through_spark(tmp_path, spark, monkeypatch)
 # --- the package with grocery transactions ------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_completejourney_is_read_from_its_package(tmp_path):
     pytest.importorskip(PACKAGE, reason=f"the package {PACKAGE} is not installed")
     name, raw, parsed, events = raw_reading.read(tmp_path / "completejourney")

@@ -1,7 +1,6 @@
-"""Whatever ends the command, there is a whole dataset folder or none; through the command."""
+"""However the command ends, there is a whole dataset folder or none; through the command."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
-from tests.support.data_logs import card_of, random_log, write_log
+from tests.support.data_logs import card_of, make, random_log, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,43 +50,51 @@ def left_beside(folder: Path) -> list[str]:
     return [path.name for path in folder.parent.iterdir() if path != folder]
 
 
-def test_killed_at_twenty_moments_there_is_a_whole_folder_or_none(raw, tmp_path):
-    out = tmp_path / "place" / "out"
-    process = begun(start(raw, out))
-    began = time.perf_counter()
-    assert process.wait() == 0
-    length = time.perf_counter() - began
-    expected = card_of(out)["sha256"]
-    assert left_beside(out) == []
-    moments = random.Random(0)
-    finished = 0
-    for number in range(20):
-        out = tmp_path / "place" / f"out{number % 4}"  # what a kill left meets the next command
-        process = begun(start(raw, out))
-        time.sleep(moments.uniform(0, length))
-        process.kill()
-        process.wait()
-        if is_whole(out):
-            finished += 1
-            assert card_of(out)["sha256"] == expected
-    assert finished < 20
-    for number in range(4):
-        out = tmp_path / "place" / f"out{number}"
-        process = start(raw, out)
-        assert process.wait() == 0, process.stderr.read()
-        assert card_of(out)["sha256"] == expected
-    assert sorted(path.name for path in out.parent.iterdir()) == [
-        "out",
-        "out0",
-        "out1",
-        "out2",
-        "out3",
-    ]
+KILL_AT = """
+import os, pkgutil, signal, sys
+import make_dataset
+owner, name, when = pkgutil.resolve_name(sys.argv[1]), sys.argv[2], sys.argv[3]
+original = getattr(owner, name)
+def killing(*arguments, **named):
+    if when == "after":
+        original(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(owner, name, killing)
+make_dataset.main(sys.argv[4:])
+"""
+KILL_POINTS = [
+    ("make_dataset", "open_engine", "before"),
+    ("make_dataset", "parse", "after"),
+    ("make_dataset", "build_sequences", "after"),
+    ("make_dataset", "make_card", "before"),
+    ("src.dataset.build.writer", "_single_tables", "before"),  # tables are half written
+    ("make_dataset", "write_tables", "after"),
+    ("src.dataset.build.staging", "_sync_tree", "after"),
+    ("pathlib:Path", "rename", "after"),
+]
+
+
+@pytest.mark.parametrize("point", KILL_POINTS, ids=lambda point: f"{point[2]}-{point[1]}")
+def test_killed_at_any_point_there_is_a_whole_folder_or_none(tmp_path, point):
+    raw = write_log(tmp_path / "raw" / "e.csv", random_log())
+    out = tmp_path / "parent" / "out"
+    flags = ["--data_name=t", "--strd_ym=201412", f"--raw_dir={raw}", f"--out_dir={out}"]
+    process = subprocess.run(
+        [sys.executable, "-c", KILL_AT, *point, *flags], cwd=ROOT, capture_output=True, check=False
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert is_whole(out) == (point[1] == "rename")
+    make(raw, out)
+    make(raw, tmp_path / "unkilled")
+    assert is_whole(out)
+    assert card_of(out)["sha256"] == card_of(tmp_path / "unkilled")["sha256"]
+    if point[1] != "rename":
+        assert left_beside(out) == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_nothing(raw, tmp_path, sent):
-    out, spill = tmp_path / "place" / "out", tmp_path / "spill"
+    out, spill = tmp_path / "parent" / "out", tmp_path / "spill"
     spill.mkdir()
     process = begun(start(raw, out, f"--temp_dir={spill}"))
     while not list(spill.glob("*/*")):  # it has begun to work
@@ -102,7 +109,7 @@ def test_an_interrupted_command_leaves_nothing(raw, tmp_path, sent):
 
 
 def test_what_a_killed_command_spilled_elsewhere_goes_with_the_next(raw, tmp_path):
-    out, spill = tmp_path / "place" / "out", tmp_path / "spill"
+    out, spill = tmp_path / "parent" / "out", tmp_path / "spill"
     spill.mkdir()
     process = begun(start(raw, out, f"--temp_dir={spill}"))
     while not list(spill.glob("*/*")):
@@ -117,7 +124,7 @@ def test_what_a_killed_command_spilled_elsewhere_goes_with_the_next(raw, tmp_pat
 
 
 def test_of_two_commands_at_once_one_makes_the_folder(raw, tmp_path):
-    out = tmp_path / "place" / "out"
+    out = tmp_path / "parent" / "out"
     both = [start(raw, out), start(raw, out)]
     said = [process.communicate() for process in both]
     codes = [process.returncode for process in both]
@@ -134,7 +141,7 @@ def test_of_two_commands_at_once_one_makes_the_folder(raw, tmp_path):
 
 
 def test_two_commands_with_other_options_never_mix(raw, tmp_path):
-    out = tmp_path / "place" / "out"
+    out = tmp_path / "parent" / "out"
     both = [start(raw, out), start(raw, out, "--min_user_events=5")]
     codes = sorted(process.wait() for process in both)
     assert codes == [0, 2]
@@ -163,7 +170,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("full", ["out_dir", "temp_dir"])
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(raw, tmp_path, small_disk, full):
-    out = (small_disk if full == "out_dir" else tmp_path / "place") / "out"
+    out = (small_disk if full == "out_dir" else tmp_path / "parent") / "out"
     spill = small_disk if full == "temp_dir" else tmp_path / "spill"
     spill.mkdir(exist_ok=True)
     process = start(raw, out, f"--temp_dir={spill}")

@@ -85,7 +85,7 @@ BROKEN = {
     "shorter file": (lambda d: cut(d, "items", -1), ["items.npy", "cannot be read"]),
     "header alone": (lambda d: cut(d, "times", 60), ["times.npy", "cannot be read"]),
     "empty file": (lambda d: cut(d, "split", 0), ["split.npy", "cannot be read"]),
-    "longer file": (lambda d: append(d, "domains"), ["domains.npy has", "its header says"]),
+    "longer file": (lambda d: append(d, "domains"), ["domains.npy has", "its header states"]),
     "no file": (lambda d: (d / "sequences/items.npy").unlink(), ["items.npy", "cannot be read"]),
     "wide items": (
         lambda d: change(d, "items", lambda x: x.astype(np.int64)),
@@ -105,24 +105,24 @@ BROKEN = {
     ),
     "an event less": (
         lambda d: change(d, "split", lambda x: x[:-1]),
-        ["split.npy has another length than items.npy"],
+        ["split.npy differs in length from items.npy"],
     ),
     "offsets that start later": (
         lambda d: change(d, "offsets", put(0, 1)),
-        ["offsets.npy is torn"],
+        ["offsets.npy is damaged"],
     ),
     "offsets that end early": (
         lambda d: change(d, "offsets", lambda x: x[:-1]),
-        ["offsets.npy is torn"],
+        ["offsets.npy is damaged"],
     ),
     "a user more": (
         lambda d: change(d, "offsets", lambda x: np.insert(x, 1, 1)),
-        ["has 51 users where its data_card.json says 50"],
+        ["has 51 users, but its data_card.json states 50"],
     ),
     # what only a look at the events shows
     "offsets that fall": (
         lambda d: change(d, "offsets", put(3, 0)),
-        ["offsets.npy is torn: user 2 has no events"],
+        ["offsets.npy is damaged: user 2 has no events"],
     ),
     "an item of another domain": (
         lambda d: change(d, "items", lambda x: np.roll(x, 1)),

@@ -246,7 +246,7 @@ def test_the_same_command_again_reuses_the_folder(log, tmp_path, capsys):
     make(raw, tmp_path / "out", "--min_user_events=3")
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     make(raw, tmp_path / "out", "--min_user_events=3", "--format=table", "--threads=2")
-    assert "reused" in capsys.readouterr().out
+    assert "reusing" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == written
 
 

@@ -106,7 +106,7 @@ def test_a_file_that_is_not_utf8_far_from_its_head(tmp_path, out, capsys):
 @pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
 def test_a_share_that_is_none(tmp_path, out, capsys, share):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS)
-    assert "--max_rejected must lie between 0 and 1" in fail(
+    assert "--max_rejected must be between 0 and 1" in fail(
         capsys, raw, out, f"--max_rejected={share}"
     )
 
@@ -121,7 +121,7 @@ def test_an_unknown_form_of_month(tmp_path, out, capsys, month):
 
 def test_a_month_before_the_first_event(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS)
-    assert "its first month is 201401" in fail(capsys, raw, out, month="201312")
+    assert "choose 201401, its first month" in fail(capsys, raw, out, month="201312")
 
 
 def test_names_that_are_no_folder_names(capsys):
@@ -135,7 +135,7 @@ def test_names_that_are_no_folder_names(capsys):
 def test_a_log_of_domains_with_one_item(tmp_path, out, capsys):
     rows = [(f"u{n % 3}", domain, domain, MONTH + n) for n, domain in enumerate("abab")]
     line = fail(capsys, write_log(tmp_path / "raw" / "e.csv", rows), out)
-    assert "every domain has one item only" in line
+    assert "every domain has only one item" in line
 
 
 @pytest.mark.parametrize("flag", ["min_user_events", "min_item_events", "min_domains"])
@@ -155,18 +155,18 @@ def test_an_unknown_domain_and_one_without_events_yet(tmp_path, out, capsys):
 
 def test_a_negative_number(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS)
-    assert "--max_len is -1" in fail(capsys, raw, out, "--max_len=-1")
+    assert "--max_len -1 is negative" in fail(capsys, raw, out, "--max_len=-1")
 
 
 def test_a_folder_of_other_options_or_of_another_log_stays_as_it_is(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS)
     make(raw, out)
     line = fail(capsys, raw, out, "--min_user_events=2")
-    assert "other options (--min_user_events 0)" in line
+    assert "different options (--min_user_events 0)" in line
     assert "--variant" in line
     write_log(tmp_path / "raw" / "e.csv", ROWS[:-1])
     line = fail(capsys, raw, out)
-    assert "another raw log" in line
+    assert "a different raw log" in line
     assert "--variant" in line
 
 
@@ -180,7 +180,7 @@ def test_a_folder_of_another_version(tmp_path, out, capsys):
 
 def test_a_damaged_folder_and_a_folder_of_something_else(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS)
-    assert "is no dataset folder" in fail(capsys, raw, raw)
+    assert "is not a dataset folder" in fail(capsys, raw, raw)
     make(raw, out)
     (out / "sequences" / "split.npy").unlink()
     assert "is damaged" in fail(capsys, raw, out)

@@ -77,7 +77,7 @@ def test_ids_that_differ_in_case_or_spaces_stay_different_and_are_told(tmp_path,
     lines = said(capsys, write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
     assert sorted(sequences_of(tmp_path / "out")) == sorted(names)
     assert card_of(tmp_path / "out")["similar_ids"] == {"users": 2, "items": 1}
-    assert any(line.startswith("NOTE: 2 ids of users equal another one") for line in lines)
+    assert any(line.startswith("NOTE: 2 ids of users differ from another one") for line in lines)
 
 
 def test_equal_item_ids_of_two_domains_are_not_similar(tmp_path):
@@ -95,7 +95,7 @@ def test_events_of_a_domain_with_one_item_are_left_out_and_told(tmp_path, capsys
     card = card_of(tmp_path / "out")
     assert card["dropped"]["lone_item"] == 5
     assert card["sha256"] == card_of(tmp_path / "few_out")["sha256"]
-    assert any(line.startswith("NOTE: 5 events of domains with one item") for line in lines)
+    assert any(line.startswith("NOTE: 5 events of domains with only one item") for line in lines)
 
 
 def test_users_and_items_that_need_the_left_out_events_go_too(tmp_path):
@@ -148,7 +148,7 @@ def test_rejected_rows_are_kept_counted_and_sampled(tmp_path, capsys):
     table = (tmp_path / "out" / "rejected.csv").read_text().splitlines()
     assert table[0] == "file,row,reason,text"
     assert [line.split(",")[:2] for line in table[1:]] == [["e.csv", str(n)] for n in (52, 53, 54)]
-    assert any(line.startswith("NOTE: raw rows rejected (") for line in lines)
+    assert any(line.startswith("NOTE: raw rows were rejected (") for line in lines)
 
 
 def test_without_rejected_rows_there_is_no_such_file(raw, tmp_path):

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from src.config.dataset_settings import DatasetSettings
-from src.dataset.build import steps
+from src.dataset.build import transforms
 from tests.support import raw_reading
 from tests.support.data_logs import (
     HEADER,
@@ -220,32 +220,33 @@ def test_recboles_three_parts_of_a_log_are_one_domain(tmp_path):
 # --- one definition for every engine ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", steps.SPLITS)
+@pytest.mark.parametrize("split", transforms.SPLITS)
 def test_every_step_can_be_written_for_spark(split):
     """The steps are portable expressions: Ibis finds each operation in Spark's language too.
 
     `test_spark.py` runs them, where Spark is.
     """
     columns = dict.fromkeys((*HEADER[:3], "file"), "string")
-    columns |= dict.fromkeys(("unix_time", "row", "place"), "int64")
+    columns |= dict.fromkeys(("unix_time", "row", "index_in_row"), "int64")
     log = ibis.table(columns, name="events")
-    events = log.filter(steps.up_to(log, MONTH), steps.in_domains(log, ("a",)))
-    users, items = steps.user_ids(events), steps.item_ids(events, shared=True)
-    numbered = steps.numbered_events(events, users, items, as_logged=True)
-    ordered = steps.with_ties_hashed(steps.with_order(numbered, ["item"]), users, items)
+    events = log.filter(transforms.up_to(log, MONTH), transforms.in_domains(log, ("a",)))
+    users, items = transforms.user_ids(events), transforms.item_ids(events, shared=True)
+    numbered = transforms.numbered_events(events, users, items, as_logged=True)
+    ordered = transforms.with_ties_hashed(transforms.with_order(numbered, ["item"]), users, items)
     settings = DatasetSettings(
         data_name="t", strd_ym="201401", dedup="consecutive", max_user_events=9,
         min_user_events=2, min_item_events=2, min_domains=2, max_len=5,
     )  # fmt: skip
     chosen = [
-        *steps.first_steps(settings), *steps.filter_steps(settings), *steps.length_steps(settings)
+        *transforms.first_steps(settings), *transforms.filter_steps(settings),
+        *transforms.length_steps(settings),
     ]  # fmt: skip
     assert len(chosen) == 6
     for step in chosen:
         ordered = step.keep(ordered)
-    ordered = steps.first_of(ordered, ["user", "item"])
+    ordered = transforms.first_of(ordered, ["user", "item"])
     cuts = {"valid_from": MONTH, "test_from": MONTH + 1} if split == "temporal" else {}
-    placed = steps.SPLITS[split](ordered, **cuts)
-    kept = steps.remaining_users(placed), steps.remaining_items(placed)
-    assert "SHA2(" in ibis.to_sql(steps.renumbered(placed, *kept), dialect="pyspark")
-    assert steps.domains_with_one_item(kept[1]).columns == ("domain",)
+    placed = transforms.SPLITS[split](ordered, **cuts)
+    kept = transforms.remaining_users(placed), transforms.remaining_items(placed)
+    assert "SHA2(" in ibis.to_sql(transforms.renumbered(placed, *kept), dialect="pyspark")
+    assert transforms.domains_with_one_item(kept[1]).columns == ("domain",)

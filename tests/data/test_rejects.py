@@ -61,8 +61,8 @@ def test_each_fault_is_counted_and_placed(tmp_path):
         (3, "not UTF-8"),
         (4, "too few columns"),
         (7, "too many columns"),
-        (8, "a line break or NUL in an id"),
-        (10, "a line break or NUL in an id"),
+        (8, "line break or NUL in an id"),
+        (10, "line break or NUL in an id"),
         (11, "user_id is empty"),
         (12, "item_id is empty"),
         (13, "domain is empty"),
@@ -70,7 +70,7 @@ def test_each_fault_is_counted_and_placed(tmp_path):
         (15, "time is neither a number nor an ISO date"),
         (16, unit),
         (17, unit),
-        (18, "time before 1970"),
+        (18, "time is before 1970"),
         (19, unit),
     ]
     assert parsed.rows == 16 == len(events) + sum(parsed.rejected.values())
@@ -98,8 +98,8 @@ def test_lines_that_an_open_quote_swallows_are_counted(tmp_path):
     )
     _, _, parsed, events = raw_reading.read(folder, max_rejected=1.0)
     assert len(events) == 2
-    assert parsed.rejected == {"a quote that does not close": 4}
-    assert faults(parsed) == [(3, "a quote that does not close")]
+    assert parsed.rejected == {"unclosed quote": 4}
+    assert faults(parsed) == [(3, "unclosed quote")]
 
 
 def test_broken_json_is_placed(tmp_path):
@@ -114,11 +114,11 @@ def test_broken_json_is_placed(tmp_path):
     parsed = raw_reading.read(tmp_path / "raw", max_rejected=1.0)[2]
     assert faults(parsed) == [
         (3, "not UTF-8"),
-        (5, "no JSON object"),
-        (6, "no JSON object"),
+        (5, "not a JSON object"),
+        (6, "not a JSON object"),
         (7, "user_id is empty"),
-        (8, "no JSON object"),
-        (9, "no JSON object"),
+        (8, "not a JSON object"),
+        (9, "not a JSON object"),
     ]
     assert parsed.rows == 8
 
@@ -159,7 +159,7 @@ def test_a_unit_that_is_named_is_taken_at_its_word(tmp_path):
     assert parsed.rejected == {"time is not in milliseconds since 1970": 1}
     late = write_log(tmp_path / "late" / "e.csv", [("u", "i", "a", 253_402_300_800), rows[0]])
     parsed = raw_reading.read(late, time_unit="seconds", max_rejected=1.0)[2]
-    assert parsed.rejected == {"time beyond the year 9999": 1}
+    assert parsed.rejected == {"time is after the year 9999": 1}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_times_of_parquet_files(tmp_path, kind, values):
     pq.write_table(table, tmp_path / "e.parquet")
     _, _, parsed, events = raw_reading.read(tmp_path, max_rejected=1.0)
     assert events == [("u", "1", "a", 1_399_939_200 if kind == pa.date32() else 1_400_000_000)]
-    assert faults(parsed) == [(2, "time is empty"), (3, "time before 1970")]
+    assert faults(parsed) == [(2, "time is empty"), (3, "time is before 1970")]
 
 
 def test_a_large_log_may_have_a_few_bad_rows_and_says_so(tmp_path):

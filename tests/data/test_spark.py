@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from make_dataset import find_log, lay_out
+from make_dataset import find_log, process_log
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.build.card import make_card
-from src.dataset.engine.duckdb_engine import connected_duck
+from src.dataset.engine.duckdb_engine import open_duckdb
 from tests.support.data_logs import card_of, make, random_log, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,8 +27,8 @@ OPTIONS = {
 def made_by(engine, settings, folder):
     """The card of the dataset that an engine makes, and the bytes of its arrays."""
     folder.mkdir()
-    made = lay_out(engine, settings, find_log(settings), folder)
-    card = make_card(made.sequences, **made.known)
+    made = process_log(engine, settings, find_log(settings), folder)
+    card = make_card(made.sequences, **made.card_inputs)
     return card, {path.name: path.read_bytes() for path in (folder / "sequences").iterdir()}
 
 
@@ -38,7 +38,7 @@ def test_both_engines_make_the_same_dataset(spark, tmp_path, options):
     settings = DatasetSettings(
         data_name="t", strd_ym="201402", raw_dir=str(raw), **OPTIONS[options]
     )
-    with connected_duck(1, "", tmp_path) as duck:
+    with open_duckdb(1, "", tmp_path) as duck:
         expected = made_by(duck, settings, tmp_path / "duckdb")
     assert made_by(spark, settings, tmp_path / "spark") == expected
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.build.sequences import find_cuts
-from src.dataset.build.steps import SPLITS, start_of_newest
-from src.dataset.engine.duckdb_engine import connected_duck
+from src.dataset.build.transforms import SPLITS, start_of_newest
+from src.dataset.engine.duckdb_engine import open_duckdb
 from src.dataset.store.folder import TEST, TRAIN, VALID
 from src.io.errors import UserError
 from tests.support.data_logs import (
@@ -136,7 +136,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(folder):
-    with connected_duck(1, "", folder) as engine:
+    with open_duckdb(1, "", folder) as engine:
         yield engine.backend
 
 
@@ -226,10 +226,10 @@ def test_a_folder_from_before_the_splits_came_is_reused(tmp_path, capsys):
     (tmp_path / "out" / "data_card.json").write_text(json.dumps(card))
     capsys.readouterr()
     make(raw, tmp_path / "out")
-    assert "reused" in capsys.readouterr().out
+    assert "reusing" in capsys.readouterr().out
     assert card_of(tmp_path / "out") == card
     line = fail(capsys, raw, tmp_path / "out", TEMPORAL)
-    assert "made with other options (--split leave_one_out)" in line
+    assert "made with different options (--split leave_one_out)" in line
 
 
 # ------------------------------------------------------------------------ mistakes
@@ -241,23 +241,23 @@ DATES = ("--valid_from=201401", "--test_from=20140115")
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (DATES, "--valid_from needs --split temporal; --split leave_one_out has no cut-off"),
+        (DATES, "--valid_from needs --split temporal; --split leave_one_out has no cut in time"),
         (("--test_share=.2", PER_DOMAIN), "--test_share needs --split temporal"),
-        ((TEMPORAL, DATES[0]), "--valid_from is given alone; give both"),
-        ((TEMPORAL, DATES[1]), "--test_from is given alone; give both"),
+        ((TEMPORAL, DATES[0]), "--valid_from alone is not enough; give both"),
+        ((TEMPORAL, DATES[1]), "--test_from alone is not enough; give both"),
         ((TEMPORAL, *DATES, "--test_share=.2"), "--valid_from and --test_share contradict"),
         (
             (TEMPORAL, "--valid_from=201402", "--test_from=20140201"),
-            "--valid_from 201402 does not come before --test_from 20140201",
+            "--valid_from 201402 is not before --test_from 20140201",
         ),
         (
             (TEMPORAL, "--valid_from=20140230", DATES[1]),
-            "--valid_from '20140230' is no month or day; write YYYYMM or YYYYMMDD",
+            "--valid_from '20140230' is not a month or day; write YYYYMM or YYYYMMDD",
         ),
-        ((TEMPORAL, DATES[0], "--test_from=2014"), "--test_from '2014' is no month or day"),
-        ((TEMPORAL, "--valid_share=0"), "--valid_share must lie between 0 and 1, not 0.0"),
-        ((TEMPORAL, "--test_share=1"), "--test_share must lie between 0 and 1, not 1.0"),
-        ((TEMPORAL, "--test_share=nan"), "--test_share must lie between 0 and 1, not nan"),
+        ((TEMPORAL, DATES[0], "--test_from=2014"), "--test_from '2014' is not a month or day"),
+        ((TEMPORAL, "--valid_share=0"), "--valid_share must be between 0 and 1, not 0.0"),
+        ((TEMPORAL, "--test_share=1"), "--test_share must be between 0 and 1, not 1.0"),
+        ((TEMPORAL, "--test_share=nan"), "--test_share must be between 0 and 1, not nan"),
         (
             (TEMPORAL, "--valid_share=.5", "--test_share=.5"),
             "--valid_share 0.5 and --test_share 0.5 leave nothing to train on",
@@ -281,5 +281,5 @@ def test_cut_offs_without_events_are_told_with_the_times_of_the_log(tmp_path, ca
     raw = write_log(tmp_path / "raw" / "e.csv", [("u", f"i{n}", "a", MONTH + n) for n in range(9)])
     flags = (TEMPORAL, "--valid_from=20140101", "--test_from=20140102")
     line = fail(capsys, raw, tmp_path / "out", *flags)
-    for part in ("from 2014-01-01T00:00:00Z", "test from 2014-01-02", "to 2014-01-01T00:00:08Z"):
+    for part in ("from 2014-01-01T00:00:00Z", "the test at 2014-01-02", "to 2014-01-01T00:00:08Z"):
         assert part in line

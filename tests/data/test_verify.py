@@ -74,7 +74,7 @@ def rename(data: Path, table: str, column: str) -> None:
 )
 def test_content_of_another_hash_is_refused(copy, damage):
     damage(copy)
-    with pytest.raises(UserError, match=r"other content than its data_card\.json says"):
+    with pytest.raises(UserError, match=r"other content than its data_card\.json states"):
         verify.verify_dataset(open_dataset(copy))
 
 

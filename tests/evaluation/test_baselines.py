@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.baselines.markov import Markov, item_before, last_items
+from src.baselines.markov import Markov, item_before
 from src.baselines.popularity import Popularity
 from tests.support.builders import make_dataset, random_users
 
@@ -95,7 +95,7 @@ def test_the_last_item_of_a_domain_is_the_user_s_own_and_of_the_context(seed):
     users = np.random.default_rng(seed).permutation(np.arange(12).repeat(3))
     ends = np.random.default_rng(seed).integers(dataset.offsets[users], dataset.offsets[users + 1])
     for domain in range(4):
-        found = last_items(dataset, domain, users, ends)
+        found = Markov.fit(dataset).last_items(domain, users, ends)
         for user, end, last in zip(users, ends, found, strict=True):
             context = range(dataset.offsets[user], end)
             own = [dataset.items[event] for event in context if dataset.domains[event] == domain]

@@ -8,11 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import main
-import make_dataset
 from src.config.names import PROTOCOLS
 from src.dataset.store.folder import open_dataset
 from src.evaluation.targets import SPLITS
-from tests.support.command_runs import DOMAINS, contents, failing, make_data, make_log, train
+from tests.support.command_runs import (
+    DOMAINS,
+    contents,
+    data_step,
+    failing,
+    make_data,
+    make_log,
+    train,
+)
 
 STRICT = tuple(name + "-strict" for name in PROTOCOLS)
 WRITTEN = {
@@ -204,9 +211,9 @@ def test_strict_ranks_are_those_of_a_log_without_the_events_of_the_target_s_time
 def test_a_log_split_by_time_has_strict_contexts_alone(tmp_path):
     """And several targets a user, each from what was before its own time."""
     raw, data = make_log(tmp_path / "raw"), tmp_path / "data"
-    make_dataset.main(
-        ["--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
-         "--threads=1", "--split=temporal"]
+    data_step(
+        "--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
+        "--threads=1", "--split=temporal",
     )  # fmt: skip
     run = train(data, tmp_path, "run", "--strict_context", "--protocol", "full", "full-unseen")
     assert set(results(run)["test"]) == {"full", "full-unseen"}

@@ -43,24 +43,21 @@ def test_the_setting_selects_the_kernels(kernels, hand_written):
     assert {node.name() for node in nodes} & FUSED == hand_written
 
 
-@pytest.mark.parametrize("loss", ["ce", "bce"])
-def test_a_run_with_plain_kernels_is_the_run(loss, tmp_path):
-    """Dropout, both views and several steps: losses of the epoch, then the weights at its end."""
-    data, runs = make_data(tmp_path), {}
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_a_run_with_plain_kernels_is_the_run(precision, tolerance, tmp_path):
+    """The losses of an epoch of ten steps, with dropout and both views."""
+    data, losses = make_data(tmp_path), []
     for kernels in ("plain", "fused"):
-        options = f"--kernels={kernels}", f"--loss={loss}", "--attention_dropout=0.2", "--layers=2"
-        run = train(data, tmp_path, f"{kernels}-{loss}", *options)
+        options = (
+            f"--kernels={kernels}", f"--precision={precision}", "--batch_size=5", "--lr=0.01",
+            "--warmup_steps=0", "--attention_dropout=0.2", "--layers=2",
+        )  # fmt: skip
+        run = train(data, tmp_path, kernels, *options)
         with (run / "metrics.csv").open(newline="") as file:
-            losses = [
-                float(row["value"]) for row in csv.DictReader(file) if row["split"] == "train"
-            ]
-        state = torch.load(run / "last.pt", weights_only=True)
-        runs[kernels] = torch.tensor(losses), state["model"]
-    assert len(runs["plain"][0]) > 6  # each domain in each view
-    torch.testing.assert_close(runs["fused"][0], runs["plain"][0], rtol=1e-5, atol=1e-5)
-    for name, weight in runs["plain"][1].items():
-        # Adam divides by the size of a gradient: where that is rounding, so is the direction
-        assert (runs["fused"][1][name] - weight).abs().mean() < 1e-5, name
+            rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+        losses.append(torch.tensor([float(row["value"]) for row in rows], dtype=torch.float64))
+    assert len(losses[0]) > 6  # each domain in each view
+    torch.testing.assert_close(*losses, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

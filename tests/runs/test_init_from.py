@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.support.command_runs import ROOT, command, contents, failing, flags
+from tests.support.command_runs import data_step, ROOT, command, contents, failing, flags
 from tests.support.builders import make_model
 from tests.support.data_logs import DAY, make, write_log
 
 import main as training
-import make_dataset
 import recommend
 from models import SyNCRec
 from src.config.cli import config_defaults
@@ -419,9 +418,7 @@ def test_the_bundled_log_is_retrained_month_by_month(tmp_path):
     runs, former = tmp_path / "runs", ()
     for month in ("202310", "202311", "202312"):
         data = tmp_path / month
-        make_dataset.main(
-            ["--data_name=amazon", f"--strd_ym={month}", f"--out_dir={data}", "--threads=1"]
-        )
+        data_step("--data_name=amazon", f"--strd_ym={month}", f"--out_dir={data}", "--threads=1")
         tiny = ("--batch_size=512", "--sampled_negatives=0", "--protocol", "full", *former)
         training.main(flags(data, runs, f"--run_name={month}", "--eval_users=1000", *tiny))
         former = (f"--init_from={runs / 'amazon' / month}",)

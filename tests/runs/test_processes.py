@@ -4,6 +4,7 @@ Runs share a launch of their number of processes (process_worker.py); one goes t
 """
 
 from collections import Counter
+from functools import cache
 
 import pyarrow.parquet as pq
 import pytest
@@ -39,6 +40,7 @@ KINDS = {  # what each run has that the default settings have not
     "parts": ("--batch_size=4", "--grad_accum=2"),
 }
 WITH_THREE = ("bce", "own-context")
+IN_EVERY_CHANGE = ("bce", "separate", "parts", "in-parts")  # in two processes; the rest is nightly
 # of batches alike: as one, and in parts
 WHOLE = ("--no-sc_mim", "--batch_size=9", "--max_epochs=7")
 IN_PARTS = ("--no-sc_mim", "--batch_size=3", "--grad_accum=3", "--max_epochs=7")
@@ -73,18 +75,30 @@ def alone(data, place):
 
 @pytest.fixture(scope="module")
 def launched(data, place):
-    """The runs folder of each number of processes, with all of its kinds."""
+    """A function: the run folder of a kind in several processes; those of a tier share a launch."""
 
-    def runs(processes: int, kinds: dict[str, tuple[str, ...]]):
+    @cache
+    def launch_tier(processes: int, nightly: bool) -> None:
+        kinds = {
+            name: more
+            for name, more in (KINDS | {"in-parts": IN_PARTS}).items()
+            if is_nightly(name, processes) == nightly and (processes == 2 or name in WITH_THREE)
+        }
         done = launch_runs(
             processes, place,
-            [(flags_of(data, place, processes, name, *own), None) for name, own in kinds.items()],
+            [(flags_of(data, place, processes, name, *more), None) for name, more in kinds.items()],
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return place / str(processes) / "tiny"
 
-    three = {name: KINDS[name] for name in WITH_THREE}
-    return {2: runs(2, KINDS | {"in-parts": IN_PARTS}), 3: runs(3, three)}
+    def run(name: str, processes: int):
+        launch_tier(processes, is_nightly(name, processes))
+        return place / str(processes) / "tiny" / name
+
+    return run
+
+
+def is_nightly(name: str, processes: int) -> bool:
+    return processes > 2 or name not in IN_EVERY_CHANGE
 
 
 # ------------------------------------------------------------------------ whole runs
@@ -119,12 +133,16 @@ def test_the_command_trains_and_ranks_in_three_processes_as_in_one(data, place, 
 
 
 @pytest.mark.parametrize(
-    ("name", "processes"), [*((name, 2) for name in KINDS), *((name, 3) for name in WITH_THREE)]
+    ("name", "processes"),
+    [
+        pytest.param(name, count, marks=[pytest.mark.nightly] * is_nightly(name, count))
+        for name, count in [*((name, 2) for name in KINDS), *((name, 3) for name in WITH_THREE)]
+    ],
 )
 def test_a_run_in_several_processes_is_that_of_one_also_without_a_component(
     alone, launched, name, processes
 ):
-    one, many = alone(name, *KINDS[name]), launched[processes] / name
+    one, many = alone(name, *KINDS[name]), launched(name, processes)
     if name == "separate":
         assert_same_files(one, many)
         for domain in range(len(DOMAINS)):
@@ -136,7 +154,7 @@ def test_a_run_in_several_processes_is_that_of_one_also_without_a_component(
 def test_a_batch_in_parts_trains_as_the_whole_one_in_one_process_and_in_two(alone, launched):
     whole, parts = alone("whole", *WHOLE), alone("in-parts", *IN_PARTS)
     assert_same_run(whole, parts)
-    assert_same_run(whole, launched[2] / "in-parts")
+    assert_same_run(whole, launched("in-parts", 2))
 
 
 def test_with_the_mutual_information_the_parts_train_otherwise(alone):

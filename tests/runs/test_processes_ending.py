@@ -1,12 +1,14 @@
 """When one of several processes ends, by a signal or a fault, all end with the cause, and --resume
 goes on with any number of them to the state that an uninterrupted run has."""
 
+import json
 from contextlib import suppress
 
 import pytest
 import torch
-from tests.support.command_runs import make_data
-from tests.support.process_runs import USERS, assert_same_run, exact, launch_runs
+from tests.support.command_runs import ROOT, command, make_data
+from tests.support.process_endings import ENDINGS, statuses
+from tests.support.process_runs import USERS, assert_same_run, exact, launch, launch_runs
 from tests.support.process_worker import meets
 
 import main
@@ -51,16 +53,17 @@ LEGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def legs(data, runs):
-    """A run interrupted five times within an epoch and brought to its end by one process, and what
-    each leg left: how it ended, and the steps behind last.pt."""
-    flags = exact(data, runs, "legs", "--save_every_steps=3", "--resume")
+@pytest.fixture(scope="module", params=[2, pytest.param(len(LEGS), marks=pytest.mark.nightly)])
+def legs(data, runs, request):
+    """A run interrupted once and then in some of the legs, each time within an epoch, and brought
+    to its end by one process; and what each leg left: how it ended, the steps behind last.pt."""
+    name = f"legs-{request.param}"
+    flags = exact(data, runs, name, "--save_every_steps=3", "--resume")
     with suppress(Interrupted), meets(0, 13, "SIGTERM"):
         main.main(flags)
-    run, left = runs / "tiny" / "legs", []
+    run, left = runs / "tiny" / name, []
     assert stands_at(run) == 14
-    for processes, fault in LEGS:
+    for processes, fault in LEGS[: request.param]:
         left.append((launch_runs(processes, runs, [(flags, fault)]), stands_at(run)))
     main.main(flags)
     return run, left
@@ -71,10 +74,21 @@ def test_a_run_that_changed_its_processes_is_the_uninterrupted_one(data, runs, l
     assert_same_run(runs / "tiny" / "whole", legs[0])
 
 
-@pytest.mark.parametrize(("leg", "survivor"), [(0, ""), (2, "process 1: ")])
-def test_a_killed_process_ends_the_others_with_the_cause(legs, leg, survivor):
-    done, step = legs[1][leg]
-    killed_at = LEGS[leg][1][1]
+def legs_that_end(left: list, how: str) -> list:
+    """(how it ended, steps behind last.pt, step of its fault, the fault) of those legs."""
+    return [
+        (*one, *fault[1:]) for one, (_, fault) in zip(left, LEGS, strict=False) if how in fault[2]
+    ]
+
+
+def test_a_killed_process_ends_the_others_with_the_cause(legs):
+    for (done, step, killed_at, _), survivor in zip(
+        legs_that_end(legs[1], "SIGKILL"), ("", "process 1: "), strict=False
+    ):
+        check_killed(done, step, killed_at, survivor)
+
+
+def check_killed(done, step: int, killed_at: int, survivor: str) -> None:
     assert done.returncode == 1
     (line,) = own_lines(done.stderr)
     assert line.startswith(f"{survivor}{LOST}--resume goes on from the last checkpoint (")
@@ -85,17 +99,17 @@ def test_a_killed_process_ends_the_others_with_the_cause(legs, leg, survivor):
     assert step % 3 == 0
 
 
-@pytest.mark.parametrize(("leg", "name"), [(1, "SIGTERM"), (3, "SIGINT")])
-def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs, leg, name):
-    done, step = legs[1][leg]
-    assert done.returncode == 1
-    (line,) = own_lines(done.stderr)
-    place = f"step {step % 11} of epoch {step // 11 + 1}"
-    assert (
-        line == f"interrupted: {name}; {legs[0] / 'last.pt'} is saved after {place}; "
-        "continue with --resume"
-    )
-    assert step > LEGS[leg][1][1]
+def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs):
+    run, left = legs
+    for done, step, sent_at, fault in legs_that_end(left, "torchrun"):
+        assert done.returncode == 1
+        (line,) = own_lines(done.stderr)
+        place = f"step {step % 11} of epoch {step // 11 + 1}"
+        assert line == (
+            f"interrupted: {fault.split()[-1]}; {run / 'last.pt'} is saved after {place}; "
+            "continue with --resume"
+        )
+        assert step > sent_at
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +161,31 @@ def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_d
     assert line.endswith(f"; the state before it is in {fault}, for --replay")
     state = torch.load(fault, weights_only=True)
     assert (state["epoch"], state["position"], state["step"]) == (1, 6, 12)
+
+
+@pytest.fixture(scope="module")
+def endings():
+    """{(ending, processes): statuses and stderr} of an ending of each kind (process_endings.py)."""
+    asked = [[(ending, processes) for ending in ENDINGS] for processes in (2, 3)]
+    script = ROOT / "tests" / "support" / "process_endings.py"
+    done = command(script, json.dumps(asked))
+    return {(one[0], len(one[1])): one[1:] for one in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_thread_that_still_works_does_not_abort_its_ending_process(endings, ending, processes):
+    codes, said = endings[ending, processes]
+    assert codes == statuses(ending, processes), said
+    assert "terminate called" not in said
+    lines = {"done": 0, "lost": processes - 1, "defect": processes - 1}.get(ending, 1)
+    assert len(own_lines(said)) == lines
+
+
+def test_two_processes_print_no_warning(tmp_path):
+    """Neither of unused parameters, nor of strides, nor of a group that was not destroyed."""
+    data = make_data(tmp_path, users=USERS)
+    done = launch(2, ROOT / "main.py", *exact(data, tmp_path / "runs", "run", "--max_epochs=1"))
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    assert [line for line in said if "arn" in line] == []

@@ -104,7 +104,11 @@ def test_the_step_is_finished_and_saved_and_the_line_says_where(data, runs, caps
     assert steps_of(folder / "last.pt") == (1, 2)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "sent",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGTERM],
+    ids=lambda number: number.name,
+)
 def test_the_command_ends_with_130_and_goes_on_exactly(data, runs, tmp_path, sent):
     more = ("--max_epochs=12", "--protocol=full")
     process = started(data, runs, *more)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import main
-import make_dataset
 from src.dataset.generator import SyntheticConfig, generate, write_log
 from src.io.errors import run_command
 
@@ -30,12 +29,19 @@ def make_log(folder: Path, seed: int = 1, users: int = 50) -> Path:
     return folder
 
 
+def data_step(*words: str) -> None:
+    """Run make_dataset.py's command in this process."""
+    import make_dataset  # loads a data engine, which most tests do without
+
+    make_dataset.main(list(words))
+
+
 def make_data(folder: Path, seed: int = 1, users: int = 50) -> Path:
     """The dataset folder of such a log, below `folder`."""
     raw, data = make_log(folder / "raw", seed, users), folder / "data"
-    make_dataset.main(
-        ["--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
-         "--threads=1"]
+    data_step(
+        "--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
+        "--threads=1",
     )  # fmt: skip
     return data
 

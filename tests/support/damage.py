@@ -12,11 +12,11 @@ def change(data: Path, name: str, edit: Callable[[np.ndarray], np.ndarray]) -> N
     np.save(path, edit(np.load(path)))
 
 
-def put(place: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
+def put(index: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
     """The edit that changes one value."""
 
     def edit(array):
-        array[place] = value
+        array[index] = value
         return array
 
     return edit

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from make_dataset import main
 from src.dataset.store.folder import open_dataset
 from src.io.errors import run_command
+from tests.support.command_runs import data_step
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 DAY = 86_400
@@ -54,7 +54,7 @@ def write_log(path: Path, rows: list[tuple], header: tuple = HEADER, comments: s
 
 def make(raw_dir: Path, out_dir: Path, *flags: str, month: str = "201412") -> None:
     """Run make_dataset.py's command on a log, errors passed on."""
-    main(["--data_name=t", f"--strd_ym={month}", *_places(raw_dir, out_dir), *flags])
+    data_step("--data_name=t", f"--strd_ym={month}", *_places(raw_dir, out_dir), *flags)
 
 
 def card_of(folder: Path) -> dict:

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
 import main
-import make_dataset
 from src.config.cli import config_defaults, from_namespace
 from src.config.dataset_settings import DatasetSettings
 from src.config.settings import Settings
@@ -32,6 +31,7 @@ from src.dataset.store.verify import verify_dataset
 from src.io.errors import EXIT_USER_ERROR, UserError, run_command
 from src.runs.tables import METRICS_COLUMNS, Table
 from tests.support import readers
+from tests.support.command_runs import data_step
 from tests.support.spoiling import Draw, json_values, spoiled, words
 from tests.support.tiny_world import TINY, World, data_flags
 
@@ -137,6 +137,8 @@ def run_flags(world: World, draw: Draw) -> None:
 def data_step_flags(world: World, draw: Draw) -> None:
     """Flags of make_dataset.py; those that are accepted look at the raw log."""
     flags = [*data_flags(world.logs["csv"]), *odd_flags(DatasetSettings, draw)]
+    import make_dataset  # loads a data engine, which the other tests do without
+
     parser = make_dataset.build_parser(DatasetSettings, "data")
     chosen = from_namespace(DatasetSettings, parser.parse_args(flags))
     if chosen.engine == "duckdb":
@@ -163,7 +165,7 @@ def dataset_folder(world: World, draw: Draw) -> None:
 def reused_dataset(world: World, draw: Draw) -> None:
     """make_dataset.py on a folder that stands, its card spoiled."""
     with spoiled(draw, world.data / "data_card.json"):
-        make_dataset.main([*data_flags(world.logs["csv"]), f"--out_dir={world.data}"])
+        data_step(*data_flags(world.logs["csv"]), f"--out_dir={world.data}")
 
 
 def raw_log(world: World, draw: Draw) -> None:
@@ -171,8 +173,7 @@ def raw_log(world: World, draw: Draw) -> None:
     folder = world.logs[draw(st.sampled_from(sorted(world.logs)))]
     limits = ([], ["--max_rejected=1"], ["--shared_items", "--max_rejected=.5"])
     with spoiled(draw, draw(st.sampled_from(sorted(folder.iterdir())))):
-        flags = [*data_flags(folder), "--describe", *draw(st.sampled_from(limits))]
-        make_dataset.main(flags)
+        data_step(*data_flags(folder), "--describe", *draw(st.sampled_from(limits)))
 
 
 # ------------------------------------------------------------------------ runs

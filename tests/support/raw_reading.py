@@ -4,8 +4,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from src.config.dataset_settings import DatasetSettings
-from src.dataset.engine.base import connected
-from src.dataset.ingest.read_log import choose_format, parse, read_log
+from src.dataset.engine.base import open_engine
+from src.dataset.ingest.detect_format import choose_format
+from src.dataset.ingest.read_log import parse, read_log
 from tests.support.data_logs import HEADER
 
 SETTINGS = DatasetSettings(data_name="t", strd_ym="201401", threads=1)
@@ -16,7 +17,7 @@ def duck(folder):
     """DuckDB, with its files in a folder of their own."""
     spill = folder.parent / f"{folder.name}.spill"
     spill.mkdir(exist_ok=True)
-    with connected(SETTINGS, spill) as engine:
+    with open_engine(SETTINGS, spill) as engine:
         yield engine
 
 

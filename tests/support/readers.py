@@ -7,20 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from src.report.compared_paths import data_sets, measure
-from src.report.gamma_claim import claim_points
 
-import main
 import recommend
 from src.config.settings import Settings
 from src.dataset.batching.loader import Loader
 from src.dataset.store.folder import Dataset, open_dataset, open_named
 from src.evaluation.queries import Ensemble
 from src.evaluation.targets import SPLITS, split_targets, target_facts
-from src.report import analysis, compare, protocols, tables, transfer_tables
+from src.report import compare, protocols, table
 from src.report.finished_runs import read_runs
-from src.runs.evaluate import evaluate_run
-from src.runs.warm_start import check_former, former_state, init_record, open_former
+from src.report.seed_groups import group_seeds
+from src.report.transfer import differences, sensitivity, target_groups, training_history
+from src.report.transfer import tables as transfer_tables
+from src.report.transfer.data_sets import data_sets, measure
+from src.report.transfer.gamma_correlation import correlation_points
+from src.runs import lifecycle, training_state
+from src.runs.command import parse_command
+from src.runs.evaluate import evaluate_run, lacks_scores, results_table
+from src.runs.records import read_results
+from src.runs.warm_start import (
+    check_former,
+    former_state,
+    init_record,
+    initial_state,
+    open_former,
+)
 from src.training.processes import Process
 from tests.support.tiny_world import TINY, World
 from trainers import Trainer
@@ -31,7 +42,7 @@ ONE = Process(CPU)
 
 @cache
 def tiny_settings(world: World) -> Settings:
-    return main.parse_command([*TINY, f"--data_dir={world.data}"]).settings
+    return parse_command([*TINY, f"--data_dir={world.data}"]).settings
 
 
 @cache
@@ -42,9 +53,11 @@ def good_dataset(world: World) -> Dataset:
 def use_dataset(world: World, dataset: Dataset) -> None:
     """What a run asks of its dataset before the first step, and of every id."""
     settings = tiny_settings(world)
-    main.check_targets(settings, dataset)
-    main.run_folder(settings, dataset)
-    loader = Loader(settings, dataset, CPU)
+    lifecycle.check_trainable(settings, dataset, ONE)
+    lifecycle.run_folder(settings, dataset)
+    loader = Loader(
+        dataset, CPU, batch_size=settings.batch_size, max_len=settings.max_len, seed=settings.seed
+    )
     for batches in loader.steps(0):
         _ = [batch.targets.sum() for batch in batches]
     for split in SPLITS:
@@ -63,8 +76,8 @@ def new_trainer(world: World) -> Trainer:
 
 
 def save_within(trainer: Trainer, path: Path) -> None:
-    trainer.train_step(next(trainer.loader.steps(0)), trainer.sums)
-    trainer.save(path)
+    trainer.train_step(next(trainer.loader.steps(0)))
+    training_state.save(trainer, path)
 
 
 def start_from(world: World) -> None:
@@ -73,16 +86,17 @@ def start_from(world: World) -> None:
     check_former(former, tiny_settings(world), dataset, world.root / "other")
     former_state(former, dataset)
     init_record(former, dataset)
-    main.initial_state(former, dataset, new_trainer(world).model.state_dict())
+    trainer = new_trainer(world)
+    initial_state(former, dataset, training_state.fresh_states(trainer), trainer.model)
 
 
 def as_main(world: World) -> None:
-    command = main.parse_command([f"--evaluate={world.run}"])
+    command = parse_command([f"--evaluate={world.run}"])
     dataset = good_dataset(world)
     settings = dataclasses.replace(command.settings, resume=True)
-    main.find_run(settings, world.run, dataset.card["sha256"])
-    main.lacks_scores(settings, dataset, world.run)
-    main.print_results(dataset, world.run)
+    lifecycle.find_run(settings, world.run, dataset.card["sha256"])
+    lacks_scores(settings, dataset, world.run)
+    results_table(read_results(world.run))
 
 
 def as_recommend(world: World) -> None:
@@ -95,32 +109,33 @@ def as_table(world: World) -> None:
         runs=list(world.runs.values()), split="test", protocol="full",
         metrics=["ndcg@10", "hr@10"], out=world.root / "table",
     )  # fmt: skip
-    tables.run(arguments)
+    table.run(arguments)
 
 
 def as_comparison(world: World) -> None:
-    sides = compare.read_sides([str(path) for path in world.runs.values()][:2])
-    pairs = [compare.compared(*sides, "test", "full", ["ndcg@10"])]
-    _ = [compare.pair_text(rows) for rows in pairs], compare.legend(pairs, sides, 1)
+    rankers = compare.read_rankers([str(path) for path in world.runs.values()][:2])
+    pairs = [compare.compare_pair(*rankers, "test", "full", ["ndcg@10"])]
+    _ = [compare.pair_text(rows) for rows in pairs], compare.legend(pairs, rankers, 1)
 
 
 def as_protocols(world: World) -> None:
     runs = read_runs([world.run])
-    cells = protocols.macro_means(protocols.group_by_seed(runs), "test", ["ndcg@10"])
-    protocols.protocols_text(cells, "test", ["ndcg@10"])
+    groups = group_seeds(runs)
+    means = protocols.macro_means(groups, "test", ["ndcg@10"])
+    protocols.protocols_text(means, groups, "test", ["ndcg@10"])
 
 
 def as_analysis(world: World) -> None:
     (data,) = data_sets(read_runs(list(world.runs.values())))
     measured = measure(data, "ndcg@10")
-    analysis.levels(data, measured)
-    analysis.differences(data, measured)
-    transfer_tables.trajectory_table(analysis.trajectories(data))
-    transfer_tables.curves_table(data, analysis.curves(data))
-    analysis.group_levels(data, measured)
-    analysis.protocol_table(data, "ndcg@10")
-    analysis.beyond_accuracy(data)
-    claim_points(data, measured)
+    differences.levels(data, measured)
+    differences.differences(data, measured)
+    transfer_tables.trajectory_table(training_history.trajectories(data))
+    transfer_tables.curves_table(data, training_history.curves(data))
+    target_groups.group_levels(data, measured)
+    sensitivity.protocol_table(data, "ndcg@10")
+    sensitivity.beyond_accuracy(data)
+    correlation_points(data, measured)
     transfer_tables.card_tables(data.card)
     transfer_tables.runs_table(data)
     transfer_tables.settings_table(data)

@@ -10,7 +10,7 @@ import pytest
 def spark(tmp_path_factory):
     """The Spark engine, with two threads and little memory."""
     pytest.importorskip("pyspark", reason="PySpark is not installed (requirements-spark.txt)")
-    from src.dataset.engine.spark_engine import connected_spark, java_version
+    from src.dataset.engine.spark_engine import java_version, open_spark
 
     if not java_version():
         pytest.skip("Spark needs Java, and there is none")
@@ -22,5 +22,5 @@ def spark(tmp_path_factory):
     told = " ".join(f"--conf {name}={value}" for name, value in options.items())
     os.environ["PYSPARK_SUBMIT_ARGS"] = f"--driver-memory 1g {told} pyspark-shell"
     spill: Path = tmp_path_factory.mktemp("spark")
-    with connected_spark("local[2]", 0, "", spill) as engine:
+    with open_spark("local[2]", 0, "", spill) as engine:
         yield engine

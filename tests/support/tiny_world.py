@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import main
-import make_dataset
+from tests.support.command_runs import data_step
 
 DOMAINS = ("Books", "Film", "Toys")
 MONTH = 1_388_534_400  # 2014-01-01 00:00 UTC
@@ -52,7 +52,7 @@ def build(root: Path) -> World:
     logs = write_logs(root / "raw")
     data, runs = root / "data", root / "runs"
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        make_dataset.main([*data_flags(logs["csv"]), f"--out_dir={data}"])
+        data_step(*data_flags(logs["csv"]), f"--out_dir={data}")
         for mode in ("syncrec", "cdsr", "sdsr"):
             main.main(
                 [f"--data_dir={data}", f"--runs_dir={runs}", *TINY, f"--mode={mode}",

@@ -8,6 +8,7 @@ is changed but from outside: some functions tell the watcher when they are enter
 import functools
 import multiprocessing
 import os
+import pkgutil
 import re
 import signal
 import sys
@@ -20,22 +21,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-import main
-import make_dataset
-import trainers
 from src.dataset.generator import SyntheticConfig, generate, write_log
 from src.io.errors import UserError, run_command
 from src.io.files import TEMPORARY
 from src.io.paths import ROOT
-from src.runs import checkpoints
 from src.runs.checkpoints import BEST, FORMER, LAST, load_checkpoint
 
 PHASES = {  # the function that a phase is spent in
-    "data": (make_dataset, "make_dataset"),
-    "train": (trainers.Trainer, "train_step"),
-    "validation": (trainers.Trainer, "validate"),
-    "save": (checkpoints, "write_atomically"),
-    "score": (main, "score"),
+    "data": ("make_dataset", "make_dataset"),
+    "train": ("trainers:Trainer", "train_step"),
+    "validation": ("trainers:Trainer", "validate"),
+    "save": ("src.runs.checkpoints", "write_atomically"),
+    "score": ("main", "score"),
 }
 KILLED = -signal.SIGKILL  # the exit status
 BETWEEN = "between"  # in none of them
@@ -161,7 +158,9 @@ def _shared_memory(process: int) -> list[Path]:
 @functools.cache
 def _start_server() -> None:
     """Start the process that all others are forked from; it imports this module once."""
-    FORKS.set_forkserver_preload([__name__, "torch._dynamo"])  # imported late by torch
+    FORKS.set_forkserver_preload(
+        [__name__, "main", "make_dataset", "torch._dynamo"]
+    )  # imported late by torch
     before = os.environ.get("PYTHONPATH")
     # the server looks for modules there alone
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before])])
@@ -197,7 +196,8 @@ def _live(
         os.dup2(output, stream)
     os.close(output)
     sys.argv = [f"{command.__module__}.py", *arguments]
-    for phase, (owner, name) in PHASES.items():
+    for phase, (place, name) in PHASES.items():
+        owner = pkgutil.resolve_name(place)
         setattr(owner, name, _told(phase, getattr(owner, name), sender))
     if prepare:
         prepare()

@@ -1,4 +1,4 @@
-"""The data card: what a dataset folder holds, counted from its arrays, and an audit of it."""
+"""The data card: counts of a dataset and an audit of its split, from its arrays."""
 
 from collections import Counter
 
@@ -20,8 +20,8 @@ def make_card(sequences: Sequences, *, provenance: dict, options: dict, dropped:
     `provenance` holds data_name, strd_ym, cutoff, source, notes, raw_files, rows and rejected;
     rows is the number of events in the raw log, so that rows = events + the sum of `dropped`.
     """
-    whole = count_whole(sequences)
-    counts = count_parts(sequences, whole)
+    totals = count_totals(sequences)
+    counts = count_parts(sequences, totals)
     return {
         "format": FORMAT,
         **provenance,
@@ -30,10 +30,10 @@ def make_card(sequences: Sequences, *, provenance: dict, options: dict, dropped:
         "users": len(sequences.user_ids),
         "items": len(sequences.item_ids),
         "events": len(sequences.times),
-        "domains": domain_counts(sequences, whole),
-        "overlap": overlap(sequences.domain_names, whole["active"]),
+        "domains": domain_counts(sequences, totals),
+        "overlap": overlap(sequences.domain_names, totals["active"]),
         "sequence_length": sequence_length(sequences),
-        "time_range": {"first": as_date(whole["first"]), "last": as_date(whole["last"])},
+        "time_range": {"first": as_date(totals["first"]), "last": as_date(totals["last"])},
         "repeats": _share(counts["repeats"], len(sequences.items)),
         "split": {
             "protocol": options["split"],
@@ -50,11 +50,11 @@ def make_card(sequences: Sequences, *, provenance: dict, options: dict, dropped:
     }
 
 
-# --- two passes over the arrays: what needs one event at a time, and what needs the whole first --
+# --- two passes over the arrays: the second needs totals of the first --------------------------
 
 
-def count_whole(sequences: Sequences) -> dict:
-    """What a second pass must know of the whole, and sums that need nothing else.
+def count_totals(sequences: Sequences) -> dict:
+    """First pass: totals that the second pass needs, and others that need no second one.
 
     active [D, D]: users active in both domains; events [D]; trained [items + 1]: whether an item
     has a training event; newest: time of the last training event; first, last: times.
@@ -79,20 +79,20 @@ def count_whole(sequences: Sequences) -> dict:
     }  # fmt: skip
 
 
-def count_parts(sequences: Sequences, whole: dict) -> Counter:
-    """Sums over the users, by the names that `split_counts` and `audit` read; targets by domain
-    under (split, domain)."""
+def count_parts(sequences: Sequences, totals: dict) -> Counter:
+    """Second pass: counts by the names that `split_counts` and `audit` read; targets by (split,
+    domain)."""
     counts: Counter = Counter()
     cold_items = np.zeros(len(sequences.item_ids) + 1, dtype=bool)
     for part in sequences.parts():
-        again = repeated(part)
-        counts["repeats"] += int(again.sum())
+        repeats = repeated(part)
+        counts["repeats"] += int(repeats.sum())
         counts.update(tie_counts(part))
         counts.update(target_counts(part))
         targets = np.flatnonzero(part.split == TEST)
-        counts.update(suspicious_targets(part, targets, again, whole["newest"]))
+        counts.update(suspicious_targets(part, targets, repeats, totals["newest"]))
         counts["test_targets"] += len(targets)
-        cold = ~whole["trained"][part.items[targets]]
+        cold = ~totals["trained"][part.items[targets]]
         cold_items[part.items[targets][cold]] = True
         known_users = np.bincount(part.users[part.split == TRAIN], minlength=len(part.user_ids))
         counts["cold_test_targets"] += int(cold.sum())
@@ -102,23 +102,23 @@ def count_parts(sequences: Sequences, whole: dict) -> Counter:
 
 
 def events_per_domain(part: Sequences) -> np.ndarray:
-    """[users, D] how many events a user has in each domain."""
+    """[users, D] the events of each user in each domain."""
     users, width = len(part.user_ids), len(part.domain_names)
     cells = part.users * width + part.domains
     return np.bincount(cells, minlength=users * width).reshape(users, width)
 
 
 def repeated(part: Sequences) -> np.ndarray:
-    """[events] whether the user had an event of the same item before."""
+    """[events] whether the user had an earlier event of the same item."""
     pairs = part.users * (len(part.item_ids) + 1) + part.items
-    found = np.ones(len(pairs), dtype=bool)
-    found[np.unique(pairs, return_index=True)[1]] = False
-    return found
+    repeats = np.ones(len(pairs), dtype=bool)
+    repeats[np.unique(pairs, return_index=True)[1]] = False
+    return repeats
 
 
 def tie_counts(part: Sequences) -> dict[str, int]:
-    """Events that share user and time with another; those of groups that span domains; those
-    that repeat user, item and time of another, the first not counted."""
+    """Events that share user and time with another; those in groups that span domains; repetitions
+    of the same user, item and time."""
     starts = np.flatnonzero(~same_time_as_before(part))
     sizes = np.diff(np.append(starts, len(part.items)))  # of each group of equal user and time
     across = np.minimum.reduceat(part.domains, starts) != np.maximum.reduceat(part.domains, starts)
@@ -143,30 +143,30 @@ def target_counts(part: Sequences) -> dict[tuple[int, int], int]:
 
 
 def suspicious_targets(
-    part: Sequences, targets: np.ndarray, again: np.ndarray, newest: int
+    part: Sequences, targets: np.ndarray, repeats: np.ndarray, newest: int
 ) -> dict[str, int]:
-    """What is suspicious of the test targets at the places `targets`.
+    """Counts of the test targets (at the indices `targets`) that can flatter a model.
 
-    future_leaks: those that a training event of anybody is later than (`newest` is the time of
-    the last one); own_future_leaks: those whose own user has a training event at their time or
-    later; same_time_context: those that have an event of their user and time before them;
-    repeat_targets: those whose item the user had before (`again` [events]).
+    future_leaks: older than a training event of any user (`newest` is the time of the last one);
+    own_future_leaks: the same user has a training event at their time or later;
+    same_time_context: they follow an event of the same user and time; repeat_targets: the user had
+    their item before (`repeats` [events]).
     """
     times = part.times
     own_newest = np.maximum.reduceat(  # [users] time of each user's newest training event
         np.where(part.split == TRAIN, times, NEVER), part.offsets[:-1]
     )
-    found = {
+    suspicious = {
         "future_leaks": newest > times[targets],
         "own_future_leaks": own_newest[part.users[targets]] >= times[targets],
         "same_time_context": same_time_as_before(part)[targets],
-        "repeat_targets": again[targets],
+        "repeat_targets": repeats[targets],
     }
-    return {name: int(those.sum()) for name, those in found.items()}
+    return {name: int(mask.sum()) for name, mask in suspicious.items()}
 
 
 def same_time_as_before(part: Sequences) -> np.ndarray:
-    """[events] whether the user's event before has the same time."""
+    """[events] whether the user's previous event has the same time."""
     same = np.concatenate([[False], part.times[1:] == part.times[:-1]])
     same[part.offsets[:-1]] = False
     return same
@@ -175,28 +175,28 @@ def same_time_as_before(part: Sequences) -> np.ndarray:
 # --- the card's entries -------------------------------------------------------------------------
 
 
-def domain_counts(sequences: Sequences, whole: dict) -> dict[str, dict]:
-    """{domain: users, items, events, mean_length}; a mean over the users active there."""
-    users = whole["active"].diagonal()  # [D]
+def domain_counts(sequences: Sequences, totals: dict) -> dict[str, dict]:
+    """{domain: users, items, events, mean_length}; the mean is over its active users."""
+    users = totals["active"].diagonal()  # [D]
     items = np.bincount(sequences.item_domains, minlength=len(users))
     return {
         name: {
             "users": int(users[d]),
             "items": int(items[d]),
-            "events": int(whole["events"][d]),
-            "mean_length": round(float(whole["events"][d] / users[d]), 4),
+            "events": int(totals["events"][d]),
+            "mean_length": round(float(totals["events"][d] / users[d]), 4),
         }
         for d, name in enumerate(sequences.domain_names)
     }
 
 
 def overlap(names: list[str], active: np.ndarray) -> dict[str, dict[str, int]]:
-    """{domain: {domain: users active in both}}; on the diagonal the users of the domain."""
+    """{domain: {domain: users active in both}}; the diagonal has the users of the domain."""
     return {a: {b: int(active[i, j]) for j, b in enumerate(names)} for i, a in enumerate(names)}
 
 
 def sequence_length(sequences: Sequences) -> dict[str, float]:
-    """Events of a user, over the users."""
+    """Events per user: mean, percentiles and maximum."""
     lengths = np.diff(sequences.offsets)
     return {
         "mean": round(float(lengths.mean()), 4),
@@ -207,7 +207,7 @@ def sequence_length(sequences: Sequences) -> dict[str, float]:
 
 
 def split_counts(sequences: Sequences, counts: Counter) -> dict:
-    """Targets, whole and by domain, and what of the test no training event knows.
+    """Targets in all and by domain, and test targets without training data.
 
     cold_test_items: distinct items of test targets without a training event; cold_test_targets:
     the test targets of these items; cold_test_users: test targets whose user has no training event.
@@ -225,23 +225,23 @@ def split_counts(sequences: Sequences, counts: Counter) -> dict:
 
 
 COLD = ("cold_test_targets", "cold_test_users")
-OF_EVENTS = ("ties", "ties_across_domains")
-OF_TARGETS = ("future_leaks", "own_future_leaks", "same_time_context", "repeat_targets")
+SHARES_OF_EVENTS = ("ties", "ties_across_domains")
+SHARES_OF_TARGETS = ("future_leaks", "own_future_leaks", "same_time_context", "repeat_targets")
 
 
 def audit(counts: Counter, events: int) -> dict[str, dict]:
-    """What can make results look better than they are: each as events, and as share of the
-    events, or of the test targets."""
+    """What can make results look better than they are: numbers, and shares of the events or of
+    the test targets."""
     targets = counts["test_targets"]
     return {
-        **{name: _share(counts[name], events) for name in OF_EVENTS},
-        **{name: _share(counts[name], targets) for name in OF_TARGETS},
+        **{name: _share(counts[name], events) for name in SHARES_OF_EVENTS},
+        **{name: _share(counts[name], targets) for name in SHARES_OF_TARGETS},
         "duplicates": _share(counts["duplicates"], events),
     }
 
 
 def similar_ids(ids: pa.ChunkedArray, domains: np.ndarray | None = None) -> int:
-    """How many ids equal another one, of the same domain, but for case and outer spaces."""
+    """The ids that differ from another one (of the same domain) only in case or outer spaces."""
     folded = pc.utf8_lower(pc.utf8_trim_whitespace(ids))
     if domains is not None:
         folded = pc.binary_join_element_wise(pa.array(domains).cast(pa.string()), folded, " ")
@@ -249,7 +249,7 @@ def similar_ids(ids: pa.ChunkedArray, domains: np.ndarray | None = None) -> int:
 
 
 def hash_of(sequences: Sequences) -> str:
-    """The `content_hash` of all that the sequences hold."""
+    """The `content_hash` of the sequences."""
     items = np.bincount(sequences.item_domains, minlength=len(sequences.domain_names))
     return content_hash(
         sequences.domain_names,
@@ -260,5 +260,5 @@ def hash_of(sequences: Sequences) -> str:
     )
 
 
-def _share(events: int, of: int) -> dict[str, float]:
-    return {"events": int(events), "share": round(int(events) / of, 6) if of else 0.0}
+def _share(events: int, total: int) -> dict[str, float]:
+    return {"events": int(events), "share": round(int(events) / total, 6) if total else 0.0}

@@ -1,4 +1,4 @@
-"""Whether a dataset folder that exists is the one asked for."""
+"""Reusing an existing dataset folder, if it is the requested one."""
 
 import dataclasses
 from pathlib import Path
@@ -10,11 +10,11 @@ from src.dataset.store.verify import verify_dataset
 from src.io.errors import UserError
 from src.io.json_schema import read_json
 
-HINT = "name a folder beside it with --variant NAME, or remove it"
+REMEDY = "choose a folder beside it with --variant NAME, or remove it"
 
 
 def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | None:
-    """The card of a folder made from the same raw files with the same options; None without one.
+    """The card of a folder made from the same raw files with the same options; None if it is new.
 
     UserError when the folder holds something else: it is never overwritten.
     """
@@ -22,25 +22,27 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
         return None
     path = folder / "data_card.json"
     if not path.is_file():
-        raise UserError(f"{folder} exists and is no dataset folder; choose another --out_dir")
-    card = read_json(path, "the data card", REUSE_SCHEMA, HINT)
+        raise UserError(f"{folder} exists and is not a dataset folder; choose another --out_dir")
+    card = read_json(path, "the data card", REUSE_SCHEMA, REMEDY)
     version, old_options, old_files = card["format"], card["options"], card["raw_files"]
     if version != FORMAT:
-        raise UserError(f"{folder} has format {version}, this version writes {FORMAT}; {HINT}")
-    # an option that came after the folder has the value that the folder was made with
+        raise UserError(
+            f"{folder} has format {version}, but this version writes {FORMAT}; {REMEDY}"
+        )
+    # an option that is newer than the folder had its default when the folder was made
     defaults = {field.name: field.default for field in dataclasses.fields(DatasetSettings)}
-    had = defaults | old_options
-    different = [name for name in options if had[name] != options[name]]
+    old = defaults | old_options
+    different = [name for name in options if old[name] != options[name]]
     if different:
-        changes = ", ".join(f"--{name} {had[name]}" for name in different)
-        raise UserError(f"{folder} was made with other options ({changes}); {HINT}")
+        changes = ", ".join(f"--{name} {old[name]}" for name in different)
+        raise UserError(f"{folder} was made with different options ({changes}); {REMEDY}")
     if old_files != raw_files:
-        raise UserError(f"{folder} was made from another raw log; {HINT}")
-    fault = card_error(card, CONSOLE_SCHEMA)
+        raise UserError(f"{folder} was made from a different raw log; {REMEDY}")
+    problem = card_error(card, CONSOLE_SCHEMA)
     try:
         verify_dataset(open_dataset(folder))
     except UserError as error:
-        fault = fault or str(error)
-    if fault:
-        raise UserError(f"{folder} is damaged, remove it: {fault}")
+        problem = problem or str(error)
+    if problem:
+        raise UserError(f"{folder} is damaged ({problem}); remove it")
     return card

@@ -1,4 +1,4 @@
-"""All users' sequences as flat arrays on disk: what the selected events become."""
+"""The sequences of all users as flat arrays on disk, split into training and targets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,9 +10,9 @@ from ibis import _
 from ibis.expr.types import Table
 
 from src.config.dataset_settings import DatasetSettings, as_date, first_second
-from src.dataset.build import steps
+from src.dataset.build import transforms
 from src.dataset.build.selection import Selection
-from src.dataset.engine.base import Engine, rows
+from src.dataset.engine.base import Engine, count_rows
 from src.dataset.store.folder import ARRAYS, CHUNK, user_chunks
 from src.io.errors import UserError
 from src.io.files import reserve
@@ -22,11 +22,11 @@ from src.io.files import reserve
 class Sequences:
     """Numbered events, by user and then in order, and the ids behind the numbers.
 
-    The arrays of events lie on disk; `parts` goes through them with bounded memory.
+    The arrays of events are on disk; `parts` reads them with bounded memory.
     """
 
     domain_names: list[str]  # D
-    item_ids: pa.ChunkedArray  # [items] strings; item i stands at i - 1
+    item_ids: pa.ChunkedArray  # [items] strings; item i is at i - 1
     item_domains: np.ndarray  # [items] int16
     item_counts: pa.ChunkedArray  # [items] events
     user_ids: pa.ChunkedArray  # [users] strings
@@ -35,57 +35,64 @@ class Sequences:
     domains: np.ndarray  # [events] int16
     times: np.ndarray  # [events] int64
     split: np.ndarray  # [events] int8
-    cuts: dict[str, int] = field(default_factory=dict)  # those of `find_cuts`
-    first_user: int = 0  # of a part: users of the whole before its first
+    cuts: dict[str, int] = field(default_factory=dict)  # of `find_cuts`
+    first_user: int = 0  # of a part: the number of users before it
 
     @property
     def users(self) -> np.ndarray:
-        """[events] int64: whose event it is; of a part, counted from its first user."""
+        """[events] int64: the user of each event, from 0, also in a part."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def parts(self) -> Iterator["Sequences"]:
-        """The same users in runs of at most some millions of events, each in memory.
+        """The users in parts of at most some millions of events, each in memory.
 
-        Of many domains the runs are shorter: counts of each user and domain are made of them.
+        With many domains the parts are smaller: they are counted by user and domain.
         """
         size = CHUNK // (1 + len(self.domain_names) // 16)
         for users in user_chunks(self.offsets, size):
             offsets = self.offsets[users.start : users.stop + 1]
-            own = slice(offsets[0], offsets[-1])
+            events = slice(offsets[0], offsets[-1])
             yield replace(
                 self,
                 user_ids=self.user_ids.slice(users.start, users.stop - users.start),
                 offsets=offsets - offsets[0],
                 first_user=users.start,
-                **{name: np.asarray(getattr(self, name)[own]) for name in ARRAYS},
+                items=np.asarray(self.items[events]),
+                domains=np.asarray(self.domains[events]),
+                times=np.asarray(self.times[events]),
+                split=np.asarray(self.split[events]),
             )
 
 
 def build_sequences(
     engine: Engine, selection: Selection, settings: DatasetSettings, folder: Path
 ) -> Sequences:
-    """Split the selected events, and lay them out in the arrays of `folder`.
+    """Split the selected events and write them to the arrays of `folder`.
 
-    UserError for cuts in time that leave a part without events.
+    UserError for cuts in time that leave a split without events.
     """
     cuts = find_cuts(selection.events, settings)
-    split = steps.SPLITS[settings.split](selection.ordered, **cuts)
+    split = transforms.SPLITS[settings.split](selection.ordered, **cuts)
     offsets = np.concatenate([[0], np.cumsum(selection.users["events"].to_numpy())])
     arrays = empty_arrays(folder, offsets.astype(np.int64))
-    placed = split.select(*steps.NUMBERS, "split", "position")
-    for batch in engine.batches(placed):
+    positioned = split.select(*transforms.NUMBERS, "split", "position")
+    for batch in engine.batches(positioned):
         columns = {name: batch[name].to_numpy() for name in batch.schema.names}
-        place = offsets[columns["user"]] + columns["position"]
+        index = offsets[columns["user"]] + columns["position"]
         for name, column in COLUMNS.items():
-            arrays[name][place] = columns[column]
+            arrays[name][index] = columns[column]
     return Sequences(
         domain_names=selection.domain_names,
         item_ids=selection.items["item_id"],
         item_domains=selection.items["domain"].to_numpy().astype(ARRAYS["domains"]),
         item_counts=selection.items["count"],
         user_ids=selection.users["user_id"],
+        offsets=arrays["offsets"],
+        items=arrays["items"],
+        domains=arrays["domains"],
+        times=arrays["times"],
+        split=arrays["split"],
         cuts=cuts,
-        **arrays,
     )
 
 
@@ -93,16 +100,16 @@ COLUMNS = {"items": "item", "domains": "domain", "times": "time", "split": "spli
 
 
 def empty_arrays(folder: Path, offsets: np.ndarray) -> dict[str, np.ndarray]:
-    """`ARRAYS` and `offsets` as .npy files mapped into memory, the latter filled.
+    """`ARRAYS` and `offsets` as memory-mapped .npy files, `offsets` filled.
 
-    Their place on the disk is reserved first: writing to a map on a full disk kills the process.
-    OSError when the disk has no room.
+    Their disk space is reserved first: writing to a memory map on a full disk kills the process.
+    OSError when the disk is too full.
     """
     folder.mkdir()
     arrays = {}
-    for name, kind in {**ARRAYS, "offsets": "int64"}.items():
+    for name, type_name in {**ARRAYS, "offsets": "int64"}.items():
         length = len(offsets) if name == "offsets" else offsets[-1]
-        dtype = np.dtype(kind).newbyteorder("<")
+        dtype = np.dtype(type_name).newbyteorder("<")
         path = folder / f"{name}.npy"
         with path.open("wb") as file:
             header = {"descr": dtype.str, "fortran_order": False, "shape": (int(length),)}
@@ -114,10 +121,10 @@ def empty_arrays(folder: Path, offsets: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def find_cuts(events: Table, settings: DatasetSettings) -> dict[str, int]:
-    """The seconds `valid_from` and `test_from` of a temporal split; nothing for the other splits.
+    """The seconds `valid_from` and `test_from` of a temporal split; empty for other splits.
 
-    Without dates, the times of the events at the shares; events of the very time of a cut are
-    all after it. UserError when a part would have no event.
+    Without dates, the times at which the newest events reach the shares; events at the time of a
+    cut are after it. UserError when a split would have no event.
     """
     if settings.split != "temporal":
         return {}
@@ -129,9 +136,9 @@ def find_cuts(events: Table, settings: DatasetSettings) -> dict[str, int]:
             "valid_from": settings.valid_share + settings.test_share,
             "test_from": settings.test_share,
         }
-        total = rows(events)
+        total = count_rows(events)
         cuts = {
-            name: steps.start_of_newest(events, round(share * total)).to_pyarrow().as_py()
+            name: transforms.start_of_newest(events, round(share * total)).to_pyarrow().as_py()
             for name, share in shares.items()
         }
     _check_cuts(events, cuts)
@@ -139,7 +146,7 @@ def find_cuts(events: Table, settings: DatasetSettings) -> dict[str, int]:
 
 
 def _check_cuts(events: Table, cuts: dict[str, int]) -> None:
-    """Each of the three parts has an event."""
+    """UserError unless each of the three splits has an event."""
     parts = {
         "training": _.time < cuts["valid_from"],
         "validation": (_.time >= cuts["valid_from"]) & (_.time < cuts["test_from"]),
@@ -151,7 +158,7 @@ def _check_cuts(events: Table, cuts: dict[str, int]) -> None:
         if not counts[name]:
             first, last = as_date(counts["first"]), as_date(counts["last"])
             raise UserError(
-                f"--split temporal leaves no {name} event: validation from "
-                f"{as_date(cuts['valid_from'])}, test from {as_date(cuts['test_from'])}, and the "
-                f"events run from {first} to {last}; choose other dates or shares"
+                f"--split temporal leaves no {name} event: validation starts at "
+                f"{as_date(cuts['valid_from'])}, the test at {as_date(cuts['test_from'])}, and the "
+                f"events are from {first} to {last}; choose other dates or shares"
             )

@@ -1,11 +1,11 @@
-"""The dataset folder as it is written: Parquet tables and the data card beside the arrays."""
+"""Writing a dataset folder: Parquet tables and the data card beside the arrays."""
 
 import csv
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from src.dataset.build.card import events_per_domain
 from src.dataset.build.sequences import Sequences
 from src.dataset.store.card_text import card_markdown
 
-LONGEST_NAME = 200  # file systems allow 255 bytes
+MAX_NAME_LENGTH = 200  # file systems allow 255 bytes
 
 
 def write_tables(folder: Path, sequences: Sequences, card: dict) -> None:
-    """Fill a folder that has the arrays with the tables; the card comes last."""
+    """Write the tables and, last, the card into a folder that has the arrays."""
     pq.write_table(_item_table(sequences), folder / "items.parquet")
     (folder / "single").mkdir()
     with ExitStack() as files:
@@ -42,7 +42,7 @@ def write_tables(folder: Path, sequences: Sequences, card: dict) -> None:
 
 
 def write_rejected(folder: Path, sample: list[dict]) -> None:
-    """`rejected.csv`: file, row, reason and text of raw rows that could not be read, if any."""
+    """Write `rejected.csv`: file, row, reason and text of rejected raw rows, if there are any."""
     if not sample:
         return
     with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
@@ -52,8 +52,8 @@ def write_rejected(folder: Path, sample: list[dict]) -> None:
 
 
 @contextmanager
-def _writer(path: Path) -> Iterator:
-    """A function that appends a table to a Parquet file, as a row group of its own."""
+def _writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that appends a table to a Parquet file as a new row group."""
     writers: list[pq.ParquetWriter] = []
 
     def write(table: pa.Table) -> None:
@@ -69,19 +69,19 @@ def _writer(path: Path) -> Iterator:
 
 
 def file_name(domain: str) -> str:
-    """A domain's name as a file name: bytes other than [A-Za-z0-9._-] as %XX, a first dot too.
+    """A domain's name as a file name: bytes other than [A-Za-z0-9._-] and a leading dot as %XX.
 
-    A long one is cut, and its SHA-256 stands for what is missing.
+    A long name is cut and completed by its SHA-256.
     """
     safe = re.sub(
         r"[^A-Za-z0-9._-]",
-        lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()),
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()),
         domain,
     )
     safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe
-    if len(safe) <= LONGEST_NAME:
+    if len(safe) <= MAX_NAME_LENGTH:
         return safe
-    return f"{safe[:LONGEST_NAME]}-{hashlib.sha256(domain.encode()).hexdigest()[:16]}"
+    return f"{safe[:MAX_NAME_LENGTH]}-{hashlib.sha256(domain.encode()).hexdigest()[:16]}"
 
 
 def _item_table(sequences: Sequences) -> pa.Table:
@@ -117,7 +117,7 @@ def _cross_table(part: Sequences) -> pa.Table:
 
 
 def _single_tables(part: Sequences) -> Iterator[pa.Table]:
-    """For each domain a row a user active there: the events of the domain, their order kept."""
+    """For each domain one row per active user: the events in the domain, in order."""
     order = np.argsort(part.domains, kind="stable")  # by domain, user, time
     starts = np.searchsorted(part.domains[order], np.arange(len(part.domain_names) + 1))
     owners = part.users[order]
@@ -143,7 +143,7 @@ def _lists(offsets: np.ndarray, values: pa.Array) -> pa.LargeListArray:
 
 
 def _domain_names(domains: np.ndarray, sequences: Sequences) -> pa.DictionaryArray:
-    """Names in place of domain ids."""
+    """The names of domain numbers."""
     return pa.DictionaryArray.from_arrays(
         pa.array(domains.astype(np.int32)), pa.array(sequences.domain_names, pa.string())
     )

@@ -1,7 +1,7 @@
-"""The data engine: what the data step asks of one, and which there are.
+"""The data engine: its interface, and how to open one.
 
-The steps themselves (`events.py`) are Ibis expressions, the same for every engine. An engine runs
-them, keeps what must not be computed twice, and hands out the result in pieces.
+The transforms (`build/transforms.py`) are Ibis expressions, the same for every engine. An engine
+runs them, stores what must not be computed twice, and returns results in batches.
 """
 
 from collections.abc import Iterator
@@ -18,41 +18,39 @@ from src.io.errors import UserError
 
 
 class Engine(Protocol):
-    """What runs the steps."""
+    """What runs the transforms."""
 
-    name: str  # as --engine calls it
-    backend: BaseBackend  # Ibis's
+    name: str  # the value of --engine
+    backend: BaseBackend  # of Ibis
 
     def materialise(self, table: Table) -> Table:
-        """Run `table` now and keep its rows, so that nothing is computed twice."""
+        """Run `table` now and store its rows, so that nothing is computed twice."""
 
     def release(self, table: Table) -> None:
-        """Forget the rows of a table that `materialise` made."""
+        """Delete the rows of a table that `materialise` made."""
 
     def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """The rows of `table`, in no order, a piece at a time."""
+        """The rows of `table` in batches, in no particular order."""
 
 
-def connected(settings: DatasetSettings, spill: Path) -> AbstractContextManager[Engine]:
-    """The engine that the settings name; everything that it keeps on disk lies in `spill`.
+def open_engine(settings: DatasetSettings, spill: Path) -> AbstractContextManager[Engine]:
+    """The engine of the settings; everything that it stores on disk is in `spill`.
 
-    UserError when it is not installed, or cannot start.
+    UserError when it is not installed or cannot start.
     """
     if settings.engine == "spark":
         try:
-            from src.dataset.engine.spark_engine import connected_spark
+            from src.dataset.engine.spark_engine import open_spark
         except ImportError:
             raise UserError(
                 "--engine spark needs PySpark: pip install -r requirements-spark.txt"
             ) from None
-        return connected_spark(
-            settings.spark_master, settings.threads, settings.memory_limit, spill
-        )
-    from src.dataset.engine.duckdb_engine import connected_duck
+        return open_spark(settings.spark_master, settings.threads, settings.memory_limit, spill)
+    from src.dataset.engine.duckdb_engine import open_duckdb
 
-    return connected_duck(settings.threads, settings.memory_limit, spill)
+    return open_duckdb(settings.threads, settings.memory_limit, spill)
 
 
-def rows(table: Table) -> int:
-    """How many rows a table has."""
+def count_rows(table: Table) -> int:
+    """The number of rows of a table."""
     return table.count().to_pyarrow().as_py()

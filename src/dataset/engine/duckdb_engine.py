@@ -1,8 +1,9 @@
-"""DuckDB as the data engine: one process, and a disk where memory does not suffice."""
+"""DuckDB as the data engine: one process, spilling to disk when memory runs out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import ibis
@@ -16,8 +17,8 @@ from src.io.errors import UserError
 BATCH_ROWS = 250_000
 
 
-class DuckEngine:
-    """Tables lie in a database file, so that they need not fit into memory."""
+class DuckDBEngine:
+    """Tables are in a database file, so that they need not fit into memory."""
 
     name = "duckdb"
 
@@ -32,21 +33,25 @@ class DuckEngine:
         self.backend.raw_sql(f'DROP TABLE "{table.op().name}"')
 
     def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
-        # not Ibis's to_pyarrow_batches: it calls what DuckDB 2.0 no longer has
+        # not Ibis's to_pyarrow_batches: it calls a method that DuckDB 2.0 has removed
         query = self.backend.con.sql(self.backend.compile(table))
         yield from query.to_arrow_reader(BATCH_ROWS)
 
 
 @contextmanager
-def connected_duck(threads: int, memory_limit: str, spill: Path) -> Iterator[DuckEngine]:
-    """DuckDB on a new database file in `spill`; 0 threads: all, no limit: DuckDB's own.
+def open_duckdb(threads: int, memory_limit: str, spill: Path) -> Iterator[DuckDBEngine]:
+    """DuckDB on a new database file in `spill`; 0 threads: all; no limit: DuckDB's default.
 
-    UserError for a limit that is none or is reached where nothing can be spilled, and for a disk
-    that is full.
+    UserError for an invalid memory limit, for one that is too small, and for a full disk.
     """
     if "?" in str(spill):
-        raise UserError(f"{spill}: DuckDB takes no path with a question mark; name another folder")
-    options = {"temp_directory": str(spill / "overflow"), "preserve_insertion_order": False}
+        raise UserError(
+            f"{spill}: DuckDB accepts no path with a question mark; choose another --temp_dir"
+        )
+    options: dict[str, Any] = {
+        "temp_directory": str(spill / "overflow"),
+        "preserve_insertion_order": False,
+    }
     if threads:
         options["threads"] = threads
     if memory_limit:
@@ -56,11 +61,11 @@ def connected_duck(threads: int, memory_limit: str, spill: Path) -> Iterator[Duc
     except duckdb.Error as error:
         raise UserError(f"the data engine cannot start: {_first_line(error)}") from None
     try:
-        yield DuckEngine(backend)
+        yield DuckDBEngine(backend)
     except duckdb.OutOfMemoryException as error:
         raise UserError(
-            f"the data engine is out of memory or of disk ({_first_line(error)}); raise "
-            "--memory_limit, lower --threads, or name a larger disk with --temp_dir"
+            f"the data engine ran out of memory or disk space ({_first_line(error)}); raise "
+            "--memory_limit, lower --threads, or choose a larger disk with --temp_dir"
         ) from None
     except duckdb.IOException as error:
         raise UserError(
@@ -69,10 +74,10 @@ def connected_duck(threads: int, memory_limit: str, spill: Path) -> Iterator[Duc
         ) from None
     except duckdb.Error as error:
         raise UserError(
-            f"the data engine gave up ({_first_line(error)}); is a raw file damaged?"
+            f"the data engine failed ({_first_line(error)}); is a raw file damaged?"
         ) from None
     except RuntimeError as error:
-        if "interrupted" in str(error):  # how DuckDB hands on a Ctrl-C
+        if "interrupted" in str(error):  # how DuckDB passes on a Ctrl-C
             raise KeyboardInterrupt from None
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Spark as the data engine: the same steps on one machine or on a cluster."""
+"""Spark as the data engine: the same transforms on one machine or on a cluster."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from src.io.errors import UserError
 
 
 class SparkEngine:
-    """Tables lie as Parquet folders in `spill`, which every worker must reach."""
+    """Tables are Parquet folders in `spill`, which every worker must reach."""
 
     name = "spark"
 
@@ -36,37 +36,35 @@ class SparkEngine:
     def materialise(self, table: Table) -> Table:
         folder = self.spill / gen_name("step")
         frame = self.session.sql(self.backend.compile(table))
-        # Spark's own types can be narrower than those that Ibis counts on: ROW_NUMBER is an int
+        # Spark's types can be narrower than those that Ibis expects: ROW_NUMBER is an int
         typed = [
-            frame[name].cast(PySparkType.from_ibis(kind)) for name, kind in table.schema().items()
+            frame[name].cast(PySparkType.from_ibis(dtype)) for name, dtype in table.schema().items()
         ]
         frame.select(typed).write.parquet(folder.as_uri())
-        kept = self.backend.read_parquet(folder.as_uri())
-        self.folders[kept.op().name] = folder
-        return kept
+        stored = self.backend.read_parquet(folder.as_uri())
+        self.folders[stored.op().name] = folder
+        return stored
 
     def release(self, table: Table) -> None:
         shutil.rmtree(self.folders.pop(table.op().name))
 
     def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
         # through Parquet: Ibis would collect the whole table in the driver first
-        kept = self.materialise(table)
-        folder = self.folders[kept.op().name]
+        stored = self.materialise(table)
+        folder = self.folders[stored.op().name]
         yield from pyarrow.dataset.dataset(folder).to_batches(batch_readahead=1)
-        self.release(kept)
+        self.release(stored)
 
 
 @contextmanager
-def connected_spark(
-    master: str, threads: int, memory_limit: str, spill: Path
-) -> Iterator[SparkEngine]:
+def open_spark(master: str, threads: int, memory_limit: str, spill: Path) -> Iterator[SparkEngine]:
     """A Spark session: on this machine unless `master` names a cluster.
 
-    Threads and memory limit are those of this machine's session. UserError when Java is missing
-    and when Spark gives up.
+    Threads and memory limit apply to a session on this machine. UserError when Java is missing and
+    when Spark fails.
     """
     if not java_version():
-        raise UserError("--engine spark needs Java 17 or newer, and there is no java; install it")
+        raise UserError("--engine spark needs Java 17 or newer, and java is missing; install it")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("make_dataset").master(
         master or f"local[{threads or '*'}]"
@@ -90,11 +88,11 @@ def connected_spark(
         finally:
             session.stop()
     except (PySparkException, Py4JError) as error:
-        raise UserError(f"Spark stopped: {cause(error)}") from None
+        raise UserError(f"Spark stopped: {root_cause(error)}") from None
 
 
 def _local_options(master: str, memory_limit: str) -> dict[str, str]:
-    """What a cluster's own configuration says, and one machine has nobody to say."""
+    """Options that a cluster configures itself."""
     if master:
         return {}
     options = {"spark.sql.shuffle.partitions": "8", "spark.driver.host": "127.0.0.1"}
@@ -104,15 +102,15 @@ def _local_options(master: str, memory_limit: str) -> dict[str, str]:
 
 
 def java_version() -> str:
-    """What `java -version` says first; empty where there is none."""
+    """The first line of `java -version`; empty without Java."""
     try:
-        said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True)
+        version = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return said.stderr.splitlines()[0]
+    return version.stderr.splitlines()[0]
 
 
-def cause(error: Exception) -> str:
-    """The innermost line of an error of Spark."""
+def root_cause(error: Exception) -> str:
+    """The innermost cause of a Spark error, as one line."""
     lines = [line for line in str(error).splitlines() if line.startswith("Caused by: ")]
     return (lines[-1].removeprefix("Caused by: ") if lines else str(error).splitlines()[0])[:300]

@@ -7,7 +7,13 @@ from pathlib import Path
 import ibis
 
 from src.dataset.ingest.raw_files import RawFile
-from src.dataset.ingest.raw_log import Columns, RawLog, Source, default_columns, event_columns
+from src.dataset.ingest.raw_format import (
+    Columns,
+    RawLog,
+    Source,
+    complete_columns,
+    require_default_columns,
+)
 from src.dataset.ingest.table_reader import ROW
 from src.io.errors import UserError
 
@@ -18,24 +24,24 @@ NO_DEPARTMENT = "NO DEPARTMENT"
 
 
 def package_files() -> list[RawFile]:
-    """The files of the package, which is not imported; UserError when it is not installed."""
+    """The files of the package, without importing it; UserError when it is not installed."""
     spec = find_spec(PACKAGE)
     if spec is None or not spec.origin:
-        raise UserError(f"the log completejourney comes with a package: {INSTALL}")
+        raise UserError(f"the log completejourney needs its package: {INSTALL}")
     folder = Path(spec.origin).parent / "data"
     for name in FILES:
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing; install the package again: {INSTALL}")
+            raise UserError(f"{folder / name} is missing; reinstall the package: {INSTALL}")
     return [RawFile(name, str(folder / name)) for name in FILES]
 
 
 def read_completejourney(source: Source) -> RawLog:
-    """Purchases of 2,469 households in 2017: an event a product of a basket.
+    """Purchases of 2,469 households in 2017: one event per product in a basket.
 
     The domain is the department of the product.
     """
-    default_columns(source)
-    transactions, products = (source.scan.parquet([file]) for file in source.files)
+    require_default_columns(source)
+    transactions, products = (source.reader.parquet([file]) for file in source.files)
     departments = products.select(
         product="product_id", department=products.department.fill_null(NO_DEPARTMENT)
     )
@@ -49,16 +55,22 @@ def read_completejourney(source: Source) -> RawLog:
         row=bought[ROW],
     )
     columns = Columns("household_id", "product_id", "department", "transaction_timestamp")
-    said = f"{PACKAGE} {_version()}: transactions with the departments of their products"
-    return RawLog(event_columns(events), source.scan, source.files, columns, said, _notes())
+    return RawLog(
+        complete_columns(events),
+        source.reader,
+        source.files,
+        columns,
+        f"{PACKAGE} {_version()}: transactions with the departments of their products",
+        _notes(),
+    )
 
 
 def _notes() -> dict[str, str]:
     return {
         "origin": (
-            f"the package {PACKAGE} {_version()} (MIT licence) says that its data is simulated "
+            f"the package {PACKAGE} {_version()} (MIT licence) states that its data is simulated "
             "from real shopping patterns in grocery stores, for education and exploration only, "
-            "not for academic research or business decisions; it speaks of 801 households, the "
+            "not for academic research or business decisions; it mentions 801 households, the "
             "file has 2,469"
         ),
         "departments": (
@@ -70,5 +82,5 @@ def _notes() -> dict[str, str]:
 def _version() -> str:
     try:
         return version(PACKAGE)
-    except PackageNotFoundError:  # its files lie on the path without having been installed
+    except PackageNotFoundError:  # its files are on the path without being installed
         return "of unknown version"

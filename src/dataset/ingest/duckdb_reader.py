@@ -1,4 +1,4 @@
-"""Raw files read by DuckDB: text and Parquet, with the place of each row and what is malformed."""
+"""Raw files read by DuckDB: text and Parquet, with row numbers and rejected rows."""
 
 import csv
 import re
@@ -18,19 +18,21 @@ from ibis.expr.types import StringValue, Table
 from src.dataset.engine.base import Engine
 from src.dataset.ingest import rejects
 from src.dataset.ingest.raw_files import (
+    FileRecord,
     RawFile,
-    check_whole,
+    check_complete,
+    copy_without_comments,
     first_lines,
+    local_file_records,
     local_files,
     record_starts,
-    without_comments,
 )
-from src.dataset.ingest.rejects import Rejected
-from src.dataset.ingest.table_reader import FILE, ROW, Layout, PutAside
+from src.dataset.ingest.rejects import RejectedRow
+from src.dataset.ingest.table_reader import FILE, ROW, RejectedRows, TextLayout
 from src.io.errors import UserError
 
-NOWHERE = "\x01"  # a delimiter that makes a line one column; JSON cannot hold it
-LINES = Layout(columns=("line",), delimiter=NOWHERE, quoted=False, header=False)
+NO_DELIMITER = "\x01"  # makes a line one column; JSON cannot hold this character
+LINES = TextLayout(columns=("line",), delimiter=NO_DELIMITER, quoted=False, header=False)
 REASONS = {
     "MISSING COLUMNS": rejects.TOO_FEW,
     "TOO MANY COLUMNS": rejects.TOO_MANY,
@@ -38,7 +40,7 @@ REASONS = {
     "INVALID ENCODING": rejects.NOT_UTF8,
 }
 REJECT_TABLES = ("reject_errors", "reject_scans")
-PUT_ASIDE = """
+REJECTED_SQL = """
     SELECT file_path, line_byte_position AS byte, any_value(error_type) AS type,
            ltrim(any_value(csv_line), chr(10)) AS line
     FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
@@ -47,45 +49,51 @@ PUT_ASIDE = """
 
 
 @ibis.udf.scalar.builtin
-def json_valid(text: str) -> bool:
-    """DuckDB's own."""
+def json_valid(text: str) -> bool:  # type: ignore[empty-body]
+    """DuckDB's function."""
 
 
 @ibis.udf.scalar.builtin
-def json_extract_string(text: str, paths: list[str]) -> list[str]:
-    """DuckDB's own: the values at the paths, in one pass over the text."""
+def json_extract_string(text: str, paths: list[str]) -> list[str]:  # type: ignore[empty-body]
+    """DuckDB's function: the values at the paths, in one pass over the text."""
 
 
-class DuckScan:
+class DuckDBReader:
     """Local files."""
 
-    rows_known = True
+    knows_rows = True
 
     def __init__(self, engine: Engine):
         self.engine = engine
         self.backend = engine.backend
-        self.texts: dict[str, tuple[RawFile, Layout]] = {}  # by the path that DuckDB is given
-        self.copies: tempfile.TemporaryDirectory | None = None
+        self.texts: dict[str, tuple[RawFile, TextLayout]] = {}  # by the path that DuckDB reads
+        self.copies: tempfile.TemporaryDirectory[str] | None = None
         self._drop_rejects()
 
-    def files(self, place: str) -> list[RawFile]:
-        return local_files(place)
+    def files(self, location: str) -> list[RawFile]:
+        return local_files(location)
 
     def first_lines(self, file: RawFile) -> list[str]:
         return first_lines(file)
 
+    def file_records(self, files: list[RawFile]) -> list[FileRecord]:
+        return local_file_records(files)
+
     def parquet_schema(self, file: RawFile) -> Schema:
-        with _told([file.path]):
+        with _as_user_error([file.path]):
             return self.backend.read_parquet(_literal(file.path)).schema()
 
-    def delimited(self, files: list[RawFile], layout: Layout, wanted: dict[str, str]) -> Table:
+    def delimited(self, files: list[RawFile], layout: TextLayout, wanted: dict[str, str]) -> Table:
         picked = {new: f"column_{layout.columns.index(old)}" for new, old in wanted.items()}
-        nothing = {
-            "broken": ibis.literal(None, "int8"),
+        no_error = {
+            "read_error": ibis.literal(None, "int8"),
             "text": ibis.literal(None, "string"),
         }
         return ibis.union(
-            *[self._text(file, layout).select("file", "row", **picked, **nothing) for file in files]
+            *[
+                self._text(file, layout).select("file", "row", **picked, **no_error)
+                for file in files
+            ]
         )
 
     def json_lines(self, files: list[RawFile], wanted: dict[str, str]) -> Table:
@@ -93,7 +101,7 @@ class DuckScan:
 
     def parquet(self, files: list[RawFile]) -> Table:
         paths = [file.path for file in files]
-        with _told(paths):
+        with _as_user_error(paths):
             table = self.backend.read_parquet(
                 list(map(_literal, paths)), union_by_name=True, filename=FILE, file_row_number=True
             )
@@ -101,39 +109,44 @@ class DuckScan:
         row = (table.file_row_number + 1).cast("int64")
         return table.mutate(**{FILE: table[FILE].substr(len(root)), ROW: row})
 
-    def keep(self, table: Table) -> Table:
-        # `row` of a text is counted as rows come by: they must come in their order
+    def load(self, table: Table) -> Table:
+        # `row` of a text file is counted as rows arrive: they must arrive in order
         self.backend.raw_sql("SET preserve_insertion_order = true")
         try:
-            with _told(list(self.texts)):
+            with _as_user_error(list(self.texts)):
                 return self.engine.materialise(table)
         finally:
             self.backend.raw_sql("SET preserve_insertion_order = false")
 
-    def put_aside(self) -> PutAside:
+    def rejected_rows(self) -> RejectedRows:
         if not self._has_rejects():
-            return PutAside()
+            return RejectedRows()
         counts: dict[int, int] = defaultdict(int)
-        # a quote that does not close has swallowed lines: each counts
-        rows = "sum(1 + length(line) - length(replace(line, chr(10), '')))"
-        for kind, count in self._fetch(f"SELECT type, {rows} FROM ({PUT_ASIDE}) GROUP BY type"):
-            counts[REASONS.get(kind, rejects.MALFORMED)] += int(count)
-        order = f"ORDER BY file_path, byte LIMIT {rejects.SAMPLED}"
+        # an unclosed quote has swallowed lines: each counts
+        lines = "sum(1 + length(line) - length(replace(line, chr(10), '')))"
+        for error, count in self._fetch(
+            f"SELECT type, {lines} FROM ({REJECTED_SQL}) GROUP BY type"
+        ):
+            counts[REASONS.get(error, rejects.MALFORMED)] += int(count)
+        order = f"ORDER BY file_path, byte LIMIT {rejects.SAMPLE_SIZE}"
         sample = []
-        for path, byte, kind, line in self._fetch(f"{PUT_ASIDE} {order}"):
+        for path, byte, error, line in self._fetch(f"{REJECTED_SQL} {order}"):
             file = self.texts[path][0]
-            reason = REASONS.get(kind, rejects.MALFORMED)
-            sample.append(Rejected(file.name, -byte, reason, line))  # a place until `located`
-        return PutAside(dict(counts), sample)
+            reason = REASONS.get(error, rejects.MALFORMED)
+            # -byte until `with_line_numbers`
+            sample.append(RejectedRow(file.name, -byte, reason, line))
+        return RejectedRows(dict(counts), sample)
 
-    def located(self, rows: list[Rejected]) -> list[Rejected]:
+    def with_line_numbers(self, rows: list[RejectedRow]) -> list[RejectedRow]:
         lines: dict[str, dict[int, int]] = {}
         for path, (file, layout) in self.texts.items():
-            wanted = {row.row for row in rows if row.file == file.name}
+            wanted = {row.row for row in rows if row.file == file.name and row.row is not None}
             if wanted:
                 lines[file.name] = self._lines(path, layout, wanted)
         return [
-            replace(row, row=lines[row.file].get(row.row, row.row)) if row.file in lines else row
+            row
+            if row.row is None or row.file not in lines
+            else replace(row, row=lines[row.file].get(row.row, row.row))
             for row in rows
         ]
 
@@ -142,16 +155,16 @@ class DuckScan:
         if self.copies:
             self.copies.cleanup()
 
-    def _text(self, file: RawFile, layout: Layout) -> Table:
+    def _text(self, file: RawFile, layout: TextLayout) -> Table:
         path = file.path
         if path.endswith(".zst"):
-            check_whole(path)  # DuckDB takes one that is torn for whole
+            check_complete(path)  # DuckDB does not notice a truncated one
         if layout.comments:
-            path = str(without_comments(path, layout.comments, self._copies(file)))
+            path = str(copy_without_comments(path, layout.comments, self._copies(file)))
         self.texts[path] = file, layout
         quote = '"' if layout.quoted else ""
-        names = [f"column_{place}" for place in range(len(layout.columns))]
-        with _told([path]):
+        names = [f"column_{n}" for n in range(len(layout.columns))]
+        with _as_user_error([path]):
             table = self.backend.read_csv(
                 _literal(path),
                 columns=dict.fromkeys(names, "VARCHAR"),
@@ -160,7 +173,7 @@ class DuckScan:
                 escape=quote,
                 header=layout.header,
                 store_rejects=True,
-                # a single column cannot be malformed, and its lines may end in either way
+                # a single column cannot be malformed, and its line ends may be mixed
                 strict_mode=len(names) > 1,
             )
         row = (ibis.row_number() + 1).cast("int64")
@@ -169,49 +182,55 @@ class DuckScan:
     def _json_lines(self, file: RawFile, wanted: dict[str, str]) -> Table:
         lines = self._text(file, LINES).filter(_.column_0.notnull())
         line: StringValue = lines.column_0
-        whole = line.re_search(r"^\s*\{") & json_valid(line)  # to strip a long line takes longer
+        is_object = line.re_search(r"^\s*\{") & json_valid(line)  # stripping a long line is slower
         paths = ibis.array([f'$."{key}"' for key in wanted.values()])
-        # `view`: else Ibis would write the extraction out once for each value
-        found = lines.mutate(found=whole.ifelse(json_extract_string(line, paths), None)).view()
-        broken = found.found.isnull()
+        # `view`: without it Ibis would write the extraction out once per value
+        parsed = lines.mutate(
+            values=is_object.ifelse(json_extract_string(line, paths), None)
+        ).view()
+        not_json = parsed["values"].isnull()
         return (
-            found.filter(found.column_0.re_search(r"\S"))
+            parsed.filter(parsed.column_0.re_search(r"\S"))
             .select(
                 "file",
                 "row",
-                **{name: found.found[place] for place, name in enumerate(wanted)},
-                broken=broken.ifelse(rejects.BROKEN_JSON, None).cast("int8"),
-                text=broken.ifelse(found.column_0, None),
+                **{name: parsed["values"][n] for n, name in enumerate(wanted)},
+                read_error=not_json.ifelse(rejects.NOT_JSON, None).cast("int8"),
+                text=not_json.ifelse(parsed.column_0, None),
             )
             .view()
         )
 
-    def _lines(self, path: str, layout: Layout, wanted: set[int]) -> dict[int, int]:
-        """{what `row` holds: line}: of a row that was read its number, of one put aside -byte."""
-        sql = f"SELECT byte FROM ({PUT_ASIDE}) WHERE file_path = $path ORDER BY byte"
-        aside = [byte for (byte,) in self._fetch(sql, {"path": path})]
-        found: dict[int, int] = {}
-        read = passed = 0
+    def _lines(self, path: str, layout: TextLayout, wanted: set[int]) -> dict[int, int]:
+        """{`row`: line number}, where `row` is a row's number, or -byte for a rejected one."""
+        sql = f"SELECT byte FROM ({REJECTED_SQL}) WHERE file_path = $path ORDER BY byte"
+        rejected = [byte for (byte,) in self._fetch(sql, {"path": path})]
+        numbers: dict[int, int] = {}
+        rows_read = rows_rejected = 0
         records = record_starts(path, layout.delimiter, layout.quoted)
         try:
-            for place, (line, byte, blank) in enumerate(records):
-                if (layout.header and place == 0) or (blank and layout != LINES):
+            for number, (line, byte, blank) in enumerate(records):
+                if (layout.header and number == 0) or (blank and layout != LINES):
                     continue
                 # DuckDB counts bytes from 1, and from within the end of the line before
-                is_aside = passed < len(aside) and aside[passed] <= byte + 1 and not blank
-                passed += is_aside
-                read += not is_aside
-                key = -aside[passed - 1] if is_aside else read
+                is_rejected = (
+                    rows_rejected < len(rejected)
+                    and rejected[rows_rejected] <= byte + 1
+                    and not blank
+                )
+                rows_rejected += is_rejected
+                rows_read += not is_rejected
+                key = -rejected[rows_rejected - 1] if is_rejected else rows_read
                 if key in wanted:
-                    found[key] = line + layout.comments
-                if len(found) == len(wanted):
+                    numbers[key] = line + layout.comments
+                if len(numbers) == len(wanted):
                     break
-        except csv.Error:  # what is left keeps the numbers that it had
+        except csv.Error:  # the remaining rows keep the numbers that they have
             pass
-        return found
+        return numbers
 
     def _copies(self, file: RawFile) -> Path:
-        """A folder of its own for a copy, where the engine spills."""
+        """A new folder for a copy, where the engine spills."""
         if not self.copies:
             spill = Path(self._fetch("SELECT current_setting('temp_directory')")[0][0]).parent
             self.copies = tempfile.TemporaryDirectory(dir=spill)
@@ -225,10 +244,10 @@ class DuckScan:
         return self.backend.con.execute(sql, values or {}).fetchall()
 
     def _has_rejects(self) -> bool:
-        found = self.backend.con.execute(
+        tables = self.backend.con.execute(
             "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
         )
-        return found.fetchall()[0][0] > 0
+        return tables.fetchall()[0][0] > 0
 
     def _drop_rejects(self) -> None:
         for name in REJECT_TABLES:
@@ -236,13 +255,13 @@ class DuckScan:
 
 
 def _literal(path: str) -> str:
-    """The path as DuckDB takes it for itself, and not for a pattern."""
+    """The path with glob characters escaped, so that DuckDB reads that very file."""
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 @contextmanager
-def _told(paths: list[str]) -> Iterator[None]:
-    """An error of DuckDB about a raw file as one line; errors of the engine itself pass."""
+def _as_user_error(paths: list[str]) -> Iterator[None]:
+    """Turn DuckDB's errors about a raw file into UserError; errors of the engine itself pass."""
     try:
         yield
     except duckdb.OutOfMemoryException:
@@ -251,9 +270,9 @@ def _told(paths: list[str]) -> Iterator[None]:
         text = str(error)
         path = next((path for path in paths if path in text), None)
         if "invalid state" in text:
-            fault = "its lines end in different ways; write them all with \\n"
+            problem = "its lines end with both \\n and \\r\\n; write them all with \\n"
         else:
-            fault = text.splitlines()[0]
+            problem = text.splitlines()[0]
         if path is None and isinstance(error, duckdb.IOException):
             raise
-        raise UserError(f"{path or paths[0]} cannot be read: {fault}") from None
+        raise UserError(f"{path or paths[0]} cannot be read: {problem}") from None

@@ -1,4 +1,4 @@
-"""Event tables: a row an event, as CSV, TSV or Parquet, in one file or many."""
+"""Event tables: one row per event, as CSV, TSV or Parquet, in one file or many."""
 
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -8,78 +8,77 @@ import ibis.expr.datatypes as dt
 from ibis.expr.schema import Schema
 from ibis.expr.types import Table
 
-from src.dataset.ingest.raw_files import RawFile, notes_of, unpacked_name
-from src.dataset.ingest.raw_log import (
-    EVENT,
+from src.dataset.ingest.raw_files import RawFile, decompressed_name, parse_notes
+from src.dataset.ingest.raw_format import (
+    EVENT_COLUMNS,
     Columns,
     RawLog,
     Source,
-    by_layout,
     check_columns,
-    domain_of,
-    event_columns,
-    files_said,
+    complete_columns,
+    domain_column,
+    list_files,
+    read_text_files,
     text_layout,
 )
-from src.dataset.ingest.table_reader import FILE, ROW, Layout
+from src.dataset.ingest.table_reader import FILE, ROW, TextLayout
 from src.io.errors import UserError
 
 PARQUET = (".parquet", ".pq")
 
 
 def read_table(source: Source) -> RawLog:
-    """An event table: a row an event, in one file or several, also as engines write folders.
+    """An event table in one file or several, also folders as data engines write them.
 
-    When no file has a domain column, the name of a file, or of the folder that it lies in, is the
-    domain of its rows.
+    Without a domain column in any file, the name of the file, or of the folder that it is in, is
+    the domain of its rows.
     """
-    layouts: dict[RawFile, Layout] = {}
+    layouts: dict[RawFile, TextLayout] = {}
     schemas: dict[RawFile, Schema] = {}
     comments: list[str] = []
     for file in source.files:
         if file.name.endswith(PARQUET):
-            schemas[file] = source.scan.parquet_schema(file)
+            schemas[file] = source.reader.parquet_schema(file)
         else:
-            layouts[file], above = text_layout(source, file)
-            comments += above
+            layouts[file], file_comments = text_layout(source, file)
+            comments += file_comments
     headers = {file: layout.columns for file, layout in layouts.items()}
     headers |= {file: tuple(schema.names) for file, schema in schemas.items()}
     domains = _domains_by_name(source, headers)
-    wanted = {name: getattr(source.columns, name) for name in EVENT}
+    wanted = {name: getattr(source.columns, name) for name in EVENT_COLUMNS}
     if domains:
         del wanted["domain"]
-    tables = by_layout(source, layouts, wanted)
-    numbers: frozenset[str] = frozenset()
+    tables = read_text_files(source, layouts, wanted)
+    integer_ids: frozenset[str] = frozenset()
     if schemas:
-        typed = _of_parquet(source, schemas, wanted, textual=bool(layouts))
-        tables.append(typed)
+        tables += _read_parquet(source, schemas, wanted, times_as_text=bool(layouts))
         if not layouts:
-            numbers = _integers(schemas, wanted)
+            integer_ids = _integers(schemas, wanted)
     events = [
-        event_columns(table, **({"domain": domain_of(table, domains)} if domains else {}))
+        complete_columns(table, **({"domain": domain_column(table, domains)} if domains else {}))
         for table in tables
     ]
-    notes = notes_of(comments)
-    said = [notes[key] for key in ("source", "generated") if key in notes]
+    notes = parse_notes(comments)
+    origin = [notes[key] for key in ("source", "generated") if key in notes]
     return RawLog(
         ibis.union(*events),
-        source.scan,
+        source.reader,
         source.files,
         source.columns,
-        " · ".join([f"event table {files_said(source.files)}", *said]),
+        " · ".join([f"event table {list_files(source.files)}", *origin]),
         notes,
-        again=not layouts and not events[0].unix_time.type().is_string(),
-        numbers=numbers,
+        cheap_to_rescan=not layouts and not events[0].unix_time.type().is_string(),
+        integer_ids=integer_ids,
     )
 
 
 def _domains_by_name(source: Source, headers: dict[RawFile, tuple[str, ...]]) -> dict[str, str]:
-    """{file: domain} where the names tell; empty where a column does, or one file has to."""
+    """{file: domain} if names define the domains; empty if a column does, or for a single file."""
     if source.columns.domain != Columns.domain:
         return {}
     if any(source.columns.domain in header for header in headers.values()):
         return {}
-    heads: dict[str, str] = {}  # domain: what stands first in the name of its files
+    heads: dict[str, str] = {}  # domain: the first part of the names of its files
     domains: dict[str, str] = {}
     partitioned = False
     for file in source.files:
@@ -91,62 +90,66 @@ def _domains_by_name(source: Source, headers: dict[RawFile, tuple[str, ...]]) ->
         other = heads.setdefault(domain, parts[0])
         if other != parts[0] and not partition:
             raise UserError(
-                f"{other} and {parts[0]} in {source.place} both name domain {domain}; keep one"
+                f"{other} and {parts[0]} in {source.location} both name domain {domain}; keep one"
             )
         domains[file.name] = domain
     return domains if len(heads) > 1 or partitioned else {}
 
 
 def _stem(part: str) -> str:
-    """A file name, or that of a folder that an engine wrote as a file, without its suffix."""
-    plain = unpacked_name(part)
+    """The name of a file, or of a folder that an engine wrote as one, without its suffix."""
+    name = decompressed_name(part)
     suffixes = (".csv", ".tsv", ".txt", *PARQUET)
-    return next((plain[: -len(end)] for end in suffixes if plain.endswith(end)), part)
+    return next((name[: -len(end)] for end in suffixes if name.endswith(end)), part)
 
 
-def _of_parquet(
-    source: Source, schemas: dict[RawFile, Schema], wanted: dict[str, str], textual: bool
-) -> Table:
-    """The wanted columns: ids as strings, times as they are typed (beside texts as strings)."""
+def _read_parquet(
+    source: Source, schemas: dict[RawFile, Schema], wanted: dict[str, str], times_as_text: bool
+) -> list[Table]:
+    """The wanted columns, one table per schema: ids as strings, times as they are typed.
+
+    Beside text files (`times_as_text`) times become strings.
+    """
     groups: dict[tuple, list[RawFile]] = {}
-    kinds: dict[str, RawFile] = {}
+    time_types: dict[str, RawFile] = {}
     for file, schema in schemas.items():
         check_columns(file, tuple(schema.names), wanted, source.columns)
         groups.setdefault(tuple(schema[column] for column in wanted.values()), []).append(file)
-        kinds.setdefault(_kind(schema[wanted["unix_time"]]), file)
-    if len(kinds) > 1:
-        first, second = list(kinds.values())[:2]
+        time_types.setdefault(_time_type(schema[wanted["unix_time"]]), file)
+    if len(time_types) > 1:
+        first, second = list(time_types.values())[:2]
         raise UserError(
             f"{first.path} and {second.path} have times of different types "
-            f"({', '.join(list(kinds)[:2])}); write them alike"
+            f"({', '.join(list(time_types)[:2])}); write them with one type"
         )
-    if textual and next(iter(kinds)) not in ("text", "whole numbers"):
+    time_type = next(iter(time_types))
+    if times_as_text and time_type not in ("text", "whole numbers"):
         raise UserError(
-            f"{next(iter(schemas)).path} holds times that are {next(iter(kinds))}, beside text "
-            "files; write all files alike"
+            f"{next(iter(schemas)).path} has times that are {time_type}, beside text files; write "
+            "all files in one format"
         )
     tables = []
     for files in groups.values():
-        table = source.scan.parquet(files)
+        table = source.reader.parquet(files)
         picked = {
             name: _id(table[column], files[0])
             for name, column in wanted.items()
             if name != "unix_time"
         }
         time = _time(table[wanted["unix_time"]])
-        picked["unix_time"] = time.cast("string") if textual else time
+        picked["unix_time"] = time.cast("string") if times_as_text else time
         tables.append(table.select(file=table[FILE], row=table[ROW], **picked))
-    return ibis.union(*tables)
+    return tables
 
 
 def _id(column: ibis.expr.types.Column, file: RawFile) -> ibis.expr.types.StringValue:
-    """A column as ids: whole numbers without a point, whatever their type; NaN is no id."""
-    kind = column.type()
-    if kind.is_binary():
+    """A column as id strings: whole numbers without a decimal point; NaN becomes null."""
+    dtype = column.type()
+    if dtype.is_binary():
         raise UserError(
-            f"{file.path} has ids of bytes in column {column.get_name()!r}; write them as text"
+            f"{file.path} has bytes as ids in column {column.get_name()!r}; write them as text"
         )
-    if not kind.is_floating():
+    if not dtype.is_floating():
         return column.cast("string")
     number = (column - column == 0).ifelse(column, None)  # neither NaN nor infinite
     whole = (number % 1 == 0) & (number.abs() < 2**53)
@@ -154,22 +157,22 @@ def _id(column: ibis.expr.types.Column, file: RawFile) -> ibis.expr.types.String
 
 
 def _time(column: ibis.expr.types.Column) -> ibis.expr.types.Value:
-    kind = column.type()
-    to = {
+    dtype = column.type()
+    target = {
         "whole numbers": "int64", "numbers": "float64", "text": "string",
-    }.get(_kind(kind))  # fmt: skip
-    if to:
-        return column.try_cast(to)
-    zoned = kind.is_timestamp() and kind.timezone is not None
+    }.get(_time_type(dtype))  # fmt: skip
+    if target:
+        return column.try_cast(target)
+    zoned = dtype.is_timestamp() and dtype.timezone is not None
     return column.cast("timestamp('UTC')" if zoned else "timestamp")
 
 
-def _kind(kind: dt.DataType) -> str:
-    if kind.is_integer():
+def _time_type(dtype: dt.DataType) -> str:
+    if dtype.is_integer():
         return "whole numbers"
-    if kind.is_numeric():
+    if dtype.is_numeric():
         return "numbers"
-    return "timestamps" if kind.is_timestamp() or kind.is_date() else "text"
+    return "timestamps" if dtype.is_timestamp() or dtype.is_date() else "text"
 
 
 def _integers(schemas: dict[RawFile, Schema], wanted: dict[str, str]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Raw formats: how each is recognised and read. A new one is a function and an entry in FORMATS."""
+"""Raw formats: how each is recognised and read. A new one is one function, one entry in FORMATS."""
 
 import csv
 import json
@@ -11,21 +11,21 @@ import ibis
 from src.dataset.ingest.completejourney import read_completejourney
 from src.dataset.ingest.event_table import read_table
 from src.dataset.ingest.raw_files import RawFile
-from src.dataset.ingest.raw_log import (
+from src.dataset.ingest.raw_format import (
     Columns,
     RawLog,
     Source,
-    by_layout,
-    default_columns,
-    domain_of,
-    event_columns,
-    files_said,
-    named_domains,
+    complete_columns,
+    domain_column,
+    domains_from_file_names,
+    list_files,
+    read_text_files,
+    require_default_columns,
     text_layout,
 )
 from src.dataset.ingest.syncrec_files import FILES as SYNCREC_FILES
 from src.dataset.ingest.syncrec_files import SEQUENCES, read_syncrec
-from src.dataset.ingest.table_reader import Layout
+from src.dataset.ingest.table_reader import TextLayout
 from src.io.errors import UserError
 
 ASIN = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
@@ -40,12 +40,13 @@ class Format:
     """A raw format."""
 
     read: Callable[[Source], RawLog]
-    names: re.Pattern[str]  # of its files; the group `domain`, if any, is what a name tells
-    shows: Callable[[list[str]], str]  # what in the first lines of a file shows it; "" if nothing
-    said: str  # which files, for a message
+    file_names: re.Pattern[str]  # the group `domain`, if any, names the domain of a file
+    recognise: Callable[[list[str]], str]  # what in the first lines of a file shows it, or ""
+    files_said: str  # its files, for messages
 
 
 def files_matching(pattern: str) -> re.Pattern[str]:
+    """File names of the pattern, also compressed, without `meta_` files."""
     return re.compile(rf"(?!meta_)(?:{pattern})(\.gz|\.zst)?")
 
 
@@ -54,24 +55,24 @@ def files_matching(pattern: str) -> re.Pattern[str]:
 
 def read_amazon2014(source: Source) -> RawLog:
     """Reviews as JSON lines, or ratings as user, item, rating, time without a header."""
-    default_columns(source)
+    require_default_columns(source)
     return _reviews(source, "amazon2014", KEYS_2014, RATINGS_2014, header=False)
 
 
 def read_amazon2018(source: Source) -> RawLog:
     """Reviews as JSON lines, or ratings as item, user, rating, time without a header."""
-    default_columns(source)
+    require_default_columns(source)
     return _reviews(source, "amazon2018", KEYS_2014, RATINGS_2018, header=False)
 
 
 def read_amazon2023(source: Source) -> RawLog:
     """Reviews as JSON lines, or ratings with a header; the item is the parent of its variants.
 
-    `--item_col asin` takes the variants themselves.
+    With `--item_col asin` the items are the variants.
     """
-    default_columns(source, allowed=("item_id",))
-    named = source.columns.item_id != Columns.item_id
-    item = source.columns.item_id if named else "parent_asin"
+    require_default_columns(source, allowed=("item_id",))
+    is_given = source.columns.item_id != Columns.item_id
+    item = source.columns.item_id if is_given else "parent_asin"
     keys = {"user_id": "user_id", "item_id": item, "unix_time": "timestamp"}
     return _reviews(source, "amazon2023", keys, (), header=True)
 
@@ -79,58 +80,58 @@ def read_amazon2023(source: Source) -> RawLog:
 def _reviews(
     source: Source, name: str, keys: dict[str, str], ratings: tuple[str, ...], header: bool
 ) -> RawLog:
-    """Reviews as JSON lines and ratings as CSV, a file a domain."""
-    domains = named_domains(source.files, FORMATS[name].names)
-    texts = {
+    """Reviews as JSON lines and ratings as CSV, one file per domain."""
+    domains = domains_from_file_names(source.files, FORMATS[name].file_names)
+    layouts = {
         file: text_layout(source, file, quoted=False)[0]
         if header
-        else Layout(ratings, ",", quoted=False, header=False)
+        else TextLayout(ratings, ",", quoted=False, header=False)
         for file in source.files
         if ".csv" in file.name
     }
-    tables = by_layout(source, texts, keys)
-    objects = [file for file in source.files if file not in texts]
-    if objects:
-        tables.append(source.scan.json_lines(objects, keys))
-    return _log(source, name, tables, domains, keys)
+    tables = read_text_files(source, layouts, keys)
+    json_files = [file for file in source.files if file not in layouts]
+    if json_files:
+        tables.append(source.reader.json_lines(json_files, keys))
+    return _raw_log(source, name, tables, domains, keys)
 
 
 def _keys(lines: list[str]) -> set[str]:
     """The keys of the JSON object on the first line."""
     try:
-        found = json.loads(lines[0]) if lines else {}
+        first = json.loads(lines[0]) if lines else {}
     except (ValueError, RecursionError):
         return set()
-    return set(found) if isinstance(found, dict) else set()
+    return set(first) if isinstance(first, dict) else set()
 
 
 def _asin_column(lines: list[str]) -> int | None:
-    """Which column of ratings without a header holds the ASIN, 0 or 1; None: these are none."""
+    """The column with the ASIN in ratings without a header, 0 or 1; None for other lines."""
     rows = list(csv.reader(lines[:20]))
     if not rows or not all(
         len(row) == 4 and re.fullmatch(r"\d(\.\d+)?", row[2]) and re.fullmatch(r"\d{9,10}", row[3])
         for row in rows
     ):
         return None
-    asins = [place for place in (0, 1) if all(ASIN.fullmatch(row[place]) for row in rows)]
-    return asins[0] if len(asins) == 1 else None
+    columns = [n for n in (0, 1) if all(ASIN.fullmatch(row[n]) for row in rows)]
+    return columns[0] if len(columns) == 1 else None
 
 
-def shows_2014(lines: list[str]) -> str:
+def recognise_amazon2014(lines: list[str]) -> str:
     keys = _keys(lines)
     if set(KEYS_2014.values()) <= keys and "verified" not in keys:
-        return "JSON lines with reviewerID, asin, unixReviewTime and no verified"
+        return "JSON lines with reviewerID, asin, unixReviewTime and without verified"
     return "ratings with the ASIN in the second column" if _asin_column(lines) == 1 else ""
 
 
-def shows_2018(lines: list[str]) -> str:
+def recognise_amazon2018(lines: list[str]) -> str:
     keys = _keys(lines)
     if set(KEYS_2014.values()) | {"verified"} <= keys:
         return "JSON lines with reviewerID, asin, unixReviewTime, verified"
     return "ratings with the ASIN in the first column" if _asin_column(lines) == 0 else ""
 
 
-def shows_2023(lines: list[str]) -> str:
+def recognise_amazon2023(lines: list[str]) -> str:
     wanted = {"user_id", "parent_asin", "timestamp"}
     if wanted <= _keys(lines):
         return "JSON lines with user_id, parent_asin, timestamp"
@@ -143,18 +144,18 @@ def shows_2023(lines: list[str]) -> str:
 
 def read_douban(source: Source) -> RawLog:
     """Reviews of books, movies or music as tab-separated tables with quoted fields."""
-    default_columns(source)
-    domains = named_domains(source.files, FORMATS["douban"].names)
+    require_default_columns(source)
+    domains = domains_from_file_names(source.files, FORMATS["douban"].file_names)
     tables = []
     for file in source.files:
-        layout, _ = text_layout(source, file)
+        layout, _comments = text_layout(source, file)
         item = next((name for name in DOUBAN_ITEMS if name in layout.columns), DOUBAN_ITEMS[0])
         wanted = {"user_id": "user_id", "item_id": item, "unix_time": "time"}
-        tables += by_layout(source, {file: layout}, wanted)
-    return _log(source, "douban", tables, domains, wanted)
+        tables += read_text_files(source, {file: layout}, wanted)
+    return _raw_log(source, "douban", tables, domains, wanted)
 
 
-def shows_douban(lines: list[str]) -> str:
+def recognise_douban(lines: list[str]) -> str:
     header = {name.strip('"') for name in lines[0].split("\t")} if lines else set()
     item = next((name for name in DOUBAN_ITEMS if name in header), None)
     return f"a header with user_id, {item}, time" if item and {"user_id", "time"} <= header else ""
@@ -162,43 +163,45 @@ def shows_douban(lines: list[str]) -> str:
 
 def read_movielens(source: Source) -> RawLog:
     """Ratings as user::item::rating::time, without a header."""
-    default_columns(source)
-    domains = named_domains(source.files, FORMATS["movielens"].names)
+    require_default_columns(source)
+    domains = domains_from_file_names(source.files, FORMATS["movielens"].file_names)
     wanted = {"user_id": "UserID", "item_id": "MovieID", "unix_time": "Timestamp"}
-    layout = Layout(("UserID", "MovieID", "Rating", "Timestamp"), "::", quoted=False, header=False)
-    tables = by_layout(source, dict.fromkeys(source.files, layout), wanted)
-    return _log(source, "movielens", tables, domains, wanted)
+    layout = TextLayout(
+        ("UserID", "MovieID", "Rating", "Timestamp"), "::", quoted=False, header=False
+    )
+    tables = read_text_files(source, dict.fromkeys(source.files, layout), wanted)
+    return _raw_log(source, "movielens", tables, domains, wanted)
 
 
-def shows_movielens(lines: list[str]) -> str:
+def recognise_movielens(lines: list[str]) -> str:
     fields = lines[0].split("::") if lines else []
     return "user::item::rating::time" if len(fields) == 4 and fields[3].isdigit() else ""
 
 
 def read_recbole(source: Source) -> RawLog:
     """Atomic interaction files: tab-separated, with a header of name:type."""
-    default_columns(source, allowed=("user_id", "item_id", "domain", "unix_time"))
+    require_default_columns(source, allowed=("user_id", "item_id", "domain", "unix_time"))
     names = vars(source.columns) | {}
     if source.columns.unix_time == Columns.unix_time:
         names["unix_time"] = "timestamp"
     layouts = {}
     for file in source.files:
-        layout, _ = text_layout(source, file, quoted=False)
-        plain = tuple(name.split(":")[0] for name in layout.columns)
-        layouts[file] = Layout(plain, "\t", quoted=False, comments=layout.comments)
+        layout, _comments = text_layout(source, file, quoted=False)
+        columns = tuple(name.split(":")[0] for name in layout.columns)
+        layouts[file] = TextLayout(columns, "\t", quoted=False, comments=layout.comments)
     domains: dict[str, str] = {}
     if not any(names["domain"] in layout.columns for layout in layouts.values()):
         del names["domain"]
-        domains = named_domains(source.files, FORMATS["recbole"].names, parts=True)
-    tables = by_layout(source, layouts, names)
-    return _log(source, "recbole", tables, domains, names)
+        domains = domains_from_file_names(source.files, FORMATS["recbole"].file_names, parts=True)
+    tables = read_text_files(source, layouts, names)
+    return _raw_log(source, "recbole", tables, domains, names)
 
 
-def shows_recbole(lines: list[str]) -> str:
+def recognise_recbole(lines: list[str]) -> str:
     return "a header of name:type" if lines and ":token" in lines[0] else ""
 
 
-def _log(
+def _raw_log(
     source: Source,
     name: str,
     tables: list[ibis.expr.types.Table],
@@ -206,22 +209,22 @@ def _log(
     columns: dict[str, str],
 ) -> RawLog:
     events = [
-        event_columns(table, **({"domain": domain_of(table, domains)} if domains else {}))
+        complete_columns(table, **({"domain": domain_column(table, domains)} if domains else {}))
         for table in tables
     ]
-    said = f"{name} {files_said(source.files)}"
-    return RawLog(ibis.union(*events), source.scan, source.files, Columns(**columns), said)
+    description = f"{name} {list_files(source.files)}"
+    return RawLog(ibis.union(*events), source.reader, source.files, Columns(**columns), description)
 
 
-def shows_table(lines: list[str]) -> str:
-    return "an event table"
+def recognise_table(lines: list[str]) -> str:
+    return "the suffix of a table"
 
 
-def shows_nothing(lines: list[str]) -> str:
+def recognise_nothing(lines: list[str]) -> str:
     return ""
 
 
-# In the order in which a file is compared with them: an event table is what is nothing else.
+# A file is compared with them in this order: an event table is a file of no other format.
 FORMATS = {
     "syncrec": Format(
         read_syncrec,
@@ -232,55 +235,60 @@ FORMATS = {
     "amazon2014": Format(
         read_amazon2014,
         files_matching(r"(?:reviews_|ratings_)?(?P<domain>.+?)(?:_5|_10)?\.(?:json|csv)"),
-        shows_2014,
+        recognise_amazon2014,
         "reviews_*.json.gz or ratings_*.csv",
     ),
     "amazon2018": Format(
         read_amazon2018,
         files_matching(r"(?P<domain>.+?)(?:_5)?\.(?:json|csv)"),
-        shows_2018,
+        recognise_amazon2018,
         "*.json.gz or ratings as *.csv",
     ),
     "amazon2023": Format(
         read_amazon2023,
         files_matching(r"(?P<domain>.+?)\.(?:jsonl|csv)"),
-        shows_2023,
+        recognise_amazon2023,
         "*.jsonl.gz or ratings as *.csv",
     ),
     "douban": Format(
         read_douban,
         files_matching(r"(?P<domain>.+?)(?:reviews)?(?:_cleaned)?\.(?:txt|tsv)"),
-        shows_douban,
+        recognise_douban,
         "*reviews_cleaned.txt",
     ),
     "movielens": Format(
         read_movielens,
         files_matching(r"(?!movies|users|tags)(?P<domain>.+?)\.(?:dat|txt|csv)"),
-        shows_movielens,
+        recognise_movielens,
         "*.dat with user::item::rating::time",
     ),
     "recbole": Format(
         read_recbole,
         files_matching(r"(?P<domain>.+?)(?:\.(?:train|valid|test))?\.inter"),
-        shows_recbole,
+        recognise_recbole,
         "*.inter",
     ),
     "completejourney": Format(
-        read_completejourney, re.compile(r"(?!)"), shows_nothing, "no file: it is a package"
+        read_completejourney,
+        re.compile(r"(?!)"),
+        recognise_nothing,
+        "no file: the log is a package",
     ),
     "table": Format(
         read_table,
         re.compile(r".+\.(?:(?:csv|tsv)(?:\.gz|\.zst)?|parquet|pq)"),
-        shows_table,
+        recognise_table,
         ".csv, .tsv (also .gz, .zst) or .parquet",
     ),
 }
 
 
-def files_of(found: list[RawFile], name: str, place: str) -> list[RawFile]:
-    """The files that a format reads among those found; UserError when there is none."""
-    pattern = FORMATS[name].names
-    files = [file for file in found if pattern.fullmatch(file.name.rpartition("/")[2])]
-    if not files:
-        raise UserError(f"{place} holds no log of format {name}: {FORMATS[name].said}")
-    return files
+def files_of_format(files: list[RawFile], name: str, location: str) -> list[RawFile]:
+    """Those of the files that a format reads; UserError when there is none."""
+    pattern = FORMATS[name].file_names
+    matching = [file for file in files if pattern.fullmatch(file.name.rpartition("/")[2])]
+    if not matching:
+        raise UserError(
+            f"{location} holds no log of format {name} (its files: {FORMATS[name].files_said})"
+        )
+    return matching

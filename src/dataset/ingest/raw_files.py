@@ -1,4 +1,4 @@
-"""The files of a raw log: which there are, their first lines, their records and digests."""
+"""The files of a raw log: listing them, their first lines, line numbers and digests."""
 
 import csv
 import glob
@@ -8,11 +8,11 @@ import io
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -20,17 +20,20 @@ from tqdm import tqdm
 from src.io.errors import UserError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t"}
-PACKED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst")
 HEAD_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 22
 REMOTE = re.compile(r"^(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+FileRecord = dict[str, str | int | None]  # what the data card keeps of a file
 
 
 @dataclass(frozen=True)
 class RawFile:
     """A file of a raw log."""
 
-    name: str  # below the folder, with / between parts
-    path: str  # where it is: a local path, or a URI that Spark reads
+    name: str  # relative to the folder, with / between parts
+    path: str  # a local path, or a URI that Spark reads
 
     @property
     def remote(self) -> bool:
@@ -39,66 +42,71 @@ class RawFile:
 
 @dataclass(frozen=True)
 class TextHead:
-    """What stands above the first row of a text file."""
+    """The comments and the header of a text file."""
 
-    comments: list[str]  # leading lines that begin with '#', without it
+    comments: list[str]  # leading lines that begin with '#', without the '#'
     columns: list[str]
     delimiter: str
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is a URI of a file system that only Spark reads."""
-    return bool(REMOTE.match(place))
+def is_remote(location: str) -> bool:
+    """Whether a location is a URI of a file system that only Spark reads."""
+    return bool(REMOTE.match(location))
 
 
-def local_place(place: str) -> str:
-    """A place without the `file:` that may stand before it."""
-    return re.sub(r"^file:(//)?(?=/)", "", place)
+def strip_file_scheme(location: str) -> str:
+    """A location without a leading `file:`."""
+    return re.sub(r"^file:(//)?(?=/)", "", location)
 
 
-def local_files(place: str) -> list[RawFile]:
-    """The files in a folder and below, or those that a glob names; hidden ones left out.
+def local_files(location: str) -> list[RawFile]:
+    """The files in a folder and below, or those that match a glob, without hidden ones.
 
-    UserError when there is no such place.
+    UserError for a location that does not exist.
     """
-    path = Path(local_place(place))
+    path = Path(strip_file_scheme(location))
+    paths: Iterable[Path]
     if path.is_dir():
-        root, found = path, path.rglob("*")
+        root, paths = path, path.rglob("*")
     elif path.exists():
         raise UserError(f"{path} is a file; name its folder with --raw_dir")
     elif not glob.has_magic(str(path)):
-        raise UserError(f"the raw folder {path} does not exist; name one with --raw_dir")
+        raise UserError(
+            f"the raw folder {path} does not exist; name an existing one with --raw_dir"
+        )
     else:
-        first = next(place for place, part in enumerate(path.parts) if glob.has_magic(part))
+        first = next(n for n, part in enumerate(path.parts) if glob.has_magic(part))
         root = Path(*path.parts[:first])
-        hits = root.glob("/".join(path.parts[first:]))
-        # a file may be hit twice, on its own and below a folder
-        found = {file for hit in hits for file in (hit.rglob("*") if hit.is_dir() else [hit])}
-    below = [(file.relative_to(root).as_posix(), file) for file in found if file.is_file()]
+        matches = root.glob("/".join(path.parts[first:]))
+        # a file may match twice, on its own and below a folder
+        paths = {
+            file for match in matches for file in (match.rglob("*") if match.is_dir() else [match])
+        }
+    named = [(file.relative_to(root).as_posix(), file) for file in paths if file.is_file()]
     return sorted(
-        (RawFile(name, str(file)) for name, file in below if not is_hidden(name)),
+        (RawFile(name, str(file)) for name, file in named if not is_hidden(name)),
         key=lambda file: file.name,
     )
 
 
 def is_hidden(name: str) -> bool:
-    """Whether engines pass over a file: a part of its name begins with '.' or '_'."""
+    """Whether engines ignore a file: a part of its name begins with '.' or '_'."""
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
-def unpacked_name(name: str) -> str:
-    """A file name without the suffix of its packing."""
-    return name[: -len(Path(name).suffix)] if name.endswith(PACKED) else name
+def decompressed_name(name: str) -> str:
+    """A file name without the suffix of its compression."""
+    return name[: -len(Path(name).suffix)] if name.endswith(COMPRESSED) else name
 
 
 def first_lines(file: RawFile, count: int = 200) -> list[str]:
-    """The first lines of a local text file, unpacked, without line ends and byte order mark.
+    """The first lines of a local text file, decompressed, without line ends and byte order mark.
 
     Bytes that are not UTF-8 are replaced. UserError when the file cannot be read.
     """
-    with opened(file.path) as data:
-        whole = data.read(HEAD_BYTES)
-    return text_lines(whole.decode("utf-8", errors="replace"))[:count]
+    with open_decompressed(file.path) as data:
+        head = data.read(HEAD_BYTES)
+    return text_lines(head.decode("utf-8", errors="replace"))[:count]
 
 
 def text_lines(text: str) -> list[str]:
@@ -109,7 +117,7 @@ def text_lines(text: str) -> list[str]:
 
 def parse_head(path: str, lines: list[str]) -> TextHead:
     """The comments and the header among the first lines; UserError when there is no header."""
-    suffix = Path(unpacked_name(path)).suffix
+    suffix = Path(decompressed_name(path)).suffix
     delimiter = DELIMITERS.get(suffix, ",")
     comments: list[str] = []
     for line in lines:
@@ -117,35 +125,35 @@ def parse_head(path: str, lines: list[str]) -> TextHead:
             columns = next(csv.reader([line], delimiter=delimiter), [])
             return TextHead(comments, columns, delimiter)
         comments.append(line[1:].strip())
-    raise UserError(f"{path} is empty; a header and events are needed")
+    raise UserError(f"{path} is empty; expected a header and events")
 
 
-def notes_of(comments: list[str]) -> dict[str, str]:
+def parse_notes(comments: list[str]) -> dict[str, str]:
     """The comments of the form `key: value`."""
     pairs = [re.fullmatch(r"([\w-]+):\s*(.*)", comment) for comment in comments]
     return {pair[1]: pair[2] for pair in pairs if pair}
 
 
-def without_comments(path: str, comments: int, folder: Path) -> Path:
-    """A copy of a text file, unpacked, that begins after its first `comments` lines.
+def copy_without_comments(path: str, comments: int, folder: Path) -> Path:
+    """A decompressed copy of a text file without its first `comments` lines.
 
-    Engines cannot be told to skip such lines: a quote in a comment can make them lose the table.
+    Engines cannot skip such lines reliably: a quote in a comment can make them lose the table.
     """
-    copy = folder / unpacked_name(Path(path).name)
-    with opened(path) as packed, copy.open("wb") as plain:
+    copy = folder / decompressed_name(Path(path).name)
+    with open_decompressed(path) as source, copy.open("wb") as target:
         for _ in range(comments):
-            packed.readline()
-        shutil.copyfileobj(packed, plain)
+            source.readline()
+        shutil.copyfileobj(source, target)
     return copy
 
 
 def record_starts(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, int, bool]]:
-    """(line, byte, blank) where each record of a text file begins, from line 1 and byte 0.
+    """(line, byte, is blank) of the start of each record of a text file, from line 1 and byte 0.
 
-    A quoted field may hold line ends; without quotes, each line is a record. Reads the file, so it
-    is for error messages only.
+    A quoted field may hold line ends; without quotes, each line is a record. Reads the whole file,
+    so it is for error messages only.
     """
-    with opened(path) as data:
+    with open_decompressed(path) as data:
         if not quoted:
             position = 0
             for number, line in enumerate(data, start=1):
@@ -158,7 +166,7 @@ def record_starts(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int
             nonlocal position
             for line in data:
                 position += len(line)
-                # one character a byte: what is not UTF-8 must not stop the count
+                # one character per byte: text that is not UTF-8 must not stop the count
                 yield line.decode("latin-1").replace("\0", " ")
 
         csv.field_size_limit(1 << 31)
@@ -169,50 +177,50 @@ def record_starts(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int
             number, byte = reader.line_num + 1, position
 
 
-def check_whole(path: str) -> None:
-    """UserError when a packed file ends early, which not every engine notices."""
-    with opened(path) as data:
-        while data.read(1 << 22):
+def check_complete(path: str) -> None:
+    """UserError when a compressed file is truncated, which not every engine notices."""
+    with open_decompressed(path) as data:
+        while data.read(CHUNK_BYTES):
             pass
 
 
-def digests(files: list[RawFile]) -> list[dict[str, str | int]]:
+def local_file_records(files: list[RawFile]) -> list[FileRecord]:
     """What the data card keeps of local raw files: name, bytes, sha256."""
     total = sum(Path(file.path).stat().st_size for file in files)
-    records = []
+    records: list[FileRecord] = []
     with tqdm(
         total=total, desc="raw files", unit="B", unit_scale=True, disable=None, leave=False, delay=2
     ) as progress:
         for file in files:
             digest = hashlib.sha256()
             size = 0
-            with _told(file.path), Path(file.path).open("rb") as data:
-                while piece := data.read(1 << 22):
-                    digest.update(piece)
-                    size += len(piece)
-                    progress.update(len(piece))
+            with _as_user_error(file.path), Path(file.path).open("rb") as data:
+                while chunk := data.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    progress.update(len(chunk))
             records.append({"name": file.name, "bytes": size, "sha256": digest.hexdigest()})
     return records
 
 
 @contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
-    """The bytes of a local file, unpacked where it is packed; its faults as UserError."""
-    with _told(path), _unpacked(path) as data:
+def open_decompressed(path: str) -> Iterator[BinaryIO]:
+    """The decompressed bytes of a local file; reading errors become UserError."""
+    with _as_user_error(path), _open_bytes(path) as data:
         yield data
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _as_user_error(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {error}; is it torn?") from None
+        raise UserError(f"{path} cannot be read: {error}; is it truncated?") from None
 
 
-def _unpacked(path: str) -> BinaryIO:
+def _open_bytes(path: str) -> BinaryIO:
     if path.endswith(".gz"):
-        return gzip.open(path, "rb")
+        return cast(BinaryIO, gzip.open(path, "rb"))
     if path.endswith(".zst"):
         return io.BufferedReader(pa.input_stream(path, compression="zstd"))
     return Path(path).open("rb")

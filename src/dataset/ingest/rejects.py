@@ -1,7 +1,9 @@
-"""Raw rows that cannot be used: for which reasons, how they are counted, sampled and told."""
+"""Raw rows that cannot be used: the reasons, how they are counted, sampled and reported."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -10,8 +12,8 @@ from src.dataset.ingest import times
 from src.io.errors import UserError
 
 (
-    FINE, MALFORMED, TOO_FEW, TOO_MANY, OPEN_QUOTE, BROKEN_JSON, NOT_UTF8, NO_USER, NO_ITEM,
-    NO_DOMAIN, LINE_BREAK, NO_TIME, NOT_A_TIME, OTHER_UNIT, BEFORE_1970, BEYOND_9999,
+    ACCEPTED, MALFORMED, TOO_FEW, TOO_MANY, OPEN_QUOTE, NOT_JSON, NOT_UTF8, NO_USER, NO_ITEM,
+    NO_DOMAIN, LINE_BREAK, NO_TIME, NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999,
 ) = range(16)  # fmt: skip
 
 # What a user reads; {unit} is the unit of the log's times.
@@ -19,21 +21,22 @@ REASONS = {
     MALFORMED: "malformed row",
     TOO_FEW: "too few columns",
     TOO_MANY: "too many columns",
-    OPEN_QUOTE: "a quote that does not close",
-    BROKEN_JSON: "no JSON object",
+    OPEN_QUOTE: "unclosed quote",
+    NOT_JSON: "not a JSON object",
     NOT_UTF8: "not UTF-8",
     NO_USER: "user_id is empty",
     NO_ITEM: "item_id is empty",
     NO_DOMAIN: "domain is empty",
-    LINE_BREAK: "a line break or NUL in an id",
+    LINE_BREAK: "line break or NUL in an id",
     NO_TIME: "time is empty",
     NOT_A_TIME: "time is neither a number nor an ISO date",
     OTHER_UNIT: "time is not in {unit}",
-    BEFORE_1970: "time before 1970",
-    BEYOND_9999: "time beyond the year 9999",
+    BEFORE_1970: "time is before 1970",
+    AFTER_9999: "time is after the year 9999",
 }
+TIME_REASONS = (NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999)
 EMPTY = {"user_id": NO_USER, "item_id": NO_ITEM, "domain": NO_DOMAIN}
-SAMPLED = 1000
+SAMPLE_SIZE = 1000
 
 UNIT_NAMES = {
     **{unit: f"{unit} since 1970" for unit in times.PER_SECOND},
@@ -43,105 +46,100 @@ UNIT_NAMES = {
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedRow:
     """A raw row that is not used."""
 
     file: str
-    row: int | None  # as an editor counts lines, from 1; of a Parquet file its row
+    row: int | None  # the line as an editor counts, from 1; in a Parquet file the row
     reason: int
     text: str  # the raw row, or what is known of it
-    value: str | None = None  # of a wrong time, the time
-    place: int = 0
+    time: str | None = None  # the time as written, for the TIME_REASONS
+    index_in_row: int = 0
 
 
-def id_fault(ids: dict[str, ir.StringValue], numbers: frozenset[str]) -> ir.IntegerValue:
-    """The first fault of the ids of an event, FINE where there is none.
+def id_error(ids: dict[str, ir.StringValue], integer_ids: frozenset[str]) -> ir.IntegerValue:
+    """The first reason to reject the ids of an event, or ACCEPTED.
 
-    `numbers` names those that were integers: these can only be missing.
+    `integer_ids` names those that were integers: these can only be missing.
     """
-    faults, broken = [], []
+    errors, line_breaks = [], []
     for name, text in ids.items():
-        if name in numbers:
-            faults.append((text.isnull(), EMPTY[name]))
+        if name in integer_ids:
+            errors.append((text.isnull(), EMPTY[name]))
             continue
-        # what begins beyond the space is not empty: cheaper than to strip every id
+        # a text that starts after the space character is not blank: cheaper than to strip every id
         blank = ibis.cases((text > "!", False), else_=text.fill_null("").strip() == "")
-        faults.append((blank, EMPTY[name]))
-        broken += [text.contains(character) for character in "\n\r\0"]
-    if broken:
-        faults.append((ibis.or_(*broken), LINE_BREAK))
-    return ibis.cases(*faults, else_=FINE)
+        errors.append((blank, EMPTY[name]))
+        line_breaks += [text.contains(character) for character in "\n\r\0"]
+    if line_breaks:
+        errors.append((ibis.or_(*line_breaks), LINE_BREAK))
+    return ibis.cases(*errors, else_=ACCEPTED)
 
 
-def reason_of(key: dict, unit: str, asked: str) -> int:
-    """The reason why a row is not used, FINE when it is.
+def rejection_reason(row: Mapping[str, Any], unit: str, requested: str) -> int:
+    """The reason why a row is not used, or ACCEPTED.
 
-    `key` holds fault, form, before (a time below 0) and beyond (one past the year 9999).
+    `row` has error (of the text or the ids), form (of the time), before_1970 and after_9999.
     """
-    if key["fault"]:
-        return key["fault"]
-    if key["form"] == times.NONE:
+    if row["error"]:
+        return row["error"]
+    if row["form"] == times.MISSING:
         return NO_TIME
-    if key["form"] == times.OTHER:
+    if row["form"] == times.OTHER:
         return NOT_A_TIME
-    if key["form"] not in times.accepted_forms(unit, asked):
+    if row["form"] not in times.accepted_forms(unit, requested):
         return OTHER_UNIT
-    if key["before"]:
+    if row["before_1970"]:
         return BEFORE_1970
-    return BEYOND_9999 if key["beyond"] else FINE
+    return AFTER_9999 if row["after_9999"] else ACCEPTED
 
 
-def usable(table: ir.Table, unit: str, asked: str) -> ir.BooleanValue:
-    """The rows whose reason is FINE, as an expression."""
-    fine = (table.fault == FINE) & table.form.isin(times.accepted_forms(unit, asked))
-    return fine & ~table.before & ~table.beyond
+def is_accepted(table: ir.Table, unit: str, requested: str) -> ir.BooleanValue:
+    """The rows whose reason is ACCEPTED, as an expression."""
+    accepted = (table.error == ACCEPTED) & table.form.isin(times.accepted_forms(unit, requested))
+    return accepted & ~table.before_1970 & ~table.after_9999
 
 
-def wording(reason: int, unit: str) -> str:
-    """What a user reads of a reason."""
+def reason_text(reason: int, unit: str) -> str:
+    """A reason as a user reads it."""
     return REASONS[reason].format(unit=UNIT_NAMES[unit])
 
 
-def check_share(rejected: dict[str, int], rows: int, allowed: float, told: str) -> None:
-    """UserError when more than the allowed share of the rows is not used.
+def check_rejected_share(rejected: dict[str, int], rows: int, allowed: float, first: str) -> None:
+    """UserError when more than the allowed share of the rows is rejected.
 
-    `told` says what is wrong with the first of them, with its path and row.
+    `first` says what is wrong with the first of them, with its path and row.
     """
     count = sum(rejected.values())
     if count <= allowed * rows:
         return
-    most = ", ".join(f"{reason}: {n:,}" for reason, n in list(rejected.items())[:3])
+    reasons = ", ".join(f"{reason}: {n:,}" for reason, n in list(rejected.items())[:3])
     raise UserError(
-        f"{count:,} of {rows:,} raw rows cannot be used ({most}), the first at {told}; mend them, "
-        f"or allow more than --max_rejected {allowed:g}"
+        f"{count:,} of {rows:,} raw rows cannot be used ({reasons}), the first at {first}; fix "
+        f"them, or allow more than --max_rejected {allowed:g}"
     )
 
 
-def tell(first: Rejected, path: str, columns: dict[str, str], unit: str) -> str:
-    """Where the first rejected row stands and what is wrong with it."""
-    place = path if first.row is None else f"{path} row {first.row}"
-    for name, reason in EMPTY.items():
-        if first.reason == reason:
-            return f"{place}: {columns[name]} is empty"
-    said = wording(first.reason, unit)
-    if first.value is not None:
-        fault = said.removeprefix("time ")
-        return f"{place}: {columns['unix_time']} {_short(first.value)} {_verb(fault)}"
-    return f"{place}: {said}: {_short(first.text)}"
+def describe(row: RejectedRow, path: str, columns: dict[str, str], unit: str) -> str:
+    """Where a rejected row is and what is wrong with it."""
+    location = path if row.row is None else f"{path} row {row.row}"
+    for name, empty in EMPTY.items():
+        if row.reason == empty:
+            return f"{location}: {columns[name]} is empty"
+    reason = reason_text(row.reason, unit)
+    if row.time is not None:
+        return f"{location}: {columns['unix_time']} {_short(row.time)} {reason[len('time ') :]}"
+    return f"{location}: {reason}: {_short(row.text)}"
 
 
-def as_record(row: Rejected, unit: str) -> dict:
-    """A rejected row as a sample keeps it."""
+def as_record(row: RejectedRow, unit: str) -> dict[str, str | int | None]:
+    """A rejected row as rejected.csv has it."""
     return {
         "file": PurePath(row.file).as_posix(),
         "row": row.row,
-        "reason": wording(row.reason, unit),
+        "reason": reason_text(row.reason, unit),
         "text": row.text,
     }
-
-
-def _verb(fault: str) -> str:
-    return fault if fault.startswith("is ") else f"is {fault}"
 
 
 def _short(text: str, longest: int = 80) -> str:

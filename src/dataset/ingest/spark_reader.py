@@ -1,6 +1,7 @@
 """Raw files read by Spark, from any file system that it reads."""
 
 import re
+from typing import Any
 
 import pyarrow.parquet as pq
 from ibis.expr.schema import Schema
@@ -12,60 +13,61 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
-from src.dataset.engine.base import Engine
-from src.dataset.engine.spark_engine import cause
+from src.dataset.engine.spark_engine import SparkEngine, root_cause
 from src.dataset.ingest import rejects
 from src.dataset.ingest.raw_files import (
+    FileRecord,
     RawFile,
+    copy_without_comments,
     first_lines,
     is_hidden,
     is_remote,
     local_files,
     text_lines,
-    without_comments,
 )
-from src.dataset.ingest.rejects import Rejected
-from src.dataset.ingest.table_reader import FILE, ROW, Layout, PutAside
+from src.dataset.ingest.rejects import RejectedRow
+from src.dataset.ingest.table_reader import FILE, ROW, RejectedRows, TextLayout
 from src.io.errors import UserError
 
-BYTES = "ISO-8859-1"  # a character a byte: how bytes that are not UTF-8 stay what they are
-HASHED_BYTES = 1 << 30  # larger files do not fit into a row of Spark
+BYTES = "ISO-8859-1"  # one character per byte: preserves bytes that are not UTF-8
+MAX_HASHED_BYTES = 1 << 30  # larger files do not fit into a row of Spark
 RAW = "raw_line"
-TWO_OBJECTS = r'\}\s*\{\s*"[^",:}\]]+"\s*:'  # no text in a JSON string looks so: " is written \"
+TWO_OBJECTS = r'\}\s*\{\s*"[^",:}\]]+"\s*:'  # cannot occur in a JSON string: " is written \"
 
 
-class SparkScan:
+class SparkReader:
     """Local files and URIs."""
 
-    rows_known = False
+    knows_rows = False
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: SparkEngine):
         self.engine = engine
         self.backend = engine.backend
         self.session = engine.backend._session
-        # else a row with too many columns passes when not all of them are asked for
+        # otherwise a row with too many columns passes when not all of them are selected
         self.session.conf.set("spark.sql.csv.parser.columnPruning.enabled", "false")
         self.session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
 
-    def files(self, place: str) -> list[RawFile]:
-        if not is_remote(place):
-            return local_files(place)
-        path = self._path(place)
-        system = self._system(path)
-        hits = system.globStatus(path) or []
-        found = {}
-        root = place.split("*")[0].rpartition("/")[0] if "*" in place else place.rstrip("/")
-        root = self._system(path).makeQualified(self._path(root)).toString()
-        for hit in hits:
-            listed = system.listFiles(hit.getPath(), True)
-            while listed.hasNext():
-                uri = listed.next().getPath().toString()
+    def files(self, location: str) -> list[RawFile]:
+        if not is_remote(location):
+            return local_files(location)
+        path = self._path(location)
+        system = self._file_system(path)
+        files = {}
+        root = location.rstrip("/")
+        if "*" in location:
+            root = location.split("*")[0].rpartition("/")[0]
+        root = system.makeQualified(self._path(root)).toString()
+        for match in system.globStatus(path) or []:
+            listing = system.listFiles(match.getPath(), True)
+            while listing.hasNext():
+                uri = listing.next().getPath().toString()
                 name = uri.removeprefix(root).lstrip("/")
                 if not is_hidden(name):
-                    found[name] = RawFile(name, uri)
-        if not found:
-            raise UserError(f"the raw folder {place} does not exist or holds no file")
-        return [found[name] for name in sorted(found)]
+                    files[name] = RawFile(name, uri)
+        if not files:
+            raise UserError(f"the raw folder {location} does not exist or is empty; see --raw_dir")
+        return [files[name] for name in sorted(files)]
 
     def first_lines(self, file: RawFile) -> list[str]:
         if not file.remote:
@@ -76,9 +78,9 @@ class SparkScan:
     def parquet_schema(self, file: RawFile) -> Schema:
         return self._table(self._parquet([file])).schema()
 
-    def delimited(self, files: list[RawFile], layout: Layout, wanted: dict[str, str]) -> Table:
-        paths = [self._plain(file, layout.comments) for file in files]
-        names = [f"column_{place}" for place in range(len(layout.columns))]
+    def delimited(self, files: list[RawFile], layout: TextLayout, wanted: dict[str, str]) -> Table:
+        paths = [self._readable_path(file, layout.comments) for file in files]
+        names = [f"column_{n}" for n in range(len(layout.columns))]
         fields = [StructField(name, StringType()) for name in [*names, RAW]]
         quote = '"' if layout.quoted else ""
         rows = self.session.read.csv(
@@ -95,21 +97,21 @@ class SparkScan:
             enforceSchema=True,
             maxCharsPerColumn=-1,
         )
-        rows = self._placed(rows, files, paths)
+        rows = self._with_file(rows, files, paths)
         rows = rows.withColumns({name: _as_utf8(F.col(name)) for name in [*names, RAW]})
-        whole = F.concat_ws("", *names, RAW)
-        short = F.regexp_count(F.col(RAW), F.lit(_literally(layout.delimiter))) < len(names) - 1
-        broken = (
-            F.when(~F.is_valid_utf8(whole), rejects.NOT_UTF8)
-            .when(F.col(RAW).isNotNull() & short, rejects.TOO_FEW)
+        row_text = F.concat_ws("", *names, RAW)
+        is_short = F.regexp_count(F.col(RAW), F.lit(_literal(layout.delimiter))) < len(names) - 1
+        read_error = (
+            F.when(~F.is_valid_utf8(row_text), rejects.NOT_UTF8)
+            .when(F.col(RAW).isNotNull() & is_short, rejects.TOO_FEW)
             .when(F.col(RAW).isNotNull(), rejects.TOO_MANY)
         )
         picked = {new: names[layout.columns.index(old)] for new, old in wanted.items()}
-        return self._table(_chosen(rows, picked, broken, F.col(RAW)))
+        return self._table(_with_errors(rows, picked, read_error, F.col(RAW)))
 
     def json_lines(self, files: list[RawFile], wanted: dict[str, str]) -> Table:
-        paths = [self._plain(file, comments=0) for file in files]
-        lines = self._placed(self.session.read.text(paths), files, paths)
+        paths = [self._readable_path(file, comments=0) for file in files]
+        lines = self._with_file(self.session.read.text(paths), files, paths)
         fields = [StructField(key, StringType()) for key in [*wanted.values(), RAW]]
         options = {
             "columnNameOfCorruptRecord": RAW,
@@ -118,54 +120,53 @@ class SparkScan:
         }
         line = F.regexp_replace("value", "^\ufeff", "")
         parsed = lines.where(F.trim("value") != "").withColumn(
-            "found", F.from_json(F.make_valid_utf8(line), StructType(fields), options)
+            "parsed", F.from_json(F.make_valid_utf8(line), StructType(fields), options)
         )
-        whole = F.trim(line).startswith("{") & F.trim(line).endswith("}") & ~line.rlike(TWO_OBJECTS)
-        broken = F.when(~F.is_valid_utf8("value"), rejects.NOT_UTF8).when(
-            ~whole | F.col(f"found.{RAW}").isNotNull(), rejects.BROKEN_JSON
+        is_object = (
+            F.trim(line).startswith("{") & F.trim(line).endswith("}") & ~line.rlike(TWO_OBJECTS)
         )
-        picked = {name: f"found.{key}" for name, key in wanted.items()}
-        return self._table(_chosen(parsed, picked, broken, F.col("value")))
+        read_error = F.when(~F.is_valid_utf8("value"), rejects.NOT_UTF8).when(
+            ~is_object | F.col(f"parsed.{RAW}").isNotNull(), rejects.NOT_JSON
+        )
+        picked = {name: f"parsed.{key}" for name, key in wanted.items()}
+        return self._table(_with_errors(parsed, picked, read_error, F.col("value")))
 
     def parquet(self, files: list[RawFile]) -> Table:
         rows = self._parquet(files)
         paths = [file.path for file in files]
-        placed = self._placed(rows, files, paths, FILE, ROW)
+        named = self._with_file(rows, files, paths, FILE, ROW)
         nanoseconds = {
             name: F.timestamp_micros(F.floor(F.col(name) / 1000).cast("long"))
             for name in _nanoseconds(files[0])
             if rows.schema[name].dataType.typeName() == "long"
         }
         return self._table(
-            placed.withColumns({ROW: F.col("_metadata.row_index") + 1, **nanoseconds})
+            named.withColumns({ROW: F.col("_metadata.row_index") + 1, **nanoseconds})
         )
 
-    def keep(self, table: Table) -> Table:
+    def load(self, table: Table) -> Table:
         try:
             return self.engine.materialise(table)
         except (PySparkException, Py4JJavaError) as error:
-            raise UserError(f"a raw file cannot be read: {cause(error)}") from None
+            raise UserError(f"a raw file cannot be read: {root_cause(error)}") from None
 
-    def put_aside(self) -> PutAside:
-        return PutAside()  # Spark keeps such rows among the others
+    def rejected_rows(self) -> RejectedRows:
+        return RejectedRows()  # Spark keeps such rows, with `read_error`
 
-    def located(self, rows: list[Rejected]) -> list[Rejected]:
+    def with_line_numbers(self, rows: list[RejectedRow]) -> list[RejectedRow]:
         return rows
 
     def close(self) -> None:
-        """Copies without comments lie in the engine's folder and go with it."""
+        """Copies without comments are in the engine's folder and removed with it."""
 
-    def digests(self, files: list[RawFile]) -> list[dict]:
-        """What the data card keeps of files on any file system.
-
-        A file of more than a gigabyte is told by its time in place of its sha256.
-        """
+    def file_records(self, files: list[RawFile]) -> list[FileRecord]:
+        """A file of more than a gigabyte gets its modification time instead of its sha256."""
         records = []
         for file in files:
             path = self._path(file.path)
-            status = self._system(path).getFileStatus(path)
-            record = {"name": file.name, "bytes": status.getLen(), "sha256": None}
-            if record["bytes"] <= HASHED_BYTES:
+            status = self._file_system(path).getFileStatus(path)
+            record: FileRecord = {"name": file.name, "bytes": status.getLen(), "sha256": None}
+            if status.getLen() <= MAX_HASHED_BYTES:
                 content = self.session.read.format("binaryFile").load(file.path)
                 record["sha256"] = content.select(F.sha2("content", 256)).first()[0]
             else:
@@ -177,9 +178,9 @@ class SparkScan:
         try:
             return self.session.read.parquet(*[file.path for file in files])
         except (PySparkException, Py4JJavaError) as error:
-            raise UserError(f"{files[0].path} cannot be read: {cause(error)}") from None
+            raise UserError(f"{files[0].path} cannot be read: {root_cause(error)}") from None
 
-    def _placed(
+    def _with_file(
         self,
         rows: DataFrame,
         files: list[RawFile],
@@ -187,11 +188,11 @@ class SparkScan:
         file: str = "file",
         row: str = "row",
     ) -> DataFrame:
-        """Add `file`, the name of the file of each row, and `row`, which texts do not tell."""
-        odd = next((path for path in paths if re.search(r"[*?\[\]{}]", path)), None)
-        if odd:
-            raise UserError(f"{odd}: Spark takes *?[]{{}} in a path for a pattern; rename it")
-        # readers disagree about how many / stand after file:
+        """Add `file`, the name of each row's file, and `row`, unknown for text files."""
+        pattern = next((path for path in paths if re.search(r"[*?\[\]{}]", path)), None)
+        if pattern:
+            raise UserError(f"{pattern}: Spark reads *?[]{{}} in a path as a pattern; rename it")
+        # readers disagree about the number of / after file:
         uri = F.regexp_replace("_metadata.file_path", "^file:/+", "file:///")
         if len(files) == 1:
             name = F.lit(files[0].name)
@@ -200,62 +201,65 @@ class SparkScan:
             root = next(iter(names)).removesuffix(files[0].name)
             if all(full == root + name for full, name in names.items()):
                 name = F.substring(uri, len(root) + 1, 1 << 20)
-            else:  # names that a URI writes in another way
+            else:  # names that a URI escapes
                 pairs = [F.lit(part) for pair in names.items() for part in pair]
                 name = F.create_map(*pairs)[uri]
         return rows.withColumns({file: name, row: F.lit(None).cast("long")})
 
-    def _plain(self, file: RawFile, comments: int) -> str:
-        """The file itself, or a copy that Spark can read: without comments, unpacked from .zst."""
+    def _readable_path(self, file: RawFile, comments: int) -> str:
+        """The file, or a copy that Spark can read: without comments, decompressed from .zst."""
         if not comments and (file.remote or not file.path.endswith(".zst")):
             return file.path
         if file.remote:
             raise UserError(
-                f"{file.path} begins with comments, which Spark cannot pass over; remove them"
+                f"{file.path} begins with comments, which Spark cannot skip; remove them"
             )
         folder = self.engine.spill / gen_name("plain")
         folder.mkdir()
-        return str(without_comments(file.path, comments, folder))
+        return str(copy_without_comments(file.path, comments, folder))
 
     def _table(self, rows: DataFrame) -> Table:
         name = gen_name("raw")
         rows.createOrReplaceTempView(name)
         return self.backend.table(name)
 
-    def _path(self, place: str):
-        return self.session._jvm.org.apache.hadoop.fs.Path(place)
+    def _path(self, location: str) -> Any:
+        return self.session._jvm.org.apache.hadoop.fs.Path(location)
 
-    def _system(self, path):
+    def _file_system(self, path: Any) -> Any:
         return path.getFileSystem(self.session._jsc.hadoopConfiguration())
 
-    def _uri(self, place: str) -> str:
-        path = self._path(place)
-        qualified = self._system(path).makeQualified(path).toUri().toString()
+    def _uri(self, location: str) -> str:
+        path = self._path(location)
+        qualified = self._file_system(path).makeQualified(path).toUri().toString()
         return re.sub("^file:/+", "file:///", qualified)
 
 
 def _as_utf8(text: Column) -> Column:
-    """Characters that are bytes as the text that the bytes are."""
+    """Text read with one character per byte, decoded as UTF-8."""
     return F.encode(text, BYTES).cast("string")
 
 
-def _chosen(rows: DataFrame, picked: dict[str, str], broken: Column, text: Column) -> DataFrame:
-    broken = broken.cast("byte")
+def _with_errors(
+    rows: DataFrame, picked: dict[str, str], read_error: Column, text: Column
+) -> DataFrame:
+    """The picked columns, the reason why a row cannot be read, and only then its text."""
+    read_error = read_error.cast("byte")
     return rows.select(
         "file",
         "row",
         *[F.make_valid_utf8(F.col(column)).alias(name) for name, column in picked.items()],
-        broken.alias("broken"),
-        F.when(broken.isNotNull(), F.make_valid_utf8(text)).alias("text"),
+        read_error.alias("read_error"),
+        F.when(read_error.isNotNull(), F.make_valid_utf8(text)).alias("text"),
     )
 
 
-def _literally(delimiter: str) -> str:
+def _literal(delimiter: str) -> str:
     return f"\\Q{delimiter}\\E"
 
 
 def _nanoseconds(file: RawFile) -> list[str]:
-    """The columns of a local Parquet file with times finer than Spark's own."""
+    """The columns of a local Parquet file with times finer than Spark's."""
     if file.remote:
         return []
     schema = pq.read_schema(file.path)

@@ -1,13 +1,15 @@
-"""Times of raw events: which form they have, and the same seconds from each.
+"""Times of raw events: which form they have, and how each form becomes seconds.
 
-Portable expressions, so that every engine reads the same: integer arithmetic and fixed places in
-the text, no date functions, which disagree between engines.
+Portable expressions, so that every engine reads the same: integer arithmetic and fixed positions
+in the text, no date functions, which disagree between engines.
 """
+
+from collections.abc import Mapping
 
 import ibis
 import ibis.expr.types as ir
 
-NONE, SECONDS, MILLISECONDS, MICROSECONDS, NANOSECONDS, DATE, FRACTION, OTHER = range(8)  # forms
+MISSING, SECONDS, MILLISECONDS, MICROSECONDS, NANOSECONDS, DATE, FRACTION, OTHER = range(8)  # forms
 
 LAST_SECOND = 253_402_300_799  # the end of the year 9999
 PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
@@ -16,7 +18,7 @@ FORM_OF = {**dict(zip(PER_SECOND, NUMBER_FORMS, strict=True)), "iso": DATE}
 
 # Numbers below the first bound are seconds (up to the year 5138), below the next milliseconds, ….
 BOUNDS = (10**11, 10**14, 10**17)
-LARGEST = 9 * 10**18  # what an int64 surely holds
+LARGEST = 9 * 10**18  # safely within an int64
 
 WHOLE = r"^[+-]?[0-9]{1,19}$"
 REAL = r"^[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?$"
@@ -28,47 +30,49 @@ ZONE = r"[+-][0-9]{2}(:?[0-9]{2})?$"
 
 
 def with_times(table: ir.Table) -> ir.Table:
-    """The table with `number` and `form` in place of `unix_time`: text, numbers, timestamps, dates.
+    """The table with `number` and `form` added, from `unix_time`: text, number, timestamp or date.
 
-    number: int64, in the unit of its form (whole; a part of a unit is cut off), seconds since 1970
-    UTC for DATE, null for NONE and OTHER. form: one of the constants above, int8; FRACTION is a
-    number of the size of seconds that is not whole.
+    number: int64, in the unit of its form (fractions are cut off), seconds since 1970 UTC for
+    DATE, null for MISSING and OTHER. form: one of the constants above, int8; FRACTION is a number
+    of the size of seconds that is not whole.
     """
-    kind = table.unix_time.type()
-    if kind.is_string():
+    dtype = table.unix_time.type()
+    if dtype.is_string():
         timed = _of_text(table)
-    elif kind.is_timestamp():
+    elif dtype.is_timestamp():
         number = table.unix_time.epoch_seconds().cast("float64").floor()
         timed = table.mutate(number=number, form=_present(table.unix_time, DATE))
-    elif kind.is_integer():
+    elif dtype.is_integer():
         form = ibis.cases(*_sizes(table.unix_time), else_=NANOSECONDS)
         timed = table.mutate(number=table.unix_time, form=_present(table.unix_time, form))
     else:
-        number = _held(table.unix_time)  # null for NaN, which is how pandas writes a missing one
-        form = number.isnull().ifelse(NONE, _form_of_real(table.unix_time))
+        number = _whole_part(
+            table.unix_time
+        )  # null for NaN, which is how pandas writes a missing one
+        form = number.isnull().ifelse(MISSING, _form_of_real(table.unix_time))
         timed = table.mutate(number=number, form=form)
     return timed.mutate(number=timed.number.cast("int64"), form=timed.form.cast("int8"))
 
 
-def unit_of(rows: dict[int, int], asked: str) -> str:
-    """The unit of a log: the one asked for, or that of most rows; of equally many, the first.
+def majority_unit(rows: Mapping[int, int], requested: str) -> str:
+    """The unit of a log: the requested one, or for `auto` that of most rows (ties: the first).
 
-    `rows` holds how many rows have which form.
+    `rows` is the number of rows of each form.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     return max(FORM_OF, key=lambda unit: rows.get(FORM_OF[unit], 0))
 
 
-def accepted_forms(unit: str, asked: str) -> tuple[int, ...]:
-    """The forms that are times of a log in this unit: a unit that was asked for takes any size."""
-    if unit == "iso" or asked == "auto":
+def accepted_forms(unit: str, requested: str) -> tuple[int, ...]:
+    """The forms that are times of a log in this unit; a requested unit accepts any size."""
+    if unit == "iso" or requested == "auto":
         return (FORM_OF[unit],)
     return NUMBER_FORMS if unit == "seconds" else (*NUMBER_FORMS, FRACTION)
 
 
-def last_number(unit: str) -> int:
-    """The largest number of a unit that is a time up to the year 9999."""
+def largest_time(unit: str) -> int:
+    """The last time of the year 9999 in a unit, as far as an int64 holds it."""
     per_second = PER_SECOND.get(unit, 1)
     return min((LAST_SECOND + 1) * per_second - 1, 2**63 - 1)
 
@@ -83,22 +87,22 @@ def in_seconds(number: ir.IntegerValue, unit: str) -> ir.IntegerValue:
 
 
 def _present(column: ir.Column, form: ir.IntegerValue | int) -> ir.IntegerValue:
-    return column.isnull().ifelse(NONE, form)
+    return column.isnull().ifelse(MISSING, form)
 
 
 def _sizes(number: ir.NumericValue) -> list[tuple[ir.BooleanValue, int]]:
-    """Which form a number has by its size; the last, NANOSECONDS, is what remains."""
+    """The form of a number by its size; NANOSECONDS is what remains."""
     return [
         ((number < bound) & (number > -bound), form)
         for bound, form in zip(BOUNDS, NUMBER_FORMS[:-1], strict=True)
     ]
 
 
-def _held(real: ir.FloatingValue) -> ir.IntegerValue:
-    """The whole part where an int64 can hold it, else null, also for NaN and infinity.
+def _whole_part(real: ir.FloatingValue) -> ir.IntegerValue:
+    """The whole part if an int64 can hold it, else null, also for NaN and infinity.
 
-    Not by `isnan`: DuckDB takes its outcome from the statistics of Parquet files, which pass over
-    NaN. A difference of what is not finite is not 0.
+    Not by `isnan`: DuckDB answers it from the statistics of Parquet files, which ignore NaN. A
+    non-finite number minus itself is not 0.
     """
     finite = (real - real == 0) & (real.abs() < LARGEST)
     return finite.ifelse(real, None).floor()
@@ -106,7 +110,7 @@ def _held(real: ir.FloatingValue) -> ir.IntegerValue:
 
 def _form_of_real(real: ir.FloatingValue) -> ir.IntegerValue:
     return ibis.cases(
-        (_held(real).isnull(), OTHER),
+        (_whole_part(real).isnull(), OTHER),
         ((real != real.floor()) & (real.abs() < BOUNDS[0]), FRACTION),
         *_sizes(real),
         else_=NANOSECONDS,
@@ -117,20 +121,20 @@ def _of_text(table: ir.Table) -> ir.Table:
     """Step by step: `view` keeps Ibis from writing each step out wherever the next uses it."""
     columns = table.columns
     table = table.mutate(_text=table.unix_time.strip()).view()
-    # each branch sees only texts of its own form: casts of others would fail, or be lenient
+    # each branch sees only texts of its own form: other casts would fail, or be lenient
     table = table.mutate(_whole=_only(table._text, WHOLE).try_cast("int64")).view()
-    rest = table._whole.isnull().ifelse(table._text, None)  # next to nothing, in most logs
+    rest = table._whole.isnull().ifelse(table._text, None)  # almost empty in most logs
     table = table.mutate(_real=_only(rest, REAL).try_cast("float64"), _date=_only(rest, ISO)).view()
     table = _with_seconds(table)
     form = ibis.cases(
-        (table._text.isnull() | (table._text == ""), NONE),
-        *[(table._whole.notnull() & is_it, form) for is_it, form in _sizes(table._whole)],
+        (table._text.isnull() | (table._text == ""), MISSING),
+        *[(table._whole.notnull() & is_size, form) for is_size, form in _sizes(table._whole)],
         (table._whole.notnull(), NANOSECONDS),
         (table._real.notnull(), _form_of_real(table._real)),
         (table._seconds.notnull(), DATE),
         else_=OTHER,
     )
-    number = ibis.coalesce(table._whole, _held(table._real), table._seconds)
+    number = ibis.coalesce(table._whole, _whole_part(table._real), table._seconds)
     return table.select(*columns, number=number, form=form).view()
 
 
@@ -141,19 +145,16 @@ def _only(text: ir.StringValue, pattern: str) -> ir.StringValue:
 def _with_seconds(table: ir.Table) -> ir.Table:
     """Add `_seconds` since 1970 UTC of `_date`, a text of the form ISO.
 
-    Null where there is no such day or time.
+    Null for a day or time that does not exist.
     """
     columns = table.columns
     date = table._date
-    places = {"_year": (0, 4), "_month": (5, 2), "_day": (8, 2)}
+    parts = {"_year": (0, 4), "_month": (5, 2), "_day": (8, 2)}
     clock = {"_hour": (11, 2), "_minute": (14, 2), "_second": (17, 2)}
-    zone = date.substr(10).re_extract(ZONE, 0)  # "" where none is written: UTC
+    zone = date.substr(10).re_extract(ZONE, 0)  # "" without a zone: UTC
     table = table.mutate(
-        **{name: date.substr(*place).try_cast("int64") for name, place in places.items()},
-        **{
-            name: date.substr(*place).try_cast("int64").fill_null(0)
-            for name, place in clock.items()
-        },
+        **{name: date.substr(*part).try_cast("int64") for name, part in parts.items()},
+        **{name: date.substr(*part).try_cast("int64").fill_null(0) for name, part in clock.items()},
         _sign=(zone.substr(0, 1) == "-").ifelse(-1, 1),
         _ahead=zone.substr(1, 2).try_cast("int64").fill_null(0) * 60
         + (zone.length() > 3).ifelse(zone.right(2).try_cast("int64"), 0).fill_null(0),

@@ -1,46 +1,38 @@
-"""The data card for a person: the Markdown file, and the compact card on the console."""
+"""The data card as text: the Markdown file, and the summary on the console."""
 
 from src.io.errors import plain
 
 DROP_REASONS = {
-    "rejected": "that could not be read",
+    "rejected": "rejected",
     "after_cutoff": "after the cut-off",
-    "other_domains": "in domains not asked for",
-    "dedup": "repeated (--dedup)",
+    "other_domains": "in other domains than --domains",
+    "dedup": "duplicates (--dedup)",
     "max_user_events": "of users above --max_user_events",
-    "lone_item": "of domains with one item only, which cannot be ranked",
+    "lone_item": "of domains with only one item, which cannot be ranked",
     "min_user_events": "of users below --min_user_events",
     "min_item_events": "of items below --min_item_events",
     "min_domains": "of users below --min_domains",
     "max_len": "older than a user's newest --max_len",
 }
 SPLIT_TEXTS = {
-    "leave_one_out": "a user's last event is the test target, the one before it the validation "
-    "target; users with fewer than 3 events are training data entirely",
-    "leave_one_out_per_domain": "of a user's events in each domain the last is a test target, the "
-    "one before it a validation target; fewer than 3 are training data entirely",
-    "temporal": "every event from {test_from} on is a test target, before that every one from "
-    "{valid_from} on a validation target; the others are training data",
+    "leave_one_out": "each user's last event is a test target, the one before it a validation "
+    "target; users with fewer than 3 events have only training events",
+    "leave_one_out_per_domain": "each user's last event in each domain is a test target, the one "
+    "before it a validation target; fewer than 3 events in a domain are only training events",
+    "temporal": "events from {test_from} on are test targets, earlier ones from {valid_from} on "
+    "validation targets, and the others training events",
 }
-# What the audit counts among the test targets, for the console and for the Markdown card. A card
-# that was written before a count came does not have it.
+# What the audit counts among the test targets. A card that is older than a count does not have it.
 TARGET_AUDIT = {
-    "future_leaks": ("older than a training event", "that somebody's training event is later than"),
-    "own_future_leaks": (
-        "with a training event of the user at their time or later",
-        "whose own user has a training event at their time or later",
-    ),
-    "same_time_context": (
-        "after an event of their own time",
-        "that come after an event of the same user and time (what `--strict_context` takes out of "
-        "their context)",
-    ),
-    "repeat_targets": ("of an item the user had", "whose item the user had before"),
+    "future_leaks": "older than a training event of any user",
+    "own_future_leaks": "with a training event of the same user at their time or later",
+    "same_time_context": "after an event of the same user and time",
+    "repeat_targets": "of an item the user had before",
 }
 
 
 def generated_notes(card: dict) -> list[str]:
-    """The lines that must be seen when the log says that it was generated, and what was planted."""
+    """Notes that a log is generated, and what was planted in it; empty for other logs."""
     notes = card["notes"]
     if "generated" not in notes:
         return []
@@ -49,49 +41,51 @@ def generated_notes(card: dict) -> list[str]:
 
 
 def card_notes(card: dict) -> list[str]:
-    """The lines that must be seen first: a generated log, and what is odd about the data."""
+    """The lines to show first: a generated log, and unusual data."""
     notes = generated_notes(card)
     if "origin" in card["notes"]:
         notes.append(f"NOTE: {card['notes']['origin']}")
     if card["dropped"].get("rejected"):
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in card["rejected"].items())
-        notes.append(f"NOTE: raw rows rejected ({reasons}); a sample is in rejected.csv")
+        notes.append(f"NOTE: raw rows were rejected ({reasons}); see the sample in rejected.csv")
     if card["dropped"].get("lone_item"):
         notes.append(
-            f"NOTE: {card['dropped']['lone_item']:,} events of domains with one item only are left "
-            "out: every score ranks it first"
+            f"NOTE: {card['dropped']['lone_item']:,} events of domains with only one item were "
+            "dropped: every model ranks that item first"
         )
-    for kind, count in card.get("similar_ids", {}).items():
+    for ids, count in card.get("similar_ids", {}).items():
         if count:
             notes.append(
-                f"NOTE: {count:,} ids of {kind} equal another one but for case or outer spaces; "
-                "they stay different"
+                f"NOTE: {count:,} ids of {ids} differ from another one only in case or outer "
+                "spaces; they are kept as different ids"
             )
-    return [plain(note) for note in notes]  # a log may say what it likes
+    return [plain(note) for note in notes]  # a log may contain any text
 
 
-def suggestion_table(found: list, asked: int) -> str:
-    """`--suggest`: what each choice of filters leaves, and the strongest with enough users."""
+def suggestion_table(suggestions: list, min_users: int) -> str:
+    """`--suggest`: the dataset that each choice of filters leaves, and the strongest choice with
+    enough users."""
     header = ["--min_user_events", "--min_item_events", "--min_domains", "users", "items"]
     header += ["events", "fewest users", "of domain"]
-    lines = [
-        [one.core, one.core, one.min_domains, one.users, one.items, one.events, one.fewest,
-         one.fewest_domain]
-        for one in found
+    rows = [
+        [row.core, row.core, row.min_domains, row.users, row.items, row.events, row.fewest,
+         row.fewest_domain]
+        for row in suggestions
     ]  # fmt: skip
-    enough = [one for one in found if one.fewest >= asked]
+    enough = [row for row in suggestions if row.fewest >= min_users]
     if not enough:
-        return f"{_table(header, lines)}\n\nno choice keeps {asked:,} users in every domain"
-    best = min(reversed(enough), key=lambda one: one.events)  # of equals the last
+        return f"{_table(header, rows)}\n\nno choice keeps {min_users:,} users in every domain"
+    best = min(reversed(enough), key=lambda row: row.events)  # ties: the last
     return (
-        f"{_table(header, lines)}\n\nthe strongest that keeps {asked:,} users in every domain: "
+        f"{_table(header, rows)}\n\nthe strongest choice that keeps {min_users:,} users in every "
+        "domain: "
         f"--min_user_events {best.core} --min_item_events {best.core} "
         f"--min_domains {best.min_domains}"
     )
 
 
 def card_console(card: dict) -> str:
-    """The card in a few lines."""
+    """The card in a few lines, for the console."""
     audit = card["audit"]
     return "\n".join(
         [
@@ -101,16 +95,16 @@ def card_console(card: dict) -> str:
             *_domain_lines(card),
             *_split_lines(card),
             f"ties in time: {audit['ties']['share']:.0%} of the events "
-            f"({audit['ties_across_domains']['share']:.0%} across domains), ordered "
+            f"({audit['ties_across_domains']['share']:.0%} across domains), order "
             f"{card['tie_order']}",
             f"times: {card['times']}" if "times" in card else "",
-            f"dropped of {card['rows']:,} rows: {_dropped(card)}",
+            f"dropped from {card['rows']:,} rows: {_dropped(card)}",
         ]
     )
 
 
 def _domain_lines(card: dict) -> list[str]:
-    """A row a domain; the targets where the card has them by domain."""
+    """One row per domain, with its targets if the card has them by domain."""
     columns = {"users": 10, "items": 10, "events": 12, "mean length": 12}
     targets = card["split"].get("targets")
     if targets:
@@ -127,30 +121,30 @@ def _domain_lines(card: dict) -> list[str]:
 
 
 def _split_lines(card: dict) -> list[str]:
-    """The split, and what the card knows of its test targets."""
+    """The split, and the audit of its test targets."""
     audit, split = card["audit"], card["split"]
     cuts = ""
     if "test_from" in split:
         cuts = f" (validation from {split['valid_from']}, test from {split['test_from']})"
     lines = [
         f"split {split['protocol']}{cuts}: {split['valid_events']:,} validation and "
-        f"{split['test_events']:,} test targets, {split['cold_test_items']:,} test items cold"
+        f"{split['test_events']:,} test targets, {split['cold_test_items']:,} cold test items"
     ]
     if "cold_test_targets" in split:
         lines.append(
-            f"test targets without training data: {split['cold_test_targets']:,} of the item, "
-            f"{split['cold_test_users']:,} of the user"
+            f"test targets without a training event: {split['cold_test_targets']:,} of their item, "
+            f"{split['cold_test_users']:,} of their user"
         )
     lines += [
         f"test targets {text}: {_events(audit[key])}"
-        for key, (text, _) in TARGET_AUDIT.items()
+        for key, text in TARGET_AUDIT.items()
         if key in audit
     ]
     return lines
 
 
 def card_markdown(card: dict) -> str:
-    """The same facts as `data_card.json`."""
+    """The facts of `data_card.json` as Markdown."""
     sections = [_title(card), _counts(card), _overlap(card), _order_and_split(card), _origin(card)]
     return "\n\n".join(sections) + "\n"
 
@@ -188,12 +182,12 @@ def _counts(card: dict) -> str:
             "",
             _table(header, rows),
             "",
-            f"Events of a user: median {length['p50']:g}, 95th percentile {length['p95']:g}, "
-            f"longest {length['max']:,}. First event {card['time_range']['first']}, last "
-            f"{card['time_range']['last']}. An event that repeats an item of its user: "
+            f"Events per user: median {length['p50']:g}, 95th percentile {length['p95']:g}, "
+            f"maximum {length['max']:,}. First event {card['time_range']['first']}, last "
+            f"{card['time_range']['last']}. Events of an item that the user had before: "
             f"{_events(card['repeats'])}.",
             "",
-            f"Dropped of {card['rows']:,} rows: {_dropped(card)}.",
+            f"Dropped from {card['rows']:,} rows: {_dropped(card)}.",
         ]
     )
 
@@ -207,26 +201,27 @@ def _overlap(card: dict) -> str:
 def _order_and_split(card: dict) -> str:
     audit, split = card["audit"], card["split"]
     order = {
-        "hashed": "by SHA-256 of user, item and domain: stable and meaningless",
-        "as_logged": "as the log has them: an artefact that a model can learn",
+        "hashed": "by SHA-256 of user, item and domain: reproducible and meaningless",
+        "as_logged": "as in the log: an artefact that a model can learn",
     }[card["tie_order"]]
     return "\n".join(
         [
             "## Order, split and audit",
             "",
-            f"- Events of equal time are ordered {order}.",
+            f"- A user's events of equal time are ordered {order}.",
             f"- Split `{split['protocol']}`: {SPLIT_TEXTS[split['protocol']].format(**split)}. "
             f"{split['valid_events']:,} validation targets, {split['test_events']:,} test targets.",
-            f"- {split['cold_test_items']:,} distinct test items, those of "
-            f"{split['cold_test_targets']:,} test targets, never occur in training; "
-            f"{split['cold_test_users']:,} test targets are of users without a training event.",
+            f"- {split['cold_test_items']:,} distinct test items (of "
+            f"{split['cold_test_targets']:,} test targets) never occur in training; "
+            f"{split['cold_test_users']:,} test targets belong to users without a training event.",
             f"- Events that share user and time with another: {_events(audit['ties'])}; in groups "
             f"that span domains: {_events(audit['ties_across_domains'])}.",
             *(
-                f"- Test targets {text}: {_events(audit[key])} of them."
-                for key, (_, text) in TARGET_AUDIT.items()
+                f"- Test targets {text}: {_events(audit[key])}."
+                for key, text in TARGET_AUDIT.items()
             ),
-            "- Events with the user, item and time of another, the first not counted: "
+            "- `main.py --strict_context` removes events of a target's own time from its context.",
+            "- Events that repeat the user, item and time of an earlier one: "
             f"{_events(audit['duplicates'])}.",
         ]
     )
@@ -239,7 +234,7 @@ def _origin(card: dict) -> str:
     if card["notes"]:
         parts += [
             "",
-            _table(["note of the log", ""], [list(pair) for pair in card["notes"].items()]),
+            _table(["note in the log", ""], [list(pair) for pair in card["notes"].items()]),
         ]
     return "\n".join([*parts, "", _table(["option", "value"], options)])
 

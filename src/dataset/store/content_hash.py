@@ -1,14 +1,15 @@
-"""The SHA-256 of what a dataset holds: the same on every machine, with every engine."""
+"""The SHA-256 of the content of a dataset: the same on every machine, with every engine."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from src.dataset.store.folder import ARRAYS, CHUNK
 
-Strings = Callable[[], Iterable[pa.Array]]  # gives the strings, an array at a time
+Strings = Callable[[], Iterable[pa.Array]]  # yields the strings in arrays
 
 
 def content_hash(
@@ -20,31 +21,32 @@ def content_hash(
 ) -> str:
     """SHA-256 of the content: names and ids as lengths (int64) and bytes, numbers little-endian.
 
-    `item_starts` [D + 1] as in `Dataset`; `arrays` holds `ARRAYS` and `offsets`. Nothing is held
-    in memory whole.
+    `item_starts` [D + 1] as in `Dataset`; `arrays` holds `ARRAYS` and `offsets`. Reads all in
+    chunks.
     """
     digest = hashlib.sha256()
     for strings in (lambda: [pa.array(domain_names, pa.string())], item_ids, user_ids):
         _add_strings(digest, strings)
     domains = np.arange(len(domain_names), dtype="<i2")
-    digest.update(np.repeat(domains, np.diff(item_starts)))  # of each item
-    for name, kind in {**ARRAYS, "offsets": "int64"}.items():
+    digest.update(np.repeat(domains, np.diff(item_starts)).data)  # of each item
+    for name, dtype in {**ARRAYS, "offsets": "int64"}.items():
         array = arrays[name]
         for start in range(0, len(array), CHUNK):
             part = np.ascontiguousarray(array[start : start + CHUNK])
-            digest.update(part.astype(np.dtype(kind).newbyteorder("<"), copy=False))
+            digest.update(part.astype(np.dtype(dtype).newbyteorder("<"), copy=False).data)
     return digest.hexdigest()
 
 
-def _add_strings(digest, strings: Strings) -> None:
-    """Add strings, in two passes over them: their number, their lengths, then their bytes."""
+def _add_strings(digest: Any, strings: Strings) -> None:
+    """Add strings in two passes: their number and lengths, then their bytes."""
     digest.update(np.int64(sum(map(len, strings()))).tobytes())
-    for content in (False, True):
+    for add_bytes in (False, True):
         for part in strings():
-            whole = part.cast(pa.large_binary())
-            _, ends, text = whole.buffers()
-            ends = np.frombuffer(ends, np.int64)[whole.offset : whole.offset + len(whole) + 1]
-            if content:
-                digest.update(memoryview(text)[ends[0] : ends[-1]])
+            binary = part.cast(pa.large_binary())
+            _, offsets, data = binary.buffers()
+            ends = np.frombuffer(offsets, np.int64)
+            ends = ends[binary.offset : binary.offset + len(binary) + 1]
+            if add_bytes:
+                digest.update(memoryview(data)[ends[0] : ends[-1]])
             else:
-                digest.update(np.diff(ends).astype("<i8"))
+                digest.update(np.diff(ends).astype("<i8").data)

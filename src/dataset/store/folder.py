@@ -1,6 +1,6 @@
-"""The dataset folder as training and evaluation read it: numpy arrays mapped from disk.
+"""The dataset folder as training and evaluation read it: memory-mapped numpy arrays.
 
-Only numpy, pyarrow and the standard library: the machine that trains needs no data engine.
+Needs only numpy, pyarrow and the standard library: training needs no data engine.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from src.io.paths import ROOT
 FORMAT = 1  # raised when an older reader would misread the folder
 TRAIN, VALID, TEST = 0, 1, 2  # values of `split`
 ARRAYS = {"items": "int32", "domains": "int16", "times": "int64", "split": "int8"}
-CHUNK = 2_000_000  # events looked at together: some tens of MB of temporaries, however many events
+CHUNK = 2_000_000  # events processed at once, which bounds temporary memory to some tens of MB
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Dataset:
 
     folder: Path
     card: dict
-    domain_names: list[str]  # D names; the position is the domain's id
+    domain_names: list[str]  # D names, by domain id
     item_starts: np.ndarray  # [D + 1] int64
     offsets: np.ndarray  # [users + 1] int64
     items: np.ndarray  # [events] int32
     domains: np.ndarray  # [events] int16
     times: np.ndarray  # [events] int64, seconds since 1970 UTC
     split: np.ndarray  # [events] int8: TRAIN, VALID or TEST
-    folder_users: np.ndarray | None = None  # [users] ids in the folder, where only some are kept
-    folder_items: int = 0  # items of the folder that come before this part's first one
+    folder_users: np.ndarray | None = None  # [users] ids in the folder, if only some are kept
+    folder_items: int = 0  # items of the folder before the first one of this part
 
     @property
     def users(self) -> int:
@@ -57,41 +57,41 @@ class Dataset:
 
     @cached_property
     def training_counts(self) -> np.ndarray:
-        """[item_rows] int64 training events of every item; row 0 is padding."""
+        """[item_rows] int64 training events of each item; row 0 is padding."""
         counts = np.zeros(self.item_rows, dtype=np.int64)
         for start in range(0, len(self.items), CHUNK):
-            some = slice(start, start + CHUNK)
-            trained = self.items[some][self.split[some] == TRAIN]
+            chunk = slice(start, start + CHUNK)
+            trained = self.items[chunk][self.split[chunk] == TRAIN]
             counts += np.bincount(trained, minlength=self.item_rows)
         return counts
 
     @cached_property
     def split_counts(self) -> np.ndarray:
-        """[3, D] int64 events of every domain in each part: TRAIN, VALID, TEST."""
+        """[3, D] int64 events of each split (TRAIN, VALID, TEST) and domain."""
         counts = np.zeros((3, len(self.domain_names)), dtype=np.int64)
         for start in range(0, len(self.items), CHUNK):
-            some = slice(start, start + CHUNK)
-            for part in (TRAIN, VALID, TEST):
-                own = self.domains[some][self.split[some] == part]
-                counts[part] += np.bincount(own, minlength=len(self.domain_names))
+            chunk = slice(start, start + CHUNK)
+            for split in (TRAIN, VALID, TEST):
+                domains = self.domains[chunk][self.split[chunk] == split]
+                counts[split] += np.bincount(domains, minlength=len(self.domain_names))
         return counts
 
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
-        """[users] the ids of the log, by dense id."""
+        """[users] ids in the log, by dense id."""
         ids = read_ids(self.folder / "users.parquet", "user_id", self.card.get("users"))
         return ids if self.folder_users is None else ids.take(pa.array(self.folder_users))
 
     @cached_property
     def item_ids(self) -> pa.ChunkedArray:
-        """[items] the ids of the log; item i stands at position i - 1."""
+        """[items] ids in the log; item i is at i - 1."""
         ids = read_ids(self.folder / "items.parquet", "item_id", self.card.get("items"))
         return ids.slice(self.folder_items, self.item_rows - 1)
 
     def only_domain(self, domain: int) -> "Dataset":
-        """One domain as a dataset of its own: its events, its items from 1, its users.
+        """One domain as a separate dataset: its events, its items from 1, its users.
 
-        Its arrays are a copy in memory, 15 bytes an event of the domain.
+        Its arrays are a copy in memory, 15 bytes per event of the domain.
         """
         keep = np.asarray(self.domains) == domain
         lengths = user_counts(self.offsets, lambda events: keep[events])
@@ -112,7 +112,7 @@ class Dataset:
 
 
 def dataset_folder(root: Path, data_name: str, strd_ym: str, variant: str = "") -> Path:
-    """Where the dataset of a name, month and variant lies below the repository's root."""
+    """The default folder of the dataset of a name, month and variant, below the root `root`."""
     month = f"{strd_ym}-{variant}" if variant else strd_ym
     return root / "src" / "dataset" / "processed" / data_name / month
 
@@ -126,10 +126,10 @@ def open_named(settings: DataSettings) -> "Dataset":
 
 
 def user_chunks(offsets: np.ndarray, size: int = CHUNK) -> Iterator[slice]:
-    """Slices of users, one after the other, of at most `size` events each.
+    """Consecutive slices of users with at most `size` events each.
 
-    A user with more events has a slice alone. `offsets` [users + 1] as in `Dataset`; only as many
-    of them are read as it takes to find the ends.
+    A user with more events is a slice alone. `offsets` [users + 1] as in `Dataset`; only a few of
+    them are read to find the ends.
     """
     first, users = 0, len(offsets) - 1
     while first < users:
@@ -140,10 +140,10 @@ def user_chunks(offsets: np.ndarray, size: int = CHUNK) -> Iterator[slice]:
 
 
 def user_counts(offsets: np.ndarray, marks: Callable[[slice], np.ndarray]) -> np.ndarray:
-    """[users] int64: how many of each user's events are marked.
+    """[users] int64: the number of each user's events that are marked.
 
-    `marks` gives one bool an event of a slice of the events; it is called for some millions of
-    them at a time, so that no array has the length of all.
+    `marks` returns one bool per event of a slice; it is called for some millions of events at a
+    time, so that no array has the length of all.
     """
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
     for users in user_chunks(offsets):
@@ -154,7 +154,7 @@ def user_counts(offsets: np.ndarray, marks: Callable[[slice], np.ndarray]) -> np
 
 
 def outside_domain(item_starts: np.ndarray, items: np.ndarray, domains: np.ndarray) -> np.ndarray:
-    """[N] whether an item is none of its domain's, or its domain none of all."""
+    """[N] whether an item is outside its domain's vocabulary, or its domain does not exist."""
     starts = item_starts.astype(items.dtype)
     below = items < starts.take(domains, mode="clip")
     return below | (items >= starts.take(domains + 1, mode="clip"))
@@ -163,100 +163,112 @@ def outside_domain(item_starts: np.ndarray, items: np.ndarray, domains: np.ndarr
 def open_dataset(folder: Path) -> Dataset:
     """Open a dataset folder; the arrays stay on disk until they are read.
 
-    Types and lengths are compared with each other and with the card, and nothing else is read:
-    it takes the same moment whatever the number of events. What the events say is for
-    `src.dataset.store.verify`. Processes that open the same folder share its pages.
+    Types and lengths are validated against each other and the card, and nothing else is read: the
+    time does not depend on the number of events. `src.dataset.store.verify` checks the events.
+    Processes that open the same folder share its pages.
 
-    Raises UserError when the folder is missing, of another format, or its parts disagree.
+    UserError when the folder is missing, of another format, or its parts contradict each other.
     """
     card = read_card(folder)
     arrays = {
-        name: _map(folder / "sequences" / f"{name}.npy", kind)
-        for name, kind in {**ARRAYS, "offsets": "int64"}.items()
+        name: _memory_map(folder / "sequences" / f"{name}.npy", dtype)
+        for name, dtype in {**ARRAYS, "offsets": "int64"}.items()
     }
     names = list(card["domains"])
     counts = [card["domains"][name]["items"] for name in names]
     item_starts = np.concatenate([[1], 1 + np.cumsum(counts)]).astype(np.int64)
-    dataset = Dataset(folder, card, names, item_starts, **arrays)
+    dataset = Dataset(
+        folder,
+        card,
+        names,
+        item_starts,
+        offsets=arrays["offsets"],
+        items=arrays["items"],
+        domains=arrays["domains"],
+        times=arrays["times"],
+        split=arrays["split"],
+    )
     _check_lengths(dataset)
     return dataset
 
 
-def _map(path: Path, kind: str) -> np.ndarray:
-    """A .npy file of one dimension, mapped from disk: its header alone is read."""
+def _memory_map(path: Path, dtype: str) -> np.ndarray:
+    """A one-dimensional .npy file as a memory map: only its header is read."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
         size = path.stat().st_size
     except Exception as error:  # a header can be wrong in many ways
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read ({said}); make the dataset again") from None
-    if array.dtype != np.dtype(kind) or array.ndim != 1:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({reason}); make the dataset again") from None
+    if array.dtype != np.dtype(dtype) or array.ndim != 1:
         raise UserError(
-            f"{path} holds {array.dtype} in {array.ndim} dimensions, not {kind} in one; "
+            f"{path} holds {array.dtype} in {array.ndim} dimensions, not {dtype} in one; "
             "make the dataset again"
         )
     if size != array.offset + array.nbytes:
         raise UserError(
-            f"{path} has {size} bytes where its header says {array.offset + array.nbytes}; "
+            f"{path} has {size} bytes, but its header states {array.offset + array.nbytes}; "
             "make the dataset again"
         )
     return array
 
 
 def read_ids(path: Path, column: str, count: int | None) -> pa.ChunkedArray:
-    """The ids of the log in a table of a dataset folder; UserError where it has not `count` of
-    them (None: any number, of a dataset that was made in memory)."""
+    """The log's ids in a table of a dataset folder; UserError unless there are `count` of them
+    (None: any number, for a dataset made in memory)."""
     try:
         ids = pq.read_table(path, columns=[column])[column]
-    except Exception as error:  # a torn table fails in many ways
+    except Exception as error:  # a damaged table fails in many ways
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); make the dataset again"
         ) from None
     count = len(ids) if count is None else count
     if len(ids) != count or ids.null_count or not is_text(ids.type):
-        raise UserError(f"{path} has not the {count} ids of {column}; make the dataset again")
+        raise UserError(f"{path} does not have {count} values of {column}; make the dataset again")
     return ids
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds texts."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether a column holds strings."""
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
 
 
 def _check_lengths(dataset: Dataset) -> None:
-    """Refuse a folder whose arrays and card disagree on how many users, events and items it has."""
+    """UserError if arrays and card disagree about the number of users, events or items."""
     folder, events = dataset.folder / "sequences", len(dataset.items)
     for name in ARRAYS:
         if len(getattr(dataset, name)) != events:
             raise UserError(
-                f"{folder}/{name}.npy has another length than items.npy; make the dataset again"
+                f"{folder}/{name}.npy differs in length from items.npy; make the dataset again"
             )
     offsets = dataset.offsets
     if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != events:
         raise UserError(
-            f"{folder}/offsets.npy is torn: it does not run from 0 to the {events} events; "
+            f"{folder}/offsets.npy is damaged: it does not go from 0 to {events} events; "
             "make the dataset again"
         )
-    found = {"users": dataset.users, "events": events, "items": dataset.item_rows - 1}
-    for what, count in found.items():
+    counts = {"users": dataset.users, "events": events, "items": dataset.item_rows - 1}
+    for what, count in counts.items():
         if dataset.card[what] != count:
             raise UserError(
-                f"{dataset.folder} has {count} {what} where its data_card.json says "
+                f"{dataset.folder} has {count} {what}, but its data_card.json states "
                 f"{dataset.card[what]}; make the dataset again"
             )
 
 
 def read_card(folder: Path) -> dict:
-    """The data card of a dataset folder, its format checked."""
+    """The data card of a dataset folder, validated."""
     path = folder / "data_card.json"
     if not path.is_file():
-        raise UserError(f"{folder} is no dataset folder (no data_card.json); run make_dataset.py")
+        raise UserError(
+            f"{folder} is not a dataset folder (no data_card.json); run make_dataset.py"
+        )
     remedy = "make the dataset again"
     card = read_json(path, "the data card", {"format": Count()}, remedy)
     if card["format"] != FORMAT:
         raise UserError(
-            f"{path} has format {card['format']}, this version reads {FORMAT}; {remedy}"
+            f"{path} has format {card['format']}, but this version reads {FORMAT}; {remedy}"
         )
-    if fault := card_error(card, OPEN_SCHEMA):
-        raise UserError(f"{path}: {fault}; {remedy}")
+    if error := card_error(card, OPEN_SCHEMA):
+        raise UserError(f"{path}: {error}; {remedy}")
     return card

@@ -1,6 +1,6 @@
-"""The whole content of a dataset folder held against its card, some millions of events at a time.
+"""Verifying a dataset folder: its whole content is validated against its card.
 
-Opening a folder looks at types and lengths alone; this reads every event, in bounded memory.
+Opening a folder checks only types and lengths; this reads every event, in bounded memory.
 """
 
 from collections.abc import Iterator
@@ -26,24 +26,24 @@ from src.io.errors import UserError
 
 
 def verify_dataset(dataset: Dataset) -> None:
-    """Refuse a dataset whose content is not what its card says, or cannot be trained on.
+    """UserError for a dataset that contradicts its card or cannot be trained on.
 
-    Raises UserError for what `check_events` refuses, for id tables that cannot be read, and for
-    content of another SHA-256 than the card's.
+    That is: whatever `check_events` refuses, id tables that cannot be read, and content with
+    another SHA-256 than the card's.
     """
     check_events(dataset)
     if hash_of(dataset) != dataset.card["sha256"]:
         raise UserError(
-            f"{dataset.folder} has other content than its data_card.json says (sha256); "
+            f"{dataset.folder} has other content than its data_card.json states (sha256); "
             "make the dataset again"
         )
 
 
 def check_events(dataset: Dataset) -> None:
-    """Refuse offsets that do not rise, and an event of no item of its domain or of no part.
+    """UserError unless offsets increase and every event has an item of its domain and a split.
 
-    Reads 7 bytes an event, and raises UserError. Nothing that passes makes training or ranking
-    look up an item, a domain or an event that is not there.
+    Reads 7 bytes per event. With a dataset that passes, training and ranking never look up an
+    item, a domain or an event that does not exist.
     """
     _check_offsets(dataset)
     for users in user_chunks(dataset.offsets):
@@ -56,11 +56,10 @@ def check_events(dataset: Dataset) -> None:
 
 
 def hash_of(dataset: Dataset) -> str:
-    """The `content_hash` of what lies in the folder; UserError where an id table cannot be
-    read."""
+    """The `content_hash` of the folder; UserError where an id table cannot be read."""
     arrays = {name: getattr(dataset, name) for name in [*ARRAYS, "offsets"]}
     item_ids, user_ids = (
-        partial(_column_parts, dataset.folder / f"{table}.parquet", column)
+        partial(_column_batches, dataset.folder / f"{table}.parquet", column)
         for table, column in (("items", "item_id"), ("users", "user_id"))
     )
     return content_hash(dataset.domain_names, item_ids, user_ids, dataset.item_starts, arrays)
@@ -73,7 +72,7 @@ def _check_offsets(dataset: Dataset) -> None:
         if (lengths < 1).any():
             user = start + int(np.argmax(lengths < 1))
             raise UserError(
-                f"{dataset.folder}/sequences/offsets.npy is torn: user {user} has no events; "
+                f"{dataset.folder}/sequences/offsets.npy is damaged: user {user} has no events; "
                 "make the dataset again"
             )
 
@@ -81,26 +80,26 @@ def _check_offsets(dataset: Dataset) -> None:
 def _refuse(
     dataset: Dataset, events: slice, wrong: np.ndarray, what: str, values: np.ndarray, why: str
 ) -> None:
-    """Name the first wrong value of a slice of the events, and its user."""
+    """UserError that names the first wrong value of a slice of the events, and its user."""
     if not wrong.any():
         return
-    place = int(np.argmax(wrong))
-    user = int(np.searchsorted(dataset.offsets, events.start + place, side="right")) - 1
+    first = int(np.argmax(wrong))
+    user = int(np.searchsorted(dataset.offsets, events.start + first, side="right")) - 1
     raise UserError(
-        f"{dataset.folder}/sequences: {what} {values[place]} of user {user} {why}; "
+        f"{dataset.folder}/sequences: {what} {values[first]} of user {user} {why}; "
         "make the dataset again"
     )
 
 
-def _column_parts(path: Path, column: str) -> Iterator[pa.Array]:
-    """A column of a Parquet file, an array at a time."""
+def _column_batches(path: Path, column: str) -> Iterator[pa.Array]:
+    """A column of a Parquet file, in batches."""
     try:
         with pq.ParquetFile(path) as file:
-            kind = file.schema_arrow.field(column).type
-            parts = file.iter_batches(columns=[column]) if is_text(kind) else ()
-            for batch in parts:
+            dtype = file.schema_arrow.field(column).type
+            batches = file.iter_batches(columns=[column]) if is_text(dtype) else ()
+            for batch in batches:
                 yield batch.column(0)
     except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); make the dataset again") from None
-    if not is_text(kind):
-        raise UserError(f"{path} has {kind} as {column}; make the dataset again")
+    if not is_text(dtype):
+        raise UserError(f"{path} has {dtype} as {column}; make the dataset again")

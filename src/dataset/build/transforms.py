@@ -1,9 +1,9 @@
-"""From raw events to ordered, split and numbered ones: each step declared once, in Ibis.
+"""From raw events to numbered, filtered, ordered and split ones: Ibis expressions.
 
-A raw event table has the columns user_id, item_id, domain (strings), unix_time (int64), and where
-the event stood: file (string), row, place (int64). Numbering makes of it a table of NUMBERS, with
-the place in the log where `--tie_order as_logged` needs it. Every function takes and returns tables
-and runs nothing; all orders are by bytes, the same in every engine.
+A raw event table has the columns user_id, item_id, domain (strings), unix_time (int64), and the
+position in the log: file (string), row, index_in_row (int64). Numbering turns it into a table of
+NUMBERS, with the position in the log if `--tie_order as_logged` needs it. Every function takes and
+returns tables and runs nothing; all orders are by bytes, the same in every engine.
 """
 
 import shlex
@@ -22,24 +22,24 @@ TIE_KEY = "syncrec tie order 1"  # another key would be another, equally meaning
 TIE_DIGITS = 12  # 48 bits; should two hashes agree in them, the item decides
 IDENTITY = ["domain", "item_id"]
 NUMBERS = ["user", "item", "domain", "time"]
-LOGGED = ["file", "row", "place"]
+LOGGED = ["file", "row", "index_in_row"]
 
 
 @ibis.udf.scalar.builtin
-def bit_length(text: str) -> int:
-    """The engine's own: bits of a string in UTF-8 (engines disagree about `length`)."""
+def bit_length(text: str) -> int:  # type: ignore[empty-body]
+    """The engine's function: bits of a string in UTF-8 (engines disagree about `length`)."""
 
 
-# --- which part of the log ----------------------------------------------------------------------
+# --- months and domains ----------------------------------------------------------------------
 
 
 def up_to(events: Table, end: int) -> BooleanValue:
-    """[events] whether an event comes before the second `end`."""
+    """[events] whether an event is before the second `end`."""
     return events.unix_time < end
 
 
 def in_domains(events: Table, domains: tuple[str, ...]) -> BooleanValue:
-    """[events] whether an event is of a named domain; all are, where none is named."""
+    """[events] whether an event is in one of the domains; all are, if none is named."""
     return events.domain.isin(domains) if domains else ibis.literal(True)
 
 
@@ -57,11 +57,11 @@ def user_ids(events: Table) -> Table:
 
 
 def item_ids(events: Table, shared: bool) -> Table:
-    """[(domain, item_id)] the item of each: item, domain_number, home (its domain), item_fields.
+    """[(domain, item_id)] its item: item, domain_number, home (the item's domain), item_fields.
 
-    Items are numbered from 1 by (home, item_id), so that the items of a domain are neighbours,
-    domains from 0 by name. An item's home is where it occurs, or with `shared` the domain where
-    its id occurs most often (of equally frequent ones the first by name): then an id is one item.
+    Items are numbered from 1 by (home, item_id), so that the items of a domain are contiguous,
+    domains from 0 by name. An item's home is the domain where it occurs, or with `shared` the
+    domain where its id occurs most often (ties: the first by name): then an id is one item.
     """
     items = events.group_by(IDENTITY).agg(count=_.count())
     if shared:
@@ -89,16 +89,16 @@ def tie_field(text: StringValue) -> StringValue:
 
 
 def tie_hash(user_fields: StringValue, item_fields: StringValue) -> StringValue:
-    """The first digits of SHA-256 of the fields (TIE_KEY, user, item, domain), in hex.
+    """The first hexadecimal digits of SHA-256 of the fields (TIE_KEY, user, item, domain).
 
-    The fields of the user and of the item are made once for each of them, not for each event.
+    The fields of users and items are built once per user and item, not once per event.
     """
     return (user_fields + item_fields).hexdigest("sha256").substr(0, TIE_DIGITS)
 
 
 def numbered_events(events: Table, users: Table, items: Table, as_logged: bool) -> Table:
-    """[events] user (int64), item (int32), domain (int16), time (int64), on request the place in
-    the log."""
+    """[events] user (int64), item (int32), domain (int16), time (int64); with `as_logged` also the
+    position in the log."""
     joined = events.inner_join(users, "user_id").inner_join(items, IDENTITY)
     logged = {name: _[name] for name in LOGGED if as_logged}
     return joined.select(
@@ -107,13 +107,13 @@ def numbered_events(events: Table, users: Table, items: Table, as_logged: bool) 
 
 
 def remaining_users(events: Table) -> Table:
-    """[users] user, new_user, events: numbered anew from 0 in the old order."""
+    """[users] user, new_user, events: renumbered from 0 in the old order."""
     counts = events.group_by("user").agg(events=_.count())
     return counts.mutate(new_user=ibis.row_number().over(order_by="user").cast("int64"))
 
 
 def remaining_items(events: Table) -> Table:
-    """[items] item, new_item, domain, new_domain, count: numbered anew in the old order."""
+    """[items] item, new_item, domain, new_domain, count: renumbered in the old order."""
     counts = events.group_by("item", "domain").agg(count=_.count())
     return counts.mutate(
         new_item=(ibis.row_number().over(order_by="item") + 1).cast("int32"),
@@ -134,9 +134,10 @@ def renumbered(events: Table, users: Table, items: Table) -> Table:
 
 
 def first_of(events: Table, same: list[str]) -> Table:
-    """Of events that are equal in the columns `same`, user and item among them, the first.
+    """The first of the events that are equal in the columns `same`, which hold user and item.
 
-    Without a place in the log, those of equal time are duplicates: whichever stays is the same.
+    Without a position in the log, those of equal time are duplicates: it does not matter which
+    stays.
     """
     order = [name for name in ["time", *LOGGED] if name in events.columns and name not in same]
     window = ibis.window(group_by=same, order_by=order)
@@ -145,31 +146,31 @@ def first_of(events: Table, same: list[str]) -> Table:
 
 
 def without_consecutive_repeats(ordered: Table) -> Table:
-    """Events whose item is not that of the user's event before."""
+    """Events whose item differs from that of the user's previous event."""
     window = ibis.window(group_by="user", order_by="position")
     marked = ordered.mutate(item_before=_.item.lag().over(window))
     return marked.filter((_.item != _.item_before).fill_null(True))
 
 
-def of_users_with(events: Table, least: int) -> Table:
-    """Events of users that have at least `least`."""
+def users_with_at_least(events: Table, least: int) -> Table:
+    """Events of users with at least `least` events."""
     users = events.group_by("user").agg(n=_.count()).filter(_.n >= least)
     return events.semi_join(users, "user")
 
 
-def of_users_within(events: Table, most: int) -> Table:
-    """Events of users that have at most `most`."""
+def users_with_at_most(events: Table, most: int) -> Table:
+    """Events of users with at most `most` events."""
     users = events.group_by("user").agg(n=_.count()).filter(_.n <= most)
     return events.semi_join(users, "user")
 
 
-def of_items_with(events: Table, least: int) -> Table:
-    """Events of items that have at least `least`."""
+def items_with_at_least(events: Table, least: int) -> Table:
+    """Events of items with at least `least` events."""
     items = events.group_by("item").agg(n=_.count()).filter(_.n >= least)
     return events.semi_join(items, "item")
 
 
-def of_users_in_domains(events: Table, least: int) -> Table:
+def users_in_at_least(events: Table, least: int) -> Table:
     """Events of users active in at least `least` domains."""
     active = events.select("user", "domain").distinct()
     users = active.group_by("user").agg(n=_.count()).filter(_.n >= least)
@@ -177,11 +178,11 @@ def of_users_in_domains(events: Table, least: int) -> Table:
 
 
 def domains_with_one_item(items: Table) -> Table:
-    """[domains] domain: those of `remaining_items` that nothing can be ranked in."""
+    """[domains] domain: those of `remaining_items` with a single item, where nothing is ranked."""
     return items.group_by("domain").agg(n=_.count()).filter(_.n == 1).select("domain")
 
 
-def newest(ordered: Table, length: int) -> Table:
+def newest_events(ordered: Table, length: int) -> Table:
     """The last `length` events of each user."""
     return ordered.filter(_.position >= _.size - length)
 
@@ -190,8 +191,8 @@ def newest(ordered: Table, length: int) -> Table:
 
 
 def with_order(events: Table, ties: list[str]) -> Table:
-    """Add `position`, the place of an event among its user's, from 0, and `size`, how many the
-    user has; and `tied`, whether it shares its time with another. By time, then by `ties`."""
+    """Add `position`, the index of an event in its user's sequence, from 0; `size`, its length; and
+    `tied`, whether another event has its time. The order is by time, then by `ties`."""
     order = ibis.window(group_by="user", order_by=["time", *ties])
     tied = (_.time.lag().over(order) == _.time) | (_.time.lead().over(order) == _.time)
     return events.mutate(
@@ -202,9 +203,9 @@ def with_order(events: Table, ties: list[str]) -> Table:
 
 
 def with_ties_hashed(ordered: Table, users: Table, items: Table) -> Table:
-    """Events of a user and time in the order of `tie_hash`, in place of the order they came in.
+    """Order events of one user and time by `tie_hash` instead of their previous order.
 
-    Should two hashes agree, the item decides; if it is the same, they are duplicates. Only events
+    If two hashes are equal, the item decides; if it is equal too, they are duplicates. Only events
     that share their time are hashed: `ordered` is from `with_order`, users from `user_ids`, items
     from `item_ids`.
     """
@@ -213,16 +214,16 @@ def with_ties_hashed(ordered: Table, users: Table, items: Table) -> Table:
     tied = tied.inner_join(fields, "item")
     hashed = tied.mutate(tie=tie_hash(tied.user_fields, tied.item_fields))
     same = ["user", "time"]
-    place = ibis.row_number().over(ibis.window(group_by=same, order_by=["tie", "item"]))
+    rank = ibis.row_number().over(ibis.window(group_by=same, order_by=["tie", "item"]))
     first = _.position.min().over(ibis.window(group_by=same))
-    settled = hashed.mutate(position=(first + place).cast("int64")).select(ordered.columns)
+    settled = hashed.mutate(position=(first + rank).cast("int64")).select(ordered.columns)
     return ordered.filter(~_.tied).union(settled)
 
 
 def hold_out_last(ordered: Table) -> Table:
-    """Add `split`: of each user the last event TEST, the one before it VALID.
+    """Add `split`: the last event of each user is TEST, the one before it VALID.
 
-    The others are TRAIN, and a user of fewer than 3 events entirely: nothing would be left to
+    The others are TRAIN, as are all events of a user with fewer than 3: nothing would be left to
     learn from.
     """
     return _held_out(ordered, ordered.size - ordered.position - 1, ordered.size)
@@ -240,15 +241,15 @@ def hold_out_last_of_each_domain(ordered: Table) -> Table:
 
 
 def _held_out(events: Table, later: ibis.Value, size: ibis.Value) -> Table:
-    """Split by how many events come later among how many."""
+    """Add `split` by the number of later events and of events in all."""
     split = ibis.cases((size < 3, TRAIN), (later == 0, TEST), (later == 1, VALID), else_=TRAIN)
     return events.mutate(split=split.cast("int8"))
 
 
 def temporal(ordered: Table, valid_from: int, test_from: int) -> Table:
-    """Add `split`: events from second `test_from` on TEST, from `valid_from` on VALID, else TRAIN.
+    """Add `split`: TEST from second `test_from` on, VALID from `valid_from` on, else TRAIN.
 
-    Events of one time are on one side of a cut, whoever's they are.
+    Events of one time are on the same side of a cut, whichever users they belong to.
     """
     split = ibis.cases(
         (ordered.time >= test_from, TEST), (ordered.time >= valid_from, VALID), else_=TRAIN
@@ -257,10 +258,10 @@ def temporal(ordered: Table, valid_from: int, test_from: int) -> Table:
 
 
 def start_of_newest(events: Table, count: int) -> IntegerScalar:
-    """The latest time that at least `count` events do not come before.
+    """The latest time that at least `count` events are not before.
 
-    From the counts of the distinct times: ORDER BY with OFFSET, which says the same, is not exact
-    in every engine.
+    From the counts of the distinct times: the equivalent ORDER BY with OFFSET is not exact in every
+    engine.
     """
     newest_first = ibis.cumulative_window(order_by=ibis.desc("time"))
     counts = events.group_by("time").agg(n=_.count())
@@ -268,7 +269,7 @@ def start_of_newest(events: Table, count: int) -> IntegerScalar:
     return reached.filter(_.newest >= count).time.max()
 
 
-# Each adds `split` to a table of `with_order`; `temporal` is also told where its cuts are.
+# Each adds `split` to a table of `with_order`; `temporal` also takes its cuts.
 SPLITS: dict[str, Callable[..., Table]] = {
     "leave_one_out": hold_out_last,
     "leave_one_out_per_domain": hold_out_last_of_each_domain,
@@ -276,42 +277,42 @@ SPLITS: dict[str, Callable[..., Table]] = {
 }
 
 
-# --- what the flags ask for ---------------------------------------------------------------------
+# --- the steps of the flags ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Step:
     """A step that drops numbered events."""
 
-    reason: str  # the card's word for what it dropped
+    reason: str  # under which the card counts the dropped events
     keep: Callable[[Table], Table]
-    when_empty: str  # what to tell the user when nothing is left
-    ordered: bool = False  # it is given the columns of `with_order`
+    empty_error: str  # the error message if nothing is left
+    needs_order: bool = False  # whether `keep` reads the columns of `with_order`
 
 
 def first_steps(settings: DatasetSettings) -> list[Step]:
-    """What is done once, before the filters: `--dedup`, `--max_user_events`."""
-    keep = {
+    """Steps that run once, before the filters: `--dedup`, `--max_user_events`."""
+    keep: dict[str, Callable[[Table], Table]] = {
         "exact": partial(first_of, same=["user", "item", "time"]),
         "repeats": partial(first_of, same=["user", "item"]),
         "consecutive": without_consecutive_repeats,
     }
     steps = []
     if settings.dedup != "none":
-        ordered = settings.dedup == "consecutive"
-        steps.append(_step(settings, "dedup", keep[settings.dedup], ordered=ordered))
+        needs_order = settings.dedup == "consecutive"
+        steps.append(_step(settings, "dedup", keep[settings.dedup], needs_order=needs_order))
     if settings.max_user_events:
-        most = partial(of_users_within, most=settings.max_user_events)
+        most = partial(users_with_at_most, most=settings.max_user_events)
         steps.append(_step(settings, "max_user_events", most, "raise it"))
     return steps
 
 
 def filter_steps(settings: DatasetSettings) -> list[Step]:
-    """The filters that are repeated together until none drops an event."""
-    filters = {
-        "min_user_events": of_users_with,
-        "min_item_events": of_items_with,
-        "min_domains": of_users_in_domains,
+    """The filters, which are repeated until none drops an event."""
+    filters: dict[str, Callable[..., Table]] = {
+        "min_user_events": users_with_at_least,
+        "min_item_events": items_with_at_least,
+        "min_domains": users_in_at_least,
     }
     return [
         _step(settings, name, partial(keep, least=getattr(settings, name)))
@@ -321,29 +322,29 @@ def filter_steps(settings: DatasetSettings) -> list[Step]:
 
 
 def length_steps(settings: DatasetSettings) -> list[Step]:
-    """What `--max_len` asks for."""
+    """The step of `--max_len`."""
     if not settings.max_len:
         return []
-    keep = partial(newest, length=settings.max_len)
-    return [_step(settings, "max_len", keep, ordered=True)]
+    keep = partial(newest_events, length=settings.max_len)
+    return [_step(settings, "max_len", keep, needs_order=True)]
 
 
 def _step(
     settings: DatasetSettings,
     name: str,
     keep: Callable[[Table], Table],
-    way_out: str = "lower it",
-    ordered: bool = False,
+    remedy: str = "lower it",
+    needs_order: bool = False,
 ) -> Step:
-    """The step of a flag, under the flag's name."""
+    """The step of a flag, with the flag's name as its reason."""
     return Step(
-        name, keep, f"--{name} {getattr(settings, name)} leaves no event; {way_out}", ordered
+        name, keep, f"--{name} {getattr(settings, name)} leaves no event; {remedy}", needs_order
     )
 
 
 def empty_selection(settings: DatasetSettings, in_time: int) -> str:
-    """What to tell the user when no event is in the part of the log that was asked for."""
-    late = f"no event up to --strd_ym {settings.strd_ym}; take a later month"
+    """The error message if no event is in the selected months and domains."""
+    late = f"no event up to --strd_ym {settings.strd_ym}; choose a later month"
     if in_time:
         return f"--domains {shlex.join(settings.domains)} have {late}"
     return f"the log has {late}"

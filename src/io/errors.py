@@ -43,14 +43,9 @@ class OtherEnded(Exception):
 def run_command(command: Callable[[], None]) -> None:
     """Run a command's `main`; a `UserError` becomes one line on stderr and exit status 2.
 
-    <<<<<<< HEAD
-        SIGINT, and SIGTERM where it raises KeyboardInterrupt, end it with one line (of the first
-        process) and status 130; OtherEnded with one line and status 1.
-    =======
-        SIGTERM raises KeyboardInterrupt, as SIGINT does, so that temporary files are removed on the
-        way out; both end with one line and status 130, printed by the first of several processes.
-        OtherEnded ends with one line and status 1.
-    >>>>>>> core
+    SIGTERM raises KeyboardInterrupt, as SIGINT does, so that temporary files are removed on the way
+    out; both end with one line, printed by the first process, and status 130. OtherEnded ends with
+    one line and status 1.
     """
     if threading.current_thread() is threading.main_thread():  # others may not set handlers
         signal.signal(signal.SIGTERM, signal.default_int_handler)

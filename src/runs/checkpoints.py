@@ -89,7 +89,9 @@ def newest_checkpoint(
             continue
         return path, f"{faults[0]}; continuing from {path.name}" if faults else ""
     if faults:
-        raise UserError(f"{faults[0]}; no other checkpoint to continue from, rerun with --overwrite")
+        raise UserError(
+            f"{faults[0]}; no other checkpoint to continue from, rerun with --overwrite"
+        )
     return None, ""
 
 
@@ -111,7 +113,9 @@ def read_checkpoint(
         before = state["settings"]  # a setting that came after the run is not in it
         for name, value in identity(settings).items():
             if before.get(name, value) != value:
-                raise Unusable(f"{path} is of another run: --{name} was {before[name]}, now {value}")
+                raise Unusable(
+                    f"{path} is of another run: --{name} was {before[name]}, now {value}"
+                )
         if state["format"] == FORMAT:
             raise Unusable(f"{path} is of another run")
     return state

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.config.identity import scored_otherwise
+from src.config.names import RELEASED, STRICT
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset
 from src.evaluation.path_scores import (
@@ -23,7 +24,6 @@ from src.evaluation.path_scores import (
     summarise_paths,
     with_suffix,
 )
-from src.config.names import RELEASED, STRICT
 from src.evaluation.protocols import chosen_protocols, drawn_sets
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
@@ -60,8 +60,8 @@ def run_protocols(settings: Settings) -> tuple[str, ...]:
         # a domain's own model has no vectors of the other domains' items
         if RELEASED in settings.protocol:
             raise UserError(
-                f"--protocol {RELEASED} scores the items of all domains by the query of one domain; "
-                f"a run of --mode {settings.mode} has no such scores; leave it out"
+                f"--protocol {RELEASED} scores the items of all domains by the query of one, "
+                f"which a run of --mode {settings.mode} cannot do; leave it out"
             )
         wanted = tuple(name for name in wanted if name != RELEASED)
     return wanted if "full" in wanted else ("full", *wanted)

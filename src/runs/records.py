@@ -22,11 +22,17 @@ MEANS = ("macro", "users")  # what stands beside the domains in results.json
 METRICS_SHAPE = {"n": Count()}
 SHOWN = {"hr@10": None, "ndcg@10": None}.keys()  # what the table of main.py shows of every target
 # {split: {protocol: {path: {domain, "macro" or "users": metrics}}}}
-RESULTS = MapOf(NamedMap(NamedMap(NamedMap(METRICS_SHAPE, min_entries=3), min_entries=1), min_entries=1), min_entries=1)
+RESULTS = MapOf(
+    NamedMap(NamedMap(NamedMap(METRICS_SHAPE, min_entries=3), min_entries=1), min_entries=1),
+    min_entries=1,
+)
 ENVIRONMENT = {
-    "data_sha256": str, "commit": OptionalKey((str, None)), "dirty": OptionalKey((bool, None)), "device": OptionalKey(str),
+    "data_sha256": str,
+    "commit": OptionalKey((str, None)),
+    "dirty": OptionalKey((bool, None)),
+    "device": OptionalKey(str),
     "init_from": OptionalKey((dict, None)),
-}  # fmt: skip
+}
 SERVING = NamedMap({"path": lambda value: "" if value in PATHS else " or ".join(PATHS)})
 AGAIN = "score the run again with main.py --evaluate"
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from src.config.identity import architecture
-from src.runs.checkpoints import load_checkpoint
+from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset
 from src.io.errors import UserError
+from src.runs.checkpoints import load_checkpoint
 from src.runs.contamination import trained_targets
 from src.runs.records import read_environment
-from src.config.settings import Settings, run_settings
 
 NEW = -1  # in a mapping: a row that the former run does not have
 
@@ -117,7 +117,8 @@ def carry_over(
     """The state of a model that starts from a former one: rows of items and domains by the
     mappings of `match_items` and `match_domains`, NEW rows as in `fresh`, all else as in `former`.
 
-    `rows_of` says of a tensor's name what its rows stand for: `items`, `domains` or `whole`. Raises ValueError where the two are not the same model but for items and domains.
+    `rows_of` says of a tensor's name what its rows stand for: `items`, `domains` or `whole`. Raises
+    ValueError where the two models differ in more than items and domains.
     """
     if fresh.keys() != former.keys():
         raise ValueError(f"other parameters: {', '.join(sorted(fresh.keys() ^ former.keys()))}")

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.support.data_logs import DAY, make, sequences_of, write_log
 
 from src.dataset.store.folder import TEST, TRAIN, VALID, open_dataset
 from src.runs.contamination import trained_targets
+from tests.support.data_logs import DAY, make, sequences_of, write_log
 
 OCTOBER, NOVEMBER = 1_696_118_400, 1_698_796_800  # the first second, UTC
 

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.support.command_runs import data_step, ROOT, command, contents, failing, flags
-from tests.support.builders import make_model
-from tests.support.data_logs import DAY, make, write_log
 
 import main as training
 import recommend
 from models import SyNCRec
 from src.config.cli import config_defaults
+from src.config.modes import MODES
+from src.config.settings import Settings
 from src.dataset.store.folder import open_dataset
 from src.report.finished_runs import read_runs
 from src.report.seed_groups import group_seeds
-from src.config.modes import MODES
-from src.config.settings import Settings
 from src.runs.warm_start import NEW, Vocabulary, carry_over, match_domains, match_items
+from tests.support.builders import make_model
+from tests.support.command_runs import ROOT, command, contents, data_step, failing, flags
+from tests.support.data_logs import DAY, make, write_log
 from trainers import Trainer
 
 OCTOBER, NOVEMBER = 1_696_118_400, 1_698_796_800  # the first second, UTC

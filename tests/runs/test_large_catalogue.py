@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.command_runs import make_data, train
-from tests.support import step_benches
-from tests.support.builders import make_dataset
 
 import main
 from models import SyNCRec
+from src.config.settings import Settings
 from src.nn.initialization import own_stream
 from src.runs.checkpoints import load_checkpoint
-from src.config.settings import Settings
 from src.training.processes import Process
+from tests.support import step_benches
+from tests.support.builders import make_dataset
+from tests.support.command_runs import make_data, train
 
 CPU = torch.device("cpu")
 SPARSE = ("--loss=bce", "--sparse_items")

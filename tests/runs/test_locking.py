@@ -53,7 +53,7 @@ def folder(tmp_path):
 def test_a_second_process_is_refused_until_the_first_ends(folder):
     holder = python(HOLD, folder)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="^busy here$"), hold_lock(folder, "busy here"):
+    with pytest.raises(UserError, match=r"^busy here$"), hold_lock(folder, "busy here"):
         pass
     assert holder.communicate("\n") == ("", "")
     with hold_lock(folder, "busy"):

@@ -1,21 +1,20 @@
 """Memory: what is told before a run begins is what it takes, and running out of it is one line."""
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.support.command_runs import command, contents, flags, make_data, train
 
-from tests.support import step_benches
-from src.training import memory
-from src.io.errors import UserError
-from src.training.memory import check_tables, forecast, shortage
 from src.config.settings import Settings
-from src.training.processes import Process
+from src.io.errors import UserError
 from src.runs.models import count_parameters
+from src.training import memory
+from src.training.memory import check_tables, forecast, shortage
+from src.training.processes import Process
+from tests.support import step_benches
+from tests.support.command_runs import command, contents, flags, make_data, train
 
 LENGTH = 40  # events of every user: equal batches have equal numbers of targets
 ITEMS = (300, 200, 200, 100, 100)

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from main import main
+from src.config.settings import Settings
+from src.io.errors import NotFinite
+from src.runs import faults, training_state
+from src.training.processes import Process
+from src.training.random_state import seed_everything
 from tests.support.command_runs import contents, failing, make_data
 from tests.support.command_runs import train as train_command
 from tests.support.ranked_data import random_dataset
-
-from main import main
-from src.io.errors import NotFinite
-from src.config.settings import Settings
-from src.runs import faults, training_state
 from trainers import Trainer
-from src.training.processes import Process
-from src.training.random_state import seed_everything
 
 SIZES = (7, 5, 6)
 

@@ -9,6 +9,10 @@ from functools import cache
 import pyarrow.parquet as pq
 import pytest
 import torch
+
+import main
+from src.dataset.batching.loader import Loader
+from src.dataset.store.folder import open_dataset
 from tests.support.command_runs import DOMAINS, ROOT, contents, make_data
 from tests.support.process_runs import (
     USERS,
@@ -20,11 +24,6 @@ from tests.support.process_runs import (
     launch,
     launch_runs,
 )
-
-import main
-from src.dataset.store.folder import open_dataset
-from src.dataset.batching.loader import Loader
-from src.config.settings import Settings
 
 KINDS = {  # what each run has that the default settings have not
     "full": (),

@@ -6,15 +6,15 @@ from contextlib import suppress
 
 import pytest
 import torch
+
+import main
+from src.training.processes import Process
+from src.training.random_state import restore_all
+from src.training.signals import Interrupted
 from tests.support.command_runs import ROOT, command, make_data
 from tests.support.process_endings import ENDINGS, statuses
 from tests.support.process_runs import USERS, assert_same_run, exact, launch, launch_runs
 from tests.support.process_worker import meets
-
-import main
-from src.training.signals import Interrupted
-from src.training.processes import Process
-from src.training.random_state import restore_all
 
 LOST = "error: another process has ended; the cause is what it said, or in torchrun's report; "
 DROPOUT = ("--dropout=.5", "--batch_size=14", "--max_epochs=3", "--resume")  # 6 steps an epoch

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.command_runs import contents, failing, flags, make_data, started, train
 
 import main as training
-from tests.support import watched
-from tests.support.watched import Aim, differences
 from src.io.errors import UserError, run_command
 from src.runs import training_state
 from src.training.signals import Interrupted
+from tests.support import watched
+from tests.support.command_runs import contents, failing, flags, make_data, started, train
+from tests.support.watched import Aim, differences
 from trainers import Trainer
 
 EPOCHS = "--max_epochs=3"  # of 3 steps each

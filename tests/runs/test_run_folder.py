@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.support.command_runs import failing, make_data, started, train
 
+from tests.support.command_runs import failing, make_data, started, train
 from tests.support.watched import differences
 
 EPOCHS = "--max_epochs=3"

@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tests.support.command_runs import DOMAINS, contents, make_data, train
 
-from src.training import tensorboard as liveview
 from src.runs.tables import TRANSFER_COLUMNS
+from src.training import tensorboard as liveview
+from tests.support.command_runs import DOMAINS, contents, make_data, train
 
 NO_PACKAGE = "--tensorboard: the package tensorboard is not installed; pip install tensorboard\n"
 TWO = ("--max_epochs=2", "--protocol", "full")

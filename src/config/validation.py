@@ -6,9 +6,9 @@ import unicodedata
 
 from src.config.names import MODELS, WEIGHTINGS, load
 from src.config.settings import Settings, own_settings
-from src.dataset.store.card_schema import folder_name_error
 from src.io.errors import UserError
 from src.io.json_schema import repr_short
+from src.io.names import folder_name_error
 
 MOST = 2**31 - 1  # of a whole number that has no other limit
 MOST_SEED = 2**53  # what every reader of config.json holds exactly

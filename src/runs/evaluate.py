@@ -60,7 +60,7 @@ def run_protocols(settings: Settings) -> tuple[str, ...]:
         # a domain's own model has no vectors of the other domains' items
         if RELEASED in settings.protocol:
             raise UserError(
-                f"--protocol {RELEASED} scores the items of all domains by the query of one, "
+                f"--protocol {RELEASED} scores the items of all domains by one domain's query, "
                 f"which a run of --mode {settings.mode} cannot do; leave it out"
             )
         wanted = tuple(name for name in wanted if name != RELEASED)

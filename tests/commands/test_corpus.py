@@ -307,7 +307,7 @@ def test_stored_candidates(world, spoil, edit):
     count, seed = settings.sampled_negatives, settings.candidate_seed
     refused(
         lambda: drawn_candidates(dataset, targets, ("sampled",), count, seed, folder),
-        "holds no candidates of these targets; delete it",
+        "does not fit these targets; delete it",
     )
 
 

@@ -26,7 +26,7 @@ MIM_LOSS = "mutual-information loss"
 
 
 class Task(nn.Module):
-    """What one task has of its own: start tokens, positions, gates and (set later) towers.
+    """The parameters of one task: start tokens, positions, gates and (set later) towers.
 
     SDSR has one start token, gate and tower for each domain, CDSR one of each.
     """
@@ -94,7 +94,7 @@ class SyNCRec(nn.Module):
 
     @staticmethod
     def _owners(settings) -> dict[str, int]:
-        """How many experts each task owns; a lone task owns them all."""
+        """{task: number of experts it owns}; a single task owns them all."""
         if settings.share_experts:
             return {"shared": 1}
         if len(settings.paths) == 2:
@@ -242,8 +242,8 @@ class SyNCRec(nn.Module):
         return self.outputs(batch, path, last=True)[batch.last_rows]
 
     def reads_domain(self, path: str) -> bool:
-        """The single view starts with the domain's token and ends in its tower; the cross view may
-        be told the domain."""
+        """The single view has a start token and a tower per domain; the cross view reads the domain
+        on request."""
         return path == "single" or self.settings.target_domain_query
 
     def rows_of(self, name: str) -> str:

@@ -201,7 +201,7 @@ def test_a_target_is_compared_by_the_score_that_stands_among_the_others(slip, mo
 def test_scores_that_change_while_they_are_counted_are_refused(monkeypatch):
     monkeypatch.setitem(ranks.SIDES, "cpu", 5)
     part = Part(lambda columns: torch.rand(6, 60)[:, columns], 60, no_reads())
-    with pytest.raises(RuntimeError, match="not the same"):
+    with pytest.raises(RuntimeError, match="differ"):
         count_ranks([part], np.arange(6), 0, CPU)
 
 

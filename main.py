@@ -6,10 +6,10 @@
 The best checkpoint on validation is reloaded, and the test split is scored once, at the end.
 
 Any number of processes trains the same model, and --resume may continue with another number. If one
-of them dies, the others say so in one line and end; torchrun, which ends with status 1, notices
-within a tenth of a second and gives them 30 seconds at most. SIGTERM or SIGINT to torchrun ends all
-after the current step, with last.pt written. How gloo and NCCL connect is set by their own
-environment variables and torchrun's flags.
+process dies, the others print one line and exit; torchrun notices within a tenth of a second, waits
+for them for at most 30 seconds and exits with status 1. SIGTERM or SIGINT to torchrun stops all of
+them after the current step, with last.pt written. The connections of gloo and NCCL are configured
+by their environment variables and torchrun's flags.
 """
 
 import dataclasses
@@ -26,14 +26,19 @@ from src.dataset.store.folder import Dataset, open_named
 from src.dataset.store.verify import check_events
 from src.io.errors import UserError, run_command
 from src.io.files import write_json
-from src.runs import faults, lifecycle, training_state
+from src.runs import divergence, lifecycle, training_state
 from src.runs.command import parse_command
 from src.runs.evaluate import evaluate_run, lacks_scores, results_table
 from src.runs.models import best_models, model_parts
 from src.runs.records import read_results
 from src.runs.tables import merge_metrics
 from src.runs.warm_start import initial_state, open_former
-from src.training.memory import named_when_full, smaller_batch, smaller_ranking, smaller_tables
+from src.training.device_memory import (
+    advise_when_full,
+    smaller_batch,
+    smaller_ranking,
+    smaller_tables,
+)
 from src.training.processes import Process
 from src.training.random_state import seed_everything
 from src.training.tensorboard import view_folder
@@ -42,17 +47,17 @@ from utils import start_process
 
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
-    """Train the run's models, one after the other; only their files are left."""
+    """Train the run's models one after the other and write their files."""
     view = view_folder(folder) if settings.tensorboard and process.leads else None
-    former, done = None, []
+    former, trained = None, []
     for part, part_folder in model_parts(settings, dataset, folder):
         if process.leads:
             part_folder.mkdir(parents=True, exist_ok=True)
-        seed_everything(settings.seed, process.rank)  # dropout of its own for each process
+        seed_everything(settings.seed, process.rank)  # each process has its own dropout
         trainer = Trainer(settings, part, part_folder, process)
         if part is not dataset and process.leads:
             print(f"domain {part.domain_names[0]}: {len(trainer.loader.users)} users", flush=True)
-        with named_when_full("in reading the checkpoint", smaller_tables(settings)):
+        with advise_when_full("reading the checkpoint", smaller_tables(settings)):
             resumed = settings.resume and training_state.resume(trainer)
         if settings.init_from and not resumed:
             former = former or open_former(Path(settings.init_from), open_named)
@@ -60,40 +65,41 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
             if states := initial_state(former, part, fresh, trainer.model):
                 training_state.start_from(trainer, states)
         trainer.fit(view and view / part_folder.relative_to(folder))
-        done.append((part_folder, part.domain_names, trainer.progress.epoch))
-    if done[0][0] != folder and process.leads:
-        merge_metrics(done, folder)
+        trained.append((part_folder, part.domain_names, trainer.progress.epoch))
+    if trained[0][0] != folder and process.leads:
+        merge_metrics(trained, folder)
 
 
 def replay(settings: Settings, dataset: Dataset, checkpoint: Path, process: Process) -> None:
-    """`--replay`: print the losses and gradients of the step that a checkpoint stands before."""
+    """`--replay`: print the losses and gradients of the step that follows a checkpoint."""
     parts = model_parts(settings, dataset, lifecycle.folder_of(checkpoint))
-    mine = [part for part in parts if part[1].resolve() == checkpoint.parent.resolve()]
-    if not mine:
-        raise UserError(f"--replay {checkpoint} lies where no model of the run has its checkpoints")
-    trainer = Trainer(settings, *mine[0], process)
-    with named_when_full("in the step", smaller_batch(settings, trainer.forecast)):
-        for line in faults.replay(trainer, checkpoint):
+    same_folder = [part for part in parts if part[1].resolve() == checkpoint.parent.resolve()]
+    if not same_folder:
+        folders = " or ".join(str(part_folder) for _, part_folder in parts)
+        raise UserError(f"--replay {checkpoint} is not in {folders}; give a checkpoint from there")
+    trainer = Trainer(settings, *same_folder[0], process)
+    with advise_when_full("computing the step", smaller_batch(settings, trainer.forecast)):
+        for line in divergence.replay(trainer, checkpoint):
             if process.leads:
                 print(line)
 
 
 def score(settings: Settings, dataset: Dataset, folder: Path, process: Process, keep: bool) -> None:
-    """Rank with the best checkpoints; with `keep`, the folder's results of other protocols stay."""
-    with named_when_full("in ranking", smaller_ranking(settings)):
+    """Rank with the best checkpoints; `keep` keeps the folder's results of other protocols."""
+    with advise_when_full("ranking", smaller_ranking(settings)):
         ensemble = best_models(settings, dataset, folder, process.device)
         evaluate_run(ensemble, settings, dataset, folder, process, keep)
 
 
 def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
-    """Score a finished run with other settings of scoring, or under more protocols."""
+    """Score a finished run with other scoring settings, or under more protocols."""
     lifecycle.check_data(
         folder, dataset.card["sha256"], "make that dataset again, or give its --data_dir"
     )
     before = run_settings(folder)
     others = scored_otherwise(before, settings)
     if others and process.leads:
-        print(f"scored anew: --{', --'.join(others)} changed; earlier results are replaced")
+        print(f"--{', --'.join(others)} changed: scoring again replaces the earlier results")
     score(settings, dataset, folder, process, keep=not others)
     if process.leads:
         changed = {name: getattr(settings, name) for name in others}
@@ -103,7 +109,8 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
 def find_or_train(
     settings: Settings, dataset: Dataset, evaluated: Path | None, process: Process
 ) -> Path:
-    """Score the run folder `evaluated` again, or find the settings' own finished, or train it."""
+    """Score the run folder `evaluated` again, or train the run of the settings unless it is
+    finished; returns the run folder."""
     run = evaluated or lifecycle.run_folder(settings, dataset)
     with ExitStack() as held:
         process.agree(lambda: lifecycle.lock_run(run, held))
@@ -112,8 +119,8 @@ def find_or_train(
             return run
         if not process.agree(lambda: lifecycle.open_run(settings, run, process, dataset)):
             train(settings, dataset, run, process)
-            gc.collect()  # an optimiser and its schedule hold each other, and tables of moments
-            process.wait()  # best.pt is there for everybody
+            gc.collect()  # optimisers and schedulers are reference cycles that hold large tensors
+            process.wait()  # for best.pt
             score(settings, dataset, run, process, keep=False)
         else:
             if process.leads:
@@ -126,7 +133,7 @@ def find_or_train(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, or find the run finished, and print its table. Raises UserError for mistakes."""
+    """Train, unless the run is finished, and print its results. Raises UserError for mistakes."""
     settings, evaluated, checkpoint = parse_command(arguments, __doc__.splitlines()[0])
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -6,7 +6,7 @@ Symbols: B users, N targets (all events of the batch's users), M slots of a pack
 than N), D domains, V items, H hidden size, K = K_c + K_s experts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ MIM_LOSS = "mutual-information loss"
 
 
 class Task(nn.Module):
-    """What one task has of its own: start tokens, positions, gates and (set later) towers.
+    """The parameters of one task: start tokens, positions, gates and (set later) towers.
 
     SDSR has one start token, gate and tower for each domain, CDSR one of each.
     """
@@ -37,13 +37,14 @@ class Task(nn.Module):
         self.start = nn.Parameter(torch.randn(starts, hidden) * 0.02)
         self.position = nn.Parameter(torch.randn(settings.max_len, hidden) * 0.02)
         self.norm = nn.LayerNorm(hidden)
+        self.gate: TokenGate | SequenceGate | EvenGate
         if settings.gate == "token":
             self.gate = TokenGate(gates, hidden, settings.experts)
         elif settings.gate == "sequence":
             self.gate = SequenceGate(gates, hidden, settings.experts, settings.max_len)
         else:
             self.gate = EvenGate(settings.experts)
-        self.towers = None
+        self.towers: Towers | None = None
 
 
 class SyNCRec(nn.Module):
@@ -64,19 +65,20 @@ class SyNCRec(nn.Module):
         with own_stream(settings.seed, "items"):
             table = torch.randn(self.item_starts[-1], hidden).mul_(0.02)  # one table, not two
             self.item_table = nn.Parameter(table)
-        self.experts = nn.ModuleDict()
+        experts, tasks = nn.ModuleDict(), nn.ModuleDict()
+        self.experts: Mapping[str, Experts] = experts  # type: ignore[assignment]
+        self.tasks: Mapping[str, Task] = tasks  # type: ignore[assignment]
         for owner, count in self._owners(settings).items():
             with own_stream(settings.seed, f"{owner} experts"):
-                self.experts[owner] = Experts(
+                experts[owner] = Experts(
                     count, hidden, settings.layers, settings.heads, settings.dropout,
                     settings.attention_dropout, settings.compile, settings.kernels,
                 )  # fmt: skip
         gates = {"cross": 1, "single": 1 if settings.share_experts else domains}
         starts = {"cross": 1, "single": domains}
-        self.tasks = nn.ModuleDict()
         for task in settings.paths:
             with own_stream(settings.seed, task):
-                self.tasks[task] = Task(settings, starts[task], gates[task])
+                tasks[task] = Task(settings, starts[task], gates[task])
             with own_stream(settings.seed, f"{task} towers"):
                 if settings.towers:
                     self.tasks[task].towers = Towers(gates[task], hidden, settings.dropout)
@@ -92,7 +94,7 @@ class SyNCRec(nn.Module):
 
     @staticmethod
     def _owners(settings) -> dict[str, int]:
-        """How many experts each task owns; a lone task owns them all."""
+        """{task: number of experts it owns}; a single task owns them all."""
         if settings.share_experts:
             return {"shared": 1}
         if len(settings.paths) == 2:
@@ -170,7 +172,7 @@ class SyNCRec(nn.Module):
         if self.settings.share_experts:
             mixture = self._shared_expert(inputs, tiles, weights, task, rows)
         else:
-            mixture, first = 0.0, 0
+            mixture, first = inputs.new_zeros(()), 0
             for owner, experts in self.experts.items():
                 share = weights[:, first : first + experts.stack]
                 first += experts.stack
@@ -240,8 +242,8 @@ class SyNCRec(nn.Module):
         return self.outputs(batch, path, last=True)[batch.last_rows]
 
     def reads_domain(self, path: str) -> bool:
-        """The single view starts with the domain's token and ends in its tower; the cross view may
-        be told the domain."""
+        """The single view has a start token and a tower per domain; the cross view reads the domain
+        on request."""
         return path == "single" or self.settings.target_domain_query
 
     def rows_of(self, name: str) -> str:

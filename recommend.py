@@ -1,8 +1,8 @@
-"""What each user may want next: run folder -> top-K items per user and domain.
+"""Recommend: run folder -> top-K items per user and domain.
 
     python recommend.py --run runs/amazon/syncrec-ce-seed42 --k 10
 
-The context is everything that the log knows of a user, validation and test events included.
+The context is all of a user's events in the log, including validation and test events.
 """
 
 import dataclasses
@@ -37,26 +37,26 @@ WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 
 @dataclass(frozen=True)
 class RecommendSettings:
-    """What `recommend.py` can be told."""
+    """The flags of `recommend.py`."""
 
     run: str = setting("", "run folder of main.py (required)")
-    data_dir: str = setting("", "dataset folder, where it is not the one that the run names")
+    data_dir: str = setting("", "dataset folder, if it has moved since training")
     k: int = setting(10, "items per user and domain")
-    out: str = setting("", ".parquet or .csv; else recommendations.parquet in the run folder")
-    users: tuple[str, ...] = setting((), "ids of the log; none named: all")
-    domains: tuple[str, ...] = setting((), "names of the log; none named: all")
+    out: str = setting("", ".parquet or .csv file; default: recommendations.parquet of the run")
+    users: tuple[str, ...] = setting((), "user ids of the log; default: all")
+    domains: tuple[str, ...] = setting((), "domains of the log; default: all")
     serve_path: str = setting(
         "auto",
-        "view to rank by; auto: by domain cross, or single where it was better on validation",
+        "view to rank by; auto: cross, or single in domains where it was better on validation",
         choices=("auto", *PATHS),
     )
-    exclude_seen: bool = setting(True, "leave out what the user has in the log")
+    exclude_seen: bool = setting(True, "exclude the items that the user has in the log")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run, ready to rank."""
+    """A finished run with its models loaded."""
 
     settings: Settings
     dataset: Dataset
@@ -66,11 +66,10 @@ class TrainedRun:
 
 
 def open_trained(folder: Path, device: torch.device, data_dir: str = "") -> TrainedRun:
-    """The dataset, the best checkpoints and the serving paths of a run folder; `data_dir` is where
-    the dataset lies now, if it has moved.
+    """The dataset, the best checkpoints and the serving paths of a run folder; `data_dir` is the
+    dataset folder, if it has moved.
 
-    Raises UserError when the folder holds no trained run, or its dataset is not the one it was
-    trained on.
+    Raises UserError when the folder holds no trained run, or the dataset is not its training data.
     """
     settings = run_settings(folder)
     check_settings(settings)
@@ -98,9 +97,10 @@ def recommend(
     ----------
     users: dense ids, default all. domains: dense ids, default all.
     path: `cross`, `single`, or `auto`: in each domain the one that serves it.
-    exclude_seen: leave out every item of the user's own events.
+    exclude_seen: leave out every item of the user's events.
 
-    Returns the columns user_id, domain, rank (from 1), item_id, score, by user, domain and rank.
+    Returns the columns user_id, domain, rank (from 1), item_id, score, ordered by user, domain and
+    rank.
     """
     dataset = run.dataset
     users = np.arange(dataset.users) if users is None else np.asarray(users)
@@ -108,11 +108,11 @@ def recommend(
     tables = []
     with tqdm(total=len(users), desc="recommending", unit="user", disable=None, leave=False) as bar:
         for start in range(0, len(users), run.settings.eval_users):
-            some = users[start : start + run.settings.eval_users]
+            batch = users[start : start + run.settings.eval_users]
             for domain in domains:
-                own = run.paths[dataset.domain_names[domain]] if path == "auto" else path
-                tables.append(_next_items(run, some, domain, own, k, exclude_seen))
-            bar.update(len(some))
+                serving = run.paths[dataset.domain_names[domain]] if path == "auto" else path
+                tables.append(_next_items(run, batch, domain, serving, k, exclude_seen))
+            bar.update(len(batch))
     columns = pa.concat_tables(tables)
     order = [("user", "ascending"), ("domain", "ascending"), ("rank", "ascending")]
     return _named(dataset, columns.sort_by(order))
@@ -121,7 +121,7 @@ def recommend(
 def _next_items(
     run: TrainedRun, users: np.ndarray, domain: int, path: str, k: int, exclude_seen: bool
 ) -> pa.Table:
-    """Dense (user, domain, rank, item, score) of the k best items of some users."""
+    """Dense (user, domain, rank, item, score) of the k best items of each of `users`."""
     data, ensemble = run.dataset, run.ensemble
     queries = Queries(users, data.offsets[users + 1], np.full(len(users), domain))
     hidden = encode_queries(
@@ -130,29 +130,30 @@ def _next_items(
         context=run.settings.context,
         users_at_once=run.settings.eval_users, device=run.device,
     )  # fmt: skip
-    model, own = ensemble.of(domain)
+    model, number = ensemble.of(domain)
     first, end = data.item_starts[domain : domain + 2].tolist()
 
     def scores(columns: slice | torch.Tensor) -> torch.Tensor:
-        return _finite(domain_scores(model, hidden, own, columns), data, users, domain)
+        return _finite(domain_scores(model, hidden, number, columns), data, users, domain)
 
-    barred = _seen(data, users, domain, run.device) if exclude_seen else None
-    best, places = top_items(scores, end - first, k, run.device, barred)
-    best, places = best.cpu().numpy(), places.cpu().numpy()
-    row, rank = np.nonzero(np.isfinite(best))  # what is barred stands at the end
+    excluded = _seen(data, users, domain, run.device) if exclude_seen else None
+    best, columns = (
+        part.cpu().numpy() for part in top_items(scores, end - first, k, run.device, excluded)
+    )
+    row, rank = np.nonzero(np.isfinite(best))  # excluded items come last, with −inf
     return pa.table(
         {
             "user": users[row],
             "domain": np.full(len(row), domain),
             "rank": rank.astype(np.int32) + np.int32(1),
-            "item": first + places[row, rank],
+            "item": first + columns[row, rank],
             "score": best[row, rank],
         }
     )
 
 
 def _finite(scores: torch.Tensor, data: Dataset, users: np.ndarray, domain: int) -> torch.Tensor:
-    """The scores [users, columns] as they are; UserError where one is not finite."""
+    """The scores [users, columns] unchanged; UserError where one is not finite."""
     try:
         check_finite(scores)
     except NonFiniteScore as fault:
@@ -167,7 +168,7 @@ def _finite(scores: torch.Tensor, data: Dataset, users: np.ndarray, domain: int)
 def _seen(
     data: Dataset, users: np.ndarray, domain: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and place among the domain's items of all that the users have there."""
+    """(row, column) of every item of the domain that the users have in the log."""
     events, rows = user_events(data, users, data.offsets[users + 1])
     inside = data.domains[events] == domain
     columns = data.items[events[inside]].astype(np.int64) - data.item_starts[domain]
@@ -175,7 +176,7 @@ def _seen(
 
 
 def _named(dataset: Dataset, columns: pa.Table) -> pa.Table:
-    """Dense ids as the log's own."""
+    """The table with the ids of the log in place of dense ids."""
     names = pa.array(dataset.domain_names)
     return pa.table(
         {
@@ -192,11 +193,11 @@ def chosen_users(dataset: Dataset, ids: tuple[str, ...]) -> np.ndarray | None:
     """Dense ids of the users named; None for all. UserError for a user not in the dataset."""
     if not ids:
         return None
-    found = pc.index_in(pa.array(ids), value_set=pc.cast(dataset.user_ids, pa.string()))
-    for name, place in zip(ids, found, strict=True):
-        if not place.is_valid:
+    users = pc.index_in(pa.array(ids), value_set=pc.cast(dataset.user_ids, pa.string()))
+    for name, user in zip(ids, users, strict=True):
+        if not user.is_valid:
             raise UserError(f"--users: {name} is not among the users of {dataset.folder}")
-    return np.unique(found.to_numpy())
+    return np.unique(users.to_numpy())
 
 
 def chosen_domains(dataset: Dataset, names: tuple[str, ...]) -> list[int] | None:
@@ -209,7 +210,7 @@ def chosen_domains(dataset: Dataset, names: tuple[str, ...]) -> list[int] | None
 
 
 def output_path(settings: RecommendSettings) -> Path:
-    """Where the table goes; refused before the work where it cannot be written."""
+    """The output file; UserError, before any work, where it cannot be written."""
     path = Path(settings.out) if settings.out else Path(settings.run) / "recommendations.parquet"
     if path.suffix not in WRITERS:
         raise UserError(f"--out {path}: the name must end in {' or '.join(WRITERS)}")
@@ -219,7 +220,7 @@ def output_path(settings: RecommendSettings) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Rank, and write the table. Raises UserError for every mistake of the user."""
+    """Rank, and write the table. Raises UserError for mistakes."""
     parser = build_parser(RecommendSettings, __doc__.splitlines()[0])
     settings = from_namespace(RecommendSettings, parser.parse_args(arguments))
     if not settings.run:
@@ -233,8 +234,8 @@ def main(arguments: list[str] | None = None) -> None:
     run = open_trained(folder, start_process(settings.device).device, settings.data_dir)
     if settings.serve_path not in ("auto", *run.settings.paths):
         raise UserError(
-            f"--serve_path {settings.serve_path}: a run of --mode {run.settings.mode} has the path "
-            f"{' and '.join(run.settings.paths)} alone"
+            f"--serve_path {settings.serve_path}: a run of --mode {run.settings.mode} has only the "
+            f"path {' and '.join(run.settings.paths)}"
         )
     table = recommend(
         run,

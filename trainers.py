@@ -1,11 +1,10 @@
 """The training loop: steps, epochs, validation, early stopping.
 
-It knows recommenders and loss weightings through src/interfaces.py alone. Checkpoints, faults and
-tables are called in one line each and live in src/runs.
+It knows recommenders and loss weightings only through src/interfaces.py. Checkpoints, the diagnosis
+of divergence and the tables are called in one line each and live in src/runs.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +26,11 @@ from src.io.errors import NotFinite
 from src.objective.lc_ntg import NegativeTransferGap
 from src.objective.step_losses import mean_coefficients
 from src.objective.weighting import make_weighting
-from src.runs import faults, training_state
+from src.runs import divergence, training_state
 from src.runs.checkpoints import BEST, LAST, write_checkpoint
 from src.runs.models import count_parameters, new_model
 from src.runs.tables import RunTables, print_epoch
-from src.training import memory
+from src.training import device_memory
 from src.training.domain_gradients import combined_gradients
 from src.training.epoch_statistics import EpochStatistics
 from src.training.held_out import held_out_losses
@@ -44,14 +43,8 @@ from src.training.signals import Interrupted, StopSignals
 
 
 class Trainer:
-    """Trains one model on one dataset and keeps its run folder.
-
-    Parameters
-    ----------
-    settings: the run's settings.
-    dataset: what to train on; a mode with one model per domain passes one domain at a time.
-    folder: where last.pt, best.pt and the tables go.
-    """
+    """Trains one model on one dataset; last.pt, best.pt and the tables go to `folder`. A mode with
+    one model per domain has one Trainer per domain."""
 
     def __init__(self, settings: Settings, dataset: Dataset, folder: Path, process: Process):
         self.settings, self.dataset, self.folder, self.process = settings, dataset, folder, process
@@ -62,11 +55,12 @@ class Trainer:
             grad_accum=settings.grad_accum, batch_by=settings.batch_by,
             context=settings.sdsr_context, share_mim_counts=settings.compares_views,
         )  # fmt: skip
-        self.forecast = memory.forecast(
+        self.forecast = device_memory.forecast(
             settings, count_parameters(settings, dataset), dataset.item_rows,
             self.loader.window_lengths(), process.processes,
         )  # fmt: skip
-        with memory.named_when_full("in making the model", memory.smaller_tables(settings)):
+        advice = device_memory.smaller_tables(settings)
+        with device_memory.advise_when_full("making the model", advice):
             self.model = new_model(settings, dataset, process.device)
         self.dtype = self.model.item_table.dtype
         self.network = process.wrap(self.model)
@@ -83,29 +77,31 @@ class Trainer:
     def train_step(self, step_batches: list[Batch]) -> bool:
         """One optimiser step over its batches; True when a signal asks to stop after it.
 
-        Every mean is over the step's targets, not a batch's or a process's. NotFinite, with nothing
-        updated, where a loss or a gradient is not finite.
+        Every mean is over the targets of the whole step: all its batches, all processes. Where a
+        loss or a gradient is not finite, nothing is updated and NotFinite is raised.
         """
         before = random_state(self.process.device)
         counts = self.count_targets(step_batches)  # n_d [D]
-        weights = self.weighting.weights()  # w_d [D], from what the step before left
+        weights = self.weighting.weights()  # w_d [D], from the steps before
         # ∂/∂θ of  Σ_t w_d·l_cross[t] / Σ_d w_d·n_d  +  λ_single · mean l_single  +  Σ λ·auxiliary
         coefficients = self.coefficients(counts, weights)
         try:
             losses = self.gradients(step_batches, coefficients)
         except Anomaly as anomaly:
-            raise faults.of_anomaly(self, anomaly, before) from None
+            raise divergence.in_backward(self, anomaly, before) from None
         values = gradient_values(self.model.parameters())
         norm = nn.utils.get_total_norm(values)
         terms = [term for batch in losses for term in (batch.objective, *batch.auxiliary.values())]
         finite = torch.isfinite(torch.stack(terms).detach().sum() + norm)  # read back once per step
         stop, faulty = self.process.any(self.signals.received is not None, ~finite)
         if faulty:
-            raise faults.of_step(self, losses, step_batches, before)
+            raise divergence.in_step(self, losses, step_batches, before)
         if self.settings.clip_norm:
             clip_gradients(values, norm, self.settings.clip_norm)
-        for part in (*self.optimizers.values(), *self.schedulers.values()):
-            part.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        for scheduler in self.schedulers.values():
+            scheduler.step()
         self.progress.step += 1
         self.progress.position += 1
         self._update_weighting(losses, step_batches, counts)
@@ -113,14 +109,16 @@ class Trainer:
 
     def count_targets(self, step_batches: list[Batch]) -> Tensor:
         """n_d [D]: the step's targets of each domain, over all its batches and processes."""
-        counts = self.process.sum(sum(batch.domain_counts for batch in step_batches))
+        counts = self.process.sum(
+            torch.stack([batch.domain_counts for batch in step_batches]).sum(0)
+        )
         return counts.to(self.dtype)
 
     def coefficients(self, counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """What the objective multiplies the loss of a target by: {path: [D]}.
+        """The coefficient of a target's loss in the objective, {path: [D]}.
 
-        The denominators are the step's. Times the processes, because DistributedDataParallel
-        averages what must be added.
+        The denominators are those of the whole step. Multiplied by the number of processes, because
+        DistributedDataParallel averages what must be summed.
         """
         by_path = {}
         for path in self.paths:
@@ -135,7 +133,7 @@ class Trainer:
     def gradients(
         self, step_batches: list[Batch], coefficients: dict[str, Tensor]
     ) -> list[StepLosses]:
-        """Put the gradients of the objective in place of those before; the losses of each batch."""
+        """Set the gradients to those of the objective; returns the losses of each batch."""
         if self.weighting.per_domain_gradients:
             return combined_gradients(self, step_batches, coefficients)
         return self.backward(step_batches, coefficients)
@@ -153,10 +151,8 @@ class Trainer:
                 for path, values in coefficients.items()
             }
             gather = partial(process.gather_groups, sizes=batch.mim_sizes)
-            # gradients of all but the last batch are added up before they are shared
-            shared = number == len(step_batches) or self.network is self.model
             with (
-                nullcontext() if shared else self.network.no_sync(),
+                process.synchronised(self.network, number == len(step_batches)),
                 named_anomalies(settings.detect_anomaly),
             ):
                 with torch.autocast(
@@ -174,18 +170,21 @@ class Trainer:
     def _update_weighting(
         self, losses: list[StepLosses], step_batches: list[Batch], counts: Tensor
     ) -> None:
-        """φ of the step, then s and γ; and what the weighting learns of the step's losses."""
+        """φ of the step, then s and γ; and the update of the weighting from the step's losses."""
         sums = [  # of each batch {path: [D]}
             self.statistics.add(batch_losses, batch, len(step_batches))
             for batch_losses, batch in zip(losses, step_batches, strict=True)
         ]
         if self.weighting.needs_losses:
-            totals = {path: sum(batch[path] for batch in sums) for path in self.paths}
+            totals = {
+                path: torch.as_tensor(sum(batch[path] for batch in sums)) for path in self.paths
+            }
             means = {path: self.process.sum(total) / counts for path, total in totals.items()}
             self.weighting.update(means, counts)
         if len(self.paths) == 2:
             cross, single = self.paths
-            gap_sums = self.process.sum(sum(batch[single] - batch[cross] for batch in sums))
+            gap_sums = sum(batch[single] - batch[cross] for batch in sums)
+            gap_sums = self.process.sum(torch.as_tensor(gap_sums))
             gap, gamma = gap_sums / counts, self.gap.gamma  # φ_d: mean of l_single − l_cross
             self.gap.update(gap, counts)  # s_d ← α·s_d + β·φ_d
             transfer = (gap, self.gap.state, gamma)
@@ -194,63 +193,64 @@ class Trainer:
     # ------------------------------------------------------------------------ epochs
 
     def fit(self, tensorboard: Path | None = None) -> None:
-        """Train until the patience or the epochs run out; best.pt holds the best validation.
+        """Train until patience or epochs run out; best.pt holds the best validation.
 
         With `tensorboard` the tables' rows go to that folder too. Raises NotFinite when a loss, a
-        gradient or a score is not finite, and Interrupted, once last.pt is written, after a SIGINT
-        or SIGTERM.
+        gradient or a score is not finite, and Interrupted after a SIGINT or SIGTERM, once last.pt
+        is written.
         """
         with self.signals:
             tables = RunTables(self.folder, self.dataset.domain_names, self.progress, tensorboard)
             targets = split_targets(self.dataset, "valid")
             if self.process.leads and not self.progress.finished(self.settings):
-                memory.tell(self.forecast, self.settings, self.process.device)
+                device_memory.print_forecast(self.forecast, self.settings, self.process.device)
             while not self.progress.finished(self.settings):
                 self._fit_epoch(tables, targets)
-                self._end_if_asked()
+                self._stop_if_asked()
             tables.close()
-            self._end_if_asked()
+            self._stop_if_asked()
 
     def _fit_epoch(self, tables: RunTables, targets: Targets) -> None:
-        """Train, validate, remember the best; checkpoints and rows of the tables."""
-        advice = memory.smaller_batch(self.settings, self.forecast)
-        with memory.named_when_full(f"in epoch {self.progress.epoch + 1}", advice):
+        """Train, validate, record the best; write checkpoints and rows of the tables."""
+        advice = device_memory.smaller_batch(self.settings, self.forecast)
+        with device_memory.advise_when_full(f"training epoch {self.progress.epoch + 1}", advice):
             self.train_steps()
+        advice = device_memory.smaller_ranking(self.settings)
         with (
-            memory.named_when_full("in ranking validation", memory.smaller_ranking(self.settings)),
+            device_memory.advise_when_full("ranking the validation targets", advice),
             self.signals.ending(self._saved()),
         ):
             try:
                 results = self.validate(targets)
-            except NotFinite as error:  # of any process, in all of them
-                raise faults.of_validation(self, error) from None
+            except NotFinite as error:  # raised by all processes
+                raise divergence.in_validation(self, error) from None
             if self.weighting.needs_held_out:
                 self.weighting.update_held_out(*held_out_losses(self, targets))
-        statistics = self.end_epoch()
-        improved = self.progress.note(self._selected(results))
+        statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
+        settings = self.settings
+        improved = self.progress.note(selected[settings.select_average][settings.select_metric])
         state = training_state.state_of(self)
 
         def write() -> None:
             rows = tables.write(self.progress, statistics, results)
-            # best.pt first: a run that stops between the two trains this epoch again
+            # best.pt first: a run that stops between the two repeats this epoch
             if improved:
                 write_checkpoint(self.folder / BEST, state)
             write_checkpoint(self.folder / LAST, state)
-            names = self.dataset.domain_names
-            print_epoch(self.progress, statistics, results, names, self.settings)
+            print_epoch(self.progress, statistics, results, tables.names, settings)
             tables.show(self.progress, *rows)
 
         self.process.agree(write)
 
     def train_epoch(self) -> EpochStatistics:
-        """One pass over the users, or what a checkpoint left of it; the order depends on seed and
-        epoch alone."""
+        """One pass over the users, or the rest of it after a resume; the order depends only on the
+        seed and the epoch."""
         self.train_steps()
         return self.end_epoch()
 
     def train_steps(self) -> None:
-        """The steps that the epoch has left. last.pt is written after the last one too: whatever
-        ends the validation that follows, they are done."""
+        """The remaining steps of the epoch. last.pt is written after the last one too, so that a
+        failed validation loses no step."""
         self.model.train()
         every = self.settings.save_every_steps
         with tqdm(
@@ -267,14 +267,14 @@ class Trainer:
                 if stop or due or self.progress.position == self.loader.steps_per_epoch:
                     training_state.save(self, self.folder / LAST)
                 if stop:
-                    self._interrupt()
+                    self._stop_if_asked()
 
     def steps(self) -> Iterator[list[Batch]]:
-        """The batches of the optimiser steps that the coming epoch has left."""
+        """The batches of the epoch's remaining optimiser steps."""
         return self.loader.steps(self.progress.epoch, self.progress.position)
 
     def end_epoch(self) -> EpochStatistics:
-        """What the epoch's steps add up to, over all processes; the next epoch begins."""
+        """The sums of the epoch's steps over all processes; begins the next epoch."""
         statistics, self.statistics = self.statistics, self.new_statistics()
         self.progress.epoch += 1
         self.progress.position = 0
@@ -282,30 +282,20 @@ class Trainer:
         return statistics
 
     def new_statistics(self) -> EpochStatistics:
-        """Of an epoch without a step."""
+        """Empty sums of an epoch."""
         domains = len(self.dataset.domain_names)
         return EpochStatistics(self.paths, domains, self.process.device, self.dtype)
 
-    def _end_if_asked(self) -> None:
+    def _stop_if_asked(self) -> None:
         if self.process.any(self.signals.received is not None)[0]:
-            self._interrupt()
-
-    def _interrupt(self) -> None:
-        name = self.signals.received or "a signal to another process"
-        raise Interrupted(f"{name}; {self._saved()}")
+            name = self.signals.received or "a signal to another process"
+            raise Interrupted(f"{name}; {self._saved()}")
 
     def _saved(self) -> str:
         return f"{self.folder / LAST} is saved after {self.progress}; continue with --resume"
-
-    # ------------------------------------------------------------------------ validation
 
     def validate(self, targets: Targets) -> Results:
         """The metrics of the model on a split, under `full`."""
         self.model.eval()
         ensemble = Ensemble([self.model])
         return score_validation(ensemble, self.settings, self.dataset, targets, self.process)
-
-    def _selected(self, results: Results) -> float:
-        """The validation metric that picks the best checkpoint: the first path's."""
-        settings = self.settings
-        return results[self.paths[0]][settings.select_average][settings.select_metric]

@@ -24,8 +24,8 @@ class Popularity:
     def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
         """The same scores for every context: users [n] and the ends of their contexts [n] ->
         (columns) -> [n, columns] float64."""
-        own = self.counts[self.item_starts[domain] : self.item_starts[domain + 1]]
-        values = torch.from_numpy(own.astype(np.float64))
+        counts = self.counts[self.item_starts[domain] : self.item_starts[domain + 1]]
+        values = torch.from_numpy(counts.astype(np.float64))
         return lambda columns: values[columns].expand(len(users), -1)
 
     def pairs(

@@ -25,7 +25,7 @@ class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse, but a wrong flag is told in one line instead of under the whole usage."""
+    """argparse, but a wrong flag is one line instead of the whole usage."""
 
     def error(self, message: str) -> typing.NoReturn:
         self.exit(EXIT_USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
@@ -40,7 +40,7 @@ def setting(
 
 
 def build_parser(config_class: type, description: str) -> argparse.ArgumentParser:
-    """A parser with one flag a field of `config_class`, grouped as the fields say."""
+    """A parser with one flag per field of `config_class`, grouped as the fields say."""
     parser = OneLineParser(
         description=description,
         allow_abbrev=False,
@@ -56,15 +56,15 @@ def build_parser(config_class: type, description: str) -> argparse.ArgumentParse
     return parser
 
 
-def _argument(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
+def _argument(field: dataclasses.Field, field_type: Any) -> dict[str, Any]:
     """The keyword arguments of `add_argument` for one field."""
     argument: dict[str, Any] = {"help": field.metadata["help"], "default": field.default}
-    if kind is bool:
+    if field_type is bool:
         return argument | {"action": argparse.BooleanOptionalAction}
-    members = [member for member in typing.get_args(kind) if member is not type(None)]
-    if typing.get_origin(kind) is tuple:
+    members = [member for member in typing.get_args(field_type) if member is not type(None)]
+    if typing.get_origin(field_type) is tuple:
         return argument | {"nargs": "*", "type": members[0], "metavar": "VALUE"}
-    argument["type"] = members[0] if members else kind
+    argument["type"] = members[0] if members else field_type
     if field.metadata["choices"]:
         argument["choices"] = field.metadata["choices"]
     else:
@@ -73,7 +73,7 @@ def _argument(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
 
 
 def from_namespace(config_class: type, namespace: argparse.Namespace) -> Any:
-    """The dataclass that holds what was parsed."""
+    """The parsed values as a dataclass."""
     values = {}
     for field in dataclasses.fields(config_class):
         value = getattr(namespace, field.name)
@@ -82,7 +82,7 @@ def from_namespace(config_class: type, namespace: argparse.Namespace) -> Any:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """The settings as JSON holds them: every field, defaults included."""
+    """The settings as a JSON object: every field, defaults included."""
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(config).items()
@@ -90,7 +90,7 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def config_defaults(config_class: type, path: Path, what: str = "--config") -> dict[str, Any]:
-    """The settings that a JSON file gives, names, types and choices checked (UserError)."""
+    """The settings in a JSON file; UserError for wrong names, types or choices."""
     content = read_json(path, what)
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} must hold one JSON object of settings")
@@ -100,10 +100,10 @@ def config_defaults(config_class: type, path: Path, what: str = "--config") -> d
 def checked_values(
     config_class: type, content: dict[str, Any], where: str, ignore_unknown: bool = False
 ) -> dict[str, Any]:
-    """The values of `content`, read from JSON at `where`, as `config_class` takes them.
+    """The values of `content`, read from JSON at `where`, with the types of `config_class`.
 
-    UserError for a value of another type, one that is no choice, and, unless `ignore_unknown`, for
-    a name that is no setting.
+    UserError for a value of the wrong type or not among the choices and, unless `ignore_unknown`,
+    for an unknown name.
     """
     types = typing.get_type_hints(config_class)
     choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(config_class)}
@@ -117,7 +117,7 @@ def checked_values(
             values[name] = _of_type(value, types[name])
         except (TypeError, OverflowError):
             raise UserError(
-                f"{where}: '{name}' must be {_said(types[name])}, not {repr_short(value)}"
+                f"{where}: '{name}' must be {_type_name(types[name])}, not {repr_short(value)}"
             ) from None
         if choices[name] and value not in choices[name]:
             raise UserError(
@@ -126,25 +126,25 @@ def checked_values(
     return values
 
 
-def _of_type(value: Any, kind: Any) -> Any:
-    """A JSON value as a setting of the type holds it. TypeError where it is of another, and
+def _of_type(value: Any, expected: Any) -> Any:
+    """A JSON value as a value of the expected type. TypeError where it has another type, and
     OverflowError for a whole number beyond every float."""
-    if typing.get_origin(kind) is tuple:
-        member = typing.get_args(kind)[0]
-        if isinstance(value, list) and all(type(one) is member for one in value):
+    if typing.get_origin(expected) is tuple:
+        member_type = typing.get_args(expected)[0]
+        if isinstance(value, list) and all(type(member) is member_type for member in value):
             return tuple(value)
-    elif type(value) is kind:
+    elif type(value) is expected:
         return value
-    elif kind is float and type(value) is int:
+    elif expected is float and type(value) is int:
         return float(value)
-    elif members := typing.get_args(kind):  # X | None
+    elif members := typing.get_args(expected):  # X | None
         return None if value is None else _of_type(value, members[0])
     raise TypeError
 
 
-def _said(kind: Any) -> str:
-    if typing.get_origin(kind) is tuple:
-        return f"a list of {typing.get_args(kind)[0].__name__}"
-    if members := typing.get_args(kind):
+def _type_name(expected: Any) -> str:
+    if typing.get_origin(expected) is tuple:
+        return f"a list of {typing.get_args(expected)[0].__name__}"
+    if members := typing.get_args(expected):
         return f"{members[0].__name__} or null"
-    return kind.__name__
+    return expected.__name__

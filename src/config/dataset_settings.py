@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from src.config.cli import setting
 from src.io.errors import UserError
+from src.io.names import folder_name_error
 
 # Settings that do not change the content of the dataset
 NOT_CONTENT = (
@@ -157,10 +158,8 @@ class DatasetSettings:
                 raise UserError(f"--{name} is required, as in --data_name amazon --strd_ym 202312")
         for name in ("data_name", "variant"):
             value = getattr(self, name)
-            if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", value):
-                raise UserError(
-                    f"--{name} {value!r} names a folder: use letters, digits, '.', '_' and '-'"
-                )
+            if value and (expected := folder_name_error(value)):
+                raise UserError(f"--{name} {value!r} names a folder: use {expected}")
         for name, value in asdict(self).items():
             if isinstance(value, int) and value < 0:
                 raise UserError(f"--{name} {value} is negative; give 0 or more")

@@ -1,7 +1,7 @@
 """Which settings identify a run, which may grow when it is resumed, and which only re-score it.
 
-The run folder, checkpoints, warm start and the report ask here; nothing else compares the settings
-of runs.
+The run folder, checkpoints, warm start and the report use these functions; no other code compares
+the settings of runs.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from src.config.settings import DataSettings, RunSettings
 
 
 class Role(Enum):
-    """What a change of a setting means for a run that exists."""
+    """What a changed setting means for an existing run."""
 
     IDENTITY = "another run"
     GROWS = "the same run, longer, where it is larger"
-    SCORING = "the same training, scored otherwise"
-    RUN = "the same run: it says where and how, or asks for more results"
-    LOCATION = "the same run: the dataset is known by its hash"
+    SCORING = "the same training, scored differently"
+    RUN = "the same run: where and how it runs, or more results"
+    LOCATION = "the same run: the dataset is identified by its hash"
 
 
 # {setting: role}. Every other setting, also a model's or a weighting's own, is IDENTITY.
@@ -49,18 +49,18 @@ def values_of(settings: Any, roles: Container[Role]) -> dict[str, Any]:
 
 
 def identity(settings: Any) -> dict[str, Any]:
-    """The settings that tell one run from another."""
+    """The settings that identify a run."""
     return values_of(settings, {Role.IDENTITY})
 
 
 def identity_hash(settings: Any) -> str:
-    """SHA-256 of `identity`: what a checkpoint keeps of the run that it belongs to."""
+    """SHA-256 of `identity`, which a checkpoint stores."""
     text = json.dumps(identity(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def deciding(settings: Any) -> dict[str, Any]:
-    """The settings that decide a result, given data and seed: equal in the seeds of one model."""
+    """The settings that determine a result, given data and seed: equal in the seeds of a model."""
     values = values_of(settings, {Role.IDENTITY, Role.GROWS, Role.SCORING})
     return {name: value for name, value in values.items() if name != "seed"}
 
@@ -71,9 +71,9 @@ def architecture(settings: Any) -> dict[str, Any]:
 
 
 def difference(before: Any, now: Any, *, resume: bool) -> str | None:
-    """The first setting by which `now` is another run than `before`; None where there is none.
+    """The first setting that makes `now` another run than `before`; None for the same run.
 
-    With `resume` a run may grow. A linear schedule is laid out for its own number of epochs.
+    With `resume` a run may grow, but not the number of epochs of a linear schedule.
     """
     former, latter = identity(before), identity(now)
     for name, value in latter.items():
@@ -94,6 +94,6 @@ def longer(before: Any, now: Any) -> bool:
 
 
 def scored_otherwise(before: Any, now: Any) -> list[str]:
-    """The settings by which `now` scores the run `before` otherwise."""
+    """The settings with which `now` scores the run `before` differently."""
     former = values_of(before, {Role.SCORING})
     return [name for name, value in values_of(now, {Role.SCORING}).items() if former[name] != value]

@@ -1,7 +1,7 @@
 """Every setting of a training run: the flags of main.py, their help, and config.json.
 
-A group of settings is a dataclass, and Settings is all of them: a function that reads settings of
-one group asks for that group. A model or a loss weighting may add settings of its own
+Each group of settings is a dataclass, and Settings combines them; a function that reads the
+settings of one group takes that group. A model or a loss weighting may add its own settings
 (`settings_class`).
 """
 
@@ -26,7 +26,7 @@ class DataSettings:
     data_name: str = setting("amazon", "name of the dataset", group="data")
     strd_ym: str = setting("202312", "cut-off month YYYYMM of the dataset", group="data")
     variant: str = setting("", "variant of the dataset, as given to make_dataset.py", group="data")
-    data_dir: str = setting("", "dataset folder, in place of the three above", group="data")
+    data_dir: str = setting("", "dataset folder, instead of the three above", group="data")
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class ModelSettings:
     model: str = setting(DEFAULT_MODEL, "what is trained", group="task", choices=MODELS)
     mode: str = setting(
         "",
-        "which of its tasks: both, or one alone that owns all experts; sdsr_separate: one model "
-        "per domain; default: the first that the model has",
+        "tasks to train: both, or one that owns all experts; sdsr_separate: one model per domain; "
+        "default: the first mode of the model",
         group="task",
         choices=MODES,
     )
     sdsr_context: str = setting(
         "paired",
-        "SDSR sees its share of the user's newest max_len events, or max_len of its own domain "
-        "(as sdsr_separate always does)",
+        "input of SDSR: the domain's events among the user's newest max_len, or the newest max_len "
+        "of the domain (always in sdsr_separate)",
         group="task",
         choices=("paired", "own"),
     )
@@ -54,7 +54,7 @@ class ModelSettings:
     heads: int = setting(1, "attention heads", group="model")
     dropout: float = setting(0.3, "dropout on embeddings and block outputs", group="model")
     attention_dropout: float = setting(0.0, "dropout on attention weights", group="model")
-    max_len: int = setting(50, "newest events kept of a user, L", group="model")
+    max_len: int = setting(50, "newest events kept per user, L", group="model")
     experts_cross: int = setting(2, "experts that CDSR owns, K_c", group="model")
     experts_single: int = setting(1, "experts that SDSR owns, K_s", group="model")
     share_experts: bool = setting(
@@ -72,7 +72,7 @@ class ModelSettings:
     )
     towers: bool = setting(True, "feed-forward towers on the gated mixture", group="model")
     target_domain_query: bool = setting(
-        False, "the cross view, where there is one, is told the domain to rank", group="model"
+        False, "tell the cross view, if trained, the domain to rank", group="model"
     )
 
     @property
@@ -81,17 +81,17 @@ class ModelSettings:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The ranking paths that the mode trains; the first one selects the checkpoint."""
+        """The ranking paths of the mode; the first one selects the checkpoint."""
         return MODES[self.mode].paths
 
     @property
     def per_domain(self) -> bool:
-        """Whether each domain has a model of its own."""
+        """Whether each domain has a separate model."""
         return MODES[self.mode].per_domain
 
     @property
     def subject(self) -> str:
-        """What is trained, in the names of runs: the mode, and the model unless it is SyNCRec."""
+        """Model and mode as in the names of runs; SyNCRec is left out."""
         return self.mode if self.model == DEFAULT_MODEL else f"{self.model}-{self.mode}"
 
     @property
@@ -106,13 +106,13 @@ class ObjectiveSettings:
 
     loss: str = setting(
         "ce",
-        "step loss: softmax over the domain's items, or one negative (the paper's)",
+        "step loss: softmax over items, or one negative per target (the paper's)",
         group="task",
         choices=("ce", "bce"),
     )
     softmax_items: str = setting(
         "domain",
-        "what --loss ce ranks a target among: the items of its domain, or of all domains",
+        "items of the softmax of --loss ce: of the target's domain, or of all domains",
         group="task",
         choices=("domain", "all"),
     )
@@ -126,13 +126,15 @@ class ObjectiveSettings:
         "weight CDSR losses by the negative-transfer gap; off: --weighting uniform",
         group=LC_NTG,
     )
-    lc_ntg_alpha: float = setting(0.9, "α, the share of the state that a step keeps", group=LC_NTG)
+    lc_ntg_alpha: float = setting(
+        0.9, "α, the share of the state that each step keeps", group=LC_NTG
+    )
     lc_ntg_beta: float | None = setting(
         None, "β, the share of the new gap; default: 1 − α; 0 freezes the weights", group=LC_NTG
     )
     lc_ntg_tau: float = setting(0.3, "τ of the softmax, in nats per target", group=LC_NTG)
     lc_ntg_floor: float = setting(
-        0.5, "f, the least weight of a domain; 1: uniform weights", group=LC_NTG
+        0.5, "f, the smallest weight of a domain; 1: uniform weights", group=LC_NTG
     )
     sc_mim: bool = setting(
         True,
@@ -148,26 +150,24 @@ class ObjectiveSettings:
 class TrainingSettings:
     """How it is minimised."""
 
-    batch_size: int = setting(
-        128, "users in a batch, over all processes: their number changes nothing", group="training"
-    )
+    batch_size: int = setting(128, "users per batch, over all processes", group="training")
     batch_by: str = setting(
         "random",
-        "users of a batch: at random, or of similar length; processes then get equal tokens",
+        "how users are batched: at random, or by similar length, which balances processes",
         group="training",
         choices=("random", "length"),
     )
     grad_accum: int = setting(
         1,
-        "batches in an optimiser step: the training of one batch so many times larger, but that "
-        "SC-MIM's negatives are the users of the small one, and --batch_by length sorts those",
+        "batches per optimiser step; equal to a batch that many times larger, except that SC-MIM "
+        "and --batch_by length still work on the small batches",
         group="training",
     )
     optimizer: str = setting("adam", "optimiser", group="training", choices=("adam", "adamw"))
     sparse_items: bool = setting(
         False,
-        "update only the items of a batch, whose moments then stand still between (not Adam; "
-        "with --loss bce, in one process)",
+        "update only the items of the batch and their moments (SparseAdam, not Adam; needs "
+        "--loss bce and a single process)",
         group="training",
     )
     lr: float = setting(1e-3, "learning rate", group="training")
@@ -179,22 +179,22 @@ class TrainingSettings:
         group="training",
         choices=("constant", "linear"),
     )
-    clip_norm: float = setting(5.0, "gradient norm bound; 0: none", group="training")
-    max_epochs: int = setting(100, "most epochs", group="training")
+    clip_norm: float = setting(5.0, "maximum gradient norm; 0: no clipping", group="training")
+    max_epochs: int = setting(100, "maximum number of epochs", group="training")
     min_steps: int = setting(0, "no early stop before this step", group="training")
     patience_steps: int = setting(
-        720, "stop after so many steps without a better validation", group="training"
+        720, "stop after this many steps without a better validation", group="training"
     )
     init_from: str = setting(
         "",
-        "start from the weights of a finished run's best.pt (its run folder); items and domains "
-        "are matched by their ids, new ones start fresh",
+        "start from the best weights of a finished run (its run folder); items and domains are "
+        "matched by id, and new ones are initialised",
         group="run",
     )
-    seed: int = setting(42, "seed of weights, order, dropout and negatives", group="run")
+    seed: int = setting(42, "seed of weights, data order, dropout and negatives", group="run")
     precision: str = setting(
         "float32",
-        "type of the matrix products; float64, for checks: of all numbers",
+        "dtype of matrix products; float64, for checks, also of weights and sums",
         group="run",
         choices=("float32", "bf16", "float64"),
     )
@@ -205,31 +205,36 @@ class EvaluationSettings:
     """How it is validated, selected and scored."""
 
     select_metric: str = setting(
-        "ndcg@10", "validation metric that picks the best checkpoint", group="evaluation"
+        "ndcg@10", "validation metric that selects the best checkpoint", group="evaluation"
     )
     select_average: str = setting(
-        "macro", "mean over domains or over users", group="evaluation", choices=("macro", "users")
+        "macro",
+        "mean of that metric: over domains, or over users",
+        group="evaluation",
+        choices=("macro", "users"),
     )
-    eval_users: int = setting(256, "users encoded at a time; changes no result", group="evaluation")
+    eval_users: int = setting(
+        256, "users encoded at a time; does not change results", group="evaluation"
+    )
     protocol: tuple[str, ...] = setting(
         (),
-        "candidates that targets are ranked against: " + ", ".join(PROTOCOLS) + "; none named: all",
+        "candidates that targets are ranked against: " + ", ".join(PROTOCOLS) + "; default: all",
         group="evaluation",
     )
     strict_context: bool = setting(
         False,
-        "rank also from contexts without the events of the target's own time (protocols -strict)",
+        "also rank from contexts without events at the target's time (protocols -strict)",
         group="evaluation",
     )
     sampled_negatives: int = setting(
         100,
-        "stored negatives of the protocols that draw them; 0: leave these out",
+        "negatives per target of the protocols that draw them; 0: skip these protocols",
         group="evaluation",
     )
     candidate_seed: int = setting(0, "seed of the stored negatives", group="evaluation")
     ties: str = setting(
         "expected",
-        "rank of a tied target: expectation, or the worst",
+        "rank of a tied target: expected, or worst",
         group="evaluation",
         choices=("expected", "pessimistic"),
     )
@@ -239,23 +244,25 @@ class EvaluationSettings:
 class RunSettings:
     """Where and how the command runs; none of these changes what is trained."""
 
-    run_name: str = setting("", "name of the run; empty: made from the settings", group="run")
+    run_name: str = setting("", "name of the run; default: from the settings", group="run")
     runs_dir: str = setting(
-        "", "where run folders are made; empty: runs/ of the repository", group="run"
+        "", "parent of the run folders; default: runs/ of the repository", group="run"
     )
-    resume: bool = setting(False, "go on from last.pt of the run folder, if there", group="run")
+    resume: bool = setting(
+        False, "continue from last.pt of the run folder, if it exists", group="run"
+    )
     save_every_steps: int = setting(
-        0, "write last.pt within an epoch too, after so many steps; 0: at its end", group="run"
+        0, "also write last.pt every so many steps; 0: only after each epoch", group="run"
     )
-    overwrite: bool = setting(False, "replace a run folder that exists", group="run")
+    overwrite: bool = setting(False, "replace an existing run folder", group="run")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", group="run")
-    threads: int = setting(0, "CPU threads; 0: torch's choice", group="run")
+    threads: int = setting(0, "CPU threads; 0: torch's default", group="run")
     compile: bool = setting(
-        False, "run the experts' layers through torch.compile, where a compiler is", group="run"
+        False, "compile the experts' layers with torch.compile, if there is a compiler", group="run"
     )
     kernels: str = setting(
         "fused",
-        "code of experts and softmax loss: hand-written backward passes, or plain autograd",
+        "experts and softmax loss: hand-written backward passes, or plain autograd",
         group="run",
         choices=("plain", "fused"),
     )
@@ -264,11 +271,11 @@ class RunSettings:
     )  # fmt: skip
     detect_anomaly: bool = setting(
         False,
-        "have torch look for NaN in every backward function and name it (slow; in one process)",
+        "check every backward function for NaN and name it (slow; in a single process)",
         group="run",
     )
     tensorboard: bool = setting(
-        False, "write the curves for TensorBoard too, where its package is", group="run"
+        False, "also write curves for TensorBoard, if its package is installed", group="run"
     )  # fmt: skip
 
 
@@ -277,10 +284,10 @@ class Settings(
     RunSettings, EvaluationSettings, TrainingSettings, ObjectiveSettings, ModelSettings,
     DataSettings,
 ):  # fmt: skip
-    """The settings of one run. Symbols in the help are those of the paper."""
+    """The settings of one run. Symbols in the help are the paper's."""
 
     def __post_init__(self):
-        # resolved here, so that every reader and config.json see what is trained
+        # resolved here, so that all code and config.json see the same values
         if not self.mode:
             object.__setattr__(self, "mode", MODELS[self.model].modes[0])
         if not self.lc_ntg and self.weighting == "lc_ntg":
@@ -289,7 +296,7 @@ class Settings(
 
     @property
     def compares_views(self) -> bool:
-        """Whether SC-MIM is trained: both views are there, and it is not switched off."""
+        """Whether SC-MIM is trained: with both views, unless it is switched off."""
         return len(self.paths) == 2 and self.sc_mim
 
 
@@ -297,14 +304,14 @@ class Settings(
 
 
 def own_settings(model: str, weighting: str) -> list[type]:
-    """The dataclasses of settings that a model and a weighting bring along."""
+    """The dataclasses of the settings of a model and a weighting."""
     named = (load(MODELS[model].path), load(WEIGHTINGS[weighting]))
     return [part.Settings for part in named if hasattr(part, "Settings")]
 
 
 @cache
 def settings_class(model: str, weighting: str) -> type[Settings]:
-    """Settings, with those that the model and the weighting bring along."""
+    """Settings, with those of the model and the weighting."""
     parts = own_settings(model, weighting)
     if not parts:
         return Settings
@@ -312,7 +319,7 @@ def settings_class(model: str, weighting: str) -> type[Settings]:
 
 
 def names_in(values: dict[str, Any]) -> tuple[str, str]:
-    """The model and the weighting that some settings name; the defaults where they do not."""
+    """The model and the weighting named in `values`, or the defaults."""
     known = {field.name: field.default for field in fields(Settings)}
     model = values.get("model", known["model"])
     weighting = values.get("weighting", known["weighting"])
@@ -322,10 +329,10 @@ def names_in(values: dict[str, Any]) -> tuple[str, str]:
 def choose(
     values: dict[str, Any], model: str | None, weighting: str | None, lc_ntg: bool | None
 ) -> dict[str, Any]:
-    """Default values after what a command line says of the model and the weighting (None: nothing).
+    """Default values with the model and the weighting of a command line (None: not given).
 
-    `--lc_ntg` is a second name of one weighting: the flag that is given decides. UserError for a
-    name that is in no table.
+    `--lc_ntg` is a second name of one weighting: the flag that is given decides. UserError for an
+    unknown name.
     """
     chosen = dict(values)
     for flag, name, table in (("model", model, MODELS), ("weighting", weighting, WEIGHTINGS)):
@@ -343,10 +350,10 @@ def choose(
 
 
 def read_settings(path: Path, what: str, *, of_a_run: bool = False) -> dict[str, Any]:
-    """The settings that a JSON file gives, checked (UserError).
+    """The settings in a JSON file, validated (UserError).
 
-    With `of_a_run` it is the record of a run, perhaps of an earlier version: settings that are gone
-    are left out.
+    With `of_a_run` the file is the record of a run, perhaps of an earlier version: settings that no
+    longer exist are ignored.
     """
     content = read_json(path, what)
     if not isinstance(content, dict):
@@ -364,13 +371,13 @@ def read_settings(path: Path, what: str, *, of_a_run: bool = False) -> dict[str,
 def run_settings(folder: Path) -> Settings:
     """The settings of a run folder. UserError where config.json is missing or damaged.
 
-    A setting that came after the run has the value that reproduces the run.
+    A setting that was added after the run has the value that reproduces the run.
     """
     values = read_settings(folder / "config.json", "config.json of the run", of_a_run=True)
     return settings_class(*names_in(values))(**values)
 
 
 def _migrate(content: dict[str, Any]) -> None:
-    """Rewrite, in place, the record of a run of an earlier version in the terms of this one."""
+    """Convert, in place, the record of a run of an earlier version."""
     if "weighting" not in content and content.get("lc_ntg_beta") == 0:
         content["lc_ntg_beta"] = None  # 0 stood for 1 − α

@@ -1,4 +1,4 @@
-"""Settings that contradict each other or lie out of bounds, refused in one line."""
+"""Refuse settings that are out of bounds or contradict each other."""
 
 import math
 import os
@@ -6,15 +6,15 @@ import unicodedata
 
 from src.config.names import MODELS, WEIGHTINGS, load
 from src.config.settings import Settings, own_settings
-from src.dataset.store.card_schema import folder_name_error
 from src.io.errors import UserError
 from src.io.json_schema import repr_short
+from src.io.names import folder_name_error
 
 MOST = 2**31 - 1  # of a whole number that has no other limit
-MOST_SEED = 2**53  # what every reader of config.json holds exactly
-MOST_THREADS = 1024  # torch starts as many as it is told
-# {setting: (least, most)}. The most is far beyond what was ever trained: it tells a slip of the
-# hand before anything of that size is made.
+MOST_SEED = 2**53  # every JSON reader holds these exactly
+MOST_THREADS = 1024  # torch starts as many as requested
+# {setting: (least, most)}. The largest values are far beyond any use: they catch typing errors
+# before anything of that size is allocated.
 WHOLE = {
     **dict.fromkeys(("batch_size", "grad_accum", "max_epochs", "eval_users"), (1, MOST)),
     **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "save_every_steps"), (0, MOST)),
@@ -63,7 +63,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_texts(settings: Settings) -> None:
-    """Refuse texts that name no file, and names that are paths."""
+    """Refuse texts that cannot be file names, and names that are paths."""
     for name, value in vars(settings).items():
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and (fault := path_fault(text)):
@@ -80,12 +80,12 @@ def path_fault(text: str) -> str:
     try:
         name = os.fsencode(text)
     except UnicodeEncodeError:
-        return "is no text that can be written"
+        return "cannot be encoded as a file name"
     if any(unicodedata.category(letter) == "Cc" for letter in text):
         return "has control characters"
     longest = max(map(len, name.split(b"/")))
     if longest > LONGEST_NAME or len(name) > LONGEST:
-        return f"is too long for a file: {LONGEST_NAME} bytes a part, {LONGEST} in all"
+        return f"is too long for a file: at most {LONGEST_NAME} bytes per part, {LONGEST} in total"
     return ""
 
 
@@ -114,9 +114,9 @@ def _check_combinations(settings: Settings) -> None:
             "--sparse_items needs --loss bce: the softmax of --loss ce moves every item of a domain"
         )
     if settings.softmax_items == "all" and settings.loss != "ce":
-        raise UserError("--softmax_items all needs --loss ce; there is no softmax with bce")
+        raise UserError("--softmax_items all needs --loss ce, because --loss bce has no softmax")
     if settings.sparse_items and settings.weight_decay:
-        raise UserError("--sparse_items has no weight decay; give --weight_decay 0")
+        raise UserError("--sparse_items does not support weight decay; give --weight_decay 0")
     if settings.compile and settings.kernels == "plain":
         raise UserError("--compile compiles the fused kernels; drop it, or give --kernels fused")
     if settings.share_experts and not settings.stop_gradient:

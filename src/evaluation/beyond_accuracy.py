@@ -1,4 +1,4 @@
-"""Beyond accuracy: how much of the catalogue is ever recommended, and how popular that is."""
+"""Beyond accuracy: how much of the catalogue is recommended, and how popular that part is."""
 
 import numpy as np
 import torch
@@ -11,63 +11,69 @@ TOP = 10  # items of a recommendation list
 
 @torch.no_grad()
 def top_items(
-    scores: Scores, items: int, k: int, device: torch.device, barred: tuple | None = None
+    scores: Scores,
+    items: int,
+    k: int,
+    device: torch.device,
+    excluded: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k best of a domain's items for a block of rows, best first, a chunk at a time.
+    """The k best of a domain's items for a block of rows, best first, computed chunk by chunk.
 
-    `barred` are rows [P] and columns [P] that may not be recommended. Returns the scores and the
+    `excluded` are rows [P] and columns [P] that are not recommended. Returns the scores and the
     columns, each [n, min(k, items)]; where nothing is left the score is −inf.
     """
     best: tuple[Tensor, Tensor] | None = None
     for chunk in item_chunks(items, device):
-        some = scores(on_device(chunk.columns, device))[:, chunk.counted]
-        first = chunk.start + chunk.counted.start
-        if barred is not None:
-            some = some.clone()
-            inside = (barred[1] >= first) & (barred[1] < first + some.shape[1])
-            some[barred[0][inside], barred[1][inside] - first] = -torch.inf
-        values, columns = some.topk(min(k, some.shape[1]), dim=1)
+        chunk_scores = scores(on_device(chunk.columns, device))[:, chunk.counted]
+        first, width = chunk.start + chunk.counted.start, chunk_scores.shape[1]
+        if excluded is not None:
+            rows, columns = excluded
+            inside = (columns >= first) & (columns < first + width)
+            chunk_scores = chunk_scores.clone()
+            chunk_scores[rows[inside], columns[inside] - first] = -torch.inf
+        values, columns = chunk_scores.topk(min(k, width), dim=1)
         columns = columns + first
         if best is not None:
             values, columns = torch.cat([best[0], values], 1), torch.cat([best[1], columns], 1)
             values, order = values.topk(min(k, values.shape[1]), dim=1)
             columns = columns.gather(1, order)
         best = (values, columns)
+    assert best is not None  # a domain has an item
     return best
 
 
 def beyond_accuracy(
     recommended: np.ndarray, trained: np.ndarray, item_starts: np.ndarray, names: list[str]
 ) -> dict[str, dict[str, float]]:
-    """{domain: {"coverage@10", "popularity@10"}} of the lists that a split's targets were given.
+    """{domain: {"coverage@10", "popularity@10"}} of the lists recommended for a split's targets.
 
     Parameters
     ----------
-    recommended: [V + 1] in how many lists of ten each item stands.
+    recommended: [V + 1] how many lists of ten contain each item.
     trained: [V + 1] its training events.
     item_starts: [D + 1] the first item of each domain, and the end.
 
-    Coverage is the share of the domain's items that stand in some list. Popularity is the mean
-    number of training events of what was recommended, divided by that of what was chosen in
-    training: 1 is as popular as the log, more is a bias to the popular. `macro` is the mean over
-    the domains that have lists; a domain without them has no entries.
+    Coverage is the share of the domain's items that are in a list. Popularity is the mean number
+    of training events of a recommended item, divided by that of an item in a training event: 1 is
+    as popular as the log, more is a bias towards popular items. `macro` is the mean over the
+    domains that have lists; a domain without them has no entries.
     """
-    found = {}
+    by_domain: dict[str, dict[str, float]] = {}
     for domain, name in enumerate(names):
-        own = slice(int(item_starts[domain]), int(item_starts[domain + 1]))
-        lists, events = recommended[own].astype(float), trained[own].astype(float)
+        items = slice(int(item_starts[domain]), int(item_starts[domain + 1]))
+        lists, events = recommended[items].astype(float), trained[items].astype(float)
         if not lists.sum() or not events.sum():
-            found[name] = {}
+            by_domain[name] = {}
             continue
         mean_recommended = (lists * events).sum() / lists.sum()
         mean_chosen = (events * events).sum() / events.sum()
-        found[name] = {
+        by_domain[name] = {
             f"coverage@{TOP}": float((lists > 0).mean()),
             f"popularity@{TOP}": float(mean_recommended / mean_chosen),
         }
-    present = [values for values in found.values() if values]
+    present = [values for values in by_domain.values() if values]
     macro = {
         key: float(np.mean([values[key] for values in present]))
         for key in (present[0] if present else ())
     }
-    return found | {"macro": macro}
+    return by_domain | {"macro": macro}

@@ -1,5 +1,5 @@
-"""A run's models and the count models on one split: ranks under every protocol, the lists of the
-best items, and the tables that the run folder keeps of them."""
+"""Score every path of a run on one split: the ranks under every protocol, the lists of the best
+items, and the tables made from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from src.evaluation.ranking import Block, CountScorer, ModelScorer, Plan, Scorer
 from src.evaluation.serving_choice import Choice, serve_paths
 from src.evaluation.targets import Targets, target_columns
 from src.interfaces import CountModel
+from src.training.processes import Process
 
 Results = dict[str, dict[str, dict[str, float]]]  # {path: {domain, macro, users: metrics}}
 
@@ -28,19 +29,19 @@ ROWS_AT_ONCE = 2**14  # targets whose queries are held at a time
 
 @dataclass(frozen=True)
 class PathScores:
-    """What one path makes of a split."""
+    """The scores of one path on a split."""
 
     ranks: dict[str, Ranks]  # by protocol
-    lists: np.ndarray | None  # [V + 1] in how many targets' ten best each item is, if wanted
+    lists: np.ndarray | None  # [V + 1] in how many targets' ten best each item is, if requested
 
 
 def fit_count_models(dataset: Dataset) -> dict[str, CountModel]:
-    """Every count model of the table, by the name of its path, fitted on the training events."""
+    """{path: count model} of every count model, fitted on the training events."""
     return {name: load(path).fit(dataset) for name, path in COUNT_MODELS.items()}
 
 
 def score_validation(
-    ensemble: Ensemble, settings: Settings, dataset: Dataset, targets: Targets, process
+    ensemble: Ensemble, settings: Settings, dataset: Dataset, targets: Targets, process: Process
 ) -> Results:
     """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`."""
     plan = Plan(dataset, targets, ("full",), {}, process.device)
@@ -55,38 +56,48 @@ def score_validation(
 
 
 def score_paths(
-    ensemble: Ensemble, settings: Settings, plan: Plan, process, count_models: dict, lists: bool
+    ensemble: Ensemble,
+    settings: Settings,
+    plan: Plan,
+    process: Process,
+    count_models: dict[str, CountModel],
+    lists: bool,
 ) -> dict[str, PathScores]:
-    """{path: scores} of the run's paths and of the fitted count models, each process its share of
-    the targets. With `lists`, also what each path recommends in the targets' own domains."""
+    """{path: scores} of the run's paths and of the fitted count models; each process scores its
+    share of the targets. With `lists`, also what each path recommends in the targets' domains."""
     ranks, listed = process.together(
-        lambda: _own_share(ensemble, settings, plan, process, count_models, lists)
+        lambda: _process_share(ensemble, settings, plan, process, count_models, lists)
     )
     return {
         path: PathScores(
-            {name: _add_up(own, process) for name, own in by_protocol.items()},
+            {name: _sum_ranks(share, process) for name, share in by_protocol.items()},
             _sum(listed[path], process) if lists else None,
         )
         for path, by_protocol in ranks.items()
     }
 
 
-def _own_share(
-    ensemble: Ensemble, settings: Settings, plan: Plan, process, count_models: dict, lists: bool
+def _process_share(
+    ensemble: Ensemble,
+    settings: Settings,
+    plan: Plan,
+    process: Process,
+    count_models: dict[str, CountModel],
+    lists: bool,
 ) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
-    """The ranks of all targets and the lists by path, 0 where another process has the target."""
+    """The ranks of all targets and the lists, by path; 0 where another process has the target."""
     count = len(plan.targets.events)
     rows = np.arange(process.rank, count, process.processes)
     paths = [*settings.paths, *count_models]
     ranks = {path: {name: no_ranks(count) for name in plan.protocols} for path in paths}
     listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in paths}
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = rows[start : start + ROWS_AT_ONCE]
-        blocks = list(plan.blocks(some))
-        for path, scorer in _scorers(ensemble, settings, plan, some, process, count_models):
-            found = rank_targets(scorer, plan, some, blocks, bar=process.leads)
-            for name, own in found.items():
-                ranks[path][name].put(some, own)
+        part = rows[start : start + ROWS_AT_ONCE]
+        blocks = list(plan.blocks(part))
+        for path, scorer in _scorers(ensemble, settings, plan, part, process, count_models):
+            by_protocol = rank_targets(scorer, plan, part, blocks, bar=process.leads)
+            for name, part_ranks in by_protocol.items():
+                ranks[path][name].put(part, part_ranks)
             if lists:
                 listed[path] += _listed(scorer, plan, blocks)
     return ranks, listed
@@ -97,8 +108,8 @@ def _scorers(
     settings: Settings,
     plan: Plan,
     rows: np.ndarray,
-    process,
-    count_models: dict,
+    process: Process,
+    count_models: dict[str, CountModel],
 ) -> Iterator[tuple[str, Scorer]]:
     for path in settings.paths:
         yield path, model_scorer(ensemble, settings, plan, rows, path, bar=process.leads)
@@ -109,16 +120,15 @@ def _scorers(
 def model_scorer(
     ensemble: Ensemble, settings: Settings, plan: Plan, rows: np.ndarray, path: str, bar: bool
 ) -> ModelScorer:
-    """A path of the model as a scorer of the targets `rows`: their queries, encoded.
+    """The scorer of a path of the model: encodes the queries of the targets `rows`.
 
-    Where the path knows which domain is asked for and the protocols rank over all domains, each
-    target asks once for each domain; otherwise once.
+    Where the query depends on the domain to rank and the protocols rank over all domains, each
+    target has one query per domain; otherwise one.
     """
     targets, domains = plan.targets, len(plan.dataset.domain_names)
-    asked = targets.domains[rows]
-    each = plan.all_domains and ensemble.models[0].reads_domain(path)
-    queries = Queries(targets.users[rows], targets.ends[rows], asked)
-    if each:
+    per_domain = plan.all_domains and ensemble.models[0].reads_domain(path)
+    queries = Queries(targets.users[rows], targets.ends[rows], targets.domains[rows])
+    if per_domain:
         queries = Queries(
             np.tile(queries.users, domains),
             np.tile(queries.ends, domains),
@@ -129,34 +139,34 @@ def model_scorer(
         max_len=settings.max_len, context=settings.context,
         users_at_once=settings.eval_users, device=plan.device, bar=bar,
     )  # fmt: skip
-    places = np.zeros((domains, len(targets.events)), dtype=np.int64)
-    places[:, rows] = np.arange(len(rows))
-    if each:
-        places[:, rows] += len(rows) * np.arange(domains)[:, None]
-    return ModelScorer(ensemble, hidden, places)
+    query_of = np.zeros((domains, len(targets.events)), dtype=np.int64)
+    query_of[:, rows] = np.arange(len(rows))
+    if per_domain:
+        query_of[:, rows] += len(rows) * np.arange(domains)[:, None]
+    return ModelScorer(ensemble, hidden, query_of)
 
 
 def _listed(scorer: Scorer, plan: Plan, blocks: list[Block]) -> np.ndarray:
-    """[V + 1] in how many of the blocks' lists of ten each item stands."""
+    """[V + 1] how many of the blocks' lists of ten contain each item."""
     starts, count = plan.dataset.item_starts, plan.dataset.item_rows
-    found = np.zeros(count, dtype=np.int64)
+    lists = np.zeros(count, dtype=np.int64)
     for block in blocks:
         items = int(starts[block.domain + 1] - starts[block.domain])
-        scores = scorer.scores(block.filled, block.domain)
+        scores = scorer.scores(block.padded, block.domain)
         _, columns = top_items(scores, items, TOP, plan.device)
         chosen = columns[: len(block.rows)].cpu().numpy() + starts[block.domain]
-        found += np.bincount(chosen.ravel(), minlength=count)
-    return found
+        lists += np.bincount(chosen.ravel(), minlength=count)
+    return lists
 
 
-def _add_up(ranks: Ranks, process) -> Ranks:
+def _sum_ranks(ranks: Ranks, process: Process) -> Ranks:
     """The ranks of all processes; each has zeros where the others have theirs."""
     if process.processes == 1:
         return ranks
     return Ranks(*_sum(np.stack([ranks.better, ranks.tied, ranks.candidates]), process))
 
 
-def _sum(values: np.ndarray, process) -> np.ndarray:
+def _sum(values: np.ndarray, process: Process) -> np.ndarray:
     if process.processes == 1:
         return values
     return process.sum(torch.from_numpy(values).to(process.device)).cpu().numpy()
@@ -168,7 +178,7 @@ def _sum(values: np.ndarray, process) -> np.ndarray:
 def choose_serving(
     scores: dict[str, PathScores], targets: Targets, settings: Settings, names: list[str]
 ) -> dict[str, Choice]:
-    """By domain the path that serves, from the validation targets' ranks under `full`."""
+    """{domain: the path that serves it}, from the validation targets' ranks under `full`."""
     values = {}
     for path in settings.paths:
         ranks = scores[path].ranks["full"]
@@ -196,7 +206,7 @@ def add_served(
     first, second = scores[main], scores[other]
     ranks = {name: pick(values, second.ranks[name]) for name, values in first.ranks.items()}
     lists = first.lists
-    if lists is not None:
+    if lists is not None and second.lists is not None:
         of_other = np.append(False, np.repeat(takes_other, np.diff(starts)))  # item 0 is padding
         lists = np.where(of_other, second.lists, lists)
     served = PathScores(ranks, lists)
@@ -214,17 +224,17 @@ def summarise_paths(
     targets: Targets,
     ties: str,
 ) -> dict[str, dict[str, dict]]:
-    """{protocol: {path: {domain, macro, users: metrics}}} as results.json holds them."""
+    """{protocol: {path: {domain, macro, users: metrics}}}, as in results.json."""
     names = dataset.domain_names
     results: dict[str, dict[str, dict]] = {}
-    for path, own in scores.items():
-        for protocol, ranks in own.ranks.items():
+    for path, path_scores in scores.items():
+        for protocol, ranks in path_scores.ranks.items():
             summary = summarise(
                 ranks.better, ranks.tied, targets.domains, names, ties=ties_of(protocol, ties)
             )
-            if protocol == "full" and own.lists is not None:
+            if protocol == "full" and path_scores.lists is not None:
                 for name, values in beyond_accuracy(
-                    own.lists, dataset.training_counts, dataset.item_starts, names
+                    path_scores.lists, dataset.training_counts, dataset.item_starts, names
                 ).items():
                     summary[name] |= values
             results.setdefault(protocol, {})[path] = summary
@@ -234,19 +244,19 @@ def summarise_paths(
 def with_suffix(scores: dict[str, PathScores], suffix: str) -> dict[str, PathScores]:
     """The same ranks under protocol names with a suffix."""
     return {
-        path: replace(own, ranks={name + suffix: ranks for name, ranks in own.ranks.items()})
-        for path, own in scores.items()
+        path: replace(old, ranks={name + suffix: ranks for name, ranks in old.ranks.items()})
+        for path, old in scores.items()
     }
 
 
 def rank_tables(
     scores: dict[str, PathScores], dataset: Dataset, targets: Targets
 ) -> Iterator[pa.Table]:
-    """Rows of ranks.parquet, a table a protocol and path: one row a target."""
+    """Rows of ranks.parquet: one table per (path, protocol), one row per target."""
     fixed = target_columns(dataset, targets)
     count = len(targets.events)
-    for path, own in scores.items():
-        for protocol, ranks in own.ranks.items():
+    for path, path_scores in scores.items():
+        for protocol, ranks in path_scores.ranks.items():
             named = {
                 name: pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [value])
                 for name, value in (("protocol", protocol), ("path", path))

@@ -1,13 +1,13 @@
-"""The candidate protocols: which items a target is ranked against, and how a protocol adds up.
+"""The candidate protocols: which items a target is ranked against, and how to count them.
 
 `full` ranks a target among the items of its domain, `full_all` among those of all domains,
 `sampled` and `sampled_all` among N of either that are drawn uniformly, `popular` among N of its
-domain drawn by popularity. With the suffix `-unseen` what the user already had is no rival. Over
-all domains the target's domain is not given: each item is scored as if its domain were asked for.
-`released` is what the released code does: N negatives over all domains, none from the user's
-sequence, all scored as if the target's domain were asked for.
+domain drawn by popularity. With the suffix `-unseen` items that the user already had are no
+candidates. Over all domains the target's domain is not given: each item is scored for its own
+domain. `released` is what the released code does: N negatives over all domains, none from the
+user's sequence, all scored for the target's domain.
 
-One pass over the scores counts all of them: a protocol is a sum of counts.
+One pass over the scores serves all of them: a protocol is a sum of counts.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from src.config.names import PROTOCOLS, RELEASED, STRICT, UNSEEN
 from src.evaluation.rank_counts import BlockCounts
 from src.io.errors import UserError
 
-# What draws the candidates of each protocol that has drawn ones, in the order of their sets.
+# The protocols with drawn candidates, in the order of their candidate sets.
 DRAWN = ("sampled", "popular", "sampled_all")
 OF_ALL_DOMAINS = ("full_all", "sampled_all")
 
@@ -31,32 +31,32 @@ class Ranks:
     tied: np.ndarray  # [n] int64
     candidates: np.ndarray  # [n] int64, how many were ranked, the target included
 
-    def put(self, rows: np.ndarray, found: "Ranks") -> None:
-        """Write the ranks of the targets `rows` in place; `found` may have more behind them."""
+    def put(self, rows: np.ndarray, ranks: "Ranks") -> None:
+        """Write the ranks of the targets `rows` in place; `ranks` may have more rows, ignored."""
         for name in ("better", "tied", "candidates"):
-            getattr(self, name)[rows] = getattr(found, name)[: len(rows)]
+            getattr(self, name)[rows] = getattr(ranks, name)[: len(rows)]
 
 
 def no_ranks(count: int) -> Ranks:
-    """Zeros, to be filled in or added to."""
+    """Zeros, for `put`."""
     return Ranks(*(np.zeros(count, dtype=np.int64) for _ in range(3)))
 
 
 def ties_of(protocol: str, ties: str) -> str:
-    """How a protocol's ties are read: the released code's put the answer first."""
+    """How a protocol breaks ties: the released code ranks the target first."""
     return "optimistic" if protocol.removesuffix(STRICT) == RELEASED else ties
 
 
 def chosen_protocols(names: tuple[str, ...], negatives: int) -> tuple[str, ...]:
-    """The protocols that are asked for, none named: all; without `negatives` those that draw none.
+    """The protocols named, or all if none is; without `negatives` only those that draw none.
 
-    UserError for an unknown one, or one that draws where no negatives are wanted.
+    UserError for an unknown one, or one that draws negatives where there are none.
     """
     for name in names:
         if name not in PROTOCOLS:
-            raise UserError(f"--protocol {name} is unknown; give some of {', '.join(PROTOCOLS)}")
+            raise UserError(f"--protocol {name} is unknown; give any of {', '.join(PROTOCOLS)}")
         if not negatives and draws(name):
-            raise UserError(f"--protocol {name} draws negatives, and --sampled_negatives is 0")
+            raise UserError(f"--protocol {name} draws negatives; give --sampled_negatives above 0")
     wanted = [name for name in PROTOCOLS if not names or name in names]
     return tuple(name for name in wanted if negatives or not draws(name))
 
@@ -67,25 +67,24 @@ def draws(protocol: str) -> bool:
 
 
 def scores_all_domains(protocols: tuple[str, ...]) -> bool:
-    """Whether some protocol needs the scores of other domains' items."""
+    """Whether any protocol needs the scores of other domains' items."""
     return any(name.removesuffix(UNSEEN) in OF_ALL_DOMAINS for name in protocols)
 
 
 def drawn_sets(protocols: tuple[str, ...]) -> tuple[str, ...]:
-    """The sets of drawn candidates that the protocols count."""
+    """The sets of drawn candidates that the protocols use."""
     bases = {name.removesuffix(UNSEEN) for name in protocols}
     return tuple(name for name in DRAWN if name in bases)
 
 
 def filters_seen(protocols: tuple[str, ...]) -> bool:
-    """Whether some protocol leaves out what the user had."""
+    """Whether any protocol leaves out items that the user had."""
     return any(name.endswith(UNSEEN) for name in protocols)
 
 
-# The sets whose scores a pass reads by themselves: the drawn ones, what of each the user has seen,
-# and what the user has seen of the target's domain and of the others.
 def set_names(drawn: tuple[str, ...], seen: bool) -> tuple[str, ...]:
-    """The names of the candidate sets of a pass, by their number."""
+    """The candidate sets whose scores a pass reads one by one, by their number: the drawn ones and,
+    with `seen`, what the user has seen of each, of the target's domain and of the others."""
     if not seen:
         return drawn
     return (*drawn, *(name + UNSEEN for name in drawn), "seen", "seen_elsewhere")
@@ -96,16 +95,16 @@ def protocol_ranks(
     counts: BlockCounts,
     sizes: np.ndarray,
     names: tuple[str, ...],
-    own_items: int,
+    domain_items: int,
     other_items: int,
 ) -> Ranks:
-    """The ranks of a block of n targets under one protocol, from the counts of the one pass.
+    """The ranks of a block of n targets under one protocol, from the counts of one pass.
 
     Parameters
     ----------
     counts: the block's, with the candidate sets `names` [S].
     sizes: [S, n] how many candidates each set has for each target.
-    own_items, other_items: the items of the target's domain, and of the others.
+    domain_items, other_items: how many items are in the target's domain, and in the others.
     """
     base = protocol.removesuffix(UNSEEN)
     if base in DRAWN:
@@ -115,11 +114,11 @@ def protocol_ranks(
         candidates = sizes[row] + 1
         minus = [base + UNSEEN]
     else:
-        better, tied = counts.own.better, counts.own.tied
-        candidates = np.full(len(better), own_items)
+        better, tied = counts.domain.better, counts.domain.tied
+        candidates = np.full(len(better), domain_items)
         minus = ["seen"]
         if base == "full_all":
-            better, tied = better + counts.others.better, tied + counts.others.tied
+            better, tied = better + counts.other_domains.better, tied + counts.other_domains.tied
             candidates = candidates + other_items
             minus = ["seen", "seen_elsewhere"]
     if protocol.endswith(UNSEEN):

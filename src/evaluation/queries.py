@@ -1,4 +1,4 @@
-"""Queries: what a path of a model makes of a user's context when it is asked for a domain."""
+"""Query vectors: what a path of a model computes from a user's context to rank a domain."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from src.dataset.store.folder import Dataset
 from src.evaluation.rank_counts import to_device
 from src.interfaces import Recommender
 
-KEYS_AT_ONCE = 2**16  # queries whose contexts are held at a time to find equal ones
+KEYS_AT_ONCE = 2**16  # queries whose contexts are compared at a time
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class Queries:
     """Q questions: what comes next for a user, after these events, in this domain?"""
 
     users: np.ndarray  # [Q]
-    ends: np.ndarray  # [Q] the context is the user's events before this place in the flat arrays
-    domains: np.ndarray  # [Q] the domain that is asked for
+    ends: np.ndarray  # [Q] the context is the user's events before this index of the flat arrays
+    domains: np.ndarray  # [Q] the domain to rank
 
     def rows(self, rows: np.ndarray | slice) -> "Queries":
-        """Some of them."""
+        """The queries of these rows."""
         return Queries(self.users[rows], self.ends[rows], self.domains[rows])
 
     def parts(self, size: int) -> Iterator["Queries"]:
-        """All of them, `size` at a time."""
+        """All queries, `size` at a time."""
         for start in range(0, len(self.users), size):
             yield self.rows(slice(start, start + size))
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models of a run: one for all domains, or one a domain (`separate`)."""
+    """The models of a run: one for all domains, or one per domain (`separate`)."""
 
     models: list[Recommender]
     separate: bool = False
@@ -51,7 +51,7 @@ class Ensemble:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What their weights are kept in, and so the scores."""
+        """The dtype of their weights, and so of the scores."""
         return self.models[0].item_table.dtype
 
     def of(self, domain: int) -> tuple[Recommender, int]:
@@ -70,7 +70,7 @@ class Ensemble:
 def domain_scores(
     model: Recommender, queries: Tensor, domain: int, columns: slice | Tensor = slice(None)
 ) -> Tensor:
-    """⟨query, E_i⟩ for the items of a domain, or some of them: [n, H] -> [n, V_d]."""
+    """⟨query, E_i⟩ for the items of a domain, or for `columns` of them: [n, H] -> [n, V_d]."""
     table = model.item_table[model.item_starts[domain] : model.item_starts[domain + 1]]
     return queries @ table[columns].T
 
@@ -83,64 +83,65 @@ def encode_queries(
     """h of each query, [Q, H] on `device`.
 
     The input is the newest `max_len` − 1 events of the context; the single view keeps those of the
-    domain asked for, or has as many of its own (`context` own). Queries with equal inputs (the same
-    items and, where the path looks at it, the same domain) are encoded once and share one h.
-    With `bar`, progress is shown on a terminal.
+    domain to rank, or the newest `max_len` − 1 of that domain (`context` own). Queries with equal
+    inputs (the same items and, where the path reads it, the same domain) are encoded once and share
+    one h. With `bar`, progress is shown on a terminal.
     """
 
-    def inputs(some: Queries) -> Windows:
-        windows = context_windows(dataset, some.users, some.ends, max_len - 1, context)
+    def inputs(part: Queries) -> Windows:
+        windows = context_windows(dataset, part.users, part.ends, max_len - 1, context)
         if PATHS[path].single_domain:
-            return keep_domain(dataset, windows, some.domains)
+            return keep_domain(dataset, windows, part.domains)
         return windows
 
-    kind = {"device": device, "dtype": ensemble.dtype}
-    hidden = torch.zeros(len(queries.users), ensemble.hidden, **kind)
+    hidden = torch.zeros(len(queries.users), ensemble.hidden, device=device, dtype=ensemble.dtype)
     for model, rows in ensemble.shares(queries.domains):
-        asked = queries.rows(rows)
-        told = model.reads_domain(path)
+        model_queries = queries.rows(rows)
+        reads_domain = model.reads_domain(path)
         keys = [
-            _input_keys(dataset, inputs(some), some.domains if told else np.zeros_like(some.users))
-            for some in asked.parts(KEYS_AT_ONCE)
+            _input_keys(dataset, inputs(part), part.domains * reads_domain)
+            for part in model_queries.parts(KEYS_AT_ONCE)
         ]
         first, same = _distinct_rows(keys)
         outputs = [hidden[:0]]  # no queries, no outputs
-        waiting = list(asked.rows(first).parts(users_at_once))
-        for some in tqdm(waiting, f"encode {path}", leave=False, disable=None if bar else True):
-            batch = _batch(dataset, inputs(some), some.domains, ensemble.separate)
+        parts = list(model_queries.rows(first).parts(users_at_once))
+        for part in tqdm(parts, f"encode {path}", leave=False, disable=None if bar else True):
+            batch = _batch(dataset, inputs(part), part.domains, ensemble.separate)
             outputs.append(model.queries(batch.to(device), path).to(ensemble.dtype))
         hidden[to_device(rows, device)] = torch.cat(outputs)[to_device(same, device)]
     return hidden
 
 
-def _batch(dataset: Dataset, contexts: Windows, asked: np.ndarray, separate: bool) -> Batch:
-    """The queries as a model takes them; a domain's own model numbers its items from 1."""
+def _batch(dataset: Dataset, contexts: Windows, ranked: np.ndarray, separate: bool) -> Batch:
+    """The contexts and the domains to rank as a model's batch; a model of one domain numbers its
+    items from 1."""
     items, domains = read_events(dataset, contexts.events)
     lengths = np.bincount(contexts.rows, minlength=len(contexts.users))
     if not separate:
-        return build_query_batch(items, domains, lengths, asked, len(dataset.domain_names))
+        return build_query_batch(items, domains, lengths, ranked, len(dataset.domain_names))
     items = items - dataset.item_starts[domains] + 1
-    return build_query_batch(items, domains * 0, lengths, asked * 0, 1)
+    return build_query_batch(items, domains * 0, lengths, ranked * 0, 1)
 
 
 def _input_keys(dataset: Dataset, contexts: Windows, domains: np.ndarray) -> np.ndarray:
-    """[Q, 1 + longest context] int32: what is known of the domain, then the items, then 0.
+    """[Q, 1 + longest context] int32: the domain that the path reads (0: none), the items, then 0.
 
-    An item says its own domain, so rows are equal where the inputs are.
+    An item determines its domain, so rows are equal where the inputs are.
     """
     lengths = np.bincount(contexts.rows, minlength=len(domains))
     first = np.cumsum(lengths) - lengths
-    places = 1 + np.arange(len(contexts.rows)) - np.repeat(first, lengths)
+    columns = 1 + np.arange(len(contexts.rows)) - np.repeat(first, lengths)
     keys = np.zeros((len(domains), 1 + int(lengths.max(initial=0))), dtype=np.int32)
-    keys[contexts.rows, places] = dataset.items[contexts.events]
+    keys[contexts.rows, columns] = dataset.items[contexts.events]
     keys[:, 0] = domains
     return keys
 
 
 def _distinct_rows(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each kind among the rows of all parts, in their order, and the kind of each.
+    """The distinct rows of all parts, in order of first occurrence: the index of the first, and for
+    every row which of the distinct rows it equals.
 
-    Rows of different parts are compared as if filled up with zeros.
+    Rows of different parts are compared as if padded with zeros.
     """
     count, width = sum(map(len, parts)), max((part.shape[1] for part in parts), default=1)
     keys = np.zeros((count, width), dtype=np.int32)
@@ -149,8 +150,8 @@ def _distinct_rows(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         keys[start : start + len(part), : part.shape[1]] = part
         start += len(part)
     whole = keys.view(np.dtype((np.void, keys.itemsize * width)))[:, 0]  # a row as one value
-    _, first, kind = np.unique(whole, return_index=True, return_inverse=True)
+    _, first, value_of = np.unique(whole, return_index=True, return_inverse=True)
     order = np.argsort(first)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return first[order], place[kind]
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return first[order], position[value_of]

@@ -1,14 +1,13 @@
 """Counting where a target ranks: no sorting, ties counted, faults never a good rank.
 
-Targets are ranked a block of rows at a time, and the scores of a block are made and counted a chunk
-of items at a time, so that memory is bounded by the chunk, however many items there are. What is
-wanted of single items, those drawn as candidates or seen by the user, is read from the chunks that
-are scored anyway.
+Targets are ranked in blocks of rows, and the scores of a block are computed and counted in chunks
+of items, so that memory is bounded by a chunk, however many items there are. The scores of single
+items, drawn as candidates or seen by the user, are read from the same chunks.
 
-A target ties with the items whose scores have the very bits of its own. The bits of a product may
+A target ties with the items whose scores have exactly the same bits. The bits of a product may
 depend on its shape, so the target's score is first guessed from a product of a chunk's shape, then
-read from the chunk in which the target stands; should the two differ, the items of its domain are
-counted again with what was read.
+read from the chunk that contains the target; if the two differ, the items of its domain are counted
+again with the score that was read.
 """
 
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from src.interfaces import Scores
 # (GFLOP/s of the product on one core, 100 at the best, H 64: 97 with 1024 x 1024, 82 with
 # 512 x 8192); a GPU needs more at a time to be filled.
 SIDES = {"cpu": 1024, "cuda": 4096}
-# The guess costs a chunk of work a block. With more chunks than this it is an eighth at the most;
+# The guess costs one more chunk per block. With more chunks than this it is an eighth at the most;
 # with fewer, all items are one chunk of fewer rows, and nothing is guessed.
 WHOLE = 8
 # A product with fewer rows or columns may end in a kernel that adds in another order (seen below 12
-# with MKL), so that equal items would not tie: it is filled up to this many.
+# with MKL), so that equal items would not tie: it is padded to this many.
 FEWEST = 16
 
 
@@ -41,7 +40,7 @@ class NonFiniteScore(FloatingPointError):
 
 @dataclass(frozen=True)
 class Reads:
-    """P scores that are wanted by themselves, each counted in one of the candidate sets."""
+    """P single scores to read, each counted in one of the candidate sets."""
 
     rows: np.ndarray  # [P] int32 row of the block
     columns: np.ndarray  # [P] int32 item of the part
@@ -50,7 +49,7 @@ class Reads:
 
 @dataclass(frozen=True)
 class Part:
-    """The items of one domain, as a block of targets meets them."""
+    """The items of one domain, scored for a block of targets."""
 
     scores: Scores
     items: int  # columns that it has, V_d
@@ -67,25 +66,32 @@ class Counts:
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """A block of n targets against the items of its own domain (the target among the tied), against
+    """A block of n targets against the items of their domain (the target among the tied), against
     those of the other domains, and against S candidate sets [S, n]."""
 
-    own: Counts
-    others: Counts
+    domain: Counts
+    other_domains: Counts
     sets: Counts
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Items that are scored at a time; each item of the catalogue is counted in one chunk."""
+    """Items that are scored together; each item of the catalogue is counted in one chunk."""
 
     columns: slice | np.ndarray  # what is scored
     counted: slice  # what of it is counted here
     start: int  # the first item that is scored
 
+    @property
+    def width(self) -> int:
+        """How many items are scored."""
+        if isinstance(self.columns, slice):
+            return self.columns.stop - self.columns.start
+        return len(self.columns)
+
 
 def rows_at_once(items: int, device: torch.device) -> int:
-    """How many targets to rank in one block among so many items."""
+    """How many targets to rank in one block among `items` items."""
     side = SIDES[device.type]
     if items <= WHOLE * side:
         return max(FEWEST, min(2 * side, 2 * side * side // items))
@@ -95,8 +101,8 @@ def rows_at_once(items: int, device: torch.device) -> int:
 def item_chunks(items: int, device: torch.device) -> list[Chunk]:
     """The chunks of a catalogue, all of one width, so that all are scored by the same kernel.
 
-    The last one reaches back over items that are counted before it. A catalogue of fewer than
-    `FEWEST` items is scored more than once, to fill a chunk, and counted once.
+    The last one overlaps the one before and counts only the rest. A catalogue of fewer than
+    `FEWEST` items is repeated to fill a chunk, and counted once.
     """
     side = SIDES[device.type]
     if items < FEWEST:
@@ -113,7 +119,7 @@ def item_chunks(items: int, device: torch.device) -> list[Chunk]:
 
 
 def no_reads() -> Reads:
-    """Nothing wanted by itself."""
+    """No single score to read."""
     return Reads(*(np.zeros(0, dtype=np.int32) for _ in range(3)))
 
 
@@ -124,9 +130,9 @@ def count_ranks(
 
     Parameters
     ----------
-    parts: the items that are scored, on `device`, a chunk of columns at a time; the targets are in
-        the first part.
-    targets: [n] column of each row's target in it; n is best what `rows_at_once` says.
+    parts: the items to score, on `device`, a chunk of columns at a time; the targets are in the
+        first part.
+    targets: [n] column of each row's target in it; `rows_at_once` gives the best n.
     sets: how many candidate sets the reads name. A set does not hold the target itself.
 
     Returns
@@ -142,21 +148,23 @@ def count_ranks(
     count, first = len(targets), parts[0]
     chunks = item_chunks(first.items, device)
     guess = None if len(chunks) == 1 else _guess(first.scores, targets, chunks[0], device)
-    found, own = _count(first, targets, guess, count, sets, device)
-    passes = [found, *(_count(part, None, own, count, sets, device)[0] for part in parts[1:])]
+    counts, target_scores = _count(first, targets, guess, count, sets, device)
+    passes = [counts]
+    for part in parts[1:]:
+        passes.append(_count(part, None, target_scores, count, sets, device)[0])
     # [parts, 4 + 2 S, n]; the one wait for the device
     numbers = torch.stack([counts.double() for counts in passes]).cpu().numpy()
     if not np.isfinite(numbers[:, TOTAL]).all():
         _raise_at_fault(parts, device)  # unless finite scores overflowed in their sum
     if numbers[0, MOVED].any():
-        again, _ = _count(first, targets, own, count, sets, device)
+        again, _ = _count(first, targets, target_scores, count, sets, device)
         numbers[0] = again.cpu().numpy()
         if numbers[0, MOVED].any():
-            raise RuntimeError("scores that were asked for again were not the same")
+            raise RuntimeError("the same scores, computed again, differ")
     drawn = numbers[:, SETS:].sum(0).reshape(2, sets, count)
     return BlockCounts(
-        own=_counts(numbers[0, BETTER], numbers[0, LEVEL]),
-        others=_counts(numbers[1:, BETTER].sum(0), numbers[1:, LEVEL].sum(0)),
+        domain=_counts(numbers[0, BETTER], numbers[0, LEVEL]),
+        other_domains=_counts(numbers[1:, BETTER].sum(0), numbers[1:, LEVEL].sum(0)),
         sets=_counts(*drawn),
     )
 
@@ -172,61 +180,62 @@ SETS = 4
 
 
 class _Reader:
-    """Takes single scores from the chunks as they pass; they come ordered by chunk."""
+    """Reads single scores from the chunks as they are computed, in the order of the chunks."""
 
     def __init__(
         self, rows: np.ndarray, columns: np.ndarray, chunks: list[Chunk], device: torch.device
     ):
-        self.values = None
+        self.values: Tensor | None = None
+        self.order: slice | np.ndarray = slice(None)
+        width = chunks[0].width
         if len(chunks) == 1:
-            here = chunks[0].columns
-            width = len(here) if isinstance(here, np.ndarray) else here.stop
-            self.order, self.counts = slice(None), [len(rows)]
+            self.counts = [len(rows)]
             inside = rows * np.int64(width) + columns
         else:
-            width = chunks[0].columns.stop
             chunk = columns // width
             small = np.uint16 if len(chunks) < 2**16 else np.int64  # sorted by digits, in one pass
             self.order = np.argsort(chunk.astype(small), kind="stable")
             starts = np.array([chunk.start for chunk in chunks])
             inside = (rows * np.int64(width) + columns - starts[chunk])[self.order]
             self.counts = np.bincount(chunk, minlength=len(chunks)).tolist()
-        self.inside = to_device(inside, device).split(self.counts)  # places in [n, width]
+        self.inside = to_device(inside, device).split(self.counts)  # indices into [n, width]
 
-    def places(self) -> np.ndarray:
-        """Where each read stands among `values`."""
-        found = np.arange(sum(self.counts))
-        found[self.order] = found.copy()
-        return found
+    def indices(self) -> np.ndarray:
+        """The index of each read score among `values`."""
+        indices = np.arange(sum(self.counts))
+        indices[self.order] = indices.copy()
+        return indices
 
-    def read(self, number: int, scores: Tensor) -> None:
-        """Take what stands in chunk `number`, whose scores [n, width] these are."""
+    def read(self, number: int, scores: Tensor) -> Tensor:
+        """Read from the scores [n, width] of chunk `number`; returns all values read so far."""
         if self.values is None:
             # All at once: small tensors that are kept from chunk to chunk would each take the
             # start of the room that a chunk of scores left, and the next one would need new room.
             self.values = scores.new_empty(sum(self.counts))
             self.parts = self.values.split(self.counts)
         torch.take(scores, self.inside[number], out=self.parts[number])
+        return self.values
 
 
 def _guess(scores: Scores, targets: np.ndarray, chunk: Chunk, device: torch.device) -> Tensor:
     """[n] the targets' own scores, on the diagonal of a product of a chunk's shape."""
-    width = chunk.columns.stop
-    columns = np.resize(targets, max(len(targets), width))
+    columns = np.resize(targets, max(len(targets), chunk.width))
     return scores(to_device(columns, device)).diagonal()[: len(targets)].clone()
 
 
 def _count(
     part: Part,
     targets: np.ndarray | None,
-    own: Tensor | None,
+    target_scores: Tensor | None,
     count: int,
     sets: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """One pass over a part against the targets' own scores [n] (None: read them from the only
-    chunk): [4 + 2 · sets, n] counts, and the own scores as they were read where `targets` stand in
-    this part."""
+    """One pass over a part against the targets' scores [n] (None: read from the only chunk).
+
+    Returns [4 + 2 · sets, n] counts, and the targets' scores: as read in this part where it has
+    `targets`, else as given.
+    """
     chunks = item_chunks(part.items, device)
     known = np.arange(0 if targets is None else count, dtype=np.int32)  # the targets come first
     rows = np.concatenate([known, part.reads.rows])
@@ -234,49 +243,43 @@ def _count(
     reader = _Reader(rows, columns, chunks, device)
     flags = None
     for number, chunk in enumerate(chunks):
-        some = part.scores(on_device(chunk.columns, device))  # [n, width]
-        reader.read(number, some)
+        scores = part.scores(on_device(chunk.columns, device))  # [n, width]
+        values = reader.read(number, scores)
+        if target_scores is None:
+            target_scores = values[:count]
         if flags is None:
-            own = reader.values[:count] if own is None else own
-            flags = _flags(some)
+            flags = _flags(scores)
             # whole numbers are exact up to 2²⁴ in float32, whose sums are converted nowhere
             wide = flags.dtype if chunks[-1].start < 2**23 else torch.float64
             better, level = torch.zeros(2, count, dtype=wide, device=device)
             total = torch.zeros((), dtype=wide, device=device)
         # One pass: a sum is finite unless a member is not (or it overflows).
-        total += some.sum(dtype=flags.dtype)
+        total += scores.sum(dtype=flags.dtype)
         counted = flags
-        if chunk.counted != slice(0, some.shape[1]):
-            some, counted = some[:, chunk.counted], flags[:, chunk.counted]
-        _add_counts(some, own[:, None], counted, better, level)
-    read, moved = own, torch.zeros_like(better)
+        if chunk.counted != slice(0, scores.shape[1]):
+            scores, counted = scores[:, chunk.counted], flags[:, chunk.counted]
+        _add_counts(scores, target_scores[:, None], counted, better, level)
+    assert target_scores is not None  # there is at least one chunk
+    read, moved = target_scores, torch.zeros_like(better)
     if targets is not None:
-        read = reader.values[to_device(reader.places()[:count], device)]
-        moved = (read != own).to(wide)
-    drawn = _set_counts(reader, rows, part.reads.sets, own, sets, wide)
+        read = values[to_device(reader.indices()[:count], device)]
+        moved = (read != target_scores).to(wide)
+    cells = to_device(_cells(rows, part.reads.sets, sets, count)[reader.order], device)
+    compared = target_scores[to_device(rows[reader.order].astype(np.int64), device)]
+    in_sets = torch.zeros(2, sets * count + 1, dtype=wide, device=device)
+    in_sets[0].index_add_(0, cells, (values > compared).to(wide))
+    in_sets[1].index_add_(0, cells, (values >= compared).to(wide))
     whole = torch.stack([better, level, moved, total.expand(count)])
-    return torch.cat([whole, drawn]), read
+    return torch.cat([whole, in_sets[:, :-1].reshape(2 * sets, count)]), read
 
 
-def _set_counts(
-    reader: _Reader,
-    rows: np.ndarray,
-    numbers: np.ndarray,
-    own: Tensor,
-    sets: int,
-    kind: torch.dtype,
-) -> Tensor:
-    """[2 · sets, n] how many of the scores that were read are above the own ones [n], set by set,
-    and how many are not below. The reads of the targets, which come first, are in no set."""
-    count, device, cells = len(own), own.device, len(own) * sets
-    cell = np.full(len(rows), cells, dtype=np.int64)  # one more, for those in no set
-    cell[len(rows) - len(numbers) :] = numbers * np.int64(count) + rows[len(rows) - len(numbers) :]
-    place = to_device(cell[reader.order], device)
-    compared = own[to_device(rows[reader.order].astype(np.int64), device)]
-    found = torch.zeros(2, cells + 1, dtype=kind, device=device)
-    found[0].index_add_(0, place, (reader.values > compared).to(kind))
-    found[1].index_add_(0, place, (reader.values >= compared).to(kind))
-    return found[:, :cells].reshape(2 * sets, count)
+def _cells(rows: np.ndarray, numbers: np.ndarray, sets: int, count: int) -> np.ndarray:
+    """Where each read is counted, flat in [sets, n]: `rows` [P] of the reads, `numbers` of their
+    sets. The reads of the targets, which come first and are in no set, have the cell behind."""
+    cells = np.full(len(rows), sets * count, dtype=np.int64)
+    in_set = slice(len(rows) - len(numbers), None)
+    cells[in_set] = numbers * np.int64(count) + rows[in_set]
+    return cells
 
 
 def _flags(scores: Tensor) -> Tensor:
@@ -286,10 +289,13 @@ def _flags(scores: Tensor) -> Tensor:
     return torch.empty(scores.shape, dtype=wide, device=scores.device)
 
 
-def _add_counts(scores: Tensor, own: Tensor, flags: Tensor, better: Tensor, level: Tensor) -> None:
-    """Add to `better` and `level` [n] how many scores [n, C] are above, and not below, `own`."""
-    level += torch.ge(scores, own, out=flags).sum(1)
-    better += torch.gt(scores, own, out=flags).sum(1)
+def _add_counts(
+    scores: Tensor, target_scores: Tensor, flags: Tensor, better: Tensor, level: Tensor
+) -> None:
+    """Add to `better` and `level` [n] how many scores [n, C] are above, and not below, the
+    target's [n, 1]."""
+    level += torch.ge(scores, target_scores, out=flags).sum(1)
+    better += torch.gt(scores, target_scores, out=flags).sum(1)
 
 
 def _raise_at_fault(parts: list[Part], device: torch.device) -> None:
@@ -297,8 +303,8 @@ def _raise_at_fault(parts: list[Part], device: torch.device) -> None:
     for number, part in enumerate(parts):
         first = None
         for chunk in item_chunks(part.items, device):
-            some = part.scores(on_device(chunk.columns, device))[:, chunk.counted]
-            faults = (~torch.isfinite(some)).nonzero()
+            scores = part.scores(on_device(chunk.columns, device))[:, chunk.counted]
+            faults = (~torch.isfinite(scores)).nonzero()
             if len(faults):
                 row, column = faults[0].tolist()
                 fault = (row, chunk.start + chunk.counted.start + column)

@@ -1,4 +1,4 @@
-"""Where targets meet scores: blocks of targets, what scores them, and their ranks."""
+"""Ranks of the targets of a split: its blocks, the scorers, and one pass per scorer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,24 +43,24 @@ PAIR_VALUES = 2**22  # numbers of item rows that are looked up at a time
 
 
 class Scorer(Protocol):
-    """What gives the targets of a split their scores."""
+    """Scores the targets of a split."""
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
-        """Of a domain's items for the targets `rows`, as if that domain were asked for."""
+        """Scores of a domain's items for the targets `rows`, when that domain is to be ranked."""
 
     def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
-        """[rows, N] of single items, of any domain, as if `domain` were asked for."""
+        """[rows, N] scores of single items, of any domain, when `domain` is to be ranked."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Targets of one domain that are ranked together, and which single scores they want."""
+    """Targets of one domain that are ranked together, and the single scores to read for them."""
 
     domain: int
     rows: np.ndarray  # [b] numbers of the targets
-    filled: np.ndarray  # [≥ FEWEST] the same, the first ones again where they are too few
-    reads: list[Reads]  # D, one a domain; only the target's where no other is scored
-    sizes: np.ndarray  # [S, filled] candidates of each set
+    padded: np.ndarray  # [≥ FEWEST] the same, repeated where they are too few
+    reads: list[Reads]  # D, one per domain; empty for domains that are not scored
+    sizes: np.ndarray  # [S, padded] candidates of each set
 
 
 @dataclass(frozen=True)
@@ -80,53 +80,53 @@ class Plan:
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """The candidate sets that a pass counts, by their number."""
+        """The candidate sets that a pass counts, in the order of their numbers."""
         return set_names(drawn_sets(self.protocols), filters_seen(self.protocols))
 
-    def domains(self, own: int) -> list[int]:
-        """The domains whose items are scored for targets of `own`, that one first."""
+    def domains(self, first: int) -> list[int]:
+        """The domains whose items are scored for targets of domain `first`, that one first."""
         others = range(len(self.dataset.domain_names)) if self.all_domains else ()
-        return [own, *(domain for domain in others if domain != own)]
+        return [first, *(domain for domain in others if domain != first)]
 
     def blocks(self, rows: np.ndarray) -> Iterator[Block]:
-        """The targets `rows`, those of one domain at a time, in even blocks as large as the
-        domains' items allow."""
+        """The targets `rows`, one domain after the other, in even blocks as large as the number of
+        items allows."""
         sizes = np.diff(self.dataset.item_starts)
-        for own in range(len(sizes)):
-            some = rows[self.targets.domains[rows] == own]
-            if len(some):
-                most = min(rows_at_once(int(sizes[d]), self.device) for d in self.domains(own))
-                for block in np.array_split(some, -(-len(some) // most)):
-                    yield self._block(own, block)
+        for domain in range(len(sizes)):
+            domain_rows = rows[self.targets.domains[rows] == domain]
+            if len(domain_rows):
+                most = min(rows_at_once(int(sizes[d]), self.device) for d in self.domains(domain))
+                for block in np.array_split(domain_rows, -(-len(domain_rows) // most)):
+                    yield self._block(domain, block)
 
-    def _block(self, own: int, rows: np.ndarray) -> Block:
-        filled = np.resize(rows, max(len(rows), FEWEST))
-        row, item, number = self._wanted(own, filled)
-        kinds = len(self.sets)
-        sizes = np.bincount(number * len(filled) + row, minlength=kinds * len(filled))
+    def _block(self, target_domain: int, rows: np.ndarray) -> Block:
+        padded = np.resize(rows, max(len(rows), FEWEST))
+        row, item, number = self._single_scores(target_domain, padded)
+        sets = len(self.sets)
+        sizes = np.bincount(number * len(padded) + row, minlength=sets * len(padded))
         domain = np.searchsorted(self.dataset.item_starts, item, side="right") - 1
         order = np.argsort(domain.astype(np.uint16), kind="stable")
         ends = np.cumsum(np.bincount(domain, minlength=len(self.dataset.domain_names)))
         column = item - self.dataset.item_starts[domain]
         reads = [
-            Reads(*(values[some].astype(np.int32) for values in (row, column, number)))
-            for some in np.split(order, ends[:-1])
+            Reads(*(values[part].astype(np.int32) for values in (row, column, number)))
+            for part in np.split(order, ends[:-1])
         ]
-        return Block(own, rows, filled, reads, sizes.reshape(kinds, len(filled)))
+        return Block(target_domain, rows, padded, reads, sizes.reshape(sets, len(padded)))
 
-    def _wanted(self, own: int, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Row, item and set number of every single score that a block wants."""
-        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    def _single_scores(self, domain: int, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Row, item and set number of every single score to read for a block."""
+        wanted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         names = self.sets
         seen = self._seen(rows) if filters_seen(self.protocols) else None
 
         def note(name: str, row: np.ndarray, item: np.ndarray) -> None:
-            found.append((row, item, np.full(len(row), names.index(name))))
+            wanted.append((row, item, np.full(len(row), names.index(name))))
 
         for name in drawn_sets(self.protocols):
             drawn = self.drawn[name][rows]
-            row, place = np.nonzero(drawn >= 0)
-            item = drawn[row, place]
+            row, column = np.nonzero(drawn >= 0)
+            item = drawn[row, column]
             note(name, row, item)
             if seen is not None:
                 known = is_member(self._key(row, item), seen)
@@ -134,16 +134,16 @@ class Plan:
         if seen is not None:
             row, item = np.divmod(seen, self.dataset.item_rows)
             starts = self.dataset.item_starts
-            inside = (item >= starts[own]) & (item < starts[own + 1])
+            inside = (item >= starts[domain]) & (item < starts[domain + 1])
             note("seen", row[inside], item[inside])
             if self.all_domains:
                 note("seen_elsewhere", row[~inside], item[~inside])
-        if not found:
+        if not wanted:
             return tuple(np.zeros(0, dtype=np.int64) for _ in range(3))
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        return tuple(np.concatenate(parts) for parts in zip(*wanted, strict=True))
 
     def _seen(self, rows: np.ndarray) -> np.ndarray:
-        """The distinct items of each row's context but the target, as keys in ascending order."""
+        """The distinct items of each row's context except the target, as ascending keys."""
         events, row = context_events(self.dataset, self.targets, rows)
         item = self.dataset.items[events].astype(np.int64)
         other = item != self.targets.items[rows][row]
@@ -158,26 +158,26 @@ def rank_targets(
 ) -> dict[str, Ranks]:
     """Rank the targets `rows` in one scoring pass: {protocol: [rows] ranks}.
 
-    The scorer is asked for the scores of a block, a chunk of a domain's items at a time, on the
-    plan's device: no tensor over targets and items is held. `blocks` are the plan's for these rows,
-    made once for all scorers. A score that is not finite raises NotFinite with the user and the
-    item. With `bar`, progress is shown on a terminal.
+    The scores of a block are computed a chunk of a domain's items at a time, on the plan's device:
+    no tensor over all targets and items is held. `blocks` are the plan's for these rows, made once
+    for all scorers. A score that is not finite raises NotFinite with the user and the item. With
+    `bar`, progress is shown on a terminal.
     """
-    found = {name: no_ranks(len(rows)) for name in plan.protocols}
-    place = np.empty(len(plan.targets.events), dtype=np.int64)
-    place[rows] = np.arange(len(rows))
+    by_protocol = {name: no_ranks(len(rows)) for name in plan.protocols}
+    position = np.empty(len(plan.targets.events), dtype=np.int64)
+    position[rows] = np.arange(len(rows))
     sizes = np.diff(plan.dataset.item_starts)
     for block in tqdm(blocks, "score", leave=False, disable=None if bar else True):
-        own = plan.targets.items[block.filled] - plan.dataset.item_starts[block.domain]
+        columns = plan.targets.items[block.padded] - plan.dataset.item_starts[block.domain]
         domains = plan.domains(block.domain)
         parts = [
-            Part(scorer.scores(block.filled, d), int(sizes[d]), block.reads[d]) for d in domains
+            Part(scorer.scores(block.padded, d), int(sizes[d]), block.reads[d]) for d in domains
         ]
         try:
-            counts = count_ranks(parts, own, len(plan.sets), plan.device)
+            counts = count_ranks(parts, columns, len(plan.sets), plan.device)
         except NonFiniteScore as fault:
             item = plan.dataset.item_starts[domains[fault.part]] + fault.column
-            raise _name_fault(plan, block.filled[fault.row], item) from None
+            raise _name_fault(plan, block.padded[fault.row], item) from None
         for name in plan.protocols:
             if name == RELEASED:
                 ranks = _released_ranks(scorer, plan, block)
@@ -185,15 +185,15 @@ def rank_targets(
                 others = int(sizes.sum() - sizes[block.domain])
                 items = (int(sizes[block.domain]), others)
                 ranks = protocol_ranks(name, counts, block.sizes, plan.sets, *items)
-            found[name].put(place[block.rows], ranks)
-    return found
+            by_protocol[name].put(position[block.rows], ranks)
+    return by_protocol
 
 
 def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
     """The ranks of a block among the negatives of the released code's protocol."""
-    own = plan.targets.items[block.rows][:, None]
+    target = plan.targets.items[block.rows][:, None]
     drawn = plan.drawn[RELEASED][block.rows]
-    items = np.concatenate([own, np.where(drawn < 0, own, drawn)], axis=1)
+    items = np.concatenate([target, np.where(drawn < 0, target, drawn)], axis=1)
     scores = scorer.pairs(block.rows, block.domain, items)  # [b, 1 + N]
     try:
         check_finite(scores)
@@ -204,7 +204,7 @@ def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
         [(scores[:, 1:] > scores[:, :1]).sum(1), (scores >= scores[:, :1]).sum(1)]
     )
     better, level = counted.cpu().numpy()
-    missing = (drawn < 0).sum(1)  # the target's own score stands there
+    missing = (drawn < 0).sum(1)  # scored as the target itself
     return Ranks(better, level - better - missing, 1 + (drawn >= 0).sum(1))
 
 
@@ -219,46 +219,46 @@ def _name_fault(plan: Plan, row: int, item: int) -> NotFinite:
 
 
 class ModelScorer:
-    """A run's models as a scorer of targets whose queries have been encoded.
+    """Scores by a run's models, for targets whose queries have been encoded.
 
     Parameters
     ----------
     hidden: [Q, H] h of the queries.
-    places: [D, n] which of them asks for a domain on behalf of a target.
+    query_of: [D, n] the query that ranks a domain for a target.
     """
 
-    def __init__(self, ensemble: Ensemble, hidden: Tensor, places: np.ndarray):
-        self.ensemble, self.hidden, self.places = ensemble, hidden, places
+    def __init__(self, ensemble: Ensemble, hidden: Tensor, query_of: np.ndarray):
+        self.ensemble, self.hidden, self.query_of = ensemble, hidden, query_of
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
-        model, own = self.ensemble.of(domain)
+        model, number = self.ensemble.of(domain)
         outputs = self._outputs(rows, domain)
 
         @torch.no_grad()
         def scores(columns: slice | Tensor) -> Tensor:
-            return domain_scores(model, outputs, own, columns)
+            return domain_scores(model, outputs, number, columns)
 
         return scores
 
     @torch.no_grad()
     def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
-        """Each a sum of products of its own, so that equal rows of the item table tie exactly."""
+        """Each score is a separate sum of products, so equal rows of the item table tie exactly."""
         model, _ = self.ensemble.of(domain)
         outputs = self._outputs(rows, domain)
         step = max(1, PAIR_VALUES // (items.shape[1] * outputs.shape[1]))
-        found = []
+        scores = []
         for start in range(0, len(rows), step):
-            some = to_device(items[start : start + step], outputs.device)
-            vectors = F.embedding(some, model.item_table)  # [some, N, H]
-            found.append((vectors * outputs[start : start + step, None]).sum(2))
-        return torch.cat(found)
+            chunk = to_device(items[start : start + step], outputs.device)
+            vectors = F.embedding(chunk, model.item_table)  # [step, N, H]
+            scores.append((vectors * outputs[start : start + step, None]).sum(2))
+        return torch.cat(scores)
 
     def _outputs(self, rows: np.ndarray, domain: int) -> Tensor:
-        return self.hidden[to_device(self.places[domain, rows], self.hidden.device)]
+        return self.hidden[to_device(self.query_of[domain, rows], self.hidden.device)]
 
 
 class CountScorer:
-    """A count model as a scorer of targets; it counts on the CPU, wherever ranks are taken."""
+    """Scores by a count model, computed on the CPU and moved to the device that ranks."""
 
     def __init__(self, model: CountModel, targets: Targets, device: torch.device = CPU):
         self.model, self.targets, self.device = model, targets, device
@@ -267,8 +267,8 @@ class CountScorer:
         scorer = self.model.scorer(domain, *self._requests(rows))
 
         def scores(columns: slice | Tensor) -> Tensor:
-            where = columns if isinstance(columns, slice) else columns.cpu()
-            return scorer(where).to(self.device)
+            on_cpu = columns if isinstance(columns, slice) else columns.cpu()
+            return scorer(on_cpu).to(self.device)
 
         return scores
 

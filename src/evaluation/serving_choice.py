@@ -1,4 +1,4 @@
-"""Which path serves a domain: decided on validation, by a bound and not by a coin flip."""
+"""Which path serves each domain: decided on validation by a confidence bound."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Choice:
-    """The path that serves a domain, and what the choice stands on."""
+    """The path that serves a domain, and the evidence for it."""
 
     path: str  # of the model's two
     difference: float  # mean metric of the second path − the first on validation
@@ -26,11 +26,11 @@ def serve_paths(
 
     The rule: with d the paired differences second − first of the domain's validation targets, the
     second path serves where the one-sided 95 % lower confidence bound of their mean, mean(d) −
-    t₀.₉₅ · s, is above 0; s is the standard error over users, the targets of one user taken
-    together, t has users − 1 degrees of freedom. Where the two paths are equal, the second is thus
-    chosen in at most one domain in twenty, and where data is scarce the model's main path stays.
+    t₀.₉₅ · s, is above 0; s is the standard error clustered by user, t has users − 1 degrees of
+    freedom. Where the two paths are equal, the second is chosen in at most one domain in twenty,
+    and where data is scarce the model's main path serves.
 
-    values: {path: [n]} the metric of each target, of two paths. users, domains: [n] their numbers.
+    values: {path: [n]} the metric of each target on two paths. users, domains: [n] of the targets.
     """
     (main, first), (other, second) = values.items()
     choices = {}
@@ -45,7 +45,7 @@ def serve_paths(
 
 
 def _margin(residuals: np.ndarray, users: np.ndarray) -> float:
-    """t · standard error of the mean of [n] values whose residuals these are, by user."""
+    """t · standard error, clustered by user, of the mean of [n] values with these residuals."""
     _, owner = np.unique(users, return_inverse=True)
     count = int(owner.max(initial=-1)) + 1
     if count < 2:

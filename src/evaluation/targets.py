@@ -1,4 +1,4 @@
-"""The targets of a split, what is known before each, and the candidates that are drawn for them."""
+"""The targets of a split, the context of each, and the candidates drawn for them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ SPLITS = {"valid": VALID, "test": TEST}
 
 @dataclass(frozen=True)
 class Targets:
-    """The n events of a split that are to be ranked.
+    """The n events of a split that are ranked.
 
     A target's context is what its user did before it: the events `offsets[user] … end − 1`.
     """
 
     split: str
-    events: np.ndarray  # [n] places in the dataset's flat arrays
+    events: np.ndarray  # [n] indices of the dataset's flat arrays
     users: np.ndarray  # [n]
     items: np.ndarray  # [n]
     domains: np.ndarray  # [n]
@@ -39,8 +39,8 @@ class Targets:
 def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets:
     """All targets of `valid` or `test`.
 
-    With `strict`, and in a temporal split always, the context ends before the first event of the
-    target's own time: only what was known then.
+    With `strict`, and in a temporal split always, the context ends before the user's first event
+    that has the target's time.
     """
     events = np.flatnonzero(np.asarray(dataset.split) == SPLITS[split])
     users = np.searchsorted(dataset.offsets, events, side="right") - 1
@@ -53,12 +53,12 @@ def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets
 
 
 def is_temporal(dataset: Dataset) -> bool:
-    """Whether the dataset is split by time, so that contexts are strict anyway."""
+    """Whether the dataset is split by time, which makes every context strict."""
     return dataset.card.get("split", {}).get("protocol") == "temporal"
 
 
 def time_starts(dataset: Dataset, users: np.ndarray, events: np.ndarray) -> np.ndarray:
-    """[n] the first event of each event's user that has its time."""
+    """[n] for each event the first event of its user with the same time."""
     first = events.copy()
     while True:
         before = np.maximum(first - 1, dataset.offsets[users])
@@ -71,14 +71,14 @@ def time_starts(dataset: Dataset, users: np.ndarray, events: np.ndarray) -> np.n
 def context_events(
     dataset: Dataset, targets: Targets, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The events before each of the targets `rows`: flat places, and the place among `rows`."""
+    """The events before each of the targets `rows`: flat indices, and the index into `rows`."""
     return user_events(dataset, targets.users[rows], targets.ends[rows])
 
 
 def user_events(
     dataset: Dataset, users: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The events of each user [n] before `ends` [n]: flat places, and which of the n."""
+    """The events of each user [n] before `ends` [n]: flat indices, and the index into the n."""
     starts = dataset.offsets[users]
     lengths = ends - starts
     row = np.repeat(np.arange(len(users)), lengths)
@@ -89,10 +89,10 @@ def user_events(
 def drawn_candidates(
     dataset: Dataset, targets: Targets, names: tuple[str, ...], count: int, seed: int, folder: Path
 ) -> dict[str, np.ndarray]:
-    """{set: [n, count] items}, −1 where none, of the sets `names` that are drawn.
+    """{set: [n, count] items, padded with −1} for the candidate sets `names`.
 
     Stored in `folder` by the data's hash, so that every model and process ranks the same ones.
-    `dataset` is the whole one, also where each domain has a model of its own.
+    `dataset` has all domains, also where each domain has a separate model.
     """
     starts, domains = dataset.item_starts, targets.domains
     columns = targets.items - starts[domains]
@@ -136,16 +136,16 @@ def _check_candidates(path: Path, stored: np.ndarray, count: int, ends: np.ndarr
         or (stored < -1).any()
         or (stored >= ends[:, None]).any()
     ):
-        raise UserError(f"{path} holds no candidates of these targets; delete it to draw again")
+        raise UserError(f"{path} does not fit these targets; delete it to draw again")
 
 
 def target_facts(dataset: Dataset, targets: Targets) -> pa.Table:
-    """Rows of targets.parquet: what is known about each target, whatever ranks it.
+    """Rows of targets.parquet: facts about each target that do not depend on a model.
 
     Columns split, target (its number), user_id, domain, item_id, history (events of the context),
     domain_history (of them in the target's domain), domains (how many the context has), item_count
-    (training events of the item), seen (the item is in the context), same_time (an event before it
-    has its time; counted before a strict context drops it).
+    (training events of the item), seen (the item is in the context), same_time (an earlier event of
+    the user has its time, whether or not the context is strict).
     """
     everyone = np.arange(len(targets.events))
     events, row = context_events(dataset, targets, everyone)
@@ -169,7 +169,7 @@ def target_facts(dataset: Dataset, targets: Targets) -> pa.Table:
 
 
 def target_columns(dataset: Dataset, targets: Targets) -> dict[str, pa.Array]:
-    """Which target a row of a table is about: split, target, user_id, domain, item_id."""
+    """The columns that identify a target: split, target, user_id, domain, item_id."""
     count = len(targets.events)
     return {
         "split": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [targets.split]),

@@ -58,4 +58,6 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p)
     masks = DropoutMasks(p, x.device)
-    return x * masks.kept(masks.draw(x.shape), x.dtype).mul_(masks.scale)
+    drawn = masks.draw(x.shape)
+    assert drawn is not None  # p > 0
+    return x * masks.kept(drawn, x.dtype).mul_(masks.scale)

@@ -4,6 +4,8 @@ The sequences of a view stand one after the other in M slots (src/dataset/batchi
 the only padding is the few slots that no sequence fills.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +71,8 @@ class Experts(nn.Module):
         super().__init__()
         self.stack, self.heads, self.compiled, self.kernels = stack, heads, compiled, kernels
         self.dropout_rate, self.attention_dropout = dropout_rate, attention_dropout
-        self.layers = nn.ModuleList(EncoderLayer(stack, hidden) for _ in range(layers))
+        encoder = nn.ModuleList(EncoderLayer(stack, hidden) for _ in range(layers))
+        self.layers: Iterable[EncoderLayer] = encoder  # type: ignore[assignment]
 
     def forward(
         self,

@@ -37,10 +37,10 @@ def softmax_loss(
     if kernels == "fused":
         return fused_softmax_loss(hidden, table, targets, spans, coefficients)
     sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
-    losses = [hidden[:0, 0].to(sum_dtype)]  # [0]: without targets the objective has a gradient too
+    parts = [hidden[:0, 0].to(sum_dtype)]  # [0]: without targets the objective has a gradient too
     for span, items in spans:
         logits = (hidden[span] @ table[items].T).to(sum_dtype)  # [n, V_d]
         labels = targets[span] - items.start
-        losses.append(F.cross_entropy(logits, labels, reduction="none"))
-    losses = torch.cat(losses)  # [N]
+        parts.append(F.cross_entropy(logits, labels, reduction="none"))
+    losses = torch.cat(parts)  # [N]
     return coefficients.detach().to(sum_dtype) @ losses, losses.detach()

@@ -50,7 +50,8 @@ def sc_mim(
     by_domain = gather(pooled) if gather else pooled.split([len(rows) for _, rows in pairs])
     losses, bounds, critic = [], [], critics.unbind(0)
     for (domain, _), users in zip(pairs, by_domain, strict=True):
-        loss = info_nce(*users.chunk(2, dim=1), critic[domain], temperature)
+        anchors, candidates = users.chunk(2, dim=1)
+        loss = info_nce(anchors, candidates, critic[domain], temperature)
         losses.append(loss)
         bounds.append(math.log(len(users)) - loss.detach())
     return torch.stack(losses).mean(), torch.stack(bounds).mean()

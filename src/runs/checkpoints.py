@@ -1,7 +1,7 @@
-"""Checkpoints: written whole, and read back whole, of this version, run and dataset.
+"""Checkpoints: written atomically, and validated when read: version, run and dataset.
 
 A checkpoint is one dict in the zip format of `torch.save`, which keeps a CRC-32 of each record.
-`torch.load` does not look at them; reading one back here does.
+`torch.load` does not check them; reading a checkpoint here does.
 """
 
 import zipfile
@@ -17,17 +17,17 @@ from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
 from src.io.errors import UserError
 from src.io.files import write_atomically
-from src.training.memory import is_out_of_memory
+from src.training.torch_errors import is_out_of_memory
 
 FORMAT = 2
 READABLE = (1, 2)  # 1 kept LC-NTG's state among the weights, and no hash of the run
 BEST = "best.pt"  # the best validation
-LAST, FORMER = "last.pt", "former.pt"  # what --resume goes on from: the newest, the one before it
-FAULT = "fault.pt"  # before the step that was not finite
+LAST, FORMER = "last.pt", "former.pt"  # what --resume continues from: the newest, the one before
+FAULT = "fault.pt"  # the state before a step that is not finite
 
 
 def header(settings: Settings, dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint says of the run that it belongs to."""
+    """The entries of a checkpoint that identify its run."""
     return {
         "format": FORMAT,
         "identity": identity_hash(settings),
@@ -38,9 +38,9 @@ def header(settings: Settings, dataset: Dataset) -> dict[str, Any]:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; the last.pt that stood there becomes former.pt.
+    """Write a checkpoint; an existing last.pt becomes former.pt.
 
-    UserError where the disk is full or read-only: what stood there before still does.
+    UserError where the disk is full or read-only; an existing file is then unchanged.
     """
 
     def write(temporary: Path) -> None:
@@ -51,12 +51,12 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is something to go on from, good or not."""
+    """Whether there is a checkpoint to continue from, valid or not."""
     return any((folder / name).is_file() for name in (LAST, FORMER))
 
 
 class Unusable(UserError):
-    """A checkpoint that is torn, or of another run."""
+    """A checkpoint that is damaged, or of another run."""
 
     def __init__(self, fault: str):
         super().__init__(f"{fault}; train again")
@@ -69,12 +69,11 @@ def newest_checkpoint(
     dataset: Dataset,
     load: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> tuple[Path | None, str]:
-    """The newest good checkpoint of a run, and a line about a newer one that is not; (None, "")
-    where there is none at all.
+    """The newest valid checkpoint of a run, and a line about a newer one that is not; (None, "")
+    where there is no checkpoint.
 
-    With `load` a good one is also loaded by it, which raises Unusable where it does not fit;
-    without, it is only looked at, and stays mapped. UserError where there are some and none is
-    good: it names the newest.
+    `load`, if given, loads it and raises Unusable where it does not fit; otherwise the checkpoint
+    is only validated, memory-mapped. UserError where no checkpoint is valid: it names the newest.
     """
     faults: list[str] = []
     for path in (folder / LAST, folder / FORMER):
@@ -100,8 +99,8 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """A checkpoint's dict; nothing in it can run code. `mapped` as in `load_checkpoint`.
 
-    Raises Unusable for a checkpoint that is torn, or of another dataset or run, and UserError where
-    it cannot be read.
+    Raises Unusable for a checkpoint that is damaged, or of another dataset or run, and UserError
+    where it cannot be read.
     """
     state = load_checkpoint(path, mapped)
     if state["data_sha256"] != dataset.card["sha256"]:
@@ -110,7 +109,7 @@ def read_checkpoint(
             f"not {dataset.card['sha256'][:12]}…)"
         )
     if state.get("identity") != identity_hash(settings):
-        before = state["settings"]  # a setting that came after the run is not in it
+        before = state["settings"]  # without the settings added after the run
         for name, value in identity(settings).items():
             if before.get(name, value) != value:
                 raise Unusable(
@@ -122,38 +121,38 @@ def read_checkpoint(
 
 
 def load_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """A checkpoint's dict, of whatever dataset and run, on the CPU.
+    """A checkpoint's dict, of any dataset and run, on the CPU.
 
-    With `mapped` the tensors stay in the file until they are read: for those who want some of them,
-    once. With a large catalogue the moments alone are two more tables in memory. Raises Unusable
-    where it is torn, UserError where it is missing or cannot be read.
+    With `mapped` the tensors stay in the file until they are read, which saves memory where only
+    some of them are needed. Raises Unusable where it is damaged, UserError where it is missing or
+    cannot be read.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first")
     try:
         with zipfile.ZipFile(path) as records:
             damaged = records.testzip()
-        state = None
+        state: Any = None
         if not damaged:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError as error:  # a disk or a network that fails; the file may be good
+    except OSError as error:  # the disk or the network fails; the file may be intact
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # a torn file fails in many ways: zip, pickle, storage
+    except Exception as error:  # a damaged file fails in many ways: zip, pickle, storage
         if is_out_of_memory(error):
             raise
-        raise Unusable(f"{path} is torn ({type(error).__name__})") from None
+        raise Unusable(f"{path} is damaged ({type(error).__name__})") from None
     if damaged:
-        raise Unusable(f"{path} is torn (its record {damaged} was changed)")
+        raise Unusable(f"{path} is damaged (wrong checksum of its record {damaged})")
     if not _is_checkpoint(state):
         raise Unusable(f"{path} is not a checkpoint of this version")
     if state["format"] == 1:
-        state["model"].pop("gap_state", None)  # also under the key lc_ntg
+        state["model"].pop("gap_state", None)  # a copy of the entry lc_ntg
         state["settings"].pop("lc_ntg_beta", None)  # 0.0 stood for 1 − α
     return state
 
 
 def _is_checkpoint(state: Any) -> bool:
-    """Whether it is a dict with the fields of a readable version, each of its type."""
+    """Whether it is a dict of a readable version, each entry of the right type."""
     types = {
         "format": int, "data_sha256": str, "settings": dict, "domain_names": list, "model": dict,
     }  # fmt: skip
@@ -166,7 +165,7 @@ def _is_checkpoint(state: Any) -> bool:
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Load the weights of a checkpoint; Unusable where they are those of another model."""
+    """Load the weights of a checkpoint; Unusable where they are of another model."""
     try:
         model.load_state_dict(state["model"])
     except Exception as error:  # names, shapes, types
@@ -174,6 +173,6 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 
 def misfit(path: Path, error: Exception) -> Unusable:
-    """A checkpoint of this run's name that cannot be loaded into it."""
+    """The error for a checkpoint that cannot be loaded into this run."""
     reason = " ".join(str(error).split())[:200]
     return Unusable(f"{path} does not fit this run ({type(error).__name__}: {reason})")

@@ -1,4 +1,4 @@
-"""The command line of main.py: flags, files of settings, and what is asked for."""
+"""The command line of main.py: flags, settings files, and the requested action."""
 
 import argparse
 import dataclasses
@@ -24,17 +24,17 @@ from src.runs.lifecycle import folder_of
 
 
 class Command(NamedTuple):
-    """What a command line asks for."""
+    """A parsed command line: train, or evaluate a run folder, or replay a checkpoint."""
 
     settings: Settings
     evaluate: Path | None = None  # a run folder
-    replay: Path | None = None  # a checkpoint in one
+    replay: Path | None = None  # a checkpoint of a run folder
 
 
 def parse_command(arguments: list[str] | None = None, description: str = "") -> Command:
-    """The command of a command line.
+    """Parse a command line.
 
-    `--config FILE`, or the run of the other two, gives other defaults; flags win.
+    `--config FILE`, or the run of --evaluate or --replay, replaces the defaults; flags win.
     """
     first = OneLineParser(add_help=False, allow_abbrev=False)
     _add_files(first)
@@ -56,13 +56,13 @@ def parse_command(arguments: list[str] | None = None, description: str = "") -> 
     parser.set_defaults(**defaults)
     settings = from_namespace(config_class, parser.parse_args(arguments))
     check_settings(settings)
-    settings = _with_whole_paths(settings)
+    settings = _with_absolute_paths(settings)
     run_protocols(settings)  # refuses unknown ones
-    if before and (name := difference(before, settings, resume=False)):
-        does = "--evaluate scores" if early.evaluate else "--replay computes a step of"
+    if before and (changed := difference(before, settings, resume=False)):
+        action = "--evaluate scores" if early.evaluate else "--replay computes a step of"
         raise UserError(
-            f"{does} the run as it was trained, with --{name} {getattr(before, name)}; "
-            f"drop --{name}, or train another run"
+            f"{action} the run as it was trained, with --{changed} {getattr(before, changed)}; "
+            f"drop --{changed}, or train another run"
         )
     if settings.select_metric not in METRICS:
         raise UserError(
@@ -71,22 +71,24 @@ def parse_command(arguments: list[str] | None = None, description: str = "") -> 
     return Command(settings, early.evaluate, early.replay)
 
 
-def _add_files(parser: OneLineParser) -> None:
+def _add_files(parser: argparse.ArgumentParser) -> None:
     files = parser.add_mutually_exclusive_group()
     files.add_argument("--config", metavar="FILE", type=Path, help="settings as a JSON file")
     files.add_argument(
         "--evaluate", metavar="RUN", type=Path,
-        help="score a finished run folder again, without training; with the flags of evaluation",
+        help="score a finished run folder again without training; takes the evaluation flags",
     )  # fmt: skip
     files.add_argument(
         "--replay", metavar="FILE", type=Path,
-        help="compute the step that a checkpoint of a run folder stands before, such as fault.pt, "
-        "and print its losses and gradients; nothing is updated or written",
+        help="compute the step that follows a checkpoint of a run folder, such as fault.pt, and "
+        "print its losses and gradients; nothing is updated or written",
     )  # fmt: skip
 
 
-def _with_whole_paths(settings: Settings) -> Settings:
-    """The settings with whole paths: a run must be found again from any folder."""
+def _with_absolute_paths(settings: Settings) -> Settings:
+    """The settings with absolute paths, so that a run does not depend on the current folder."""
     paths = {name: getattr(settings, name) for name in ("data_dir", "init_from")}
-    whole: dict[str, Any] = {name: os.path.realpath(path) for name, path in paths.items() if path}
-    return dataclasses.replace(settings, **whole)
+    absolute: dict[str, Any] = {
+        name: os.path.realpath(path) for name, path in paths.items() if path
+    }
+    return dataclasses.replace(settings, **absolute)

@@ -1,7 +1,7 @@
-"""Held-out events of a dataset that a run on another dataset of the same log was trained on.
+"""Held-out events of a dataset that were training events of another dataset of the same log.
 
-A run that starts from a former one's weights must not be scored on what those weights have seen.
-docs/retraining.md says when that can happen.
+A run that starts from a former run's weights must not be scored on events that those weights were
+trained on. docs/retraining.md says when that can happen.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ EVENT = ["user", "item_id", "time", "copy"]
 def trained_targets(former: Dataset, now: Dataset) -> dict[str, int]:
     """{"valid": n, "test": n}: targets of `now` that are training events of `former`.
 
-    Users and items are known by the ids of the log. Of events with the same user, item and time,
-    the first here is the first there.
+    Users and items are matched by the ids of the log; events with the same user, item and time in
+    their order.
     """
-    in_former = _places(now.user_ids, former.user_ids)  # [users of now]
+    in_former = _indices(now.user_ids, former.user_ids)  # [users of now]
     bound_now = _first_targets(now)  # [users of now]
     bound_former = np.full(former.users, NEVER)
     both = np.flatnonzero(in_former >= 0)
@@ -41,11 +41,11 @@ def trained_targets(former: Dataset, now: Dataset) -> dict[str, int]:
     return {"valid": int((held == VALID).sum()), "test": int((held == TEST).sum())}
 
 
-def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
-    """[ids] the place of each among the others; −1 where it is not there."""
+def _indices(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """[ids] the index of each in `among`; −1 where it is missing."""
     strings = (pc.cast(part, pa.large_string()).combine_chunks() for part in (ids, among))
-    found = pc.index_in(*strings)
-    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    indices = pc.index_in(*strings)
+    return pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _first_targets(data: Dataset) -> np.ndarray:
@@ -60,24 +60,24 @@ def _first_targets(data: Dataset) -> np.ndarray:
 
 def _users_trained_late(data: Dataset, bound: np.ndarray) -> np.ndarray:
     """[users] whether the user has a training event at the time `bound` [users] or later."""
-    found = np.zeros(data.users, dtype=bool)
+    trained_late = np.zeros(data.users, dtype=bool)
     for users, events in _blocks(data):
         starts = data.offsets[users.start : users.stop] - events.start
-        trained = np.where(data.split[events] == TRAIN, data.times[events], -NEVER)
-        found[users] = np.maximum.reduceat(trained, starts) >= bound[users]
-    return found
+        times = np.where(data.split[events] == TRAIN, data.times[events], -NEVER)
+        trained_late[users] = np.maximum.reduceat(times, starts) >= bound[users]
+    return trained_late
 
 
 def _blocks(data: Dataset) -> Iterator[tuple[slice, slice]]:
-    """Users, some at a time, and their events."""
+    """Chunks of users, and their events."""
     for users in user_chunks(data.offsets):
         yield users, slice(int(data.offsets[users.start]), int(data.offsets[users.stop]))
 
 
 def _late_events(data: Dataset, users: np.ndarray, bound: np.ndarray) -> pd.DataFrame:
-    """The events of some users from the time `bound` [all users] on, in order.
+    """The events of `users` from the time `bound` [all users] on, in order.
 
-    user (dense), item_id, time, split, and copy: how many equal ones the user had before.
+    Columns user (dense), item_id, time, split, and copy: the number of equal events before it.
     """
     lengths = data.offsets[users + 1] - data.offsets[users]
     owner = np.repeat(users, lengths)

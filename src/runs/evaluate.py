@@ -1,9 +1,10 @@
-"""Score a trained run on validation and test, and write what its folder keeps of it."""
+"""Score a trained run on validation and test, and write its results and tables."""
 
 import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,12 @@ from src.evaluation.targets import (
 from src.io.errors import UserError
 from src.io.files import write_atomically, write_json
 from src.runs.records import read_results
+from src.training.processes import Process
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitScores:
-    """A split under the protocols, with contexts as they are or strict."""
+    """The scores of a split under all protocols, with plain or strict contexts."""
 
     targets: Targets
     scores: dict[str, PathScores]
@@ -51,25 +53,25 @@ class SplitScores:
 
 
 def run_protocols(settings: Settings) -> tuple[str, ...]:
-    """The protocols that a run is scored under; `full` always, because it decides what serves.
+    """The protocols that a run is scored under; always `full`, which decides the serving path.
 
     UserError for an unknown one, or one that the run's models cannot be ranked by.
     """
     wanted = chosen_protocols(settings.protocol, settings.sampled_negatives)
     if settings.per_domain:
-        # a domain's own model has no vectors of the other domains' items
+        # a model of one domain has no vectors of other domains' items
         if RELEASED in settings.protocol:
             raise UserError(
-                f"--protocol {RELEASED} scores the items of all domains by the query of one, "
+                f"--protocol {RELEASED} scores the items of all domains by one domain's query, "
                 f"which a run of --mode {settings.mode} cannot do; leave it out"
             )
         wanted = tuple(name for name in wanted if name != RELEASED)
     return wanted if "full" in wanted else ("full", *wanted)
 
 
-def asked_protocols(settings: Settings, dataset: Dataset) -> list[str]:
-    """The names under which results will be found: those of `run_protocols`, and the strict ones
-    where they are asked for and differ."""
+def result_names(settings: Settings, dataset: Dataset) -> list[str]:
+    """The protocols as results.json names them: those of `run_protocols`, and their strict variants
+    where they are requested and differ."""
     names = run_protocols(settings)
     return [name + suffix for suffix in _suffixes(settings, dataset) for name in names]
 
@@ -77,12 +79,12 @@ def asked_protocols(settings: Settings, dataset: Dataset) -> list[str]:
 def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
     """Whether a finished run has not been scored as the settings ask."""
     results = read_results(folder)
-    missing = any(name not in results["test"] for name in asked_protocols(settings, dataset))
+    missing = any(name not in results["test"] for name in result_names(settings, dataset))
     return missing or bool(scored_otherwise(run_settings(folder), settings))
 
 
 def _suffixes(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
-    """Contexts as they are, and strict ones; in a temporal split every context is strict."""
+    """Of plain and strict contexts; in a temporal split every context is strict."""
     return ("", STRICT) if settings.strict_context and not is_temporal(dataset) else ("",)
 
 
@@ -91,20 +93,20 @@ def evaluate_run(
     settings: Settings,
     dataset: Dataset,
     folder: Path,
-    process,
+    process: Process,
     keep: bool = False,
 ) -> None:
     """Rank all targets by all paths and protocols; write the run folder's tables and results.
 
-    With `keep`, protocols that the folder has from an earlier call and that are not asked for stay
-    as they are. The best checkpoint was picked on validation before: nothing here chooses by test.
+    With `keep`, the folder's results under other protocols stay as they are. Nothing is selected on
+    the test split: the checkpoint and the serving paths are chosen on validation.
     """
     protocols = run_protocols(settings)
     count_models = fit_count_models(dataset)
-    found: list[SplitScores] = []
+    splits: list[SplitScores] = []
     choices: dict[str, Choice] = {}
-    for split in SPLITS:  # validation first: it decides what serves
-        drawn = None  # the same however much of the contexts is seen
+    for split in SPLITS:  # validation first: it decides the serving paths
+        drawn = None  # the same for plain and strict contexts
         for suffix in _suffixes(settings, dataset):
             targets = split_targets(dataset, split, strict=suffix == STRICT)
             drawn = drawn or _drawn(settings, dataset, targets, protocols, folder.parent)
@@ -115,8 +117,8 @@ def evaluate_run(
                 choices = choices or choose_serving(scores, targets, settings, dataset.domain_names)
                 starts = dataset.item_starts
                 scores = add_served(scores, choices, settings.paths, targets, starts)
-            found.append(SplitScores(targets, with_suffix(scores, suffix), bool(suffix)))
-    process.agree(lambda: write_scores(found, choices, settings, dataset, folder, keep))
+            splits.append(SplitScores(targets, with_suffix(scores, suffix), bool(suffix)))
+    process.agree(lambda: write_scores(splits, choices, settings, dataset, folder, keep))
 
 
 def _drawn(
@@ -129,24 +131,24 @@ def _drawn(
 
 
 def write_scores(
-    found: list[SplitScores],
+    splits: list[SplitScores],
     choices: dict[str, Choice],
     settings: Settings,
     dataset: Dataset,
     folder: Path,
     keep: bool,
 ) -> None:
-    """ranks.parquet, targets.parquet, serving.json, and of the data its card and items.parquet
-    (the ids behind the item table's rows); results.json last."""
+    """Write ranks.parquet, targets.parquet, serving.json, the data card and items.parquet (the ids
+    of the item table's rows); results.json last, because it marks the run as finished."""
     path, ranks = folder / "results.json", folder / "ranks.parquet"
     results = _kept_results(folder) if keep else {}
     tables, facts = [], []
-    for part in found:
-        summary = summarise_paths(part.scores, dataset, part.targets, settings.ties)
-        results[part.targets.split] = results.get(part.targets.split, {}) | summary
-        tables.append(rank_tables(part.scores, dataset, part.targets))
-        if not part.strict:
-            facts.append(target_facts(dataset, part.targets))
+    for split in splits:
+        summary = summarise_paths(split.scores, dataset, split.targets, settings.ties)
+        results[split.targets.split] = results.get(split.targets.split, {}) | summary
+        tables.append(rank_tables(split.scores, dataset, split.targets))
+        if not split.strict:
+            facts.append(target_facts(dataset, split.targets))
     before = ranks if keep else None
     write_atomically(ranks, lambda temporary: _write_ranks(temporary, tables, before))
     _write_table(folder / "targets.parquet", pa.concat_tables(facts).unify_dictionaries())
@@ -162,16 +164,16 @@ def write_scores(
 
 
 def _kept_results(folder: Path) -> dict:
-    """The results of an earlier call; {} where they cannot be read: scoring again mends them."""
+    """The results of an earlier call; {} and a warning where they cannot be read."""
     try:
         return read_results(folder)
     except UserError as error:
-        print(f"warning: {error}; written anew", file=sys.stderr)
+        print(f"warning: {error}; replacing it", file=sys.stderr)
         return {}
 
 
 def _as_json(choice: Choice) -> dict:
-    """A choice as JSON holds it, which has no infinity: without a bound, null."""
+    """A choice as JSON; an infinite bound, which JSON does not have, is null."""
     values = dataclasses.asdict(choice)
     return values | {"bound": choice.bound if np.isfinite(choice.bound) else None}
 
@@ -181,24 +183,20 @@ def _write_table(path: Path, table: pa.Table) -> None:
 
 
 def _write_ranks(path: Path, tables: list[Iterator[pa.Table]], before: Path | None) -> None:
-    """One row group a split, protocol and path: the new ones, then those of `before` that have no
-    newer ones."""
-    writer, written = None, set()
-    try:
-        for table in (table for some in tables for table in some):
-            writer = writer or pq.ParquetWriter(path, table.schema)
+    """One row group per (split, protocol, path): the new ones, then the others of `before`."""
+    new = chain.from_iterable(tables)
+    first, written = next(new), set()
+    with pq.ParquetWriter(path, first.schema) as writer:
+        for table in chain([first], new):
             writer.write_table(table, row_group_size=max(1, len(table)))
             written.add(_group(table))
-        for table in _row_groups(before, writer.schema) if before else ():
+        for table in _row_groups(before, first.schema) if before else ():
             if _group(table) not in written:
                 writer.write_table(table, row_group_size=max(1, len(table)))
-    finally:
-        if writer:
-            writer.close()
 
 
 def _row_groups(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The row groups of an earlier ranks.parquet; none of one with other columns."""
+    """The row groups of an earlier ranks.parquet; none if it has other columns."""
     if not path.is_file():
         return
     try:
@@ -208,17 +206,17 @@ def _row_groups(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
                 table = file.read_row_group(number).cast(schema)
                 if len(table):
                     yield table
-    except Exception as error:  # a torn table fails in many ways
-        raise UserError(f"{path} cannot be read ({error}); remove it to score anew") from None
+    except Exception as error:  # a damaged table fails in many ways
+        raise UserError(f"{path} cannot be read ({error}); remove it and score again") from None
 
 
 def _group(table: pa.Table) -> tuple[str, ...]:
-    """Split, protocol and path of a row group."""
+    """(split, protocol, path) of a row group."""
     return tuple(table[name][0].as_py() for name in ("split", "protocol", "path"))
 
 
 def results_table(results: dict, protocol: str = "full") -> str:
-    """The test metrics for the console: one row per domain, one column per path."""
+    """The test metrics as text: one row per domain, one column per path."""
     paths = results["test"][protocol]
     names = list(next(iter(paths.values())))
     width = max(len(name) for name in names)

@@ -1,7 +1,7 @@
-"""The life of a run folder: named, locked, found or made, emptied, cleaned up.
+"""The life of a run folder: name, lock, open or create, empty, clean up.
 
-Two commands never work in one folder, a folder is of one run, and whatever ends a command leaves
-nothing that could be taken for another run's.
+Two commands never work in one folder, a folder belongs to one run, and however a command ends,
+nothing is left that could be mistaken for another run's.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from src.runs.warm_start import (
     init_record,
     open_former,
 )
-from src.training.memory import check_tables
+from src.training.device_memory import check_tables
 from src.training.processes import Process
 
-RESERVED = ("candidates", "logs")  # folders beside the runs
+RESERVED = ("candidates", "logs")  # other folders beside the runs
 
 
 def run_folder(settings: Settings, dataset: Dataset) -> Path:
-    """RUNS_DIR/<data_name>/<run_name>/ of these settings."""
+    """RUNS_DIR/<data_name>/<run_name>/ for these settings."""
     name = settings.run_name or f"{settings.subject}-{settings.loss}-seed{settings.seed}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"--run_name {name!r}: use letters, digits, '.', '_' and '-'")
@@ -49,9 +49,9 @@ def run_folder(settings: Settings, dataset: Dataset) -> Path:
 
 
 def lock_run(folder: Path, held: ExitStack) -> None:
-    """Make the run folder and lock it, until `held` or the process ends.
+    """Create the run folder and lock it until `held` or the process ends.
 
-    UserError where another command works in it, or it cannot be made. A folder that is empty at
+    UserError where another command works in it, or it cannot be created. A folder that is empty at
     the end of `held`, because the command was refused, is removed.
     """
     refusal = f"another command is working in {folder}; wait for it, or give another --run_name"
@@ -59,7 +59,9 @@ def lock_run(folder: Path, held: ExitStack) -> None:
         held.enter_context(hold_lock(folder, refusal))
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); see --runs_dir") from None
+        raise UserError(
+            f"{folder} cannot be created ({error.strerror}); give another --runs_dir"
+        ) from None
     held.callback(_remove_empty, folder)
 
 
@@ -68,14 +70,14 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-# ------------------------------------------------------------------------ found or made
+# ------------------------------------------------------------------------ open or create
 
 
 def open_run(settings: Settings, folder: Path, process: Process, dataset: Dataset) -> bool:
-    """Make the run folder, or find the run in it; True when its training is finished already.
+    """Open the run folder, or create its files; True when the run is already finished.
 
-    A folder of other settings or data is refused; `--overwrite` starts anew, `--resume` goes on
-    with an unfinished run, or with a finished one that is to train longer.
+    A folder of other settings or data is refused; `--overwrite` replaces it, `--resume` continues
+    an unfinished run, or a finished one that is to train longer.
     """
     check_trainable(settings, dataset, process)
     replaced = settings.overwrite and (folder / "config.json").is_file()
@@ -87,8 +89,8 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     init_from = _init_from_record(settings, dataset, folder)
     if replaced:
         _empty(folder)
-    for left in folder.rglob(TEMPORARY):  # by a command that was killed
-        left.unlink()
+    for leftover in folder.rglob(TEMPORARY):  # of a command that was killed
+        leftover.unlink()
     (folder / "results.json").unlink(missing_ok=True)  # those of the shorter run
     saved = dataclasses.replace(settings, resume=False, overwrite=False)
     record = environment(process.device, dataset.card["sha256"]) | init_from
@@ -102,8 +104,8 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     if not (folder / "config.json").is_file():
         if any(folder.rglob("*.pt")):
             raise UserError(
-                f"{folder} holds checkpoints but no config.json that says of which run; "
-                "remove it, or give another --run_name"
+                f"{folder} holds checkpoints but no config.json; remove the folder, or give "
+                "another --run_name"
             )
         return False
     before = run_settings(folder)
@@ -120,37 +122,37 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     return False
 
 
-def check_data(folder: Path, data_sha256: str, way_out: str) -> None:
-    """Refuse a run folder of a run on other data."""
+def check_data(folder: Path, data_sha256: str, remedy: str) -> None:
+    """Refuse a run on other data (UserError)."""
     trained_on = read_environment(folder)["data_sha256"]
     if trained_on != data_sha256:
         raise UserError(
             f"{folder} holds a run on other data (sha256 {trained_on[:12]}…, not "
-            f"{data_sha256[:12]}…); {way_out}"
+            f"{data_sha256[:12]}…); {remedy}"
         )
 
 
 def check_trainable(settings: Settings, dataset: Dataset, process: Process) -> None:
-    """UserError where the run cannot be trained, before anything is made.
+    """UserError where the run cannot be trained, before anything is created.
 
-    Without validation targets there would be nothing to select by; with one model per domain each
-    domain needs them, and training events.
+    Checkpoints are selected on validation targets, so there must be some; with one model per domain
+    each domain needs them, and training events.
     """
     if settings.sparse_items and process.processes > 1:
         raise UserError(
-            "--sparse_items runs in one process: sparse gradients are not shared; drop it, or "
-            "start without torchrun"
+            "--sparse_items needs a single process, because sparse gradients are not shared; drop "
+            "it, or start without torchrun"
         )
     if settings.batch_size < process.processes:
         raise UserError(
-            f"{process.processes} processes share batches of --batch_size {settings.batch_size} "
-            "users; start fewer"
+            f"--batch_size {settings.batch_size} is less than one user for each of the "
+            f"{process.processes} processes; start fewer, or give a larger one"
         )
     names, counts = dataset.domain_names, dataset.split_counts
     if not counts[VALID].any():
         raise UserError(
-            f"{dataset.folder} has no validation targets; users with more events are needed, or "
-            "another --split of make_dataset.py"
+            f"{dataset.folder} has no validation targets; loosen the filters or change the split "
+            "of make_dataset.py"
         )
     if not counts[TRAIN].any():
         raise UserError(
@@ -170,11 +172,10 @@ def check_trainable(settings: Settings, dataset: Dataset, process: Process) -> N
 
 
 def _init_from_record(settings: Settings, dataset: Dataset, folder: Path) -> dict:
-    """What environment.json says of the run that `--init_from` names: {} without one.
+    """The entry of environment.json about the run of `--init_from`; {} without one.
 
-    Every checkpoint that the run folder has is the run's own, and wins: where all are there, the
-    former run is not needed, and what was written down before stays. UserError where it is needed
-    and cannot be used.
+    A resumed run continues from its own checkpoints: where it has all of them, the former run is
+    not needed, and the entry stays. UserError where the former run is needed but cannot be used.
     """
     if not settings.init_from:
         return {}
@@ -184,18 +185,18 @@ def _init_from_record(settings: Settings, dataset: Dataset, folder: Path) -> dic
     former = open_former(Path(settings.init_from), open_named)
     check_former(former, settings, dataset, folder)
     for part, _ in parts:
-        former_state(former, part)  # a torn checkpoint is found before anything is changed
+        former_state(former, part)  # detects a damaged checkpoint before anything changes
     record = init_record(former, dataset)
     print(init_line(record), flush=True)
     return {"init_from": record}
 
 
-# ------------------------------------------------------------------------ emptied, cleaned up
+# ------------------------------------------------------------------------ empty, clean up
 
 
 def _empty(folder: Path) -> None:
-    """Remove all that a run folder holds. What a kill leaves is of one run and says of which: what
-    it would be found finished by, or go on from, goes first, and its settings go last."""
+    """Remove the content of a run folder: results and checkpoints first, settings last, so that
+    after a kill in between the folder is an unfinished run with its settings."""
     order = {"results.json": 0, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
     files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     for path in sorted(files, key=lambda path: order.get(path.name, 1)):
@@ -205,13 +206,13 @@ def _empty(folder: Path) -> None:
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what a finished run no longer needs; each file takes as much as last.pt."""
+    """Remove what a finished run no longer needs; each file is as large as last.pt."""
     for path in (*folder.rglob(FORMER), *folder.rglob(FAULT)):
         path.unlink()
 
 
 def folder_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in, as its own or one of a domain's model."""
+    """The run folder of a checkpoint, also of a model of one domain."""
     for folder in (checkpoint.parent, *checkpoint.resolve().parents[2:3]):
         if (folder / "config.json").is_file():
             return folder

@@ -1,4 +1,4 @@
-"""The models of a run: made fresh, or read back from its best checkpoints."""
+"""The models of a run: newly initialised, or loaded from its best checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from src.runs.checkpoints import BEST, load_weights, read_checkpoint
 
 
 def new_model(settings: Settings, dataset: Dataset, device: torch.device) -> Any:
-    """A recommender with fresh weights, in the type that `--precision` keeps them in.
+    """A newly initialised recommender, with weights of the dtype of `--precision`.
 
-    Weights are drawn on the CPU, so that they are the same on every device; on `meta`, not at all.
+    Weights are drawn on the CPU, so that they are the same on every device; on `meta` not at all.
     """
     recommender = load(MODELS[settings.model].path)
     with torch.device("meta" if device.type == "meta" else "cpu"):
@@ -24,13 +24,13 @@ def new_model(settings: Settings, dataset: Dataset, device: torch.device) -> Any
 
 
 def count_parameters(settings: Settings, dataset: Dataset) -> int:
-    """How many numbers the model will have; none of them is made."""
+    """The number of the model's parameters, without allocating them."""
     model = new_model(settings, dataset, torch.device("meta"))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:
-    """The models of a run: what each is trained on, and where its checkpoints lie."""
+    """(dataset, checkpoint folder) of each model of a run."""
     if not settings.per_domain:
         return [(dataset, folder)]
     return [
@@ -42,15 +42,15 @@ def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tupl
 def best_models(
     settings: Settings, dataset: Dataset, folder: Path, device: torch.device
 ) -> Ensemble:
-    """The best checkpoints of a run folder, ready to rank.
+    """The models of a run folder's best checkpoints, in evaluation mode.
 
-    UserError where one is missing, torn, or of another dataset or run.
+    UserError where one is missing, damaged, or of another dataset or run.
     """
     models = []
     for part, part_folder in model_parts(settings, dataset, folder):
         model = new_model(settings, dataset=part, device=device).eval()
         path = part_folder / BEST
-        state = read_checkpoint(path, settings, part, mapped=True)  # of it the weights alone
+        state = read_checkpoint(path, settings, part, mapped=True)  # only the weights are read
         load_weights(model, state, path)
         models.append(model)
     return Ensemble(models, separate=settings.per_domain)

@@ -1,4 +1,4 @@
-"""The JSON records of a run folder: environment.json made, and all of them read back, checked."""
+"""The JSON records of a run folder: create environment.json; read and validate all of them."""
 
 import platform
 import subprocess
@@ -17,13 +17,13 @@ from src.io.json_schema import Count, MapOf, NamedMap, OptionalKey, read_json, s
 from src.io.paths import ROOT
 
 PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
-MEANS = ("macro", "users")  # what stands beside the domains in results.json
-# the metrics of a domain, or of a mean; one without targets has their number alone
-METRICS_SHAPE = {"n": Count()}
-SHOWN = {"hr@10": None, "ndcg@10": None}.keys()  # what the table of main.py shows of every target
+MEANS = ("macro", "users")  # entries of results.json beside the domains
+# the metrics of a domain, or of a mean; without targets only n
+METRICS_SCHEMA = {"n": Count()}
+SHOWN = {"hr@10": None, "ndcg@10": None}.keys()  # the metrics of the table that main.py prints
 # {split: {protocol: {path: {domain, "macro" or "users": metrics}}}}
 RESULTS = MapOf(
-    NamedMap(NamedMap(NamedMap(METRICS_SHAPE, min_entries=3), min_entries=1), min_entries=1),
+    NamedMap(NamedMap(NamedMap(METRICS_SCHEMA, min_entries=3), min_entries=1), min_entries=1),
     min_entries=1,
 )
 ENVIRONMENT = {
@@ -38,7 +38,7 @@ AGAIN = "score the run again with main.py --evaluate"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run, as `run_settings` reads it: every setting of this version."""
+    """config.json of a run, with every setting of this version."""
     return as_json(run_settings(folder))
 
 
@@ -66,7 +66,7 @@ def _git(*arguments: str) -> str | None:
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return None  # a copy without a repository is as good a place to train
+        return None  # training works without a repository
     return done.stdout.strip()
 
 
@@ -76,7 +76,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """results.json of a run: {split: {protocol: {path: {domain, macro or users: metrics}}}}, of
+    """results.json of a run: {split: {protocol: {path: {domain, macro or users: metrics}}}}, with
     the same domains everywhere."""
     path, what = folder / "results.json", "results of the run"
     results = read_json(path, what, RESULTS, AGAIN)
@@ -84,27 +84,25 @@ def read_results(folder: Path) -> dict[str, Any]:
     for split, protocols in results.items():
         for protocol, paths in protocols.items():
             for name, means in paths.items():
-                place = f"{what} {path}: {split}, {protocol}, {name}"
+                location = f"{what} {path}: {split}, {protocol}, {name}"
                 if fault := schema_error(means, MapOf(MapOf(float))):
-                    raise UserError(f"{place}: {fault}; {AGAIN}")
-                lacking = [
-                    one for one, own in means.items() if own["n"] and not own.keys() >= SHOWN
-                ]
-                if lacking:
-                    raise UserError(f"{place}: {lacking[0]} lacks {' or '.join(SHOWN)}; {AGAIN}")
+                    raise UserError(f"{location}: {fault}; {AGAIN}")
+                for mean, metrics in means.items():
+                    if metrics["n"] and not metrics.keys() >= SHOWN:
+                        raise UserError(f"{location}: {mean} lacks {' or '.join(SHOWN)}; {AGAIN}")
                 domains = domains or list(means)
                 if set(means) != set(domains) or not set(MEANS) < set(means):
-                    raise UserError(f"{place} is of other domains; {AGAIN}")
+                    raise UserError(f"{location} has other domains; {AGAIN}")
     if "full" not in results.get("test", {}):
         raise UserError(f"{what} {path} has no test results under full; {AGAIN}")
     return results
 
 
 def read_serving(folder: Path, domains: list[str]) -> dict[str, dict[str, Any]]:
-    """serving.json of a run: {domain: its path, and why}."""
+    """serving.json of a run: {domain: the path that serves it, and the evidence}."""
     path = folder / "serving.json"
     serving = read_json(path, "serving paths of the run", SERVING, AGAIN)
     for name in domains:
         if name not in serving:
-            raise UserError(f"{path} says no path for domain {name}; {AGAIN}")
+            raise UserError(f"{path} has no path for domain {name}; {AGAIN}")
     return serving

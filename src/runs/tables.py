@@ -18,18 +18,18 @@ TRANSFER_STEP_COLUMNS = ("epoch", "step", "domain", "phi", "s", "gamma")
 
 
 class Table:
-    """A CSV file of a run, whose rows begin with an epoch. It is written whole at every `write`;
-    nothing of it is held in memory."""
+    """A CSV file of a run, whose first column is the epoch. Every `write` replaces the file
+    atomically; no rows are held in memory."""
 
     def __init__(self, path: Path, columns: tuple[str, ...], last_epoch: int | None = None):
-        """With `last_epoch`, go on from the file's rows up to that epoch; otherwise start anew."""
+        """With `last_epoch`, keep the file's rows up to that epoch; otherwise start a new file."""
         self.path, self.columns, self.last_epoch = path, columns, last_epoch
         self.begun = False
-        for _ in self.kept():  # a torn file is found before an epoch is trained
+        for _ in self.kept():  # detects a damaged file before an epoch is trained
             pass
 
     def kept(self) -> Iterator[list[str]]:
-        """The rows that the file had before; UserError where they are not of these columns."""
+        """The rows that are kept; UserError where the file has other columns or is damaged."""
         if self.last_epoch is None or not self.path.is_file():
             return
         try:
@@ -39,10 +39,12 @@ class Table:
                 for number, row in enumerate(rows, 2):
                     epoch = row[0] if len(row) == len(self.columns) == width else ""
                     if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 10):
-                        raise UserError(f"{self.path} row {number} is torn; rerun with --overwrite")
+                        raise UserError(
+                            f"{self.path} row {number} is damaged; rerun with --overwrite"
+                        )
                     if int(epoch) <= self.last_epoch:
                         yield row
-        except (OSError, ValueError, csv.Error) as error:  # torn, or no text
+        except (OSError, ValueError, csv.Error) as error:  # damaged, or no text
             raise UserError(
                 f"{self.path} cannot be read ({error}); rerun with --overwrite"
             ) from None
@@ -65,12 +67,12 @@ class Table:
 
 
 class RunTables:
-    """The tables of a run folder and, on request, their view in TensorBoard."""
+    """The tables of a run folder and, on request, their curves in TensorBoard."""
 
     def __init__(
         self, folder: Path, names: list[str], progress: Progress, tensorboard: Path | None = None
     ):
-        """Go on after the epochs of `progress`; `names` are those of the domains."""
+        """Continue after the epochs of `progress`; `names` are the domains'."""
         self.names = names
         last = progress.epoch  # rows of epoch 0 are those of initial weights
         self.metrics = Table(folder / "metrics.csv", METRICS_COLUMNS, last)
@@ -93,11 +95,11 @@ class RunTables:
         return metrics, transfer
 
     def show(self, progress: Progress, metrics: list[tuple], transfer: list[tuple]) -> None:
-        """The rows of an epoch for TensorBoard."""
+        """Send the rows of an epoch to TensorBoard."""
         self.view.write(progress.step, metrics, transfer, TRANSFER_COLUMNS)
 
     def close(self) -> None:
-        """End TensorBoard's writer."""
+        """Close TensorBoard's writer."""
         self.view.close()
 
 
@@ -116,8 +118,8 @@ def print_epoch(
 
 
 def merge_metrics(parts: list[tuple[Path, list[str], int]], folder: Path) -> None:
-    """One metrics.csv from those of the domains' own models, each (folder, names, epochs); their
-    means are of one domain each."""
+    """One metrics.csv from those of the domains' separate models, each (folder, names, epochs);
+    their means, each over one domain, are left out."""
 
     def rows() -> Iterator[list[str]]:
         for part_folder, names, epoch in parts:

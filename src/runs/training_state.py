@@ -1,11 +1,12 @@
-"""Everything that a run needs to go on, taken from a trainer and given back to it."""
+"""The complete state of a trainer: saved in checkpoints, and restored from them."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from src.evaluation.targets import split_targets
 from src.io.errors import UserError
@@ -23,43 +24,44 @@ from src.runs.tables import METRICS_COLUMNS, Table, print_epoch
 from src.training.epoch_statistics import epoch_rows
 from src.training.progress import Progress
 from src.training.random_state import random_state, restore_all
+from src.training.trainer import TrainerProtocol
 
 
-def state_of(trainer, random: dict[str, Tensor] | None = None) -> dict[str, Any]:
-    """One dict with everything that the run needs to go on, of all processes.
+def state_of(trainer: TrainerProtocol, random: dict[str, Tensor] | None = None) -> dict[str, Any]:
+    """One dict with everything needed to continue the run, of all processes.
 
-    `random` are this process's random states, if not those of now.
+    `random` are this process's random states, by default the current ones.
     """
     random = random or random_state(trainer.process.device)
     progress, process = trainer.progress, trainer.process
-    within = trainer.statistics.state(process.gather) if progress.position else None
+    sums = trainer.statistics.state(process.gather) if progress.position else None
     return {
         **header(trainer.settings, trainer.dataset),
         "model": trainer.model.state_dict(),
-        **{name: part.state_dict() for name, part in _steppers(trainer)},
+        **{name: part.state_dict() for name, part in _steppers(trainer).items()},
         "lc_ntg": trainer.gap.state if len(trainer.paths) == 2 else None,
         "weighting": trainer.weighting.state_dict(),
         **vars(progress),
-        "sums": within,
+        "sums": sums,
         "random": {name: process.stack(state) for name, state in random.items()},
     }
 
 
-def save(trainer, path: Path, random: dict[str, Tensor] | None = None) -> None:
-    """Write the `state_of` a trainer; all processes call it together."""
+def save(trainer: TrainerProtocol, path: Path, random: dict[str, Tensor] | None = None) -> None:
+    """Write the state of a trainer; all processes call it together."""
     state = state_of(trainer, random)
     trainer.process.agree(lambda: write_checkpoint(path, state))
 
 
-def load(trainer, path: Path) -> None:
-    """Go on from a checkpoint; UserError for one that is missing, torn, or of another run."""
+def load(trainer: TrainerProtocol, path: Path) -> None:
+    """Continue from a checkpoint; UserError if it is missing, damaged or of another run."""
     restore(trainer, read_checkpoint(path, trainer.settings, trainer.dataset), path)
 
 
-def resume(trainer) -> bool:
-    """Go on from the newest good checkpoint of the folder; False where there is none at all.
+def resume(trainer: TrainerProtocol) -> bool:
+    """Continue from the newest valid checkpoint of the folder; False where there is none.
 
-    UserError where there are some and none is good.
+    UserError where there are checkpoints but none is valid.
     """
     path, fault = newest_checkpoint(
         trainer.folder, trainer.settings, trainer.dataset,
@@ -67,20 +69,19 @@ def resume(trainer) -> bool:
     )  # fmt: skip
     if fault and trainer.process.leads:
         print(f"warning: {fault}", file=sys.stderr, flush=True)
-        # else the next one written would make it former.pt, in place of the good one
+        # or the next checkpoint would make it former.pt, in place of the valid one
         (trainer.folder / LAST).unlink(missing_ok=True)
     return path is not None
 
 
-def restore(trainer, state: dict[str, Any], path: Path) -> None:
-    """Put a trainer into a `state_of` its run, read from `path` (Unusable where it does not fit).
+def restore(trainer: TrainerProtocol, state: dict[str, Any], path: Path) -> None:
+    """Restore the state read from `path` (Unusable where it does not fit).
 
-    With another number of processes than then, the random states of those that are new are drawn
-    from the seed and the step.
+    With more processes than before, the additional ones are seeded from the seed and the step.
     """
     load_weights(trainer.model, state, path)
     try:
-        for name, part in _steppers(trainer):
+        for name, part in _steppers(trainer).items():
             part.load_state_dict(state[name])
         for optimizer in trainer.optimizers.values():
             _check_moments(optimizer)
@@ -104,17 +105,17 @@ def restore(trainer, state: dict[str, Any], path: Path) -> None:
         raise Unusable(f"{path}: {error}") from None
 
 
-def _check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """ValueError unless an optimiser's moments have the shapes of their parameters; loading does
-    not look, and the next step would fail."""
+def _check_moments(optimizer: Optimizer) -> None:
+    """ValueError unless an optimiser's moments have the shapes of their parameters, which loading
+    does not check."""
     for parameter, state in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
             if state[name].shape != parameter.shape:
                 raise ValueError(f"moments {list(state[name].shape)} of {list(parameter.shape)}")
 
 
-def fresh_states(trainer) -> dict[str, dict[str, Tensor]]:
-    """What a run starts with: the weights, LC-NTG's state, and the loss weighting's own."""
+def fresh_states(trainer: TrainerProtocol) -> dict[str, dict[str, Tensor]]:
+    """The initial states of a run: of the model, LC-NTG and the loss weighting."""
     return {
         "model": trainer.model.state_dict(),
         "lc_ntg": {"state": trainer.gap.state},
@@ -122,8 +123,8 @@ def fresh_states(trainer) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def start_from(trainer, states: dict[str, dict[str, Tensor]]) -> None:
-    """Take over the `fresh_states` that a former run leaves; what they are worth here is epoch 0 of
+def start_from(trainer: TrainerProtocol, states: dict[str, dict[str, Tensor]]) -> None:
+    """Start from states carried over from a former run; their validation metrics are epoch 0 of
     metrics.csv."""
     trainer.model.load_state_dict(states["model"])
     trainer.gap.state.copy_(states["lc_ntg"]["state"])
@@ -136,7 +137,6 @@ def start_from(trainer, states: dict[str, dict[str, Tensor]]) -> None:
         print_epoch(trainer.progress, None, results, names, trainer.settings)
 
 
-def _steppers(trainer):
-    """The optimisers and schedulers by their names in a checkpoint."""
-    yield from trainer.optimizers.items()
-    yield from trainer.schedulers.items()
+def _steppers(trainer: TrainerProtocol) -> dict[str, Optimizer | LRScheduler]:
+    """{name in a checkpoint: optimiser or scheduler}."""
+    return {**trainer.optimizers, **trainer.schedulers}

@@ -1,7 +1,7 @@
-"""A new run that starts from the weights of a finished one: what is carried over, and where to.
+"""Start a new run from the weights of a finished one: match items and domains, copy their rows.
 
-Dense ids are given anew in every dataset folder, so items are matched by (domain, item_id) and
-domains by name. What the former run does not know keeps its fresh initial weights.
+Dense ids differ between dataset folders, so items are matched by (domain, item_id) and domains by
+name. Items and domains that the former run does not have keep their initial weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from torch import Tensor
 from src.config.identity import architecture
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset
+from src.interfaces import Recommender
 from src.io.errors import UserError
 from src.runs.checkpoints import load_checkpoint
 from src.runs.contamination import trained_targets
@@ -37,7 +38,7 @@ class Vocabulary:
 
     domain_names: list[str]  # D
     item_starts: np.ndarray  # [D + 1] int64
-    item_ids: pa.ChunkedArray  # [items] ids of the log; item i stands at i − 1
+    item_ids: pa.ChunkedArray  # [items] ids of the log; item i has index i − 1
 
     @property
     def rows(self) -> int:
@@ -50,7 +51,7 @@ class Vocabulary:
         return _strings(self.item_ids.slice(first - 1, end - first))
 
     def only(self, domain: int) -> "Vocabulary":
-        """One domain alone, its items from 1, as `Dataset.only_domain` numbers them."""
+        """One domain alone, its items numbered from 1 as in `Dataset.only_domain`."""
         ids = pa.chunked_array([self.ids(domain)])
         return Vocabulary([self.domain_names[domain]], np.array([1, len(ids) + 1]), ids)
 
@@ -65,14 +66,14 @@ def read_vocabulary(path: Path) -> Vocabulary:
     try:
         table = pq.read_table(path, columns=["item_id", "domain"])
         names, ids = _strings(table["domain"]), _strings(table["item_id"])
-    except Exception as error:  # a torn table fails in many ways
+    except Exception as error:  # a damaged table fails in many ways
         raise UserError(f"{path} cannot be read ({type(error).__name__})") from None
     if names.null_count or ids.null_count:
         raise UserError(f"{path} has items without an id or a domain")
-    domains = names.dictionary_encode()  # named in the order of the file
+    domains = names.dictionary_encode()  # numbered in the order of the file
     codes = domains.indices.to_numpy()
     if (np.diff(codes) < 0).any():
-        raise UserError(f"{path}: the items of a domain are not side by side")
+        raise UserError(f"{path}: the items of a domain are not contiguous")
     names = domains.dictionary.to_pylist()
     counts = np.bincount(codes, minlength=len(names))
     starts = np.concatenate([[1], 1 + np.cumsum(counts)]).astype(np.int64)
@@ -84,23 +85,23 @@ def _strings(ids: pa.ChunkedArray) -> pa.Array:
 
 
 def match_domains(former: Sequence[str], now: Sequence[str]) -> np.ndarray:
-    """[domains now] the number of each in the former run, by name; NEW where it has none."""
-    places = {name: number for number, name in enumerate(former)}
-    return np.array([places.get(name, NEW) for name in now], dtype=np.int64)
+    """[domains now] the number of each in the former run, by name; NEW where it is missing."""
+    numbers = {name: number for number, name in enumerate(former)}
+    return np.array([numbers.get(name, NEW) for name in now], dtype=np.int64)
 
 
 def match_items(former: Vocabulary, now: Vocabulary) -> np.ndarray:
     """[item rows now] the row of each in the former item table, by domain name and item id; NEW
-    where it has none. Padding stays padding."""
+    where it is missing. Padding maps to padding."""
     rows = np.full(now.rows, NEW, dtype=np.int64)
     rows[0] = 0
     for domain, source in enumerate(match_domains(former.domain_names, now.domain_names)):
         if source == NEW:
             continue
-        places = pc.index_in(now.ids(domain), value_set=former.ids(source))
-        places = pc.fill_null(places, NEW).to_numpy(zero_copy_only=False)
+        indices = pc.index_in(now.ids(domain), value_set=former.ids(source))
+        indices = pc.fill_null(indices, NEW).to_numpy(zero_copy_only=False)
         first, end = now.item_starts[domain : domain + 2]
-        rows[first:end] = np.where(places == NEW, NEW, former.item_starts[source] + places)
+        rows[first:end] = np.where(indices == NEW, NEW, former.item_starts[source] + indices)
     return rows
 
 
@@ -117,7 +118,7 @@ def carry_over(
     """The state of a model that starts from a former one: rows of items and domains by the
     mappings of `match_items` and `match_domains`, NEW rows as in `fresh`, all else as in `former`.
 
-    `rows_of` says of a tensor's name what its rows stand for: `items`, `domains` or `whole`. Raises
+    `rows_of` maps a tensor's name to what its rows are: `items`, `domains` or `whole`. Raises
     ValueError where the two models differ in more than items and domains.
     """
     if fresh.keys() != former.keys():
@@ -148,17 +149,17 @@ def copy_rows(fresh: Tensor, former: Tensor, mapping: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class Former:
-    """A finished run, as the next one starts from it."""
+    """A finished run that another one starts from."""
 
     folder: Path
     settings: Settings
     data_sha256: str
     vocabulary: Vocabulary
-    dataset: Dataset | None  # what it was trained on, where that is still there
+    dataset: Dataset | None  # its training data, if the folder still exists
 
     def part(self, names: list[str]) -> tuple[Path, Vocabulary] | None:
-        """The checkpoint for a model of the domains `names`, and its vocabulary; None where the
-        domain of a separate model is new."""
+        """The checkpoint for a model of the domains `names`, and its vocabulary; None where a
+        separate model's domain is new."""
         if not self.settings.per_domain:
             return self.folder / "best.pt", self.vocabulary
         (name,) = names
@@ -169,10 +170,10 @@ class Former:
 
 
 def open_former(folder: Path, open_data: Callable[[Settings], Dataset]) -> Former:
-    """Open the run folder of `--init_from`; `open_data` finds the dataset of its settings.
+    """Open the run folder of `--init_from`; `open_data` opens the dataset of its settings.
 
-    The ids of its items are in the run folder, or in its dataset folder where the run is older
-    than that. Raises UserError where neither is there, or the run is not finished.
+    The ids of its items are in the run folder or, for runs of earlier versions, in its dataset
+    folder. Raises UserError where both are missing, or the run is not finished.
     """
     if not (folder / "results.json").is_file():
         raise UserError(f"--init_from {folder} holds no finished run (no results.json)")
@@ -201,13 +202,13 @@ def _former_dataset(
 
 
 def check_former(former: Former, settings: Settings, dataset: Dataset, run: Path) -> None:
-    """Refuse a former run that the run folder `run` cannot start from (UserError).
+    """Refuse a former run that the run in folder `run` cannot start from (UserError).
 
-    Its checkpoints are read by `former_state`.
+    Its checkpoints are checked by `former_state`.
     """
     given = f"--init_from {former.folder}"
     if run.resolve() == former.folder.resolve():
-        raise UserError(f"{given} is the very run to be trained; give another --run_name")
+        raise UserError(f"{given} is the run to be trained itself; give another --run_name")
     before = architecture(former.settings)
     for name, wanted in architecture(settings).items():
         was = before.get(name)
@@ -218,16 +219,16 @@ def check_former(former: Former, settings: Settings, dataset: Dataset, run: Path
             )
     if (match_items(former.vocabulary, vocabulary_of(dataset))[1:] == NEW).all():
         raise UserError(
-            f"{given} and {dataset.folder} have no item of the same domain and id in common; are "
-            "they of one log? Train without --init_from"
+            f"{given} and {dataset.folder} have no item (domain and id) in common, so they are "
+            "not of the same log; train without --init_from"
         )
 
 
 def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Any], Vocabulary] | None:
     """The checkpoint for a model on `dataset` (or one domain of it), and the vocabulary of its
-    rows; None where the former run has nothing for it.
+    rows; None where the former run has no such model.
 
-    Raises UserError for a checkpoint that is missing, torn, or of another vocabulary.
+    Raises UserError for a checkpoint that is missing, damaged, or of another vocabulary.
     """
     part = former.part(dataset.domain_names)
     if part is None:
@@ -246,17 +247,18 @@ def former_state(former: Former, dataset: Dataset) -> tuple[dict[str, Any], Voca
 
 
 def initial_state(
-    former: Former, dataset: Dataset, fresh: dict[str, dict[str, Tensor]], model
+    former: Former, dataset: Dataset, fresh: dict[str, dict[str, Tensor]], model: Recommender
 ) -> dict[str, dict[str, Tensor]] | None:
-    """What a run starts with, in place of `fresh`: {"model": weights, "lc_ntg": …, "weighting": …}.
+    """The initial states of a run in place of `fresh`: {"model": weights, "lc_ntg": …,
+    "weighting": …}; None as in `former_state`.
 
-    The states of the loss weighting have one row per domain; where the former run has none of the
-    kind, they stay fresh. None as in `former_state`.
+    The states of the loss weighting have one row per domain; where the former run's weighting has
+    other states, they stay fresh.
     """
-    found = former_state(former, dataset)
-    if found is None:
+    checkpoint = former_state(former, dataset)
+    if checkpoint is None:
         return None
-    state, known = found
+    state, known = checkpoint
     now = vocabulary_of(dataset)
     items, domains = match_items(known, now), match_domains(known.domain_names, now.domain_names)
     state = state | {"lc_ntg": {"state": state.get("lc_ntg")}}
@@ -284,12 +286,13 @@ def _tensors(state: Any) -> list[str]:
     return [name for name, value in state.items() if isinstance(value, Tensor)]
 
 
-# ------------------------------------------------------------------------ what was taken
+# ------------------------------------------------------------------------ records
 
 
 def init_record(former: Former, dataset: Dataset) -> dict:
-    """What environment.json says of the former run: its folder and data, what is matched, new and
-    gone, and how many of the held-out events it was trained on (null where its data is gone)."""
+    """The entry of environment.json about the former run: its folder and data, the numbers of
+    matched, new and gone domains and items, and how many of the held-out events it was trained on
+    (null where its data is gone)."""
     known, now = former.vocabulary, vocabulary_of(dataset)
     domains = match_domains(known.domain_names, now.domain_names)
     return {
@@ -309,15 +312,15 @@ def _counts(mapping: np.ndarray, former: int) -> dict[str, int]:
 def init_line(record: dict) -> str:
     """One line for the console."""
     parts = [
-        f"{record[name]['matched']} {name} of it ({record[name]['new']} new, "
+        f"{record[name]['matched']} {name} matched ({record[name]['new']} new, "
         f"{record[name]['gone']} gone)"
         for name in ("domains", "items")
     ]
     trained = record["trained_targets"]
-    seen = "whether it was trained on held-out events is not known: its dataset folder is gone"
+    seen = "unknown whether it was trained on held-out events: its dataset folder is gone"
     if trained is not None:
         seen = (
-            f"held-out events that it was trained on: {trained['valid']} of validation, "
+            f"it was trained on {trained['valid']} held-out events of validation and "
             f"{trained['test']} of test"
         )
-    return f"starts from {record['run']}: {', '.join(parts)}; {seen}"
+    return f"starting from {record['run']}: {', '.join(parts)}; {seen}"

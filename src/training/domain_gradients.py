@@ -6,22 +6,23 @@ from torch import Tensor, nn
 from src.config.modes import PATHS
 from src.dataset.batching.batch import Batch
 from src.interfaces import StepLosses
-from src.training.random_state import random_state, restore_own
+from src.training.random_state import random_state, restore_state
+from src.training.trainer import TrainerProtocol
 
 
 def combined_gradients(
-    trainer, step_batches: list[Batch], coefficients: dict[str, Tensor]
+    trainer: TrainerProtocol, step_batches: list[Batch], coefficients: dict[str, Tensor]
 ) -> list[StepLosses]:
-    """Put the weighting's combination of the domains' gradients, plus the gradient of all terms
-    that are not weighted, in place of the gradients before; the losses of each batch.
+    """Set the gradients to the weighting's combination of the domains' gradients, plus the gradient
+    of all terms that are not weighted; returns the losses of each batch.
 
-    One pass per domain over its part of the weighted losses, one over everything else. All passes
-    draw the same dropout masks.
+    One pass per domain over its share of the weighted losses, one over everything else. All passes
+    use the same dropout masks.
     """
     random, device = random_state(trainer.process.device), trainer.process.device
     parameters, by_domain = list(trainer.model.parameters()), []
     for domain in range(len(trainer.dataset.domain_names)):
-        restore_own(random, device)
+        restore_state(random, device)
         part = {
             path: values * (torch.arange(len(values), device=device) == domain)
             for path, values in _of_paths(coefficients, weighted=True).items()
@@ -29,7 +30,7 @@ def combined_gradients(
         trainer.backward(step_batches, part, auxiliary=False)
         by_domain.append(torch.cat([_gradient(parameter).flatten() for parameter in parameters]))
     combined = trainer.weighting.combine(torch.stack(by_domain))  # [D, P] -> [P]
-    restore_own(random, device)
+    restore_state(random, device)
     losses = trainer.backward(step_batches, _of_paths(coefficients, weighted=False))
     parts = combined.split([parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):

@@ -1,4 +1,4 @@
-"""What a training epoch adds up, and the rows of the run's tables that come of it."""
+"""The sums of a training epoch, and the rows of the run's tables made from them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,22 +14,22 @@ Rows = Iterator[tuple]
 
 
 class EpochStatistics:
-    """Sums over an epoch's steps, kept on the device: read once an epoch, so that steps don't wait.
+    """Sums over an epoch's steps, kept on the device and read once per epoch: no step waits.
 
-    Losses and counts are of this process's targets until `reduce`; all else is of whole steps.
+    Losses and counts cover this process's targets until `reduce`; the rest covers whole steps.
     """
 
     def __init__(
         self, paths: tuple[str, ...], domains: int, device: torch.device, dtype: torch.dtype
     ):
-        like = {"device": device, "dtype": dtype}
-        self.losses = {path: torch.zeros(domains, **like) for path in paths}
+        zeros = torch.zeros(domains, device=device, dtype=dtype)
+        self.losses = {path: zeros.clone() for path in paths}
         self.counts = torch.zeros(domains, dtype=torch.int64, device=device)
         self.shown: dict[str, Tensor] = {}  # sums of what the auxiliary terms show
-        self.steps = torch.zeros((), **like)
-        self.gap_sums = torch.zeros(2, domains, **like)  # Σ φ·n, Σ n
-        self.weights = torch.ones(domains, **like)  # w of the coming step
-        self.transfer: list[Tensor] = []  # of each step φ, s after it and γ [3, D]
+        self.steps = zeros.new_zeros(())
+        self.gap_sums = zeros.new_zeros(2, domains)  # Σ φ·n, Σ n
+        self.weights = torch.ones_like(zeros)  # w of the coming step
+        self.transfer: list[Tensor] = []  # for each step φ, s after it and γ [3, D]
 
     def add(self, losses: StepLosses, batch: Batch, batches_of_step: int) -> dict[str, Tensor]:
         """Add the losses of one batch of a step; returns their sums by domain, {path: [D]}."""
@@ -49,22 +49,21 @@ class EpochStatistics:
     def add_transfer(
         self, gap_sums: Tensor, counts: Tensor, transfer: tuple[Tensor, ...], weights: Tensor
     ) -> None:
-        """Add what a step measured: Σ (l_single − l_cross) and n by domain, (φ, s after it, γ), and
-        the weights of the next step, each [D]."""
+        """Add a step's Σ (l_single − l_cross) and n of each domain, its (φ, s after it, γ), and the
+        weights of the next step, each [D]."""
         self.gap_sums += torch.stack([gap_sums, counts])
         self.transfer.append(torch.stack(transfer))
         self.weights = weights
 
     def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Add up over processes, in place."""
+        """Sum over processes, in place."""
         for values in (*self.losses.values(), self.counts):
             add_up(values)
 
     # ------------------------------------------------------------------------ checkpoints
 
     def state(self, gather: Callable[[Tensor], list[Tensor]]) -> dict[str, Any]:
-        """What a checkpoint within the epoch keeps; `gather` brings together what each process has
-        of its own."""
+        """What a checkpoint within the epoch keeps; `gather` collects a tensor of every process."""
         transfer = torch.stack(self.transfer) if self.transfer else self.gap_sums.new_zeros(0)
         return {
             "losses": {path: torch.stack(gather(sums)) for path, sums in self.losses.items()},
@@ -77,15 +76,15 @@ class EpochStatistics:
         }
 
     def load(self, state: dict[str, Any], rank: int, processes: int) -> None:
-        """Go on from a `state`. With as many processes as then, each has its own sums again; with
-        others the first has them all, and only the rounding of the epoch's sums may differ."""
+        """Restore a `state`. With as many processes as then, each gets its sums back; otherwise the
+        first gets the total, and only the rounding of the epoch's sums may differ."""
 
-        def own(parts: Tensor) -> Tensor:  # [P, D] -> [D]
+        def share(parts: Tensor) -> Tensor:  # [P, D] -> [D]
             return parts[rank] if len(parts) == processes else parts.sum(0) * (rank == 0)
 
         for path, sums in self.losses.items():
-            sums.copy_(own(state["losses"][path]))
-        self.counts.copy_(own(state["counts"]))
+            sums.copy_(share(state["losses"][path]))
+        self.counts.copy_(share(state["counts"]))
         for name in ("steps", "gap_sums", "weights"):
             getattr(self, name).copy_(state[name])
         device = self.counts.device
@@ -107,14 +106,14 @@ class EpochStatistics:
             yield next(iter(self.losses)), "macro", name, float(total) / float(self.steps)
 
     def transfer_rows(self, epoch: int, names: list[str]) -> Rows:
-        """The epoch's mean φ of each domain, s after it, the last step's γ and the next w."""
+        """For each domain the epoch's mean φ, s after it, the last step's γ and the next w."""
         gaps = (self.gap_sums[0] / self.gap_sums[1]).tolist()
         _, state, gamma = self.transfer[-1].tolist()
         for name, *values in zip(names, gaps, state, gamma, self.weights.tolist(), strict=True):
             yield (epoch, name, *values)
 
     def transfer_step_rows(self, epoch: int, last_step: int, names: list[str]) -> Rows:
-        """φ, s after it and γ of every step; `last_step` is the number of the epoch's last."""
+        """φ, s after it and γ of every step; `last_step` is the number of the epoch's last step."""
         first = last_step - len(self.transfer) + 1
         for step, parts in enumerate(torch.stack(self.transfer).tolist(), first):
             for name, *values in zip(names, *parts, strict=True):

@@ -1,25 +1,28 @@
-"""Naming what is not finite in a training step: which term, of which domain and users, or which
-parameter's gradient; and a step that is computed again to be looked at."""
+"""Find what is not finite in a training step: which term, of which domain and users, or which
+parameter's gradient; and report the losses and gradients of a replayed step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from src.dataset.batching.batch import Batch
+from src.interfaces import StepLosses
 from src.io.errors import NotFinite
+from src.training.torch_errors import is_anomaly
 
-NAMED = 3  # users that a line names
+MAX_NAMED = 3  # users that a message names
 
 
 class Anomaly(NotFinite):
-    """A backward function has made a NaN; the text says which."""
+    """A backward function returned NaN; the text names it."""
 
 
 @contextmanager
 def named_anomalies(wanted: bool) -> Iterator[None]:
-    """Have torch look for NaN in what every backward function returns: it prints where in the
-    forward pass the function comes from, and `Anomaly` is raised."""
+    """Check the results of every backward function for NaN: torch prints the traceback of its
+    forward pass, and `Anomaly` is raised."""
     if not wanted:
         yield
         return
@@ -27,21 +30,24 @@ def named_anomalies(wanted: bool) -> Iterator[None]:
         with torch.autograd.set_detect_anomaly(True):
             yield
     except RuntimeError as error:
-        if "nan values" not in str(error):
+        if not is_anomaly(error):
             raise
         raise Anomaly(str(error).rstrip(".")) from None
 
 
 def describe_fault(
-    losses: list, step_batches: list, shares: list, model: nn.Module, names: tuple[list, list]
+    losses: list[StepLosses],
+    step_batches: list[Batch],
+    shares: list,
+    model: nn.Module,
+    names: tuple[Sequence, Sequence],
 ) -> str | None:
-    """The first thing that is not finite in this process's part of a step; None where all is.
+    """The first term or gradient that is not finite in this process's part of a step, or None.
 
     Parameters
     ----------
-    losses: the StepLosses (src/interfaces.py) of the step's batches.
-    step_batches: these.
-    shares: the users of each batch, by their numbers.
+    losses, step_batches: of the step.
+    shares: the dense ids of each batch's users.
     names: of the domains, and of the users.
     """
     domains, users = names
@@ -61,20 +67,24 @@ def describe_fault(
     return None
 
 
-def _of_targets(path: str, wrong: Tensor, batch, share, domains: list, users: list) -> str:
+def _of_targets(
+    path: str, wrong: Tensor, batch: Batch, share: Sequence, domains: Sequence, users: Sequence
+) -> str:
     """The loss of the `wrong` targets [N] of a view: their first domain, and its users."""
     domain_of = torch.arange(len(batch.counts)).repeat_interleave(batch.domain_counts.cpu())
     wrong, view = wrong.cpu(), batch.cross  # a sequence of that view is a user
     domain = int(domain_of[wrong][0])
-    own = wrong & (domain_of == domain)
-    rows = view.sequence_ids[view.target_slots].cpu()[own].unique().tolist()
-    shown = ", ".join(str(users[int(share[row])]) for row in rows[:NAMED])
-    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    wrong_here = wrong & (domain_of == domain)
+    rows = view.sequence_ids[view.target_slots].cpu()[wrong_here].unique().tolist()
+    shown = ", ".join(str(users[int(share[row])]) for row in rows[:MAX_NAMED])
+    more = f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else ""
     return f"the {path} loss of {domains[domain]} (users {shown}{more})"
 
 
-def report_step(losses: list, step_batches: list, domains: list, model: nn.Module) -> Iterator[str]:
-    """Lines about a step: each loss by domain, and the gradients by parameter."""
+def report_step(
+    losses: list[StepLosses], step_batches: list[Batch], domains: list[str], model: nn.Module
+) -> Iterator[str]:
+    """Lines about a step: the losses of each domain, and the gradient of each parameter."""
     for number, (batch_losses, batch) in enumerate(zip(losses, step_batches, strict=True), 1):
         which = f"batch {number} of {len(losses)}: " if len(losses) > 1 else ""
         for path, values in batch_losses.by_path.items():
@@ -87,18 +97,18 @@ def report_step(losses: list, step_batches: list, domains: list, model: nn.Modul
         yield _line(f"gradient of {name}", gradient, "numbers", norm=True)
 
 
-def first_fault(told: list[str]) -> str:
-    """Of what the processes describe, the one to name: a loss before the gradients that follow from
-    it. Where all of them are finite, it is the sum behind their norm that overflows."""
+def first_fault(faults: list[str]) -> str:
+    """Of the processes' faults the one to report: a loss rather than a gradient that follows from
+    it. Where there is none, all gradients are finite and their norm overflows."""
     return min(
-        told,
+        faults,
         key=lambda part: part.startswith("the gradient"),
         default="the norm of all gradients",
     )
 
 
 def named_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
-    """The gradients that are there, by parameter; of sparse ones the values."""
+    """(parameter's name, gradient) of all gradients; of a sparse one its values."""
     for name, parameter in parameters:
         gradient = parameter.grad
         if gradient is not None:

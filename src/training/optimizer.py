@@ -1,4 +1,4 @@
-"""Optimisers, learning rate and the bound on gradients."""
+"""Optimisers, learning-rate schedules and gradient clipping."""
 
 from collections.abc import Iterable
 
@@ -11,24 +11,21 @@ from src.config.settings import Settings
 def make_optimizers(
     model: nn.Module, settings: Settings, item_table: nn.Parameter
 ) -> dict[str, torch.optim.Optimizer]:
-    """The optimiser; with `sparse_items` another one for the rows of the item table.
-
-    The keys are their names in a checkpoint.
-    """
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    """{name in a checkpoint: optimiser}; with `sparse_items` the item table has a separate one."""
+    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     dense = [p for p in model.parameters() if not (settings.sparse_items and p is item_table)]
-    found = {
-        "optimizer": kind(dense, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "optimizer": adam(dense, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     }
     if settings.sparse_items:
-        found["item_optimizer"] = torch.optim.SparseAdam([item_table], lr=settings.lr)
-    return found
+        optimizers["item_optimizer"] = torch.optim.SparseAdam([item_table], lr=settings.lr)
+    return optimizers
 
 
 def make_schedulers(
     optimizers: dict[str, torch.optim.Optimizer], settings: Settings, steps_per_epoch: int
 ) -> dict[str, torch.optim.lr_scheduler.LRScheduler]:
-    """The schedule of --lr for each optimiser, under the name of its own in a checkpoint."""
+    """{name in a checkpoint: schedule of --lr} for each optimiser."""
     return {
         name.replace("optimizer", "scheduler"): torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_share(step, settings, steps_per_epoch)
@@ -38,17 +35,17 @@ def make_schedulers(
 
 
 def lr_share(step: int, settings: Settings, steps_per_epoch: int) -> float:
-    """The share of --lr that step number `step` (from 0) is taken with."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    """The learning rate of step `step` (from 0) as a share of --lr."""
+    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     if settings.lr_schedule == "constant":
-        return warm
-    return warm * max(0.0, 1.0 - step / (settings.max_epochs * steps_per_epoch))
+        return warmup
+    return warmup * max(0.0, 1.0 - step / (settings.max_epochs * steps_per_epoch))
 
 
 def gradient_values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients that are there, the values of sparse ones: what norms and clipping look at.
+    """All gradients, for norms and clipping; of a sparse one its values.
 
-    A sparse gradient is coalesced in place, for a row drawn twice counts by its sum.
+    A sparse gradient is coalesced in place, because a row drawn twice counts by its sum.
     """
     values = []
     for parameter in parameters:

@@ -1,7 +1,7 @@
-"""The processes of a run: what they tell each other, and how they end together."""
+"""The processes of a run: how they communicate, and how they stop together."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from src.io.errors import OtherEnded, UserError
+from src.training.torch_errors import is_lost_process, short_text
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of the run, and its device."""
+    """This process, its rank among those of the run, and its device."""
 
     device: torch.device
     rank: int = 0
@@ -32,59 +33,60 @@ class Process:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, own: torch.Tensor) -> list[torch.Tensor]:
-        """A tensor of every process, of the same shape in all, in the order of the processes."""
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The tensor of every process, of the same shape in all, by rank."""
         if self.processes == 1:
-            return [own]
-        own = own.contiguous()
-        parts = [torch.empty_like(own) for _ in range(self.processes)]
-        dist.all_gather(parts, own)
+            return [tensor]
+        tensor = tensor.contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(self.processes)]
+        dist.all_gather(parts, tensor)
         return parts
 
-    def stack(self, own: torch.Tensor) -> torch.Tensor:
-        """The same of CPU tensors, [P, …]."""
-        return torch.stack(self.gather(own.to(self.device))).cpu()
+    def stack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`gather` of a CPU tensor, stacked: […] -> [P, …]."""
+        return torch.stack(self.gather(tensor.to(self.device))).cpu()
 
-    def gather_objects(self, own: Any) -> list[Any]:
-        """A small value of every process, in their order."""
+    def gather_objects(self, value: Any) -> list[Any]:
+        """A small value of every process, by rank."""
         if self.processes == 1:
-            return [own]
-        told: list[Any] = [None] * self.processes
-        dist.all_gather_object(told, own)
-        return told
+            return [value]
+        values: list[Any] = [None] * self.processes
+        dist.all_gather_object(values, value)
+        return values
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         if self.processes > 1:
             dist.barrier()
 
-    def gather_groups(self, own: torch.Tensor, sizes: list[list[int]]) -> list[torch.Tensor]:
-        """The rows of all processes, put together by group: own [n, …] lies group after group,
-        `sizes` [P][G] says how many rows each process has of each.
+    def gather_groups(self, rows: torch.Tensor, sizes: list[list[int]]) -> list[torch.Tensor]:
+        """The rows of all processes by group: `rows` [n, …] are this process's, group after group,
+        and `sizes` [P][G] how many rows each process has of each group.
 
-        The own rows keep their gradient, times the processes, because DistributedDataParallel
-        averages what must be added; the rows of others are values.
+        This process's rows keep their gradient, times the number of processes, because
+        DistributedDataParallel averages what must be summed; the others' have no gradient.
         """
         if self.processes == 1:
-            return list(own.split(sizes[0]))
-        padded = own.new_zeros(max(map(sum, sizes)), *own.shape[1:])
-        padded[: len(own)] = own.detach()
+            return list(rows.split(sizes[0]))
+        values = rows.detach()
+        padded = values.new_zeros(max(map(sum, sizes)), *rows.shape[1:])
+        padded[: len(rows)] = values
         parts = self.gather(padded)
-        parts[self.rank] = own.detach() + self.processes * (own - own.detach())
+        parts[self.rank] = values + self.processes * (rows - values)
         groups = [
             part[: sum(counts)].split(counts) for part, counts in zip(parts, sizes, strict=True)
         ]
         return [torch.cat(group) for group in zip(*groups, strict=True)]
 
-    def any(self, *asked: bool | torch.Tensor) -> list[bool]:
-        """Whether any process says yes, to each question."""
+    def any(self, *flags: bool | torch.Tensor) -> list[bool]:
+        """For each flag whether it is true in any process."""
         if self.processes == 1:
-            return list(map(bool, asked))
-        flags = torch.tensor(asked, dtype=torch.int32, device=self.device)
-        return [count > 0 for count in self.sum(flags).tolist()]
+            return list(map(bool, flags))
+        counts = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        return [count > 0 for count in self.sum(counts).tolist()]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as training steps call it: its gradients are those of all processes."""
+        """The model as training steps call it: its gradients are averaged over all processes."""
         if self.processes == 1:
             return model
         for parameter in model.parameters():
@@ -95,58 +97,64 @@ class Process:
         shared = _WithUnused(model)
         return DistributedDataParallel(shared, device_ids=devices, find_unused_parameters=True)
 
+    def synchronised(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """Around the passes of a batch: gradients are added up in each process, and shared with the
+        others after the `last` batch of a step."""
+        if last or not isinstance(network, DistributedDataParallel):
+            return nullcontext()
+        return network.no_sync()
+
     def agree(self, decide: Callable[[], Any]) -> Any:
-        """What the leading process decides or does, for all of them; they all raise its
-        UserError."""
+        """Let the leading process decide or do something; all get its result or its UserError."""
         if self.processes == 1:
             return decide()
-        told: list[Any] = [None]
+        message: list[Any] = [None]
         if self.leads:
             try:
-                told = [decide()]
+                message = [decide()]
             except UserError as error:
-                told = [error]
-        dist.broadcast_object_list(told, device=self.device)
-        if isinstance(told[0], UserError):
-            raise _agreed(told[0])
-        return told[0]
+                message = [error]
+        dist.broadcast_object_list(message, device=self.device)
+        if isinstance(message[0], UserError):
+            raise _agreed(message[0])
+        return message[0]
 
     def together(self, work: Callable[[], Any]) -> Any:
-        """What each process makes of its own part; where one meets a UserError they all raise it,
-        so that none waits for it."""
+        """Each process's result of its share of the work; a UserError of one is raised by all, so
+        that none waits for it."""
         if self.processes == 1:
             return work()
-        made, fault = None, None
+        result, fault = None, None
         try:
-            made = work()
+            result = work()
         except UserError as error:
             fault = error
         faults = [other for other in self.gather_objects(fault) if other]
         if faults:
             raise _agreed(faults[0])
-        return made
+        return result
 
     @contextmanager
     def needing_others(self) -> Iterator[None]:
-        """Until all processes have left it; OtherEnded where torch fails because one has ended."""
+        """Ends when all processes have left it; OtherEnded where torch fails because one died."""
         try:
             yield
             if self.processes > 1:
                 dist.barrier()
                 dist.destroy_process_group()
         except RuntimeError as error:
-            if self.processes == 1 or not _lost_another(error):
+            if self.processes == 1 or not is_lost_process(error):
                 raise
             raise OtherEnded(
-                "another process has ended; the cause is what it said, or in torchrun's report; "
-                f"--resume goes on from the last checkpoint ({_short(error)})"
+                "another process has ended; its message or torchrun's report names the cause; "
+                f"continue from the last checkpoint with --resume ({short_text(error)})"
             ) from error
 
 
 class _WithUnused(nn.Module):
-    """A model and a parameter that no step uses. DistributedDataParallel warns when it is told to
-    look for unused parameters and finds none in its first step; whether there are some in the
-    others depends on which domains a batch has."""
+    """A model and a parameter that no step uses. With find_unused_parameters
+    DistributedDataParallel warns where the first step uses all of them; whether later steps do
+    depends on the domains of their batches."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -159,21 +167,10 @@ class _WithUnused(nn.Module):
 
 
 def _contiguous(gradient: torch.Tensor) -> torch.Tensor:
-    """A dense gradient with the strides that a fresh tensor of its shape has."""
+    """A dense gradient with the strides of a new tensor of its shape."""
     return gradient if gradient.is_sparse else gradient.reshape(-1).view(gradient.shape)
 
 
 def _agreed(error: UserError) -> UserError:
     error.agreed = True
     return error
-
-
-def _lost_another(error: RuntimeError) -> bool:
-    """Whether it is about the connection to another process: gloo's errors have no type of their
-    own, they begin with the place in its source."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def _short(error: RuntimeError) -> str:
-    """Torch's own words, without the place in its source and the advice."""
-    return str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]

@@ -14,11 +14,11 @@ class Progress:
     step: int = 0  # optimiser steps done
     best: float = -math.inf  # best validation metric
     best_step: int = 0
-    position: int = 0  # optimiser steps done of the epoch after those
+    position: int = 0  # optimiser steps done of the current epoch
 
     def finished(self, settings: TrainingSettings) -> bool:
-        """Whether the epochs are done, or the patience is over after the minimum of steps."""
-        if self.position:  # an epoch that has begun is done, and validated, before that is asked
+        """Whether all epochs are done, or patience ran out after the minimum number of steps."""
+        if self.position:  # an epoch that has begun is completed and validated first
             return False
         if self.epoch >= settings.max_epochs:
             return True
@@ -28,7 +28,7 @@ class Progress:
         )
 
     def note(self, value: float) -> bool:
-        """Remember a validation metric of now; True when it is the best so far."""
+        """Record the current validation metric; True when it is the best so far."""
         if value <= self.best:
             return False
         self.best, self.best_step = value, self.step

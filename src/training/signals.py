@@ -1,4 +1,4 @@
-"""Ending a run on SIGINT and SIGTERM at a place that it can go on from."""
+"""Stop a run on SIGINT or SIGTERM after the current step, so that it can be resumed."""
 
 import signal
 import threading
@@ -10,14 +10,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end, and says where it stands."""
+    """A signal stopped the run; the text says where, and how to continue."""
 
 
 class StopSignals:
-    """Notes the first SIGINT or SIGTERM while it is entered; a second one ends at once, and so does
-    the first where nothing would be lost (`ending`).
+    """Within its context the first SIGINT or SIGTERM is only recorded in `received`; a second one
+    interrupts at once, and so does the first where nothing would be lost (`ending`).
 
-    Only the main thread can be told of signals: entered in another one, it does nothing.
+    Only the main thread may handle signals: entered in another thread, it does nothing.
     """
 
     def __init__(self):
@@ -27,7 +27,8 @@ class StopSignals:
 
     @contextmanager
     def ending(self, where: str) -> Iterator[None]:
-        """Have a signal end the run at once, because all is saved: `where` says so."""
+        """Within the block a signal interrupts at once, because everything is saved; `where` is the
+        message."""
         self._ending = where
         try:
             yield

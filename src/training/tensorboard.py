@@ -1,6 +1,6 @@
-"""TensorBoard's view of a run while it trains: the scalars of metrics.csv and transfer.csv.
+"""Live curves of a run in TensorBoard: the scalars of metrics.csv and transfer.csv.
 
-The package `tensorboard` is no requirement of the project: without it a run only says so.
+The package `tensorboard` is optional: without it a run prints one line and continues.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ MISSING = "--tensorboard: the package tensorboard is not installed; pip install 
 
 
 def view_folder(run: Path) -> Path | None:
-    """Where a run folder's view goes; None, and one line on the console, without the package."""
+    """The folder of a run's event files; None, and one line on the console, without the package."""
     if find_spec("tensorboard") is None:
         print(MISSING, flush=True)
         return None
@@ -22,8 +22,8 @@ class LiveView:
     """Writes the rows of the run's tables as scalars over the optimiser steps, epoch by epoch."""
 
     def __init__(self, folder: Path | None, done: int = 0):
-        """With folder None nothing is written. `done` steps stay; what an interrupted run wrote
-        after them is taken out of the view."""
+        """With folder None nothing is written. The first `done` steps stay; what an interrupted run
+        wrote after them is removed from the view."""
         self.writer = None
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter  # needs the package
@@ -37,8 +37,8 @@ class LiveView:
         transfer: Iterable[tuple],
         transfer_columns: tuple[str, ...],
     ) -> None:
-        """The rows of metrics.csv and transfer.csv of the epoch that ended with `step`; a group of
-        charts for each metric, a chart for each domain."""
+        """Write the rows of metrics.csv and transfer.csv of the epoch that ended with `step`: one
+        group of charts per metric, one chart per domain."""
         if self.writer is None:
             return
         for _, _, split, path, domain, metric, value in metrics:
@@ -49,6 +49,6 @@ class LiveView:
         self.writer.flush()
 
     def close(self) -> None:
-        """Write what is left and end the writer's thread."""
+        """Flush, and stop the writer's thread."""
         if self.writer is not None:
             self.writer.close()

@@ -68,7 +68,7 @@ def run(finished, runs):
         (["--protocol", "full-strict"], ["--protocol full-strict is unknown"]),
         (
             ["--protocol", "popular-unseen", "--sampled_negatives=0"],
-            ["--protocol popular-unseen draws negatives, and --sampled_negatives is 0"],
+            ["--protocol popular-unseen draws negatives; give --sampled_negatives above 0"],
         ),
         (
             ["--protocol", "released", "--mode=sdsr_separate"],

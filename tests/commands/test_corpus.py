@@ -82,7 +82,7 @@ def put(*place):
         (b'{"hidden": [' + b"1," * 5000 + b"1]}", "'hidden' must be int, not list of 5001"),
         (b'{"protocol": 1}', "'protocol' must be a list of str, not 1"),
         (b'{"data_dir": "a\\u0000b"}', "--data_dir 'a\\x00b' has control characters"),
-        (b'{"init_from": "\\ud800"}', "--init_from '\\ud800' is no text that can be written"),
+        (b'{"init_from": "\\ud800"}', "--init_from '\\ud800' cannot be encoded as a file name"),
         (b'{"runs_dir": "' + b"x" * 300 + b'"}', "is too long for a file"),
         (b'{"hidden": 1000000000}', "--hidden must be at most 65536"),
         (b'{"clip_norm": Infinity}', "--clip_norm must be finite"),
@@ -312,7 +312,7 @@ def test_stored_candidates(world, spoil, edit):
     count, seed = settings.sampled_negatives, settings.candidate_seed
     refused(
         lambda: drawn_candidates(dataset, targets, ("sampled",), count, seed, folder),
-        "holds no candidates of these targets; delete it",
+        "does not fit these targets; delete it",
     )
 
 

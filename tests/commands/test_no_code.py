@@ -129,10 +129,10 @@ def test_a_checkpoint_that_is_a_hostile_pickle(world, mark, name, write):
     good = path.read_bytes()
     write(path, mark)
     try:
-        with pytest.raises(UserError, match="is torn"):
+        with pytest.raises(UserError, match="is damaged"):
             training_state.load(use.new_trainer(world), path)
         if name == "best.pt":
-            with pytest.raises(UserError, match="is torn"):
+            with pytest.raises(UserError, match="is damaged"):
                 use.as_recommend(world)
     finally:
         path.write_bytes(good)

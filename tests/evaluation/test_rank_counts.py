@@ -36,8 +36,8 @@ def counted(scores, targets, candidates=None):
     drawn = None if candidates is None else np.asarray(candidates)
     sets = 0 if candidates is None else 1
     found = count_ranks([part_of(scores, drawn)], np.asarray(targets), sets, CPU)
-    assert not found.others.better.any() and not found.others.tied.any()
-    full = (found.own.better, found.own.tied)
+    assert not found.other_domains.better.any() and not found.other_domains.tied.any()
+    full = (found.domain.better, found.domain.tied)
     return full, (found.sets.better[0], found.sets.tied[0] + 1) if sets else None
 
 
@@ -111,9 +111,9 @@ def test_parts_are_counted_apart_and_sets_across_them(side):
     found = count_ranks(parts, targets, sets, CPU)
     whole = by_hand(torch.cat(scores, 1), targets)
     own = by_hand(scores[0], targets)
-    assert (found.own.better.tolist(), found.own.tied.tolist()) == own
-    assert (found.own.better + found.others.better).tolist() == whole[0]
-    assert (found.own.tied + found.others.tied).tolist() == whole[1]
+    assert (found.domain.better.tolist(), found.domain.tied.tolist()) == own
+    assert (found.domain.better + found.other_domains.better).tolist() == whole[0]
+    assert (found.domain.tied + found.other_domains.tied).tolist() == whole[1]
     assert (found.sets.better == better).all() and (found.sets.tied == tied).all()
 
 
@@ -190,18 +190,18 @@ def test_a_target_is_compared_by_the_score_that_stands_among_the_others(slip, mo
         targets, 2, CPU,
     )  # fmt: skip
     expected = by_hand(scores, targets)
-    assert (found.own.better.tolist(), found.own.tied.tolist()) == expected
+    assert (found.domain.better.tolist(), found.domain.tied.tolist()) == expected
     assert (found.sets.better[0].tolist(), (found.sets.tied[0] + 1).tolist()) == expected
     whole = by_hand(torch.cat([scores, elsewhere], 1), targets)
-    assert (found.own.better + found.others.better).tolist() == whole[0]
-    assert (found.own.tied + found.others.tied).tolist() == whole[1]
-    assert (found.sets.better[1] == found.others.better).all()
+    assert (found.domain.better + found.other_domains.better).tolist() == whole[0]
+    assert (found.domain.tied + found.other_domains.tied).tolist() == whole[1]
+    assert (found.sets.better[1] == found.other_domains.better).all()
 
 
 def test_scores_that_change_while_they_are_counted_are_refused(monkeypatch):
     monkeypatch.setitem(ranks.SIDES, "cpu", 5)
     part = Part(lambda columns: torch.rand(6, 60)[:, columns], 60, no_reads())
-    with pytest.raises(RuntimeError, match="not the same"):
+    with pytest.raises(RuntimeError, match="differ"):
         count_ranks([part], np.arange(6), 0, CPU)
 
 

@@ -22,7 +22,7 @@ from src.evaluation.targets import (
     target_facts,
     time_starts,
 )
-from src.runs.evaluate import asked_protocols
+from src.runs.evaluate import result_names
 from src.training.processes import Process
 from tests.support.builders import make_dataset, make_model
 from tests.support.ranked_data import dataset_of, random_dataset, temporal, with_ids
@@ -125,10 +125,10 @@ def test_in_a_temporal_split_every_context_is_strict_and_there_is_no_second_kind
     assert (valid.events.tolist(), valid.ends.tolist()) == ([2, 3, 4], [2, 2, 2])
     assert (test.events.tolist(), test.ends.tolist()) == ([5, 6, 7], [5, 5, 7])
     wanted = Settings(strict_context=True)
-    assert asked_protocols(wanted, by_time) == list(PROTOCOLS)
+    assert result_names(wanted, by_time) == list(PROTOCOLS)
     strict = [name + "-strict" for name in PROTOCOLS]
-    assert asked_protocols(wanted, dataset) == [*PROTOCOLS, *strict]
-    assert asked_protocols(Settings(), dataset) == list(PROTOCOLS)
+    assert result_names(wanted, dataset) == [*PROTOCOLS, *strict]
+    assert result_names(Settings(), dataset) == list(PROTOCOLS)
 
 
 def test_drawn_popularity_counts_training_events_only(dataset, tmp_path):

@@ -254,8 +254,8 @@ def test_what_was_taken_is_said_and_recorded(months, former, runs, capsys):
     }
     lines = [line for line in capsys.readouterr().out.splitlines() if "starts from" in line]
     assert lines == [
-        f"starts from october: 2 domains of it (1 new, 1 gone), {both} items of it ({new} new, "
-        f"{gone} gone); held-out events that it was trained on: 0 of validation, 0 of test"
+        f"starting from october: 2 domains matched (1 new, 1 gone), {both} items matched ({new} "
+        f"new, {gone} gone); it was trained on 0 held-out events of validation and 0 of test"
     ]
     saved = config_defaults(Settings, after / "config.json")
     assert saved["init_from"] == str(former.resolve())
@@ -305,7 +305,7 @@ def test_the_ids_are_in_the_run_folder_or_in_its_dataset(months, former, runs, t
     assert "lacks items.parquet" in line and "make that dataset again" in line
     (tmp_path / "items.parquet").rename(run / "items.parquet")
     other = run_on(months["november"], runs, "by_run", f"--init_from={run}")
-    assert "is not known: its dataset folder is gone" in capsys.readouterr().out
+    assert "its dataset folder is gone" in capsys.readouterr().out
     for name in ("metrics.csv", "results.json"):
         assert (other / name).read_bytes() == (started / name).read_bytes()
 
@@ -359,10 +359,10 @@ def test_what_is_no_former_run_is_refused_and_nothing_is_lost(months, former, ru
 
     run = shutil.copytree(former, runs / "t" / "run")
     assert "holds no finished run" in refused("now", runs / "nowhere")
-    assert "is the very run to be trained" in refused("run", run, "--overwrite", "--lr=.1")
+    assert "is the run to be trained itself" in refused("run", run, "--overwrite", "--lr=.1")
     (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:500])
-    assert "best.pt is torn" in refused("now", run)
-    assert "best.pt is torn" in refused("now", run, "--overwrite")
+    assert "best.pt is damaged" in refused("now", run)
+    assert "best.pt is damaged" in refused("now", run, "--overwrite")
     (run / "best.pt").unlink()
     assert "best.pt does not exist" in refused("now", run)
     line = failing(capsys, runs, lambda: training.main([f"--evaluate={run}", "--init_from=a"]))
@@ -375,7 +375,7 @@ def test_a_run_of_another_log_is_refused(former, tmp_path, runs, capsys):
     line = failing(
         capsys, runs, lambda: run_on(tmp_path / "data", runs, "now", f"--init_from={former}")
     )
-    assert "no item of the same domain and id in common" in line
+    assert "no item (domain and id) in common" in line
 
 
 def test_another_former_run_is_another_run(months, former, runs, capsys):

@@ -1,4 +1,4 @@
-"""Memory: what is told before a run begins is what it takes, and running out of it is one line."""
+"""Memory: a step needs what the printed estimate says, and running out of it is one line."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,8 @@ import torch
 from src.config.settings import Settings
 from src.io.errors import UserError
 from src.runs.models import count_parameters
-from src.training import memory
-from src.training.memory import check_tables, forecast, shortage
+from src.training import device_memory
+from src.training.device_memory import check_tables, forecast, shortage
 from src.training.processes import Process
 from tests.support import step_benches
 from tests.support.command_runs import command, contents, flags, make_data, train
@@ -94,7 +94,8 @@ def test_tables_larger_than_all_memory_are_refused(tmp_path, capsys):
     data = make_data(tmp_path)
     capsys.readouterr()
     with pytest.raises(
-        UserError, match=r"parameters and optimiser take .* GiB.*give a new run --hidden 30000"
+        UserError,
+        match=r"parameters and optimiser take .* GiB.*new run with --hidden 30000",
     ):
         train(data, tmp_path / "runs", "big", "--hidden=60000", "--layers=40", "--heads=1")
 
@@ -103,10 +104,10 @@ def test_a_step_that_may_not_fit_is_warned_of_with_a_batch_that_would(monkeypatc
     settings = Settings(batch_size=64, grad_accum=2)
     found = forecast(settings, 1_000_000, 1000, np.full(100, 50))
     room = found.tables + found.activations * 0.3
-    monkeypatch.setattr(memory, "memory_limit", lambda device: (room, 1e15))
+    monkeypatch.setattr(device_memory, "memory_limit", lambda device: (room, 1e15))
     line = shortage(found, settings, torch.device("cpu"))
-    assert line.endswith("give a new run --batch_size 16 --grad_accum 8")
-    monkeypatch.setattr(memory, "memory_limit", lambda device: (found.total, 1e15))
+    assert line.endswith("start a new run with --batch_size 16 --grad_accum 8")
+    monkeypatch.setattr(device_memory, "memory_limit", lambda device: (found.total, 1e15))
     assert shortage(found, settings, torch.device("cpu")) is None
     check_tables(settings, 1_000_000, torch.device("cpu"))
 
@@ -149,7 +150,7 @@ def test_running_out_of_memory_is_one_line_with_the_flag_to_lower(tmp_path, chan
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
     assert len(said) == 1
-    assert said[0].startswith("error: out of memory in ")
+    assert said[0].startswith("error: out of memory while ")
     assert said[0].endswith(advice)
     assert not {"last.pt", "best.pt"} & {Path(name).name for name in contents(runs)}
     assert not list(runs.rglob("*.tmp"))

@@ -10,7 +10,7 @@ import torch
 from main import main
 from src.config.settings import Settings
 from src.io.errors import NotFinite
-from src.runs import faults, training_state
+from src.runs import divergence, training_state
 from src.training.processes import Process
 from src.training.random_state import seed_everything
 from tests.support.command_runs import contents, failing, make_data
@@ -123,7 +123,7 @@ def test_a_fault_within_an_epoch_is_computed_again_from_its_dump(clip_norm, tmp_
     again = make_trainer(tmp_path, dropout=0.5, clip_norm=clip_norm)
     before = state_of(tmp_path / "fault.pt")
     assert (before["step"], before["position"]) == (2, 2)
-    lines = list(faults.replay(again, tmp_path / "fault.pt"))
+    lines = list(divergence.replay(again, tmp_path / "fault.pt"))
     assert not any("NOT FINITE" in line for line in lines)  # the poison is gone, the step the same
     assert any(line.startswith("cross loss of domain0: mean ") for line in lines)
     assert (again.progress.step, again.progress.position) == (2, 2)
@@ -151,7 +151,7 @@ def test_a_score_that_is_not_finite_leaves_the_state_it_was_of(tmp_path):
     training_state.load(again, tmp_path / "fault.pt")
     assert next(again.steps(), None) is None  # the epoch is over, its validation is not
     with pytest.raises(NotFinite, match="the score of item"):
-        list(faults.replay(again, tmp_path / "fault.pt"))
+        list(divergence.replay(again, tmp_path / "fault.pt"))
 
 
 def test_anomalies_are_named_by_the_function_that_made_them(tmp_path):

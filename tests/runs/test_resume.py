@@ -200,7 +200,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
     last.write_bytes(DAMAGE[damage](last.read_bytes()))
     train(data, runs, "run", EPOCHS, "--resume")
     (warning,) = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f"warning: {last} is torn")
+    assert warning.startswith(f"warning: {last} is damaged")
     assert warning.endswith("continuing from former.pt")
     assert differences(cut, whole) == []
 
@@ -230,7 +230,7 @@ def test_a_foreign_checkpoint_is_named_and_the_one_before_it_used(
 def test_a_checkpoint_that_would_run_code_does_not(cut, data, runs, whole, tmp_path, capsys):
     torch.save(Code(tmp_path / "touched"), cut / "last.pt")
     train(data, runs, "run", EPOCHS, "--resume")
-    assert f"warning: {cut / 'last.pt'} is torn" in capsys.readouterr().err
+    assert f"warning: {cut / 'last.pt'} is damaged" in capsys.readouterr().err
     assert not (tmp_path / "touched").exists()
     assert differences(cut, whole) == []
 
@@ -253,7 +253,7 @@ def test_two_torn_checkpoints_are_one_line(cut, data, runs, capsys):
     (cut / "last.pt").write_bytes((cut / "last.pt").read_bytes()[:3000])
     (cut / "former.pt").write_bytes(b"")
     line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, "--resume"))
-    assert f"{cut / 'last.pt'} is torn" in line
+    assert f"{cut / 'last.pt'} is damaged" in line
     assert "--overwrite" in line
 
 

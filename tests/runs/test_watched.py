@@ -79,7 +79,7 @@ def test_after_a_kill_torn_files_and_rows_of_another_run_are_seen(run, whole):
     (run / "former.pt").write_bytes((whole / "last.pt").read_bytes()[:2000])
     (run / "ranks.parquet").write_bytes(b"")
     torn, rows, ranks = watched.faults_after_a_kill(run, whole)
-    assert "former.pt is torn" in torn
+    assert "former.pt is damaged" in torn
     assert (rows, ranks) == (
         "metrics.csv is no beginning of the whole run's",
         "ranks.parquet differs",

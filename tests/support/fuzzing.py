@@ -28,7 +28,7 @@ from src.config.validation import check_settings
 from src.dataset.store.folder import open_named
 from src.dataset.store.verify import check_events, verify_dataset
 from src.io.errors import EXIT_USER_ERROR, UserError, run_command
-from src.runs import faults, lifecycle, training_state
+from src.runs import divergence, lifecycle, training_state
 from src.runs.command import parse_command
 from src.runs.tables import METRICS_COLUMNS, Table
 from tests.support import readers
@@ -190,7 +190,7 @@ def checkpoint(world: World, draw: Draw) -> None:
         training_state.load(trainer, path)
         if trainer.progress.position < trainer.loader.steps_per_epoch:
             trainer.train_epoch()
-            _ = list(faults.replay(trainer, path))
+            _ = list(divergence.replay(trainer, path))
 
 
 def best_checkpoint(world: World, draw: Draw) -> None:

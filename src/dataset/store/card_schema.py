@@ -5,18 +5,11 @@ from typing import Any
 
 from src.dataset.store.card_text import TARGET_AUDIT
 from src.io.json_schema import Count, MapOf, NamedMap, OptionalKey, name_error, schema_error
+from src.io.names import folder_name_error
 
-MAX_FOLDER_NAME = 200  # of 255 bytes that file systems allow; temporary files have longer names
 MAX_ITEMS = 2**31 - 2  # ids are int32, and 0 is padding
 MAX_DOMAINS = 2**15 - 1  # int16
 RESERVED = {"macro", "users"}  # the names of the means over domains in the results
-
-
-def folder_name_error(name: Any) -> str:
-    """What a name must be to name a folder; empty for a valid one."""
-    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        return "" if len(name) <= MAX_FOLDER_NAME else f"at most {MAX_FOLDER_NAME} letters"
-    return "letters, digits, '.', '_' and '-'"
 
 
 def sha256_error(value: Any) -> str:

@@ -13,7 +13,7 @@ GPU the experts of one owner run as one batch. Below, […] is the batch of expe
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,24 +62,27 @@ class _ExpertMixture(torch.autograd.Function):
         ctx, x: Tensor, share: Tensor, options: PassOptions, learns: bool, *weights: Tensor
     ) -> Tensor:
         """Inputs x [M, H], share [n, K], weights layer by layer -> [n, H], n = M or the rows."""
-        outputs, saved, mixture = [], [], None
+        outputs: list[Tensor | None] = []
+        saved: list[list[tuple[Tensor, Saved]]] = []
+        mixture: Tensor | None = None
         forward, _ = _layer_functions(options.compiled)
         with torch.autocast(x.device.type, enabled=False):
             experts = _experts(weights, options), _shares(share, options)
             for layers, expert_share in zip(*experts, strict=True):
                 # [M, H] -> […, M, H]
-                hidden, saved_layers = x.expand(*expert_share.shape[:-1], *x.shape), []
+                hidden = x.expand(*expert_share.shape[:-1], *x.shape)
+                saved.append([])
                 for layer in layers:
                     inputs, rows = hidden, options.rows if layer is layers[-1] else None
                     drawn = _draw(options, inputs, rows)
                     hidden, saved_layer = forward(inputs, layer, options, rows, drawn)
                     if options.needs_backward and learns:
-                        saved_layers.append((inputs, saved_layer))
-                saved.append(saved_layers)
+                        saved[-1].append((inputs, saved_layer))
                 outputs.append(hidden if options.needs_backward else None)
                 mixture = _add_share(mixture, hidden, expert_share)
         ctx.save_for_backward(x, share, *weights)
         ctx.options, ctx.learns, ctx.outputs, ctx.saved = options, learns, outputs, saved
+        assert mixture is not None  # an owner has an expert
         return mixture
 
     @staticmethod
@@ -110,7 +113,8 @@ class _ExpertMixture(torch.autograd.Function):
 
 def _experts(weights: Sequence[Tensor], options: PassOptions) -> list[list[LayerWeights]]:
     """The layers of each expert, or of all of them as one stack."""
-    size, experts = len(LayerWeights._fields), [weights]
+    size = len(LayerWeights._fields)
+    experts: Iterable[Sequence[Tensor]] = [weights]
     if not options.stacked:
         experts = zip(*(weight.unbind(0) for weight in weights), strict=True)
     return [
@@ -165,15 +169,17 @@ def layer_forward(
         attended, x = attended.index_select(-2, rows), x.index_select(-2, rows)
     branch = _affine(w.project_out_bias, attended, w.project_out)
     total = _add_dropped(x, branch, drawn[0], options.dropout)
-    middle, *first = _norm(total, weights.attention_norm, weights.attention_norm_bias)
+    middle, *scales = _norm(total, weights.attention_norm, weights.attention_norm_bias)
+    first_sum = total, scales[0], scales[1]
     wide = _affine(w.widen_bias, middle.to(options.dtype), w.widen)  # […, n, 4H]
     active = F.gelu(wide)
     branch = _affine(w.narrow_bias, active, w.narrow)
-    total_2 = _add_dropped(middle, branch, drawn[1], options.dropout)
-    output, *second = _norm(total_2, weights.output_norm, weights.output_norm_bias)
+    total = _add_dropped(middle, branch, drawn[1], options.dropout)
+    output, *scales = _norm(total, weights.output_norm, weights.output_norm_bias)
+    second_sum = total, scales[0], scales[1]
     saved = Saved(
-        joint, attention, attended, drawn[0], (total, *first),
-        middle, wide, active, drawn[1], (total_2, *second),
+        joint, attention, attended, drawn[0], first_sum,
+        middle, wide, active, drawn[1], second_sum,
     )  # fmt: skip
     return output, saved
 

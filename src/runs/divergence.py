@@ -1,4 +1,4 @@
-"""What a run does when something is not finite: name it, save the state before it, replay it."""
+"""A loss, gradient or score that is not finite: report it, save the state before it, replay it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +12,19 @@ from src.io.errors import NotFinite, UserError
 from src.runs import training_state
 from src.runs.checkpoints import FAULT
 from src.training.non_finite import Anomaly, describe_fault, first_fault, report_step
+from src.training.trainer import TrainerProtocol
 
 ADVICE = "lower --lr or set --clip_norm"
 
 
-def of_step(
-    trainer, losses: list[StepLosses], step_batches: list[Batch], random: dict[str, Tensor]
+def in_step(
+    trainer: TrainerProtocol,
+    losses: list[StepLosses],
+    step_batches: list[Batch],
+    random: dict[str, Tensor],
 ) -> NotFinite:
-    """Name what is not finite in the coming step, and save the state that it starts from; `random`
-    are the random states before it."""
+    """The error that names what is not finite in the current step; saves the state that the step
+    started from, with the random states `random`."""
     step = next(trainer.loader.shares(trainer.progress.epoch, trainer.progress.position))
     users = [shares[trainer.process.rank] for shares in step]
     names = trainer.dataset.domain_names, trainer.dataset.user_ids
@@ -29,22 +33,22 @@ def of_step(
     return _before_step(trainer, f"{first_fault(faults)} is not finite", random)
 
 
-def of_anomaly(trainer, anomaly: Anomaly, random: dict[str, Tensor]) -> NotFinite:
-    """The same for a NaN that a backward function has made."""
+def in_backward(trainer: TrainerProtocol, anomaly: Anomaly, random: dict[str, Tensor]) -> NotFinite:
+    """The same for a NaN that a backward function returned."""
     if trainer.process.processes > 1:  # the others wait for its gradients
         anomaly.agreed = False
         return anomaly
     return _before_step(trainer, str(anomaly), random)
 
 
-def of_validation(trainer, error: NotFinite) -> NotFinite:
-    """The same for a score of the validation."""
+def in_validation(trainer: TrainerProtocol, error: NotFinite) -> NotFinite:
+    """The same for a validation score."""
     return NotFinite(f"{error}; {_save(trainer)}")
 
 
-def replay(trainer, checkpoint: Path) -> Iterator[str]:
-    """Compute the step that a checkpoint stands before, and update nothing: lines about its losses
-    and gradients. Where the epoch is over, the validation."""
+def replay(trainer: TrainerProtocol, checkpoint: Path) -> Iterator[str]:
+    """Compute the step that follows a checkpoint, without updating anything: lines about its losses
+    and gradients. Where the epoch's steps are done, the validation."""
     training_state.load(trainer, checkpoint)
     progress = trainer.progress
     yield f"step {progress.position + 1} of epoch {progress.epoch + 1}"
@@ -60,7 +64,7 @@ def replay(trainer, checkpoint: Path) -> Iterator[str]:
     yield from report_step(losses, step_batches, trainer.dataset.domain_names, trainer.model)
 
 
-def _before_step(trainer, what: str, random: dict[str, Tensor]) -> NotFinite:
+def _before_step(trainer: TrainerProtocol, what: str, random: dict[str, Tensor]) -> NotFinite:
     done = trainer.progress
     return NotFinite(
         f"step {done.position + 1} of epoch {done.epoch + 1}: {what}; {_save(trainer, random)}; "
@@ -68,8 +72,8 @@ def _before_step(trainer, what: str, random: dict[str, Tensor]) -> NotFinite:
     )
 
 
-def _save(trainer, random: dict[str, Tensor] | None = None) -> str:
-    """Save the state before a fault, and say where; a full disk must not hide the fault."""
+def _save(trainer: TrainerProtocol, random: dict[str, Tensor] | None = None) -> str:
+    """Save the state before a fault; where it is. A full disk must not hide the fault."""
     path = trainer.folder / FAULT
     try:
         training_state.save(trainer, path, random)

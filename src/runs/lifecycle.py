@@ -28,7 +28,7 @@ from src.runs.warm_start import (
     init_record,
     open_former,
 )
-from src.training.memory import check_tables
+from src.training.device_memory import check_tables
 from src.training.processes import Process
 
 RESERVED = ("candidates", "logs")  # other folders beside the runs

@@ -46,7 +46,7 @@ def run(finished, runs):
         (["--sparse_items"], ["--sparse_items needs --loss bce"]),
         (
             ["--sparse_items", "--loss=bce", "--weight_decay=.1"],
-            ["--sparse_items has no weight decay"],
+            ["--sparse_items does not support weight decay"],
         ),
         (["--resume", "--overwrite"], ["--resume and --overwrite contradict"]),
         (["--eval_users=0"], ["--eval_users must be at least 1"]),

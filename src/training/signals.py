@@ -20,7 +20,7 @@ class StopSignals:
     Only the main thread may handle signals: entered in another thread, it does nothing.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: str | None = None  # name of the signal
         self._before: dict = {}
         self._ending = ""

@@ -194,12 +194,9 @@ def test_stored_candidates_that_are_torn(data, runs, capsys):
 # ---------------------------------------------------------------- through the command itself
 
 
-@pytest.mark.parametrize(
-    "more",
-    [["--hidden=9"], ["--data_dir=nowhere"]],
-)
-def test_the_process_ends_with_status_2_and_one_line(data, tmp_path, more):
-    done = command(ROOT / "main.py", *flags(data, tmp_path / "runs", *more), check=False)
+def test_the_process_ends_with_status_2_and_one_line(data, tmp_path):
+    given = flags(data, tmp_path / "runs", "--data_dir=nowhere")
+    done = command(ROOT / "main.py", *given, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -99,5 +99,5 @@ def test_gradients_are_clipped_by_their_common_norm_whatever_their_layout(bound)
 def test_several_processes_are_refused():
     settings = Settings(loss="bce", sparse_items=True, hidden=8)
     process = Process(torch.device("cpu"), rank=0, processes=2)
-    with pytest.raises(UserError, match="--sparse_items runs in one process"):
+    with pytest.raises(UserError, match="--sparse_items needs a single process"):
         check_trainable(settings, make_dataset(USERS, SIZES), process)

@@ -149,7 +149,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         )
         for span, items in spans:
             tiles.run(span, items)
-        if wanted[0]:
+        if hidden_gradient is not None:
             hidden_gradient.mul_(coefficients[:, None])
         losses = tiles.log_sum - tiles.target_logit
         ctx.gradients, ctx.dtypes = (hidden_gradient, table_gradient), (hidden.dtype, table.dtype)

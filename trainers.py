@@ -33,6 +33,7 @@ from src.runs.tables import RunTables, print_epoch
 from src.training import device_memory
 from src.training.domain_gradients import combined_gradients
 from src.training.epoch_statistics import EpochStatistics
+from src.training.held_out import held_out_losses
 from src.training.non_finite import Anomaly, named_anomalies
 from src.training.optimizer import clip_gradients, gradient_values, make_optimizers, make_schedulers
 from src.training.processes import Process
@@ -223,6 +224,8 @@ class Trainer:
                 results = self.validate(targets)
             except NotFinite as error:  # raised by all processes
                 raise divergence.in_validation(self, error) from None
+            if self.weighting.needs_held_out:
+                self.weighting.update_held_out(*held_out_losses(self, targets))
         statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
         settings = self.settings
         improved = self.progress.note(selected[settings.select_average][settings.select_metric])

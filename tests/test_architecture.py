@@ -119,6 +119,10 @@ def test_no_test_imports_a_benchmark():
             assert not [name for name in imports(path) if name.split(".")[0] == "benchmarks"], path
 
 
+def test_the_oracle_is_independent_of_the_product():
+    assert not imports(ROOT / "tests" / "oracle.py") & MODULES.keys()
+
+
 def test_everything_but_the_data_step_needs_no_data_engine():
     data_step = {module for package in DATA_STEP for module in below(package)}
     for module in MODULES.keys() - data_step:

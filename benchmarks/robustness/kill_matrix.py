@@ -43,6 +43,7 @@ from src.io.errors import UserError, run_command
 from src.io.paths import ROOT
 from src.runs.checkpoints import FORMER, LAST
 from tests.support import watched
+from tests.support.command_runs import contents, make_log
 from tests.support.watched import Aim, Ended
 
 USERS = 50
@@ -99,7 +100,7 @@ class Matrix:
 def prepare(place: Path, seed: int) -> Matrix:
     """Make the dataset and the run that nothing ends, by the commands alone; then once more
     watched, which tells how long the phases last."""
-    raw = watched.make_log(place / "raw", USERS)
+    raw = make_log(place / "raw", users=USERS)
     data, runs = place / "whole" / "data", place / "whole"
     for command, flags in (
         ("make_dataset", watched.data_flags(raw, data)),
@@ -145,7 +146,7 @@ def kill_data(matrix: Matrix) -> None:
     matrix.live(make_dataset.main, flags)
     verify_dataset(open_dataset(target))
     beside = [path.name for path in target.parent.iterdir() if path != target]
-    same = watched.contents(target) == watched.contents(matrix.data)
+    same = contents(target) == contents(matrix.data)
     matrix.identical += same and not beside
     if not same or beside:
         say(f"a dataset that was killed and made again differs; beside it: {beside}")

@@ -54,6 +54,7 @@ from src.config.cli import OneLineParser
 from src.io.errors import UserError, run_command
 from src.runs.checkpoints import FAULT, load_checkpoint
 from tests.support import watched
+from tests.support.command_runs import make_log
 from tests.support.watched import Aim
 from trainers import Trainer
 
@@ -319,7 +320,7 @@ def measure(steps: int, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), steps, random.Random(seed))
-        raw = watched.make_log(place.folder / "raw", USERS)
+        raw = make_log(place.folder / "raw", users=USERS)
         log = place.folder / "data.txt"
         watched.live(make_dataset.main, watched.data_flags(raw, place.folder / "data"), log)
         steady = place.run_long("steady", [])

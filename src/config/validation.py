@@ -117,6 +117,8 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError("--softmax_items all needs --loss ce, because --loss bce has no softmax")
     if settings.sparse_items and settings.weight_decay:
         raise UserError("--sparse_items does not support weight decay; give --weight_decay 0")
+    if settings.compile and settings.kernels == "plain":
+        raise UserError("--compile compiles the fused kernels; drop it, or give --kernels fused")
     if settings.share_experts and not settings.stop_gradient:
         raise UserError(
             "--share_experts and --no-stop_gradient contradict each other: with one "

@@ -18,6 +18,7 @@ class Uniform:
 
     needs_both_views: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
+    needs_held_out: ClassVar[bool] = False
     per_domain_gradients: ClassVar[bool] = False
 
     def __init__(self, settings, gap):
@@ -28,6 +29,9 @@ class Uniform:
 
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
         """Nothing is learned from a step."""
+
+    def update_held_out(self, losses: dict[str, Tensor], counts: Tensor) -> None:
+        """Nor from held-out events."""
 
     def combine(self, gradients: Tensor) -> Tensor:
         """[D, P] -> [P] their sum."""

@@ -54,8 +54,9 @@ def parse_command(arguments: list[str] | None = None, description: str = "") -> 
     parser = build_parser(config_class, description)
     _add_files(parser)
     parser.set_defaults(**defaults)
-    settings = _with_absolute_paths(from_namespace(config_class, parser.parse_args(arguments)))
+    settings = from_namespace(config_class, parser.parse_args(arguments))
     check_settings(settings)
+    settings = _with_absolute_paths(settings)
     run_protocols(settings)  # refuses unknown ones
     if before and (changed := difference(before, settings, resume=False)):
         action = "--evaluate scores" if early.evaluate else "--replay computes a step of"

@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "device": OptionalKey(str),
     "init_from": OptionalKey((dict, None)),
 }
-SERVING = NamedMap({"path": lambda value: "" if value in PATHS else " or ".join(PATHS)})
+SERVING = NamedMap({"path": lambda value: "" if value in list(PATHS) else " or ".join(PATHS)})
 AGAIN = "score the run again with main.py --evaluate"
 
 

@@ -166,9 +166,12 @@ class _WithUnused(nn.Module):
         return self.model(*inputs)
 
 
-def _contiguous(gradient: torch.Tensor) -> torch.Tensor:
-    """A dense gradient with the strides of a new tensor of its shape."""
-    return gradient if gradient.is_sparse else gradient.reshape(-1).view(gradient.shape)
+def _contiguous(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    """A dense gradient with the strides of a new tensor of its shape; None of a pass that does not
+    reach the parameter."""
+    if gradient is None or gradient.is_sparse:
+        return gradient
+    return gradient.reshape(-1).view(gradient.shape)
 
 
 def _agreed(error: UserError) -> UserError:

@@ -15,7 +15,7 @@ from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.evaluation.targets import drawn_candidates, split_targets
 from src.io.errors import UserError
-from src.runs import lifecycle
+from src.runs import lifecycle, training_state
 from src.runs.command import parse_command
 from src.runs.tables import METRICS_COLUMNS, Table
 from tests.support import readers as use
@@ -214,11 +214,11 @@ def test_an_id_table(world, spoil, name, edit):
         ("ranks.parquet", {"split": [True]}, "cannot be read"),
         ("ranks.parquet", {"split": [[1]]}, "cannot be read"),
         ("ranks.parquet", {"better": [None]}, "cannot be read"),
-        ("ranks.parquet", {"better": [-1]}, "holds ranks that cannot be"),
-        ("ranks.parquet", {"domain": ["Elsewhere"]}, "is of other domains than the results"),
+        ("ranks.parquet", {"better": [-1]}, "has impossible ranks"),
+        ("ranks.parquet", {"domain": ["Elsewhere"]}, "has domains that results.json lacks"),
         ("targets.parquet", {"item_count": ["x"]}, "cannot be read"),
-        ("targets.parquet", {"domain_history": None}, "is of an earlier version"),
-        ("targets.parquet", {"target": "later"}, "lacks targets of the ranks"),
+        ("targets.parquet", {"domain_history": None}, "was written by an earlier version"),
+        ("targets.parquet", {"target": "later"}, "lacks targets of ranks.parquet"),
     ],
 )
 def test_a_table_of_targets(world, spoil, name, edit, said):
@@ -242,14 +242,19 @@ def test_a_table_of_targets(world, spoil, name, edit, said):
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
-        ("metrics.csv", b"epoch", b"\xff", "cannot be read"),
-        ("metrics.csv", b"split", b"part", "cannot be read"),
-        ("metrics.csv", b"\n1,", b"\nsingle,", "cannot be read"),
-        ("metrics.csv", b",Toys,", b",Elsewhere,", "is of another run"),
-        ("metrics.csv", b",0.", b",1e9", "has values that are not finite"),
+        ("metrics.csv", b"epoch", b"\xff", "cannot read"),
+        ("metrics.csv", b"split", b"part", "cannot read"),
+        ("metrics.csv", b"\n1,", b"\nsingle,", "cannot read"),
+        (
+            "metrics.csv",
+            b",Toys,",
+            b",Elsewhere,",
+            "'Elsewhere', which results.json lacks",
+        ),
+        ("metrics.csv", b",0.", b",1e9", "has non-finite values"),
         ("metrics.csv", b"1,", b"9,", "lacks epoch 9"),
-        ("transfer.csv", b",Toys,", b",Books,", "has not one row an epoch and domain"),
-        ("transfer.csv", b"gamma", b"share", "cannot be read"),
+        ("transfer.csv", b",Toys,", b",Books,", "expected one row per (epoch, domain)"),
+        ("transfer.csv", b"gamma", b"share", "cannot read"),
     ],
 )
 def test_a_csv_file_of_a_run(world, spoil, name, old, new, said):
@@ -334,65 +339,66 @@ def at(*place):
 
 GONE, TENSOR = object(), torch.zeros(3)
 NO_STATE = torch.full((1, 5056), 255, dtype=torch.uint8)
+NOT_ONE = "is not a checkpoint of this version"
+
+
+@pytest.fixture
+def within(world):
+    """A checkpoint within an epoch."""
+    path = world.run / "within.pt"
+    if not path.is_file():
+        use.save_within(use.new_trainer(world), path)
+    return path
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (at("model", "item_table", GONE), "model has no item_table"),
-        (at("model", "item_table", torch.zeros(16, 5)), "model.item_table is [16, 5], not [16, 4]"),
-        (at("model", "item_table", [1]), "no checkpoint of this version"),
-        (at("model", "item_table", torch.zeros(1).expand(10**12)), "not [16, 4]"),
-        (at("model", "item_table", torch.zeros(16, 4).to_sparse()), "torch.sparse_coo"),
-        (at("model", "stranger", TENSOR), "model has 'stranger'"),
-        (at("optimizer", "x"), "optimizer is str of 1"),
-        (at("optimizer", "state", 0, "exp_avg", TENSOR), "exp_avg is [3], not"),
-        (at("optimizer", "state", 0, "exp_avg", GONE), "optimizer.state.0 lacks moments"),
-        (at("optimizer", "state", 0, "step", [1]), "step is list of 1"),
-        (at("optimizer", "state", 10**400, {}), "is of no parameter"),
-        (at("optimizer", "param_groups", []), "optimizer.param_groups is list of 0"),
-        (at("optimizer", "param_groups", 0, "params", 0, 5), "is of other parameters"),
-        (at("optimizer", "param_groups", 0, "lr", "x"), "lr is str of 1"),
-        (at("optimizer", "param_groups", 0, "betas", GONE), "param_groups has no betas"),
-        (at("scheduler", "last_epoch", None), "scheduler.last_epoch is None"),
-        (at("scheduler", "base_lrs", torch.zeros(())), "scheduler.base_lrs is a tensor []"),
-        (at("scheduler", "lr_lambdas", [5]), "scheduler.lr_lambdas is not empty"),
-        (at("scheduler", "lr_lambdas", GONE), "scheduler has no lr_lambdas"),
-        (at("optimizer", "param_groups", 0, "capturable", True), "capturable is True"),
-        (at("scheduler", GONE), "has no scheduler"),
-        (at("epoch", 10**400), "epoch is a number of many digits"),
-        (at("step", -1), "step is -1"),
-        (at("best", float("nan")), "best is nan"),
-        (at("position", 10**6), "position 1000000 is beyond the epoch"),
-        (at("sums", None), "sums is None"),
-        (at("sums", "losses", torch.zeros(0, 2, 3)), "sums.losses is a tensor [0, 2, 3]"),
-        (at("sums", "mim", [1]), "sums.mim is list of 1"),
-        (at("sums", "gammas", TENSOR), "sums.gammas is [3], not [3, 3, 3]"),
-        (at("sums", "paths", ["up"]), "sums.paths names no paths"),
-        (at("random", {}), "random is dict of 0"),
-        (at("random", "cpu", TENSOR), "random.cpu is [3] torch.float32"),
-        (at("random", "cpu", NO_STATE), "random state is none"),
-        (at("settings", "hidden", TENSOR), "no checkpoint of this version"),
-        (at("format", TENSOR), "no checkpoint of this version"),
+        (at("model", "item_table", GONE), 'Missing key(s) in state_dict: "item_table"'),
+        (at("model", "item_table", torch.zeros(16, 5)), "size mismatch for item_table"),
+        (at("model", "item_table", [1]), NOT_ONE),
+        (at("model", "item_table", torch.zeros(1).expand(10**12)), "size mismatch for item_table"),
+        (at("model", "item_table", torch.zeros(16, 4).to_sparse()), '"item_table"'),
+        (at("model", "stranger", TENSOR), 'Unexpected key(s) in state_dict: "stranger"'),
+        (at("optimizer", "x"), "does not fit this run"),
+        (at("optimizer", "state", 0, "exp_avg", TENSOR), "moments [3] of [16, 4]"),
+        (at("optimizer", "state", 0, "exp_avg", GONE), "KeyError: 'exp_avg'"),
+        (at("optimizer", "state", 0, "step", [1]), "does not fit this run"),
+        (at("optimizer", "state", 10**400, {}), "does not fit this run"),
+        (at("optimizer", "param_groups", []), "different number of parameter groups"),
+        (at("optimizer", "param_groups", 0, "params", 0, 5), "does not fit this run"),
+        (at("scheduler", "lr_lambdas", GONE), "KeyError: 'lr_lambdas'"),
+        (at("scheduler", GONE), "KeyError: 'scheduler'"),
+        (at("epoch", GONE), "KeyError: 'epoch'"),
+        (at("step", "x"), "does not fit this run"),
+        (at("lc_ntg", torch.zeros(9)), "does not fit this run"),
+        (at("lc_ntg", GONE), "KeyError: 'lc_ntg'"),
+        (at("weighting", {"stranger": TENSOR}), "weighting has no stranger"),
+        (at("sums", None), "does not fit this run"),
+        (at("sums", "losses", GONE), "KeyError: 'losses'"),
+        (at("sums", "losses", torch.zeros(0, 2, 3)), "does not fit this run"),
+        (at("sums", "counts", torch.zeros(1, 9)), "does not fit this run"),
+        (at("random", {}), "KeyError: 'cpu'"),
+        (at("random", "cpu", TENSOR), "invalid random state"),
+        (at("random", "cpu", NO_STATE), "invalid random state"),
+        (at("settings", GONE), NOT_ONE),
+        (at("identity", "0"), "is of another run"),
+        (at("data_sha256", "0"), "was trained on another dataset"),
+        (at("format", TENSOR), NOT_ONE),
+        (at("format", 3), NOT_ONE),
     ],
-    ids=lambda value: "" if callable(value) else value.replace("losses", "loss"),
+    ids=lambda value: "" if callable(value) else value,
 )
-def test_a_checkpoint_that_is_whole_and_of_something_else(world, spoil, edit, said):
-    path = world.run / "within.pt"
+def test_a_checkpoint_that_is_whole_and_of_something_else(world, spoil, within, edit, said):
+    spoil(within, edit)
     trainer = use.new_trainer(world)
-    if not path.is_file():
-        use.save_within(trainer, path)
-    spoil(path, edit)
-    refused(lambda: trainer.load(path), "within.pt" if "random state" not in said else "", said)
+    refused(lambda: training_state.load(trainer, within), "within.pt", said)
 
 
-def test_a_checkpoint_of_a_version_of_torch_that_kept_less_is_taken_up(world, spoil):
-    path = world.run / "within.pt"
+def test_a_checkpoint_of_a_version_of_torch_that_kept_less_is_taken_up(world, spoil, within):
+    spoil(within, at("optimizer", "param_groups", 0, "foreach", GONE))
     trainer = use.new_trainer(world)
-    if not path.is_file():
-        use.save_within(trainer, path)
-    spoil(path, at("optimizer", "param_groups", 0, "foreach", GONE))
-    trainer.load(path)
+    training_state.load(trainer, within)
     trainer.train_epoch()
     assert trainer.progress.epoch == 1
 
@@ -402,13 +408,25 @@ def test_a_checkpoint_of_a_version_of_torch_that_kept_less_is_taken_up(world, sp
     "edit",
     [
         at("model", "item_table", GONE), at("model", "item_table", torch.zeros(())),
-        at("model", "item_table", torch.zeros(16, 4, dtype=torch.complex64)),
-        at("model", "gap_state", torch.zeros(9, 9)), at("model", "gap_state", torch.zeros(0)),
+        at("model", "item_table", torch.zeros(16, 5)), at("model", "stranger", TENSOR),
+        at("model", "critics", torch.zeros(9, 9)), at("model", "critics", torch.zeros(0)),
     ],
 )  # fmt: skip
 def test_the_best_checkpoint(world, spoil, reader, edit):
     spoil(world.run / "best.pt", edit)
     refused(lambda: reader(world))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        at("lc_ntg", torch.zeros(9, 9)), at("lc_ntg", torch.zeros(0)),
+        at("model", "item_table", torch.zeros(16, 4, dtype=torch.complex64)),
+    ],
+)  # fmt: skip
+def test_the_best_checkpoint_of_a_run_to_start_from(world, spoil, edit):
+    spoil(world.run / "best.pt", edit)
+    refused(lambda: use.start_from(world))
 
 
 # ---------------------------------------------------------------- raw logs and folders

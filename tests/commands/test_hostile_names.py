@@ -191,6 +191,7 @@ def test_names_of_a_log_are_text_in_the_page_and_cells_in_the_tables(tmp_path, c
     assert set(levels.domain) >= set(domains)
 
 
+@pytest.mark.nightly
 def test_the_name_of_a_data_set_is_text_and_no_path(tmp_path, capsys):
     log = dataclasses.replace(Log(users=30), name="x")
     runs = [

@@ -13,6 +13,7 @@ from test_architecture import FILES, ROOT
 from src.dataset.store.folder import open_dataset
 from src.evaluation.candidates import stored_candidates
 from src.io.errors import UserError
+from src.runs import training_state
 from tests.support import readers as use
 from tests.support.spoiling import remove
 
@@ -129,7 +130,7 @@ def test_a_checkpoint_that_is_a_hostile_pickle(world, mark, name, write):
     write(path, mark)
     try:
         with pytest.raises(UserError, match="is damaged"):
-            use.new_trainer(world).load(path)
+            training_state.load(use.new_trainer(world), path)
         if name == "best.pt":
             with pytest.raises(UserError, match="is damaged"):
                 use.as_recommend(world)

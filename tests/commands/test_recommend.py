@@ -17,6 +17,7 @@ import recommend
 from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import Windows
 from src.dataset.store.folder import TEST, open_dataset
+from src.evaluation.queries import domain_scores
 from tests.support.command_runs import DOMAINS, ROOT, command, failing, make_data, train
 
 CPU = torch.device("cpu")
@@ -88,8 +89,8 @@ def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
     )
     window = Windows(np.array([0]), np.arange(len(items) + 1), np.zeros(len(items) + 1, np.int64))
     with torch.no_grad():
-        hidden = model.last_outputs(build_batch(one, window, 0, 0), path)
-        return model.item_scores(hidden, own)[0].numpy()
+        hidden = model.queries(build_batch(one, window, 0, 0), path)
+        return domain_scores(model, hidden, own)[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -204,13 +205,16 @@ def test_the_command_writes_csv_from_anywhere(folders, tmp_path):
     [
         (["--users", "g00001", "nobody"], ["--users: nobody"]),
         (["--domains", "Books"], ["--domains: Books is unknown", "A, B, C"]),
-        (["--serve_path", "cross"], ["--serve_path cross", "sdsr_separate", "single alone"]),
+        (
+            ["--serve_path", "cross"],
+            ["--serve_path cross", "sdsr_separate", "only the path single"],
+        ),
         (["--serve_path", "both"], ["--serve_path", "both"]),
         (["--k", "0"], ["--k must be at least 1"]),
         (["--out", "top.txt"], ["--out top.txt", ".parquet or .csv"]),
         (["--out", "nowhere/top.csv"], ["nowhere does not exist"]),
         (["--run", "nowhere"], ["--run nowhere holds no run"]),
-        (["--run", ""], ["--run is needed"]),
+        (["--run", ""], ["--run is required"]),
         (["--device", "tpu"], ["--device tpu"]),
     ],
 )
@@ -226,7 +230,7 @@ def test_a_run_without_a_checkpoint_or_with_a_foreign_one(folders, tmp_path, cap
     run = shutil.copytree(folders["syncrec"], tmp_path / "run")
     shutil.copy(folders["sdsr_separate"] / "domains" / "0" / "best.pt", run / "best.pt")
     line = failing(capsys, run, lambda: recommend.main(["--run", str(run)]))
-    assert "is of another model: --mode was sdsr_separate, now syncrec" in line
+    assert "is of another run: --mode was sdsr_separate, now syncrec" in line
     (run / "best.pt").unlink()
     line = failing(capsys, run, lambda: recommend.main(["--run", str(run)]))
     assert "best.pt does not exist; train first" in line

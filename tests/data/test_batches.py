@@ -221,7 +221,7 @@ def test_a_target_is_ranked_as_the_same_event_would_be_in_training():
     batch = train_batch(trained, max_len=5)
     for path in ("cross", "single"):
         ranked = encode(make_dataset([HELD], SIZES, held_out=1), model, path, 5)
-        torch.testing.assert_close(ranked, model.last_outputs(batch, path)[0])
+        torch.testing.assert_close(ranked, model.queries(batch, path)[0])
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -242,7 +242,7 @@ def test_other_file_systems_are_read_through_spark(tmp_path, spark, monkeypatch)
         records = file_records(spark, uri, "table")
         local = file_records(None, str(folder), "table")
         assert records == local
-    with pytest.raises(UserError, match="--engine spark reads other file systems"):
+    with pytest.raises(UserError, match="other file systems need --engine spark"):
         choose_format(uri, "auto")
 
 

@@ -162,7 +162,7 @@ def test_a_domain_alone_looks_the_same_at_every_relatedness(log):
         (["--out", "OUT", "--domains", "a,b", "--relatedness", "1"], "'a,b'"),
         (["--out", "OUT", "--noise", "1.5"], "--noise has the value 1.5"),
         (["--out", "OUT", "--relatedness", *"0000", "nan"], "--relatedness has the value nan"),
-        (["--out", "OUT", "--users", "0"], "--users is 0"),
+        (["--out", "OUT", "--users", "0"], "--users 0 is too small"),
         (["--out", "OUT", "--seed", "-1"], "--seed -1 is negative"),
         ([], "--out is missing"),
     ],

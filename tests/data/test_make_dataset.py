@@ -45,6 +45,7 @@ CIAO_EVENTS = {"c01": 39887, "c02": 21968, "c03": 23923, "c05": 21885, "c10": 30
 BUNDLED = Path(__file__).parents[2] / "src" / "dataset" / "raw" / "amazon"
 
 
+@pytest.mark.nightly
 def test_abxi_has_the_counts_of_its_readme(tmp_path):
     make(shared_log("abxi"), tmp_path / "out", month="201407")
     card = card_of(tmp_path / "out")
@@ -55,6 +56,7 @@ def test_abxi_has_the_counts_of_its_readme(tmp_path):
     assert round(card["audit"]["ties_across_domains"]["share"], 2) == 0.31
 
 
+@pytest.mark.nightly
 def test_ciao_has_the_counts_of_its_readme(tmp_path):
     make(shared_log("ciao"), tmp_path / "out", month="201104")
     card = card_of(tmp_path / "out")
@@ -66,6 +68,7 @@ def test_ciao_has_the_counts_of_its_readme(tmp_path):
     assert card["audit"]["duplicates"]["events"] == 355
 
 
+@pytest.mark.nightly
 def test_the_released_sample_has_the_counts_of_its_readme(tmp_path):
     make(shared_log("syncrec_sample") / "raw", tmp_path / "out", month="201810")
     card = card_of(tmp_path / "out")
@@ -82,9 +85,12 @@ def test_the_released_sample_has_the_counts_of_its_readme(tmp_path):
     ("name", "month", "end", "pair"),
     [
         ("bundled", "202206", "2022-07-01", ("gen_Books", "gen_Toys")),
-        ("abxi", "201206", "2012-07-01", ("Beauty", "Grocery_and_Gourmet_Food")),
+        pytest.param(
+            "abxi", "201206", "2012-07-01", ("Beauty", "Grocery_and_Gourmet_Food"),
+            marks=pytest.mark.nightly,
+        ),
     ],
-)
+)  # fmt: skip
 def test_an_earlier_month_equals_an_independent_recount(tmp_path, name, month, end, pair):
     folder = BUNDLED if name == "bundled" else shared_log(name)
     make(folder, tmp_path / "out", month=month)

@@ -186,7 +186,7 @@ def test_ids_of_bytes_are_refused(tmp_path, capsys):
     columns = {"user_id": [b"u"], "item_id": ["i"], "domain": ["d"], "unix_time": [MONTH]}
     (tmp_path / "raw").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "raw" / "e.parquet")
-    assert "ids of bytes" in fail(capsys, tmp_path / "raw", tmp_path / "out")
+    assert "bytes as ids" in fail(capsys, tmp_path / "raw", tmp_path / "out")
 
 
 def test_a_damaged_page_of_a_parquet_file_is_told_in_one_line(tmp_path, capsys):

@@ -67,9 +67,9 @@ def epoch_batches(dataset, folder, **options) -> tuple[Trainer, list]:
     trainer = Trainer(settings, dataset, folder, Process(torch.device("cpu")))
     seen, step = [], trainer.train_step
 
-    def noted(step_batches, epoch):
+    def noted(step_batches):
         seen.extend(step_batches)
-        step(step_batches, epoch)
+        return step(step_batches)
 
     trainer.train_step = noted
     trainer.train_epoch()

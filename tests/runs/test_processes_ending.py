@@ -161,7 +161,7 @@ def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_d
     (line,) = own_lines(done.stderr)
     fault = runs / "tiny" / "nan" / "fault.pt"
     assert line.startswith("error: the score of item ")
-    assert line.endswith(f"; {fault} has the state before it, for --replay")
+    assert line.endswith(f"; the state before it is in {fault}, for --replay")
     state = torch.load(fault, weights_only=True)
     assert (state["epoch"], state["position"], state["step"]) == (1, 6, 12)
 

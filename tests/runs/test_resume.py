@@ -84,7 +84,18 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda name: re.sub("[ ,]+", "-", name))
+NIGHTLY = ("all components", "many steps an epoch", "batches by length", "one task")
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.nightly] * (name in NIGHTLY), id=re.sub("[ ,]+", "-", name)
+        )
+        for name in VARIANTS
+    ],
+)
 def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(data, runs, variant):
     more = (EPOCHS, *VARIANTS[variant])
     expected = train(data, runs, "whole", *more)

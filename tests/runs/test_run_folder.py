@@ -29,15 +29,17 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.mark.parametrize("given", [(), ("--resume",), ("--overwrite",)])
-def test_a_second_command_in_the_folder_is_refused_and_changes_nothing(data, runs, capsys, given):
+def test_a_second_command_in_the_folder_is_refused_and_changes_nothing(data, runs, capsys):
     process = started(data, runs, EPOCHS)
     process.send_signal(signal.SIGSTOP)
     try:
-        line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
+        for given in ((), ("--resume",), ("--overwrite",)):
+            line = failing(
+                capsys, runs, lambda given=given: train(data, runs, "run", EPOCHS, *given)
+            )
+            assert f"another command is working in {runs / 'tiny' / 'run'}" in line
     finally:
         process.send_signal(signal.SIGCONT)
-    assert f"another command is working in {runs / 'tiny' / 'run'}" in line
     assert process.wait() == 0
     process.communicate()
 
@@ -46,8 +48,10 @@ class Killed(BaseException):
     """Ends a command where it stands."""
 
 
-@pytest.mark.parametrize("mode", ["syncrec", "sdsr_separate"])
-@pytest.mark.parametrize("removed", [1, 3, 8, 11])
+@pytest.mark.parametrize(
+    ("mode", "removed"),
+    [("syncrec", 1), ("syncrec", 8), ("sdsr_separate", 3), ("sdsr_separate", 11)],
+)
 def test_a_run_whose_replacement_was_killed_is_trained_again_whole(
     data, runs, tmp_path, monkeypatch, mode, removed
 ):

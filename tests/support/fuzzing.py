@@ -21,14 +21,15 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
-import main
 from src.config.cli import config_defaults, from_namespace
 from src.config.dataset_settings import DatasetSettings
 from src.config.settings import Settings
 from src.config.validation import check_settings
 from src.dataset.store.folder import open_named
-from src.dataset.store.verify import verify_dataset
+from src.dataset.store.verify import check_events, verify_dataset
 from src.io.errors import EXIT_USER_ERROR, UserError, run_command
+from src.runs import divergence, lifecycle, training_state
+from src.runs.command import parse_command
 from src.runs.tables import METRICS_COLUMNS, Table
 from tests.support import readers
 from tests.support.command_runs import data_step
@@ -107,7 +108,7 @@ def config_file(world: World, draw: Draw) -> None:
     content = draw(st.dictionaries(names, json_values, max_size=5))
     path = world.root / "made.json"
     path.write_bytes(json.dumps(content).encode("utf-8", "surrogatepass"))
-    main.parse_command([f"--config={path}"])
+    parse_command([f"--config={path}"])
 
 
 def odd_flags(settings_class: type, draw: Draw) -> list[str]:
@@ -127,9 +128,9 @@ def run_flags(world: World, draw: Draw) -> None:
     flags += odd_flags(Settings, draw)
 
     def find_run() -> None:
-        chosen = main.parse_command(flags).settings
+        chosen = parse_command(flags).settings
         dataset = open_named(chosen)
-        main.find_run(chosen, main.run_folder(chosen, dataset), dataset.card["sha256"])
+        lifecycle.find_run(chosen, lifecycle.run_folder(chosen, dataset), dataset.card["sha256"])
 
     run_command(find_run)
 
@@ -158,7 +159,7 @@ def dataset_folder(world: World, draw: Draw) -> None:
         try:
             verify_dataset(dataset)
         finally:
-            main.check_events(dataset)  # training looks no further
+            check_events(dataset)  # training looks no further
             readers.use_dataset(world, dataset)
 
 
@@ -180,16 +181,16 @@ def raw_log(world: World, draw: Draw) -> None:
 
 
 def checkpoint(world: World, draw: Draw) -> None:
-    """A checkpoint; what is accepted trains on, and its step is computed again."""
+    """The bytes of a checkpoint; what is accepted trains on, and its step is computed again."""
     trainer = readers.new_trainer(world)
     path = world.run / draw(st.sampled_from(("within.pt", "last.pt")))
     if not path.is_file():
         readers.save_within(trainer, path)
-    with spoiled(draw, path):
-        trainer.load(path)
+    with spoiled(draw, path, parts=False):
+        training_state.load(trainer, path)
         if trainer.progress.position < trainer.loader.steps_per_epoch:
             trainer.train_epoch()
-            _ = list(trainer.replay())
+            _ = list(divergence.replay(trainer, path))
 
 
 def best_checkpoint(world: World, draw: Draw) -> None:

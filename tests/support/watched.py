@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from src.dataset.generator import SyntheticConfig, generate, write_log
 from src.io.errors import UserError, run_command
 from src.io.files import TEMPORARY
 from src.io.paths import ROOT
@@ -46,16 +45,6 @@ FORKS = multiprocessing.get_context("forkserver")
 
 
 # ------------------------------------------------------------------------ log and flags
-
-
-def make_log(folder: Path, users: int) -> Path:
-    """A generated log of three domains; the folder."""
-    config = SyntheticConfig(
-        users=users, events=10, clusters=3, cluster_items=4,
-        domains=("A", "B", "C"), relatedness=(1.0, 0.5, 0.0), seed=1,
-    )  # fmt: skip
-    write_log(config, generate(config), folder)
-    return folder
 
 
 def data_flags(raw: Path, out: Path) -> list[str]:
@@ -292,15 +281,6 @@ def faults_after_a_kill(folder: Path, expected: Path) -> list[str]:
         if path.is_file() and path.read_bytes() != (expected / name).read_bytes():
             told.append(f"{name} differs")
     return told
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder and what it holds."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def newest_step(folder: Path) -> int:

@@ -243,14 +243,12 @@ class Trainer:
         self.process.agree(write)
 
     def train_epoch(self) -> EpochStatistics:
-        """One pass over the users, or the rest of it after a resume; the order depends only on the
-        seed and the epoch."""
+        """One pass over the users, or the rest of it; seed and epoch alone decide the order."""
         self.train_steps()
         return self.end_epoch()
 
     def train_steps(self) -> None:
-        """The remaining steps of the epoch. last.pt is written after the last one too, so that a
-        failed validation loses no step."""
+        """The remaining steps of the epoch; last.pt is written before the validation."""
         self.model.train()
         every = self.settings.save_every_steps
         with tqdm(

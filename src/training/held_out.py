@@ -7,10 +7,11 @@ from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import context_windows
 from src.evaluation.targets import Targets
 from src.objective.step_losses import domain_sums
+from src.training.trainer import TrainerProtocol
 
 
 @torch.no_grad()
-def held_out_losses(trainer, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
+def held_out_losses(trainer: TrainerProtocol, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
     """The mean step loss of each domain's held-out targets on every path {path: [D]} in nats, NaN
     for a domain without one, and the number of targets [D].
 
@@ -18,9 +19,9 @@ def held_out_losses(trainer, targets: Targets) -> tuple[dict[str, Tensor], Tenso
     """
     settings, dataset, process = trainer.settings, trainer.dataset, trainer.process
     trainer.model.eval()
-    like = {"device": process.device, "dtype": trainer.dtype}
-    sums = {path: torch.zeros(len(dataset.domain_names), **like) for path in trainer.paths}
-    counts = torch.zeros(len(dataset.domain_names), **like)
+    domains = len(dataset.domain_names)
+    counts = torch.zeros(domains, device=process.device, dtype=trainer.dtype)
+    sums = {path: torch.zeros_like(counts) for path in trainer.paths}
     users = targets.users[process.rank :: process.processes]
     ends = targets.events[process.rank :: process.processes] + 1
     for start in range(0, len(users), settings.batch_size):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -30,6 +31,7 @@ class TrainerProtocol(Protocol):
     process: Process
     paths: tuple[str, ...]
     loader: Loader
+    dtype: torch.dtype
     model: Any  # a Recommender and an nn.Module
     gap: NegativeTransferGap
     weighting: LossWeighting

@@ -205,7 +205,10 @@ def test_the_command_writes_csv_from_anywhere(folders, tmp_path):
     [
         (["--users", "g00001", "nobody"], ["--users: nobody"]),
         (["--domains", "Books"], ["--domains: Books is unknown", "A, B, C"]),
-        (["--serve_path", "cross"], ["--mode sdsr_separate", "only the path single"]),
+        (
+            ["--serve_path", "cross"],
+            ["--serve_path cross", "sdsr_separate", "only the path single"],
+        ),
         (["--serve_path", "both"], ["--serve_path", "both"]),
         (["--k", "0"], ["--k must be at least 1"]),
         (["--out", "top.txt"], ["--out top.txt", ".parquet or .csv"]),

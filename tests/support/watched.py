@@ -6,6 +6,7 @@ is changed but from outside: some functions tell the watcher when they are enter
 """
 
 import functools
+import itertools
 import multiprocessing
 import os
 import pkgutil
@@ -77,11 +78,11 @@ class Event(NamedTuple):
 
 
 class Aim(NamedTuple):
-    """When to kill: so many seconds after a phase is entered for the nth time."""
+    """When to kill: where a phase begins for the nth time, or so many seconds after."""
 
     phase: str
     nth: int
-    delay: float
+    delay: float = 0.0
 
 
 class Ended(NamedTuple):
@@ -112,7 +113,7 @@ def live(
     """
     _start_server()
     receiver, sender = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=_live, args=(command, arguments, log, sender, prepare))
+    process = FORKS.Process(target=_live, args=(command, arguments, log, sender, aim, prepare))
     process.start()
     sender.close()
     events: list[Event] = []
@@ -175,6 +176,7 @@ def _live(
     arguments: list[str],
     log: Path,
     sender: Connection,
+    aim: Aim | None,
     prepare: Callable[[], None] | None,
 ) -> None:
     """What the process does."""
@@ -187,18 +189,23 @@ def _live(
     sys.argv = [f"{command.__module__}.py", *arguments]
     for phase, (place, name) in PHASES.items():
         owner = pkgutil.resolve_name(place)
-        setattr(owner, name, _told(phase, getattr(owner, name), sender))
+        stop = aim.nth if aim and aim.phase == phase and not aim.delay else 0
+        setattr(owner, name, _told(phase, getattr(owner, name), sender, stop))
     if prepare:
         prepare()
     run_command(functools.partial(command, arguments))
 
 
-def _told(phase: str, function: Callable, sender: Connection) -> Callable:
-    """The function, which says when it is entered and left."""
+def _told(phase: str, function: Callable, sender: Connection, stop: int) -> Callable:
+    """The function, which says when it is entered and left; entered for the time number `stop`, it
+    does not go on, and is killed there."""
+    times = itertools.count(1)
 
     @functools.wraps(function)
     def telling(*arguments, **named):
         sender.send(Event(phase, True, time.monotonic()))
+        if next(times) == stop:
+            signal.pause()
         try:
             return function(*arguments, **named)
         finally:

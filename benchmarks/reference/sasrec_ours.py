@@ -23,7 +23,6 @@ from src.config.validation import check_settings
 from src.dataset.batching.batch import Batch
 from src.dataset.store.folder import open_dataset
 from src.io.errors import UserError, run_command
-from src.training.epoch_statistics import EpochStatistics
 from src.training.random_state import seed_everything
 from trainers import Trainer
 from utils import start_process
@@ -61,10 +60,9 @@ def time_steps(trainer: Trainer, warmup: int, steps: int) -> tuple[list[float], 
     backward and the optimiser.
     """
     trainer.model.train()
-    epoch = EpochStatistics(len(trainer.dataset.domain_names), trainer.process.device)
     ends, tokens = [], []
     for step_batches in islice(endless_steps(trainer), warmup + steps):
-        trainer.train_step(step_batches, epoch)
+        trainer.train_step(step_batches)
         ends.append(time.perf_counter())
         tokens.append(sum(len(batch.targets) for batch in step_batches))
     seconds = [end - start for start, end in pairwise(ends)]

@@ -173,7 +173,7 @@ def run_long(arguments: list[str]) -> None:
     came: list[Fault] = []
     memory = Memory(int(most))
     seen: dict[str, Any] = {"faults": [], "holdings": []}
-    Trainer.add_gradients = _with_faults(Trainer.add_gradients, waiting, came, memory)
+    Trainer.gradients = _with_faults(Trainer.gradients, waiting, came, memory)
     while line := _failure(flags):
         _limit_files(None)
         seen["faults"].append(_judge(came[-1], line, Path(folder)))
@@ -194,11 +194,11 @@ def _failure(flags: list[str]) -> str:
     return ""
 
 
-def _with_faults(add_gradients, waiting: list[Fault], came: list[Fault], memory: Memory):
-    """Trainer.add_gradients, in which the faults happen, and after which memory is looked at."""
+def _with_faults(gradients, waiting: list[Fault], came: list[Fault], memory: Memory):
+    """Trainer.gradients, in which the faults happen, and after which memory is looked at."""
 
     def faulty(trainer: Trainer, step_batches: list, by_domain: dict) -> list:
-        losses = add_gradients(trainer, step_batches, by_domain)
+        losses = gradients(trainer, step_batches, by_domain)
         if waiting and waiting[0].step == trainer.progress.step + 1:
             came.append(waiting.pop(0))
             _happen(came[-1], trainer, losses)
@@ -222,9 +222,10 @@ def _happen(fault: Fault, trainer: Trainer, losses: list) -> None:
         gradients = [part.grad for part in trainer.model.parameters() if part.grad is not None]
         gradients[int(fault.chance * len(gradients))].view(-1)[0] = math.nan
     else:
-        cross = losses[0].cross.clone()
+        cross = losses[0].by_path["cross"].clone()
         cross[int(fault.chance * len(cross))] = math.nan
-        losses[0] = losses[0]._replace(cross=cross, objective=cross.sum())
+        by_path = losses[0].by_path | {"cross": cross}
+        losses[0] = losses[0]._replace(by_path=by_path, objective=cross.sum())
 
 
 def _judge(fault: Fault, line: str, folder: Path) -> dict[str, Any]:

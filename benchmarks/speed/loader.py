@@ -57,7 +57,6 @@ from src.dataset.store.folder import ARRAYS, FORMAT, TEST, VALID, Dataset, open_
 from src.dataset.store.verify import check_events
 from src.io.errors import run_command
 from src.io.paths import ROOT
-from src.training.epoch_statistics import EpochStatistics
 from src.training.processes import Process
 from src.training.random_state import seed_everything
 from tests.support.step_benches import (
@@ -190,14 +189,10 @@ def training_rate(trainer: Trainer, count: int) -> float:
     """Tokens a second of `count` training steps on batches that are there."""
     steps = list(itertools.islice(coming_steps(trainer), count))
     tokens = sum(len(batch.targets) for step in steps for batch in step)
-    epoch = EpochStatistics(
-        len(trainer.dataset.domain_names), trainer.process.device,
-        with_mim=trainer.settings.mode == "syncrec" and trainer.settings.sc_mim,
-    )  # fmt: skip
 
     def train() -> None:
         for step in steps:
-            trainer.train_step(step, epoch)
+            trainer.train_step(step)
 
     return tokens / seconds(train, trainer.process.device)
 

@@ -1,5 +1,6 @@
 """Fixtures that the tests share."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the real logs (../shared/data) are not here")
     return SHARED_DATA
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-k WORDS`, leave out files that hold none of the words: importing every file would load
+    the data engines for each choice of tests. Expressions with `not` look at all files."""
+    words = re.findall(r"\w+", config.option.keyword.lower())
+    if not words or "not" in words or collection_path.suffix != ".py":
+        return None
+    text = f"{collection_path.name} {collection_path.read_text()}".lower()
+    return None if any(word in text for word in words) else True

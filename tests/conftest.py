@@ -47,3 +47,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     text = f"{collection_path.name} {collection_path.read_text()}".lower()
     return None if any(word in text for word in words) else True
+
+
+@pytest.fixture(autouse=True)
+def torch_settings_end_with_the_test():
+    """`--deterministic` holds for a whole process, and tests run commands within theirs."""
+    yield
+    torch.use_deterministic_algorithms(False)

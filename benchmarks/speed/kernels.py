@@ -32,27 +32,29 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
-    DOMAIN_EVENTS,
-    DOMAIN_ITEMS,
-    Bench,
-    generated_dataset,
     interleaved,
     machine,
-    make_bench,
     make_parser,
-    paper_settings,
     peak_mib,
     print_result,
     say,
     seconds,
     spread,
     start,
-    training_lengths,
 )
 from src.io.errors import UserError, run_command
 from src.nn.experts import view_tiles
 from src.nn.softmax_loss import softmax_loss
 from src.training.processes import Process
+from tests.support.step_benches import (
+    DOMAIN_EVENTS,
+    DOMAIN_ITEMS,
+    Bench,
+    generated_dataset,
+    make_bench,
+    paper_settings,
+    training_lengths,
+)
 
 KERNELS = ("plain", "fused")
 PARTS = ("step", "encoder", "softmax")

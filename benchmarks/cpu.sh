@@ -21,6 +21,7 @@ asked domains speed/domains
 asked catalogue memory/catalogue
 asked catalogue_run memory/catalogue_run
 asked kernels speed/kernels
+asked kernels_middle speed/kernels --hidden 128 256 --rounds 5
 asked softmax speed/softmax
 asked evaluate speed/evaluate
 asked protocols speed/protocols

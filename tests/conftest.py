@@ -1,6 +1,7 @@
 """Fixtures that the tests share."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 pytest_plugins = ["tests.support.spark_session"]
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
+# A shell has its background commands ignore SIGINT, and theirs would inherit that from the tests
+signal.signal(signal.SIGINT, signal.default_int_handler)
 TESTS = Path(__file__).resolve().parent
 SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 

@@ -15,7 +15,7 @@ from src.dataset.build.card import make_card
 from src.dataset.build.reuse import existing_card
 from src.dataset.build.selection import select_events
 from src.dataset.build.sequences import Sequences, build_sequences
-from src.dataset.build.staging import staging_folder, temporary_folder
+from src.dataset.build.staging import remove_leftovers, staging_folder, temporary_folder
 from src.dataset.build.suggest import suggest_filters
 from src.dataset.build.writer import write_rejected, write_tables
 from src.dataset.engine.base import Engine, open_engine
@@ -77,6 +77,7 @@ def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict[str, Any
     """Make the dataset folder unless it exists; returns its card and whether it is new."""
     log = None if is_remote(raw_location(settings)) else find_log(settings)
     if log and (card := existing_card(folder, content_options(settings, log.format), log.records)):
+        remove_leftovers(folder)
         return card, False
     with staging_folder(folder, settings.temp_dir) as staging:
         with open_engine(settings, staging.spill) as engine:

@@ -113,9 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         for hidden, dtype in itertools.product(asked.hidden, asked.dtype):
             say(f"H {hidden}, {dtype}")
             flags = (hidden, PRECISIONS[dtype], asked.loss, asked.batch, asked.threads)
-            cases.append(
-                {"hidden": hidden, "dtype": dtype} | compare(roots, asked.rounds, *flags)
-            )
+            cases.append({"hidden": hidden, "dtype": dtype} | compare(roots, asked.rounds, *flags))
     rows = [["H", "type", "base, s", "checkout, s", "ratio", "CPU ratio"]]
     for case in cases:
         times = case["rounds"]

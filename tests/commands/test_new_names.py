@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import main
 import recommend
 import report
 from src.config.cli import setting
@@ -234,13 +235,15 @@ def flat(state) -> list[torch.Tensor]:
 
 
 def test_two_processes_train_as_one(data, tmp_path):
-    kinds = {"gru": ["--model=gru4rec"], "inv": ["--weighting=inverse_loss"],
-             "pc": ["--weighting=pcgrad"]}  # fmt: skip
-    for processes in (1, 2):
-        runs = [
-            (exact(data, tmp_path / str(processes), name, *flags, "--max_epochs=2"), None)
-            for name, flags in kinds.items()
-        ]
-        launch_runs(processes, tmp_path, runs).check_returncode()
-    for name in kinds:
-        assert_same_run(*(tmp_path / str(number) / "tiny" / name for number in (1, 2)))
+    names = {"gru4rec": "--model", "inverse_loss": "--weighting", "pcgrad": "--weighting"}
+
+    def commands(folder):
+        more = "--batch_size=14", "--max_epochs=2"
+        return [exact(data, folder, name, f"{flag}={name}", *more) for name, flag in names.items()]
+
+    for command in commands(tmp_path / "one"):
+        main.main(command)
+    runs = [(command, None) for command in commands(tmp_path / "two")]
+    launch_runs(2, tmp_path, runs).check_returncode()
+    for name in names:
+        assert_same_run(tmp_path / "one" / "tiny" / name, tmp_path / "two" / "tiny" / name)

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -90,15 +91,35 @@ def write(folder, rows, files):
     return folder
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(events=EVENTS, options=OPTIONS, files=st.integers(1, 3), order=st.randoms())
+def over_random_logs(examples):
+    """Run a test on so many random logs and options, always the same ones."""
+
+    def decorate(test):
+        drawn = given(events=EVENTS, options=OPTIONS, files=st.integers(1, 3), order=st.randoms())
+        return settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=[HealthCheck.function_scoped_fixture],
+        )(drawn(test))
+
+    return decorate
+
+
+@over_random_logs(15)
 def test_every_array_is_that_of_the_reference(tmp_path_factory, events, options, files, order):
+    check_arrays(tmp_path_factory, events, options, files, order)
+
+
+@pytest.mark.nightly
+@over_random_logs(150)
+def test_the_arrays_of_many_logs(tmp_path_factory, events, options, files, order):
+    check_arrays(tmp_path_factory, events, options, files, order)
+
+
+def check_arrays(tmp_path_factory, events, options, files, order):
+    """The command's arrays, ids and counts of a shuffled log are those of the reference."""
     rows = [(user, item, domain, MONTH + DAY * day) for user, item, domain, day in events]
     expected = reference(rows, *(options[name] for name in FILTERS))
     folder = tmp_path_factory.mktemp("log")

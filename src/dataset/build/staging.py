@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def staging_folder(target: Path, temp_dir: str = "") -> Iterator[Staging]:
     folder, where nothing can be written, and when the disk is full.
     """
     target = target.resolve()
-    root = target.parent / f".{target.name}.partial"
+    root = _root(target)
     refusal = (
         f"another command is making {target}; wait for it, or name another folder with --variant "
         "or --out_dir"
@@ -53,6 +53,18 @@ def staging_folder(target: Path, temp_dir: str = "") -> Iterator[Staging]:
                 _remove(root)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error}") from None
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what a command left that was killed when `target` had its name already."""
+    target = target.resolve()
+    if _root(target).exists():
+        with suppress(UserError, OSError), hold_lock(target, "in use"):
+            _remove(_root(target))
+
+
+def _root(target: Path) -> Path:
+    return target.parent / f".{target.name}.partial"
 
 
 def _remove(root: Path) -> None:

@@ -82,14 +82,15 @@ class EpochStatistics:
         def share(parts: Tensor) -> Tensor:  # [P, D] -> [D]
             return parts[rank] if len(parts) == processes else parts.sum(0) * (rank == 0)
 
+        losses = dict(state["losses"])  # of a tensor, torch would take a path for an index
         for path, sums in self.losses.items():
-            sums.copy_(share(state["losses"][path]))
+            sums.copy_(share(losses[path]))
         self.counts.copy_(share(state["counts"]))
         for name in ("steps", "gap_sums", "weights"):
             getattr(self, name).copy_(state[name])
-        device = self.counts.device
-        self.shown = {name: value.to(device) for name, value in state["shown"].items()}
-        self.transfer = list(state["transfer"].to(device))
+        device, domains = self.counts.device, len(self.counts)
+        self.shown = {name: value.to(device).view(()) for name, value in state["shown"].items()}
+        self.transfer = list(state["transfer"].to(device).view(-1, 3, domains))
 
     # ------------------------------------------------------------------------ rows of tables
 

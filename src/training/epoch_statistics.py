@@ -135,23 +135,3 @@ def epoch_rows(
         for domain, metrics in by_domain.items():
             for metric, value in metrics.items():
                 yield (*done, "valid", path, domain, metric, value)
-
-
-def epoch_line(
-    done: tuple[int, int],
-    statistics: EpochStatistics | None,
-    results: dict[str, dict],
-    names: list[str],
-    shown: tuple[str, str],
-) -> str:
-    """The line on the console after (epoch, step): the losses of an epoch, if there was one, and
-    from each path's validation `results` a mean and a metric, `shown`."""
-    average, metric = shown
-    parts = [f"epoch {done[0]:3d}  step {done[1]:6d}"]
-    parts += [
-        f"{path} loss {value:.4f}"
-        for path, domain, name, value in (statistics.loss_rows(names) if statistics else ())
-        if domain == "users" and name == "loss"
-    ]
-    parts += [f"{path} {metric} {values[average][metric]:.4f}" for path, values in results.items()]
-    return "  ".join(parts)

@@ -19,11 +19,12 @@ then holds more, by how the pieces happen to fit. `ce`, which takes long, has on
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.memory.catalogue_memory import SETTINGS, catalogue_bench, measure_alone
@@ -38,11 +39,11 @@ from benchmarks.speed.common import (
     start,
 )
 from src.io.errors import run_command
+from src.training.device_memory import memory_limit
 from src.training.processes import Process
-from tests.support.step_benches import (
-    Bench,
-)
+from tests.support.step_benches import Bench
 
+CPU = torch.device("cpu")
 COPIES = {True: 3, False: 4}  # tables held: weights, two moments and, unless sparse, the gradient
 
 
@@ -51,24 +52,13 @@ def needed_bytes(items: int, hidden: int, sparse: bool) -> int:
     return COPIES[sparse] * 4 * items * hidden
 
 
-def available_bytes() -> float:
-    """Memory that is free or can be freed; without a way to know, no limit."""
-    status = Path("/proc/meminfo")
-    if not status.is_file():
-        return float("inf")
-    for line in status.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
 def make_benches(asked: argparse.Namespace, process: Process) -> dict[str, Bench]:
     """A bench for each size and kind of update, as far as the memory goes."""
     benches = {}
     for sparse in (True, False):
         for count in asked.items:
             needed = 1.25 * needed_bytes(count, asked.hidden, sparse)
-            if not sparse and (asked.skip_dense or needed > available_bytes()):
+            if not sparse and (asked.skip_dense or needed > memory_limit(CPU)[0]):
                 say(f"left out: {count} items with dense updates")
                 continue
             bench = catalogue_bench(

@@ -17,7 +17,6 @@ import ctypes
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,10 @@ import numpy as np
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.speed.common import (
-    make_parser,
-    peak_mib,
-    say,
-    seconds,
-    start,
-)
+from benchmarks.speed.common import alone, make_parser, peak_mib, seconds, start
 from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.evaluation.targets import split_targets
-from src.io.errors import UserError, run_command
+from src.io.errors import run_command
 from src.training.processes import Process
 from tests.support.step_benches import (
     DOMAIN_EVENTS,
@@ -136,17 +129,11 @@ def validate(parsed: argparse.Namespace, process: Process) -> dict[str, Any]:
 
 def measure_alone(parsed: argparse.Namespace, part: str, items: int, rounds: int) -> dict[str, Any]:
     """What a process of its own says of a part at a size; `parsed` has the other flags."""
-    command = [
-        sys.executable, __file__, f"--part={part}", f"--items={items}", f"--hidden={parsed.hidden}",
+    return alone(
+        __file__, f"--part={part}", f"--items={items}", f"--hidden={parsed.hidden}",
         f"--batch={parsed.batch}", f"--rounds={rounds}", f"--threads={parsed.threads}",
         f"--device={parsed.device}",
-    ]  # fmt: skip
-    say(f"{part} with {items} items, in a process of its own")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise UserError(f"{part} with {items} items broke off: {reason}")
-    return json.loads(done.stdout)
+    )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

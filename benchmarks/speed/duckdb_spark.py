@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.speed.common import print_result, say
-from benchmarks.speed.data import timed
+from benchmarks.speed.common import print_result, say, timed
 from src.config.cli import OneLineParser
 from src.io.errors import UserError, run_command
 
@@ -42,14 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
         raw = asked.raw_dir
         if not raw:
             raw = work / "log"
-            timed(
-                [
-                    "benchmarks/speed/data.py",
-                    "--generate",
-                    f"--into={raw}",
-                    f"--events={asked.events}",
-                ]
-            )
+            source = ["--generate", f"--into={raw}", f"--events={asked.events}"]
+            timed(["benchmarks/speed/data.py", *source])
         for engine in ENGINES:
             done = timed(
                 ["make_dataset.py", "--data_name=bench", f"--strd_ym={asked.strd_ym}",

@@ -21,7 +21,6 @@ Where torch has no chunked form (it came with 2.13), `ours` is measured alone.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,17 +34,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
+    alone,
     interleaved,
     machine,
     make_parser,
     peak_mib,
     print_result,
-    say,
     seconds,
     spread,
     start,
 )
-from src.io.errors import UserError, run_command
+from src.io.errors import run_command
 from src.nn.kernels.softmax_loss import softmax_loss
 from src.training.processes import Process
 
@@ -131,17 +130,12 @@ def run_alone(asked: argparse.Namespace, process: Process) -> dict[str, float]:
 
 def measure_alone(asked: argparse.Namespace, variant: str, items: int) -> float:
     """`added_mib` of a variant."""
-    command = [
-        sys.executable, __file__, f"--alone={variant}", f"--items={items}",
+    passes = alone(
+        __file__, f"--alone={variant}", f"--items={items}",
         f"--targets={asked.targets}", f"--hidden={asked.hidden}", f"--dtype={asked.dtype}",
         f"--threads={asked.threads}", f"--device={asked.device}", f"--rows={asked.rows}",
-    ]  # fmt: skip
-    say(f"{variant} with {items} items, in a separate process")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise UserError(f"{variant} with {items} items failed: {reason}")
-    return json.loads(done.stdout)["added_mib"]
+    )  # fmt: skip
+    return passes["added_mib"]
 
 
 def measure(asked: argparse.Namespace, items: int, process: Process) -> dict[str, Any]:

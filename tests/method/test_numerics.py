@@ -60,6 +60,7 @@ def test_a_run_with_plain_kernels_is_the_run(precision, tolerance, tmp_path):
     torch.testing.assert_close(*losses, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.nightly  # the compiler takes half a minute
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_are_the_steps_within_float32_rounding():
     plain = losses_and_weights(mode="sdsr", experts_cross=1, experts_single=0)

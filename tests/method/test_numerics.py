@@ -81,15 +81,15 @@ def test_bf16_steps_follow_the_float32_steps_within_a_hundredth(loss):
 
 def test_deterministic_runs_are_the_runs(tmp_path):
     data = make_data(tmp_path)
-    found = []
+    tables = []
     for name, more in (("plain", ()), ("checked", ("--deterministic",))):
         try:
             run = train(data, tmp_path, name, "--max_epochs=2", *more)
             assert torch.are_deterministic_algorithms_enabled() == bool(more)
         finally:
             torch.use_deterministic_algorithms(False)
-        found.append([(run / file).read_bytes() for file in ("metrics.csv", "transfer_steps.csv")])
-    assert found[0] == found[1]
+        tables.append([(run / file).read_bytes() for file in ("metrics.csv", "transfer_steps.csv")])
+    assert tables[0] == tables[1]
 
 
 def test_deterministic_refuses_what_may_differ():

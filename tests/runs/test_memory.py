@@ -9,7 +9,6 @@ import torch
 
 from src.config.settings import Settings
 from src.io.errors import UserError
-from src.runs.models import count_parameters
 from src.training import device_memory
 from src.training.device_memory import check_tables, forecast, shortage, smaller_batch
 from src.training.processes import Process
@@ -81,16 +80,11 @@ def test_processes_share_the_batch_and_a_fuller_batch_is_allowed_for():
     assert forecast(by_length, 1000, 10, lengths).tokens == 300  # the ten longest
 
 
-def test_no_number_of_the_model_is_made_to_count_them():
-    dataset = step_benches.generated_dataset(np.full(4, 5), [1, 1], [10, 10])
-    huge = Settings(hidden=60_000, layers=40)
-    assert count_parameters(huge, dataset) > 40 * 3 * 12 * 60_000**2  # some 20 TB
-
-
 # ---------------------------------------------------------------- what cannot fit, what may not
 
 
 def test_tables_larger_than_all_memory_are_refused(tmp_path, capsys):
+    """Their size is computed without allocating them."""
     data = make_data(tmp_path)
     capsys.readouterr()
     with pytest.raises(

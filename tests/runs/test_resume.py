@@ -103,7 +103,7 @@ IN_EVERY_CHANGE = (
     ],
 )
 def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(data, runs, variant):
-    more = (EPOCHS, "--protocol=full", *VARIANTS[variant])
+    more = ("--max_epochs=2", "--protocol=full", *VARIANTS[variant])
     expected = train(data, runs, "whole", *more)
     folder = stopped(data, runs, "parts", *more, at=5)
     train(data, runs, "parts", *more, "--resume")
@@ -368,7 +368,7 @@ def test_a_signal_in_a_validation_ends_at_once_and_the_epoch_is_not_lost(
 
 
 def test_the_patience_is_not_over_within_an_epoch(data, runs):
-    """As without the interruption: it is asked for at the ends of epochs alone."""
+    """It is checked at the ends of epochs alone, as without the interruption."""
     given = ("--max_epochs=6", "--patience_steps=1", "--lr=1e-9")
     expected = train(data, runs, "whole", *given)
     trainers = []

@@ -40,6 +40,16 @@ def seconds(run: Callable[[], Any], device: torch.device | None = None) -> float
     return time.perf_counter() - start
 
 
+def clocked(run: Callable[[], Any], device: torch.device) -> Callable[[], tuple[float, float]]:
+    """A function that calls `run`: its wall seconds, and the CPU seconds of all threads."""
+
+    def timed_run() -> tuple[float, float]:
+        before = time.process_time()
+        return seconds(run, device), time.process_time() - before
+
+    return timed_run
+
+
 def interleaved(
     runs: dict[str, Callable[[], float]], rounds: int, warm_up: int = 1
 ) -> dict[str, list[float]]:

@@ -22,8 +22,7 @@ Where torch has no chunked form (it came with 2.13), `ours` is measured alone.
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -35,12 +34,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
     alone,
+    clocked,
     interleaved,
     machine,
     make_parser,
     peak_mib,
     print_result,
-    seconds,
     spread,
     start,
 )
@@ -145,15 +144,11 @@ def measure(asked: argparse.Namespace, items: int, process: Process) -> dict[str
     given = make_inputs(asked.targets, items, asked.hidden, process.device)
     differences = {variant: difference(variant, given, asked) for variant in variants[1:]}
 
-    def timed(variant: str) -> Callable[[], tuple[float, float]]:
-        def run() -> tuple[float, float]:
-            before = time.process_time()
-            passed = seconds(lambda: one_pass(variant, given, asked), process.device)
-            return passed, time.process_time() - before
-
-        return run
-
-    both = interleaved({variant: timed(variant) for variant in variants}, asked.rounds)
+    runs = {
+        variant: clocked(partial(one_pass, variant, given, asked), process.device)
+        for variant in variants
+    }
+    both = interleaved(runs, asked.rounds)
     rounds, cpu = (
         {variant: [clocks[clock] for clocks in times] for variant, times in both.items()}
         for clock in range(2)

@@ -138,17 +138,20 @@ def _check_steppers(trainer: TrainerProtocol) -> None:
         _check_entries(name, loaded, new_schedule.state_dict() | moved)
     for optimizer in trainer.optimizers.values():
         for parameter, state in optimizer.state.items():
-            float(state["step"])
+            float(state["step"])  # TypeError and others where it is no number
             for name in ("exp_avg", "exp_avg_sq"):
-                if state[name].shape != parameter.shape:
-                    raise ValueError(
-                        f"moments {list(state[name].shape)} of {list(parameter.shape)}"
-                    )
+                moment = state[name]
+                if moment.shape != parameter.shape or moment.is_sparse:
+                    raise ValueError(f"moments {list(moment.shape)} of {list(parameter.shape)}")
 
 
 def _check_entries(name: str, loaded: dict[str, Any], expected: dict[str, Any]) -> None:
-    """ValueError where a loaded state lacks an entry or has another value."""
-    wrong = [entry for entry, value in expected.items() if loaded.get(entry) != value]
+    """ValueError where a loaded state lacks an entry, or has another value or type."""
+    wrong = [
+        entry
+        for entry, value in expected.items()
+        if loaded.get(entry) != value or type(loaded.get(entry)) is not type(value)
+    ]
     if wrong:
         raise ValueError(f"{name} has another {wrong[0]}")
 

@@ -432,7 +432,7 @@ GROUP = ("optimizer", "param_groups", 0)
     [
         ((*GROUP, "lr"), "fast"),
         ((*GROUP, "betas"), None),
-        ((*GROUP, "amsgrad"), True),
+        ((*GROUP, "amsgrad"), 0.0),
         (("optimizer", "state", 0, "step"), [1]),
         (("scheduler", "last_epoch"), "x"),
         (("scheduler", "_step_count"), 10**400),

@@ -61,23 +61,24 @@ def step_of(name: str, *arguments: Any) -> dict[str, Any]:
     return ended._asdict()
 
 
-def run_all(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
+def run_all(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """The log and the three commands."""
     log, data, runs = work / "log", work / "dataset", work / "runs"
     log.mkdir()
-    generate(asked.items, asked.events, asked.users, log / "events.parquet")
-    threads = f"--threads={asked.threads}"
+    generate(options.items, options.events, options.users, log / "events.parquet")
+    threads = f"--threads={options.threads}"
     dataset = step_of(
         "dataset",
         ["make_dataset.py", "--data_name=catalogue", "--strd_ym=203012", f"--raw_dir={log}",
-         f"--out_dir={data}", "--split=temporal", f"--valid_share={asked.held_out}",
-         f"--test_share={asked.held_out}", threads],
+         f"--out_dir={data}", "--split=temporal", f"--valid_share={options.held_out}",
+         f"--test_share={options.held_out}", threads],
     )  # fmt: skip
     flags = [
         "main.py", f"--data_dir={data}", f"--runs_dir={runs}", "--run_name=run", "--loss=bce",
-        "--sparse_items", f"--hidden={asked.hidden}", "--layers=1", f"--batch_size={asked.batch}",
-        "--max_epochs=1", f"--save_every_steps={asked.save_every}", "--protocol=full", threads,
-        f"--device={asked.device}",
+        "--sparse_items", f"--hidden={options.hidden}", "--layers=1",
+        f"--batch_size={options.batch}", "--max_epochs=1",
+        f"--save_every_steps={options.save_every}", "--protocol=full", threads,
+        f"--device={options.device}",
     ]  # fmt: skip
     folder = runs / "catalogue" / "run"
     second = folder / "former.pt"  # there as soon as a second checkpoint is
@@ -93,16 +94,16 @@ def run_all(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
         "steps": last_step(folder), "interrupted_after": interrupted_after(began["last_line"]),
         "checkpoint_mib": checkpoint, "log_mib": (log / "events.parquet").stat().st_size / 2**20,
         "commands": {"dataset": dataset, "interrupted": began, "resumed": ended},
-        "test_ndcg@10": {path: own["macro"]["ndcg@10"] for path, own in test.items()},
+        "test_ndcg@10": {path: means["macro"]["ndcg@10"] for path, means in test.items()},
     }  # fmt: skip
 
 
 def interrupted_after(line: str) -> int:
     """The step that the last line of an interrupted run names."""
-    found = re.search(r"after step (\d+) of epoch", line)
-    if found is None:
+    match = re.search(r"after step (\d+) of epoch", line)
+    if match is None:
         raise UserError(f"the interrupted run ended with another line: {line}")
-    return int(found[1])
+    return int(match[1])
 
 
 def last_step(folder: Path) -> int:
@@ -124,21 +125,21 @@ def main(arguments: list[str] | None = None) -> None:
         "--held_out", type=float, default=0.002, help="share of the events in each split (.002)"
     )
     parser.add_argument("--work_dir", help="folder for the log, the dataset and the run")
-    asked = parser.parse_args(arguments)
-    if asked.events < asked.items:
-        raise UserError(f"--events {asked.events} are too few: each of the --items has one")
-    process = start(asked)
-    with tempfile.TemporaryDirectory(dir=asked.work_dir) as work:
-        found = run_all(asked, Path(work))
-    for done in found["commands"].values():
+    options = parser.parse_args(arguments)
+    if options.events < options.items:
+        raise UserError(f"--events {options.events} are too few: each of the --items has one")
+    process = start(options)
+    with tempfile.TemporaryDirectory(dir=options.work_dir) as work:
+        figures = run_all(options, Path(work))
+    for done in figures["commands"].values():
         del done["last_line"]  # it names a temporary folder
-    result = {**found, "hidden": asked.hidden, "batch": asked.batch, **machine(process)}
+    result = {**figures, "hidden": options.hidden, "batch": options.batch, **machine(process)}
     rows = [["command", "seconds", "peak memory, MiB"]]
     rows += [
         [name, f"{done['seconds']:.1f}", f"{done['peak_mib']:,.0f}"]
-        for name, done in found["commands"].items()
+        for name, done in figures["commands"].items()
     ]
-    print_result(result, rows, asked.json)
+    print_result(result, rows, options.json)
 
 
 if __name__ == "__main__":

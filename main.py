@@ -60,7 +60,7 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
         with advise_when_full("reading the checkpoint", smaller_tables(settings)):
             resumed = settings.resume and training_state.resume(trainer)
         if settings.init_from and not resumed:
-            former = former or open_former(Path(settings.init_from), open_named)
+            former = former or open_former(Path(settings.init_from))
             fresh = training_state.fresh_states(trainer)
             if states := initial_state(former, part, fresh, trainer.model):
                 training_state.start_from(trainer, states)

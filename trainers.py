@@ -207,7 +207,7 @@ class Trainer:
             while not self.progress.finished(self.settings):
                 self._fit_epoch(tables, targets)
                 self._stop_if_asked()
-            tables.close()
+            tables.view.close()
             self._stop_if_asked()
 
     def _fit_epoch(self, tables: RunTables, targets: Targets) -> None:

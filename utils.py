@@ -1,4 +1,4 @@
-"""What a command does first: allocator, device, processes."""
+"""Start a command: allocator, device, processes."""
 
 import ctypes
 import os
@@ -11,10 +11,10 @@ from src.training.processes import Process
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory of freed tensors for the next ones (glibc; else nothing).
+    """Keep the memory of freed tensors in the process for later ones (glibc; no effect elsewhere).
 
-    By default it gives blocks above some megabytes back to the system at once, and a step spends
-    longer on mapping and clearing the same pages again than on filling them.
+    By default the C library returns blocks above some megabytes to the system at once, and a step
+    spends more time on mapping and clearing the same pages again than on filling them.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
@@ -26,9 +26,10 @@ def keep_freed_memory() -> None:
 
 
 def start_process(device: str, deterministic: bool = False) -> Process:
-    """Join the other processes where torchrun started this one; choose the device.
+    """Choose the device, and join the other processes if torchrun started this one.
 
-    With `deterministic` torch refuses operations whose result may differ from run to run.
+    With `deterministic` torch refuses operations whose result may differ from run to run. UserError
+    for a device that does not exist here.
     """
     keep_freed_memory()
     if deterministic:
@@ -45,6 +46,7 @@ def start_process(device: str, deterministic: bool = False) -> Process:
 
 
 def _device(name: str, local_rank: int) -> torch.device:
+    """The device of `--device`: auto, cpu, cuda (one GPU per process) or cuda:N."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -19,11 +19,12 @@ then holds more, by how the pieces happen to fit. `ce`, which takes long, has on
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.memory.catalogue_memory import SETTINGS, catalogue_bench, measure_alone
@@ -38,11 +39,11 @@ from benchmarks.speed.common import (
     start,
 )
 from src.io.errors import run_command
+from src.training.device_memory import memory_limit
 from src.training.processes import Process
-from tests.support.step_benches import (
-    Bench,
-)
+from tests.support.step_benches import Bench
 
+CPU = torch.device("cpu")
 COPIES = {True: 3, False: 4}  # tables held: weights, two moments and, unless sparse, the gradient
 
 
@@ -51,66 +52,55 @@ def needed_bytes(items: int, hidden: int, sparse: bool) -> int:
     return COPIES[sparse] * 4 * items * hidden
 
 
-def available_bytes() -> float:
-    """Memory that is free or can be freed; without a way to know, no limit."""
-    status = Path("/proc/meminfo")
-    if not status.is_file():
-        return float("inf")
-    for line in status.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def make_benches(asked: argparse.Namespace, process: Process) -> dict[str, Bench]:
+def make_benches(options: argparse.Namespace, process: Process) -> dict[str, Bench]:
     """A bench for each size and kind of update, as far as the memory goes."""
     benches = {}
     for sparse in (True, False):
-        for count in asked.items:
-            needed = 1.25 * needed_bytes(count, asked.hidden, sparse)
-            if not sparse and (asked.skip_dense or needed > available_bytes()):
+        for count in options.items:
+            needed = 1.25 * needed_bytes(count, options.hidden, sparse)
+            if not sparse and (options.skip_dense or needed > memory_limit(CPU)[0]):
                 say(f"left out: {count} items with dense updates")
                 continue
             bench = catalogue_bench(
-                "train", count, asked.hidden, asked.batch, process, sparse_items=sparse
+                "train", count, options.hidden, options.batch, process, sparse_items=sparse
             )
             bench.step()  # its state is allocated before the next one asks what is left
             benches[f"{count} {'sparse' if sparse else 'dense'}"] = bench
     return benches
 
 
-def time_steps(asked: argparse.Namespace, process: Process) -> dict[str, Any]:
+def time_steps(options: argparse.Namespace, process: Process) -> dict[str, Any]:
     """Seconds of a step at every size, with sparse updates and dense ones."""
-    benches = make_benches(asked, process)
+    benches = make_benches(options, process)
     rounds = interleaved(
         {
             name: lambda step=bench.step: seconds(step, process.device)
             for name, bench in benches.items()
         },
-        asked.rounds,
+        options.rounds,
     )
     medians = {name: median(times) for name, times in rounds.items()}
-    steps = [medians[f"{count} sparse"] for count in asked.items]
+    steps = [medians[f"{count} sparse"] for count in options.items]
     return {
         "step_s": steps,
         "ratio": steps[-1] / steps[0],
-        "dense_step_s": [medians.get(f"{count} dense") for count in asked.items],
-        "tokens": benches[f"{asked.items[0]} sparse"].tokens,
+        "dense_step_s": [medians.get(f"{count} dense") for count in options.items],
+        "tokens": benches[f"{options.items[0]} sparse"].tokens,
         "rounds": rounds,
     }
 
 
-def measure_memory(asked: argparse.Namespace) -> dict[str, Any]:
+def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     """What each part of the work holds at every size: keys as in the docstring, with the part's
     name before them unless it is `train`."""
-    found: dict[str, Any] = {}
-    empty = measure_alone(asked, "empty", 0, 0)["peak_mib"] if asked.memory else None
-    for part in asked.memory:
+    memory: dict[str, Any] = {}
+    empty = measure_alone(options, "empty", 0, 0)["peak_mib"] if options.memory else None
+    for part in options.memory:
         prefix = "" if part == "train" else f"{part}_"
-        rounds = 1 if part == "ce" else asked.rounds
-        alone = [measure_alone(asked, part, count, rounds) for count in asked.items]
+        rounds = 1 if part == "ce" else options.rounds
+        alone = [measure_alone(options, part, count, rounds) for count in options.items]
         beyond = [one["peak_mib"] - one["tables_mib"] - empty for one in alone]
-        found |= {
+        memory |= {
             f"{prefix}peak_mib": [one["peak_mib"] for one in alone],
             f"{prefix}tables_mib": [one["tables_mib"] for one in alone],
             f"{prefix}beyond_mib": beyond,
@@ -118,8 +108,8 @@ def measure_memory(asked: argparse.Namespace) -> dict[str, Any]:
             f"{prefix}alone_s": [one["times"] for one in alone],
         }
         if part == "eval":
-            found["eval_targets"] = alone[0]["targets"]
-    return {"empty_mib": empty, **found}
+            memory["eval_targets"] = alone[0]["targets"]
+    return {"empty_mib": empty, **memory}
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
@@ -153,18 +143,18 @@ def main(arguments: list[str] | None = None) -> None:
         "--memory", nargs="*", choices=tuple(SETTINGS), default=["train", "eval"],
         help="whose memory is measured (train eval)",
     )  # fmt: skip
-    asked = parser.parse_args(arguments)
-    asked.items.sort()
-    process = start(asked)
-    memory = measure_memory(asked)  # first: the tables of the other part are not there yet
+    options = parser.parse_args(arguments)
+    options.items.sort()
+    process = start(options)
+    memory = measure_memory(options)  # first: the tables of the other part are not there yet
     result = {
-        "items": asked.items,
-        **time_steps(asked, process),
+        "items": options.items,
+        **time_steps(options, process),
         **memory,
-        "hidden": asked.hidden,
+        "hidden": options.hidden,
         **machine(process),
     }
-    print_result(result, table(result), asked.json)
+    print_result(result, table(result), options.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one part of the work holds at one catalogue size, in a process of its own.
+"""The memory of one part of the work at one catalogue size, in a separate process.
 
     python benchmarks/memory/catalogue_memory.py --part train --items 1000000
 
@@ -17,7 +17,6 @@ import ctypes
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,10 @@ import numpy as np
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.speed.common import (
-    make_parser,
-    peak_mib,
-    say,
-    seconds,
-    start,
-)
+from benchmarks.speed.common import alone, make_parser, peak_mib, seconds, start
 from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.evaluation.targets import split_targets
-from src.io.errors import UserError, run_command
+from src.io.errors import run_command
 from src.training.processes import Process
 from tests.support.step_benches import (
     DOMAIN_EVENTS,
@@ -86,14 +79,14 @@ def give_freed_memory_back() -> None:
 def item_tables(trainer: Trainer) -> list[Tensor]:
     """The tensors with a row for each item: weights, a dense gradient, the moments."""
     weights = trainer.model.item_table
-    found = [weights]
+    tables = [weights]
     if weights.grad is not None and not weights.grad.is_sparse:
-        found.append(weights.grad)
+        tables.append(weights.grad)
     for optimizer in trainer.optimizers.values():
         state = optimizer.state.get(weights, {})
         moments = (part for part in state.values() if isinstance(part, Tensor))
-        found += [part for part in moments if part.shape == weights.shape]
-    return found
+        tables += [part for part in moments if part.shape == weights.shape]
+    return tables
 
 
 def held(trainer: Trainer, process: Process, times: list[float]) -> dict[str, Any]:
@@ -130,23 +123,17 @@ def validate(parsed: argparse.Namespace, process: Process) -> dict[str, Any]:
         return seconds(lambda: bench.trainer.validate(targets), process.device)
 
     run()
-    found = held(bench.trainer, process, [run() for _ in range(parsed.rounds)])
-    return found | {"targets": len(targets.events)}
+    figures = held(bench.trainer, process, [run() for _ in range(parsed.rounds)])
+    return figures | {"targets": len(targets.events)}
 
 
 def measure_alone(parsed: argparse.Namespace, part: str, items: int, rounds: int) -> dict[str, Any]:
     """What a process of its own says of a part at a size; `parsed` has the other flags."""
-    command = [
-        sys.executable, __file__, f"--part={part}", f"--items={items}", f"--hidden={parsed.hidden}",
+    return alone(
+        __file__, f"--part={part}", f"--items={items}", f"--hidden={parsed.hidden}",
         f"--batch={parsed.batch}", f"--rounds={rounds}", f"--threads={parsed.threads}",
         f"--device={parsed.device}",
-    ]  # fmt: skip
-    say(f"{part} with {items} items, in a process of its own")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise UserError(f"{part} with {items} items broke off: {reason}")
-    return json.loads(done.stdout)
+    )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -162,10 +149,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not parsed.keep_freed:
         give_freed_memory_back()
     if parsed.part == "empty":
-        found = {"peak_mib": peak_mib(process.device)}
+        figures = {"peak_mib": peak_mib(process.device)}
     else:
-        found = (validate if parsed.part == "eval" else train)(parsed, process)
-    print(json.dumps(found, allow_nan=False))
+        figures = (validate if parsed.part == "eval" else train)(parsed, process)
+    print(json.dumps(figures, allow_nan=False))
 
 
 if __name__ == "__main__":

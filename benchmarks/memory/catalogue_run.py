@@ -14,14 +14,9 @@ For each command its seconds and the most memory it held; the folder is removed 
 import argparse
 import csv
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.speed.common import machine, make_parser, print_result, say, start
+from benchmarks.speed.common import machine, make_parser, print_result, say, start, timed
 from src.io.errors import EXIT_INTERRUPTED, UserError, run_command
-from src.io.paths import ROOT
 
 SHARES = (0.5, 0.3, 0.2)  # of the items, by domain
 FIRST_SECOND, SECONDS = 1_600_000_000, 100_000_000  # of the log
-POLL_S = 0.02
 
 
 def generate(items: int, events: int, users: int, path: Path) -> None:
@@ -60,79 +53,57 @@ def generate(items: int, events: int, users: int, path: Path) -> None:
     pq.write_table(table, path)
 
 
-def timed(
-    name: str, command: list[str], status: int = 0, stop_when: Callable[[], bool] | None = None
-) -> dict[str, Any]:
-    """Run a command in a process of its own: its seconds, peak memory and what it said at the end.
-
-    With `stop_when` it gets SIGTERM as soon as that is true. UserError for another exit status.
-    """
-    say(f"{name}: python {' '.join(command)}")
-    began = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=said, stderr=subprocess.STDOUT
-        )
-        while stop_when and process.poll() is None:
-            if stop_when():
-                process.send_signal(signal.SIGTERM)
-                break
-            time.sleep(POLL_S)
-        if process.returncode is not None:  # reaped by poll: nothing is known of its memory
-            raise UserError(f"{name} ended before it could be interrupted; give more --users")
-        _, ended, usage = os.wait4(process.pid, 0)  # the most memory of this child alone
-        process.returncode = os.waitstatus_to_exitcode(ended)
-        said.seek(0)
-        lines = said.read().strip().splitlines() or ["nothing"]
-    if process.returncode != status:
-        raise UserError(f"{name} ended with status {process.returncode}: {lines[-1]}")
-    found = {"seconds": time.perf_counter() - began, "peak_mib": usage.ru_maxrss / 2**10}
-    say(f"{name}: {found['seconds']:.1f} s, {found['peak_mib']:,.0f} MiB; {lines[-1]}")
-    return found | {"said": lines[-1]}
+def step_of(name: str, *arguments: Any) -> dict[str, Any]:
+    """Run a command of the benchmark, as `timed`: its seconds, peak memory and last line."""
+    say(f"{name}: python {' '.join(arguments[0])}")
+    ended = timed(*arguments)
+    say(f"{name}: {ended.seconds:.1f} s, {ended.peak_mib:,.0f} MiB; {ended.last_line}")
+    return ended._asdict()
 
 
-def run_all(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
+def run_all(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """The log and the three commands."""
     log, data, runs = work / "log", work / "dataset", work / "runs"
     log.mkdir()
-    generate(asked.items, asked.events, asked.users, log / "events.parquet")
-    threads = f"--threads={asked.threads}"
-    dataset = timed(
+    generate(options.items, options.events, options.users, log / "events.parquet")
+    threads = f"--threads={options.threads}"
+    dataset = step_of(
         "dataset",
         ["make_dataset.py", "--data_name=catalogue", "--strd_ym=203012", f"--raw_dir={log}",
-         f"--out_dir={data}", "--split=temporal", f"--valid_share={asked.held_out}",
-         f"--test_share={asked.held_out}", threads],
+         f"--out_dir={data}", "--split=temporal", f"--valid_share={options.held_out}",
+         f"--test_share={options.held_out}", threads],
     )  # fmt: skip
     flags = [
         "main.py", f"--data_dir={data}", f"--runs_dir={runs}", "--run_name=run", "--loss=bce",
-        "--sparse_items", f"--hidden={asked.hidden}", "--layers=1", f"--batch_size={asked.batch}",
-        "--max_epochs=1", f"--save_every_steps={asked.save_every}", "--protocol=full", threads,
-        f"--device={asked.device}",
+        "--sparse_items", f"--hidden={options.hidden}", "--layers=1",
+        f"--batch_size={options.batch}", "--max_epochs=1",
+        f"--save_every_steps={options.save_every}", "--protocol=full", threads,
+        f"--device={options.device}",
     ]  # fmt: skip
     folder = runs / "catalogue" / "run"
     second = folder / "former.pt"  # there as soon as a second checkpoint is
-    began = timed("interrupted", flags, EXIT_INTERRUPTED, second.is_file)
+    began = step_of("interrupted", flags, EXIT_INTERRUPTED, second.is_file)
     checkpoint = (folder / "last.pt").stat().st_size / 2**20
-    ended = timed("resumed", [*flags, "--resume"])
+    ended = step_of("resumed", [*flags, "--resume"])
     card = json.loads((data / "data_card.json").read_text())
     test = json.loads((folder / "results.json").read_text())["test"]["full"]
     return {
         "items": card["items"], "events": card["events"], "users": card["users"],
         "valid_targets": card["split"]["valid_events"],
         "test_targets": card["split"]["test_events"],
-        "steps": last_step(folder), "interrupted_after": interrupted_after(began["said"]),
+        "steps": last_step(folder), "interrupted_after": interrupted_after(began["last_line"]),
         "checkpoint_mib": checkpoint, "log_mib": (log / "events.parquet").stat().st_size / 2**20,
         "commands": {"dataset": dataset, "interrupted": began, "resumed": ended},
-        "test_ndcg@10": {path: own["macro"]["ndcg@10"] for path, own in test.items()},
+        "test_ndcg@10": {path: means["macro"]["ndcg@10"] for path, means in test.items()},
     }  # fmt: skip
 
 
 def interrupted_after(line: str) -> int:
     """The step that the last line of an interrupted run names."""
-    found = re.search(r"after step (\d+) of epoch", line)
-    if found is None:
+    match = re.search(r"after step (\d+) of epoch", line)
+    if match is None:
         raise UserError(f"the interrupted run ended with another line: {line}")
-    return int(found[1])
+    return int(match[1])
 
 
 def last_step(folder: Path) -> int:
@@ -154,21 +125,21 @@ def main(arguments: list[str] | None = None) -> None:
         "--held_out", type=float, default=0.002, help="share of the events in each split (.002)"
     )
     parser.add_argument("--work_dir", help="folder for the log, the dataset and the run")
-    asked = parser.parse_args(arguments)
-    if asked.events < asked.items:
-        raise UserError(f"--events {asked.events} are too few: each of the --items has one")
-    process = start(asked)
-    with tempfile.TemporaryDirectory(dir=asked.work_dir) as work:
-        found = run_all(asked, Path(work))
-    for done in found["commands"].values():
-        del done["said"]  # it names a temporary folder
-    result = {**found, "hidden": asked.hidden, "batch": asked.batch, **machine(process)}
+    options = parser.parse_args(arguments)
+    if options.events < options.items:
+        raise UserError(f"--events {options.events} are too few: each of the --items has one")
+    process = start(options)
+    with tempfile.TemporaryDirectory(dir=options.work_dir) as work:
+        figures = run_all(options, Path(work))
+    for done in figures["commands"].values():
+        del done["last_line"]  # it names a temporary folder
+    result = {**figures, "hidden": options.hidden, "batch": options.batch, **machine(process)}
     rows = [["command", "seconds", "peak memory, MiB"]]
     rows += [
         [name, f"{done['seconds']:.1f}", f"{done['peak_mib']:,.0f}"]
-        for name, done in found["commands"].items()
+        for name, done in figures["commands"].items()
     ]
-    print_result(result, rows, asked.json)
+    print_result(result, rows, options.json)
 
 
 if __name__ == "__main__":

@@ -50,15 +50,15 @@ USERS = 50
 MORE = ("--batch_size=10", "--max_epochs=4", "--save_every_steps=2")
 IN_A_RUN = ("train", "validation", "save", "score")  # score comes last in a run's life
 PHASES = ("data", *IN_A_RUN)
-TRIES = 20  # for each kill that is asked for
+TRIES = 20  # per kill
 SHOWN = 5  # differences
 
 
 @dataclass
 class Matrix:
-    """What the kills are aimed by and compared with, and what came of them so far."""
+    """How kills are aimed, what their runs are compared with, and the counts so far."""
 
-    place: Path
+    folder: Path
     chance: random.Random
     data: Path  # the dataset and the run that nothing ended
     run: Path
@@ -76,7 +76,7 @@ class Matrix:
     def live(self, command: Callable, flags: list[str], aim: Aim | None = None) -> Ended:
         """A life of a command; a kill is counted where it fell."""
         self.lives += 1
-        ended = watched.live(command, flags, self.place / "log.txt", aim, watched.slow_renames)
+        ended = watched.live(command, flags, self.folder / "log.txt", aim, watched.slow_renames)
         if ended.status not in (0, watched.KILLED):
             raise UserError(f"{command.__module__}.py ended with {ended.status}: {ended.output}")
         if ended.status == watched.KILLED:
@@ -97,11 +97,11 @@ class Matrix:
         return list((wanted - self.by_phase).elements())
 
 
-def prepare(place: Path, seed: int) -> Matrix:
+def prepare(folder: Path, seed: int) -> Matrix:
     """Make the dataset and the run that nothing ends, by the commands alone; then once more
     watched, which tells how long the phases last."""
-    raw = make_log(place / "raw", users=USERS)
-    data, runs = place / "whole" / "data", place / "whole"
+    raw = make_log(folder / "raw", users=USERS)
+    data, runs = folder / "whole" / "data", folder / "whole"
     for command, flags in (
         ("make_dataset", watched.data_flags(raw, data)),
         ("main", watched.run_flags(data, runs, *MORE)),
@@ -109,8 +109,8 @@ def prepare(place: Path, seed: int) -> Matrix:
         subprocess.run(
             [sys.executable, ROOT / f"{command}.py", *flags], check=True, stdout=subprocess.DEVNULL
         )
-    matrix = Matrix(place, random.Random(seed), data, watched.folder_in(runs), {}, {})
-    again = place / "again"
+    matrix = Matrix(folder, random.Random(seed), data, watched.folder_in(runs), {}, {})
+    again = folder / "again"
     ended = [
         matrix.live(make_dataset.main, watched.data_flags(raw, again / "data")),
         matrix.live(train.main, watched.run_flags(data, again, *MORE)),
@@ -131,8 +131,8 @@ def _durations(ended: list[Ended], phase: str) -> list[float]:
 
 def kill_data(matrix: Matrix) -> None:
     """Kill make_dataset.py once, look what is there, and run it again."""
-    target = matrix.place / f"data{matrix.lives}" / "data"
-    flags = watched.data_flags(matrix.place / "raw", target)
+    target = matrix.folder / f"data{matrix.lives}" / "data"
+    flags = watched.data_flags(matrix.folder / "raw", target)
     if matrix.live(make_dataset.main, flags, matrix.aim("data", 1)).status != watched.KILLED:
         return
     sha256 = open_dataset(matrix.data).card["sha256"]
@@ -154,7 +154,7 @@ def kill_data(matrix: Matrix) -> None:
 
 def kill_run(matrix: Matrix, phases: list[str]) -> None:
     """Kill a run of main.py in these phases, one life after the other, and see it through."""
-    runs = matrix.place / f"runs{matrix.lives}"
+    runs = matrix.folder / f"runs{matrix.lives}"
     flags, folder, kills = (
         watched.run_flags(matrix.data, runs, *MORE),
         watched.folder_in(runs),
@@ -180,8 +180,8 @@ def kill_run(matrix: Matrix, phases: list[str]) -> None:
 def measure(kills: int, seed: int) -> dict[str, Any]:
     """Kill until every phase has had its share of the kills."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        matrix = prepare(Path(place), seed)
+    with tempfile.TemporaryDirectory() as folder:
+        matrix = prepare(Path(folder), seed)
         while missing := matrix.missing(kills):
             if matrix.lives > TRIES * kills:
                 raise UserError(f"no kill meets {missing[0]}: the machine is too busy to aim")
@@ -212,14 +212,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Print one JSON object or a table; exit status 1 where a kill has changed anything."""
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--kills", type=int, default=32, help="least number of kills (32)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
-    asked = parser.parse_args(arguments)
-    if asked.kills < 1:
-        raise UserError(f"--kills must be at least 1, not {asked.kills}")
-    result = measure(asked.kills, asked.seed)
-    rows = [("what", "number"), *result.pop("by_phase").items()] if not asked.json else []
-    print_result(result, [*rows, *result.items()], asked.json)
+    options = parser.parse_args(arguments)
+    if options.kills < 1:
+        raise UserError(f"--kills must be at least 1, not {options.kills}")
+    result = measure(options.kills, options.seed)
+    rows = [("what", "number"), *result.pop("by_phase").items()] if not options.json else []
+    print_result(result, [*rows, *result.items()], options.json)
     if result["identical"] != result["kills"] or result["corrupt"]:
         sys.exit(1)
 

@@ -90,30 +90,30 @@ def slope(values: np.ndarray, blocks: int = BLOCKS) -> tuple[float, float, float
     size = len(values) // blocks
     means = values[len(values) - size * blocks :].reshape(blocks, size).mean(1)
     x = (np.arange(blocks) - (blocks - 1) / 2) * size
-    found = float(x @ means / (x @ x))
-    left = means - means.mean() - found * x
+    rise = float(x @ means / (x @ x))
+    left = means - means.mean() - rise * x
     squares = float(left @ left)
     if squares == 0:
-        return found, found, found
+        return rise, rise, rise
     shared = min(max(0.0, float(left[1:] @ left[:-1]) / squares), 0.99)
     freedom = max(1.0, blocks * (1 - shared) / (1 + shared) - 2)
     width = stats.t.ppf(0.975, freedom) * math.sqrt(squares / freedom / float(x @ x))
-    return found, found - width, found + width
+    return rise, rise - width, rise + width
 
 
 def flatness(samples: list[list[int]]) -> dict[str, Any]:
     """What is resident and what is given out after the warm-up, and the slope of each."""
     columns = np.array(samples[int(WARM_UP * len(samples)) :], dtype=np.float64).T
-    found: dict[str, Any] = {"steps": columns.shape[1]}
+    result: dict[str, Any] = {"steps": columns.shape[1]}
     for name, values in zip(("resident", "given_out"), columns, strict=True):
         rise, *interval = slope(values)
-        found[name] = {
+        result[name] = {
             "first_mib": values[0] / 2**20,
             "last_mib": values[-1] / 2**20,
             "bytes_per_step": rise,
             "interval": interval,
         }
-    return found if columns[1].any() else found | {"given_out": None}
+    return result if columns[1].any() else result | {"given_out": None}
 
 
 # ------------------------------------------------------------------------ within one process
@@ -168,40 +168,40 @@ def run_long(arguments: list[str]) -> None:
     `arguments` are a file of faults, a file for what was seen, the most steps that will be taken,
     the run folder, and the flags.
     """
-    plan, told, most, folder, *flags = arguments
+    plan, report, most, folder, *flags = arguments
     waiting = [Fault(*fault) for fault in json.loads(Path(plan).read_text())]
-    came: list[Fault] = []
+    happened: list[Fault] = []
     memory = Memory(int(most))
     seen: dict[str, Any] = {"faults": [], "holdings": []}
-    Trainer.gradients = _with_faults(Trainer.gradients, waiting, came, memory)
+    Trainer.gradients = _with_faults(Trainer.gradients, waiting, happened, memory)
     while line := _failure(flags):
         _limit_files(None)
-        seen["faults"].append(_judge(came[-1], line, Path(folder)))
+        seen["faults"].append(_judge(happened[-1], line, Path(folder)))
         seen["holdings"].append(holdings())
     seen["holdings"].append(holdings())
     seen["samples"] = memory.samples[: memory.taken].tolist()
-    Path(told).write_text(json.dumps(seen))
+    Path(report).write_text(json.dumps(seen))
 
 
 def _failure(flags: list[str]) -> str:
     """The line and status that the command ends with; "" when it is through."""
-    told = io.StringIO()
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(errors):
             run_command(partial(train.main, flags))
     except SystemExit as ended:
-        return f"{ended.code} {told.getvalue()}"
+        return f"{ended.code} {errors.getvalue()}"
     return ""
 
 
-def _with_faults(gradients, waiting: list[Fault], came: list[Fault], memory: Memory):
+def _with_faults(gradients, waiting: list[Fault], happened: list[Fault], memory: Memory):
     """Trainer.gradients, in which the faults happen, and after which memory is looked at."""
 
     def faulty(trainer: Trainer, step_batches: list, by_domain: dict) -> list:
         losses = gradients(trainer, step_batches, by_domain)
         if waiting and waiting[0].step == trainer.progress.step + 1:
-            came.append(waiting.pop(0))
-            _happen(came[-1], trainer, losses)
+            happened.append(waiting.pop(0))
+            _happen(happened[-1], trainer, losses)
         memory.look()
         return losses
 
@@ -229,7 +229,7 @@ def _happen(fault: Fault, trainer: Trainer, losses: list) -> None:
 
 
 def _judge(fault: Fault, line: str, folder: Path) -> dict[str, Any]:
-    """Whether a fault was told as it must be, and what was saved."""
+    """Whether a fault was reported as promised, and what was saved."""
     done = fault.step - 1
     wanted = {
         "full disk": "cannot be written",
@@ -273,47 +273,47 @@ class Place(NamedTuple):
 
     def run_long(self, name: str, faults: list[Fault]) -> dict[str, Any]:
         """What was seen in the process that trained the run of that name."""
-        plan, told = self.folder / f"{name}.plan", self.folder / f"{name}.json"
+        plan, report = self.folder / f"{name}.plan", self.folder / f"{name}.json"
         plan.write_text(json.dumps(faults))
-        place = watched.folder_in(self.folder / name)
+        folder = watched.folder_in(self.folder / name)
         most = self.steps + len(faults) * STEPS_PER_EPOCH
-        words = [str(plan), str(told), str(most), str(place), *self.flags(name)]
+        words = [str(plan), str(report), str(most), str(folder), *self.flags(name)]
         ended = watched.live(run_long, words, self.folder / f"{name}.txt")
         if ended.status:
             raise UserError(f"the {name} run ended with {ended.status}: {ended.output}")
-        return json.loads(told.read_text())
+        return json.loads(report.read_text())
 
     def faults(self) -> list[Fault]:
         """Random ones, of all kinds alike."""
-        found, step = [], 0
+        faults, step = [], 0
         for gap in self.gaps():
             step += gap
             if step > self.steps:
-                return found
-            kind = KINDS[len(found) % len(KINDS)]
-            found.append(Fault(step, kind, self.chance.random()))
-        return found
+                return faults
+            kind = KINDS[len(faults) % len(KINDS)]
+            faults.append(Fault(step, kind, self.chance.random()))
+        return faults
 
     def run_killed(self) -> list[dict[str, Any]]:
         """What the kills of that run met."""
-        found, folder = [], watched.folder_in(self.folder / "killed")
+        kills, folder = [], watched.folder_in(self.folder / "killed")
         for gap in self.gaps():
             before = watched.newest_step(folder)
             aim = Aim("train", gap, self.chance.uniform(0, 0.02))
             ended = watched.live(train.main, self.flags("killed"), self.folder / "killed.txt", aim)
             if not ended.status:
-                return found
+                return kills
             if ended.status != watched.KILLED:
                 raise UserError(f"the killed run ended with {ended.status}: {ended.output}")
             steps = sum(event.phase == "train" and event.entered for event in ended.events)
             done = before + steps - 1  # what follows a step is done when the next one is entered
             saved = watched.newest_step(folder)
-            found.append(
+            kills.append(
                 {"kind": "kill", "step": done + 1, "named": True, "line": ended.output,
                  "kept": saved >= promised(done), "lost": done - saved,
                  "left": list(map(str, ended.left))}
             )  # fmt: skip
-        return found
+        return kills
 
 
 def measure(steps: int, seed: int) -> dict[str, Any]:
@@ -364,13 +364,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of each run (2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
-    asked = parser.parse_args(arguments)
-    if asked.steps < 3 * MEAN_GAP:
-        raise UserError(f"--steps must be at least {3 * MEAN_GAP}, not {asked.steps}")
+    options = parser.parse_args(arguments)
+    if options.steps < 3 * MEAN_GAP:
+        raise UserError(f"--steps must be at least {3 * MEAN_GAP}, not {options.steps}")
     if not Path("/proc/self/statm").is_file():
         raise UserError("this machine has no /proc to read memory from; take one with Linux")
-    result = measure(asked.steps, asked.seed)
-    print_result(result, [("what", "found"), *result.items()], asked.json)
+    result = measure(options.steps, options.seed)
+    print_result(result, [("what", "value"), *result.items()], options.json)
     if not holds(result):
         sys.exit(1)
 

@@ -3,20 +3,27 @@
 import argparse
 import json
 import math
+import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from src.config.cli import OneLineParser
+from src.io.errors import UserError
+from src.io.paths import ROOT
 from src.training.processes import Process
 from utils import start_process
+
+PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # torch's name of a type, and ours
 
 # ------------------------------------------------------------------------ clocks and memory
 
@@ -31,6 +38,16 @@ def seconds(run: Callable[[], Any], device: torch.device | None = None) -> float
     if on_gpu:
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def clocked(run: Callable[[], Any], device: torch.device) -> Callable[[], tuple[float, float]]:
+    """A function that calls `run`: its wall seconds, and the CPU seconds of all threads."""
+
+    def timed_run() -> tuple[float, float]:
+        before = time.process_time()
+        return seconds(run, device), time.process_time() - before
+
+    return timed_run
 
 
 def interleaved(
@@ -99,6 +116,59 @@ def peak_mib(device: torch.device | None = None) -> float:
                 return int(line.split()[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+# ------------------------------------------------------------------------ other processes
+
+POLL_S = 0.02
+
+
+class Ended(NamedTuple):
+    """What a command took, and the last line of its output."""
+
+    seconds: float
+    peak_mib: float  # the most memory that it held
+    last_line: str
+
+
+def timed(
+    command: Sequence[Any], status: int = 0, stop_when: Callable[[], bool] | None = None
+) -> Ended:
+    """Run `python COMMAND` in a process of its own; UserError for another exit status.
+
+    With `stop_when` it gets SIGTERM as soon as that is true.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+        )
+        while stop_when and process.poll() is None:
+            if stop_when():
+                process.terminate()
+                break
+            time.sleep(POLL_S)
+        if process.returncode is not None:  # reaped by poll: nothing is known of its memory
+            raise UserError(f"{command[0]} ended before it could be interrupted")
+        _, ended, usage = os.wait4(process.pid, 0)  # the memory of this child alone
+        process.returncode = os.waitstatus_to_exitcode(ended)
+        passed = time.perf_counter() - began
+        output.seek(0)
+        lines = output.read().strip().splitlines() or [""]
+    if process.returncode != status:
+        raise UserError(f"{command[0]} ended with status {process.returncode}: {lines[-1]}")
+    return Ended(passed, usage.ru_maxrss / 2**10, lines[-1])
+
+
+def alone(script: str, *flags: str) -> dict[str, Any]:
+    """The JSON object that a benchmark script prints in a process of its own, which so has a peak
+    of memory of its own. UserError where it fails."""
+    say(f"{Path(script).name} {flags[0]}, in a separate process")
+    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise UserError(f"{Path(script).name} {' '.join(flags)} failed: {reason}")
+    return json.loads(done.stdout)
 
 
 # ------------------------------------------------------------------------ command lines

@@ -17,13 +17,10 @@ With several rounds each figure is the median, and `spread` has the least and th
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,21 +28,11 @@ from typing import Any
 import duckdb
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.speed.common import print_result, say
+from benchmarks.speed.common import print_result, say, timed
 from src.config.cli import OneLineParser
 from src.io.errors import UserError, run_command
 
-ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = 10
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command of the benchmark took."""
-
-    seconds: float
-    peak_rss_mib: float
-    said: str
 
 
 def generate(events: int, folder: Path, options: dict[str, str]) -> None:
@@ -84,22 +71,6 @@ def sort_log(log: Path, target: Path, options: dict[str, str]) -> None:
         print(time.perf_counter() - start)
 
 
-def timed(command: list[str]) -> Done:
-    """Run a command in a process of its own. UserError when it fails."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    said = process.stdout.read()
-    # wait4 gives the most memory of this child alone
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        raise UserError(f"{command[0]} ended with status {process.returncode}; see above")
-    return Done(seconds, usage.ru_maxrss / 2**10, said)
-
-
 def run_round(log: Path, work: Path, asked: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
     """One round of the three commands."""
     engine = [f"--threads={asked.threads}", f"--memory_limit={asked.memory_limit}"]
@@ -110,29 +81,29 @@ def run_round(log: Path, work: Path, asked: argparse.Namespace, flags: list[str]
     )  # fmt: skip
     card = json.loads((out / "data_card.json").read_text())
     shutil.rmtree(out)
-    say(f"make_dataset.py: {ours.seconds:.1f} s, {ours.peak_rss_mib:,.0f} MiB")
+    say(f"make_dataset.py: {ours.seconds:.1f} s, {ours.peak_mib:,.0f} MiB")
     sort = timed(
         ["benchmarks/speed/data.py", f"--sort={log}", f"--into={work}/sorted.parquet", *engine]
     )
     (work / "sorted.parquet").unlink()
-    say(f"sort: {float(sort.said):.1f} s")
+    say(f"sort: {float(sort.last_line):.1f} s")
     found = {
         "seconds": ours.seconds,
-        "sort_seconds": float(sort.said),
-        "ratio": ours.seconds / float(sort.said),
+        "sort_seconds": float(sort.last_line),
+        "ratio": ours.seconds / float(sort.last_line),
         "pandas_seconds": None,
         "pandas_peak_rss_mib": None,
-        "peak_rss_mib": ours.peak_rss_mib,
-        "sort_peak_rss_mib": sort.peak_rss_mib,
+        "peak_rss_mib": ours.peak_mib,
+        "sort_peak_rss_mib": sort.peak_mib,
         "kept_events": card["events"],
     }
     if not asked.skip_pandas:
         plain = timed(["benchmarks/speed/data_pandas.py", str(log), str(out), *flags])
         shutil.rmtree(out)
-        if plain.said.strip() != card["sha256"]:
+        if plain.last_line != card["sha256"]:
             raise UserError("plain pandas made other content: the comparison means nothing")
-        say(f"pandas: {plain.seconds:.1f} s, {plain.peak_rss_mib:,.0f} MiB")
-        found |= {"pandas_seconds": plain.seconds, "pandas_peak_rss_mib": plain.peak_rss_mib}
+        say(f"pandas: {plain.seconds:.1f} s, {plain.peak_mib:,.0f} MiB")
+        found |= {"pandas_seconds": plain.seconds, "pandas_peak_rss_mib": plain.peak_mib}
     return found
 
 

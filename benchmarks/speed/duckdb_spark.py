@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.speed.common import print_result, say
-from benchmarks.speed.data import timed
+from benchmarks.speed.common import print_result, say, timed
 from src.config.cli import OneLineParser
 from src.io.errors import UserError, run_command
 
@@ -34,27 +33,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work_dir", help="folder for all that is written")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     parser.add_argument("flags", nargs="*", help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     result: dict = {}
     hashes = []
-    with tempfile.TemporaryDirectory(dir=asked.work_dir) as folder:
+    with tempfile.TemporaryDirectory(dir=options.work_dir) as folder:
         work = Path(folder)
-        raw = asked.raw_dir
+        raw = options.raw_dir
         if not raw:
             raw = work / "log"
-            timed(
-                [
-                    "benchmarks/speed/data.py",
-                    "--generate",
-                    f"--into={raw}",
-                    f"--events={asked.events}",
-                ]
-            )
+            source = ["--generate", f"--into={raw}", f"--events={options.events}"]
+            timed(["benchmarks/speed/data.py", *source])
         for engine in ENGINES:
             done = timed(
-                ["make_dataset.py", "--data_name=bench", f"--strd_ym={asked.strd_ym}",
+                ["make_dataset.py", "--data_name=bench", f"--strd_ym={options.strd_ym}",
                  f"--raw_dir={raw}", f"--out_dir={work / engine}", f"--engine={engine}",
-                 f"--threads={asked.threads}", f"--memory_limit={asked.memory_limit}", *asked.flags]
+                 f"--threads={options.threads}", f"--memory_limit={options.memory_limit}",
+                 *options.flags]
             )  # fmt: skip
             card = json.loads((work / engine / "data_card.json").read_text())
             say(f"{engine}: {done.seconds:.1f} s, {card['sha256']}")
@@ -62,8 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
             result |= {"events": card["events"], f"{engine}_seconds": done.seconds}
     if len(set(hashes)) > 1:
         raise UserError("the engines made different content")
-    result |= {"sha256": hashes[0], "flags": asked.flags, "threads": asked.threads}
-    print_result(result, [["figure", "value"], *([k, v] for k, v in result.items())], asked.json)
+    result |= {"sha256": hashes[0], "flags": options.flags, "threads": options.threads}
+    print_result(result, [["figure", "value"], *([k, v] for k, v in result.items())], options.json)
 
 
 if __name__ == "__main__":

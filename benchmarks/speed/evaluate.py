@@ -38,9 +38,7 @@ from src.evaluation.rank_counts import item_chunks
 from src.evaluation.ranking import Block, ModelScorer, Plan, rank_targets
 from src.evaluation.targets import Targets
 from src.io.errors import run_command
-from tests.support.step_benches import (
-    generated_dataset,
-)
+from tests.support.step_benches import generated_dataset
 
 
 class Table:

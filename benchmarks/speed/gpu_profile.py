@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
+    PRECISIONS,
     machine,
     make_parser,
     print_result,
@@ -29,12 +30,10 @@ from benchmarks.speed.common import (
     spread,
     start,
 )
-from benchmarks.speed.step import PRECISIONS, necessary_gflop, step_bench
+from benchmarks.speed.step import necessary_gflop, step_bench
 from src.io.errors import UserError, run_command
 from src.training.processes import Process
-from tests.support.step_benches import (
-    Bench,
-)
+from tests.support.step_benches import Bench
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of the profiler's trace
 LONGEST_NAMED = 12

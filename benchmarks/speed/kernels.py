@@ -20,9 +20,7 @@ least 1.15 × in time, or saves at least 20 % of the memory.
 import argparse
 import itertools
 import json
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -32,6 +30,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
+    PRECISIONS,
+    alone,
+    clocked,
     interleaved,
     machine,
     make_parser,
@@ -42,7 +43,7 @@ from benchmarks.speed.common import (
     spread,
     start,
 )
-from src.io.errors import UserError, run_command
+from src.io.errors import run_command
 from src.nn.experts import view_tiles
 from src.nn.softmax_loss import softmax_loss
 from src.training.processes import Process
@@ -58,7 +59,6 @@ from tests.support.step_benches import (
 
 KERNELS = ("plain", "fused")
 PARTS = ("step", "encoder", "softmax")
-PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # torch's name of a type, and ours
 LEAST_GAIN, LEAST_SAVED = 1.15, 0.20  # for less than both, plain code would be the default
 ALONE_PASSES = 2  # the second step has the optimiser's state from the start
 
@@ -139,16 +139,12 @@ def measure_alone(
     asked: argparse.Namespace, kernels: str, part: str, hidden: int, dtype: str
 ) -> float:
     """The memory of a part in a separate process, in MiB."""
-    command = [
-        sys.executable, __file__, f"--alone={kernels}/{part}", f"--hidden={hidden}",
+    passes = alone(
+        __file__, f"--alone={kernels}/{part}", f"--hidden={hidden}",
         f"--dtype={dtype}", f"--batch={asked.batch}", f"--threads={asked.threads}",
         f"--device={asked.device}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise UserError(f"{kernels} {part} at H {hidden} in {dtype} failed: {reason}")
-    return json.loads(done.stdout)["mib"]
+    )  # fmt: skip
+    return passes["mib"]
 
 
 def measure(
@@ -160,14 +156,7 @@ def measure(
     memory = {side: measure_alone(asked, side[1], side[0], hidden, dtype) for side in sides}
     benches = {name: kernel_bench(name, hidden, dtype, asked.batch, process) for name in KERNELS}
 
-    def timed(run: Callable[[], None]) -> Callable[[], tuple[float, float]]:
-        def clocked() -> tuple[float, float]:
-            before = time.process_time()
-            return seconds(run, process.device), time.process_time() - before
-
-        return clocked
-
-    runs = {side: timed(part_of(side[0], benches[side[1]])) for side in sides}
+    runs = {side: clocked(part_of(side[0], benches[side[1]]), process.device) for side in sides}
     times = interleaved(runs, asked.rounds)
     return [
         {"hidden": hidden, "dtype": dtype, "part": part, "tokens": benches["fused"].tokens}

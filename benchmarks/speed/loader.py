@@ -59,10 +59,7 @@ from src.io.errors import run_command
 from src.io.paths import ROOT
 from src.training.processes import Process
 from src.training.random_state import seed_everything
-from tests.support.step_benches import (
-    generated_dataset,
-    split_evenly,
-)
+from tests.support.step_benches import generated_dataset, split_evenly
 from trainers import Trainer
 from utils import start_process
 

@@ -43,11 +43,7 @@ from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import Targets, drawn_candidates, split_targets
 from src.io.errors import run_command
-from tests.support.step_benches import (
-    generated_dataset,
-    split_evenly,
-    training_lengths,
-)
+from tests.support.step_benches import generated_dataset, split_evenly, training_lengths
 
 ALONE = ("full_all",)
 

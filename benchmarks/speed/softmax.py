@@ -21,10 +21,8 @@ Where torch has no chunked form (it came with 2.13), `ours` is measured alone.
 
 import argparse
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -35,17 +33,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
+    alone,
+    clocked,
     interleaved,
     machine,
     make_parser,
     peak_mib,
     print_result,
-    say,
-    seconds,
     spread,
     start,
 )
-from src.io.errors import UserError, run_command
+from src.io.errors import run_command
 from src.nn.kernels.softmax_loss import softmax_loss
 from src.training.processes import Process
 
@@ -131,17 +129,12 @@ def run_alone(asked: argparse.Namespace, process: Process) -> dict[str, float]:
 
 def measure_alone(asked: argparse.Namespace, variant: str, items: int) -> float:
     """`added_mib` of a variant."""
-    command = [
-        sys.executable, __file__, f"--alone={variant}", f"--items={items}",
+    passes = alone(
+        __file__, f"--alone={variant}", f"--items={items}",
         f"--targets={asked.targets}", f"--hidden={asked.hidden}", f"--dtype={asked.dtype}",
         f"--threads={asked.threads}", f"--device={asked.device}", f"--rows={asked.rows}",
-    ]  # fmt: skip
-    say(f"{variant} with {items} items, in a separate process")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise UserError(f"{variant} with {items} items failed: {reason}")
-    return json.loads(done.stdout)["added_mib"]
+    )  # fmt: skip
+    return passes["added_mib"]
 
 
 def measure(asked: argparse.Namespace, items: int, process: Process) -> dict[str, Any]:
@@ -151,15 +144,11 @@ def measure(asked: argparse.Namespace, items: int, process: Process) -> dict[str
     given = make_inputs(asked.targets, items, asked.hidden, process.device)
     differences = {variant: difference(variant, given, asked) for variant in variants[1:]}
 
-    def timed(variant: str) -> Callable[[], tuple[float, float]]:
-        def run() -> tuple[float, float]:
-            before = time.process_time()
-            passed = seconds(lambda: one_pass(variant, given, asked), process.device)
-            return passed, time.process_time() - before
-
-        return run
-
-    both = interleaved({variant: timed(variant) for variant in variants}, asked.rounds)
+    runs = {
+        variant: clocked(partial(one_pass, variant, given, asked), process.device)
+        for variant in variants
+    }
+    both = interleaved(runs, asked.rounds)
     rounds, cpu = (
         {variant: [clocks[clock] for clocks in times] for variant, times in both.items()}
         for clock in range(2)

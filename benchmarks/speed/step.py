@@ -28,7 +28,6 @@ import argparse
 import gc
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +37,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.common import (
+    PRECISIONS,
     MatmulPeak,
+    alone,
     interleaved,
     machine,
     make_parser,
@@ -50,7 +51,7 @@ from benchmarks.speed.common import (
     start,
 )
 from src.config.settings import Settings
-from src.io.errors import run_command
+from src.io.errors import UserError, run_command
 from src.training.processes import Process
 from tests.support.padded_model import PaddedTrainer, pad
 from tests.support.step_benches import (
@@ -63,7 +64,6 @@ from tests.support.step_benches import (
     training_lengths,
 )
 
-PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # torch's name of a type, and ours
 CHILD_STEPS = 2  # the second has the optimiser's state from the start
 
 
@@ -133,17 +133,16 @@ def run_alone(arguments: argparse.Namespace, process: Process) -> dict[str, Any]
 
 def measure_alone(arguments: argparse.Namespace, path: str) -> float | None:
     """Peak memory of a path in a process of its own, in MiB; None where that broke off."""
-    command = [
-        sys.executable, __file__, f"--alone={path}", "--json", f"--hidden={arguments.hidden}",
+    try:
+        steps = alone(
+            __file__, f"--alone={path}", "--json", f"--hidden={arguments.hidden}",
         f"--dtype={arguments.dtype}", f"--batch={arguments.batch}", f"--loss={arguments.loss}",
         f"--device={arguments.device}", f"--threads={arguments.threads}",
-    ]  # fmt: skip
-    say(f"{path}: {CHILD_STEPS} steps in a process of their own")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        say(f"{path} alone broke off: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        )  # fmt: skip
+    except UserError as error:
+        say(str(error))
         return None
-    return json.loads(done.stdout)["peak_mib"]
+    return steps["peak_mib"]
 
 
 def measure(arguments: argparse.Namespace, process: Process) -> dict[str, Any]:

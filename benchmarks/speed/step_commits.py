@@ -20,11 +20,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.robustness.golden import commit_of, worktree
-from benchmarks.speed.common import machine, make_parser, print_result, say, spread, start
+from benchmarks.speed.common import (
+    PRECISIONS,
+    machine,
+    make_parser,
+    print_result,
+    say,
+    spread,
+    start,
+)
 from src.io.errors import UserError, run_command
 from src.io.paths import ROOT
-
-PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # torch's name of a type, and ours
 
 # Runs in the root of either side. A line on standard input asks for a step, and its wall and CPU
 # seconds are the answer.

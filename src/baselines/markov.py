@@ -1,4 +1,4 @@
-"""Item-to-item Markov: what followed the user's last item of the target's domain.
+"""Item-to-item Markov: items by how often they followed the user's last item of the domain.
 
 The chain runs inside a domain: the item before is the user's previous event *in that domain*, which
 on the ABXI log ranks better than a chain over all domains does.
@@ -47,7 +47,7 @@ class Markov:
         starts = self.popularity.item_starts
         items = slice(int(starts[domain]), int(starts[domain + 1]))
         last = self.last_items(domain, users, ends)
-        counts = self.transitions[last][:, items].tocsc()  # asked for by columns
+        counts = self.transitions[last][:, items].tocsc()  # indexed by columns below
         share = torch.from_numpy(self._shares()[items])
 
         def scores(columns: slice | Tensor) -> Tensor:
@@ -61,13 +61,13 @@ class Markov:
         self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
-        """Of single items [n, N], of any domain, after the last one of `domain`: [n, N] float64."""
+        """Scores of single items of any domain after the last item of `domain`: [n, N] float64."""
         last = np.repeat(self.last_items(domain, users, ends), items.shape[1])
         counts = np.asarray(self.transitions[last, items.ravel()]).reshape(items.shape)
         return torch.from_numpy(counts + self._shares()[items])
 
     def last_items(self, domain: int, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """[n] the last item of a domain among each user's events before `ends`; 0 without one."""
+        """The last item of a domain among each user's events before `ends` [n]; 0 without one."""
         events = self.domain_events[domain]
         if len(events) == 0:
             return np.zeros(len(ends), dtype=self.dataset.items.dtype)

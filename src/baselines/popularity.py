@@ -32,5 +32,5 @@ class Popularity:
         self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
-        """Of single items [n, N], of any domain: [n, N] float64."""
+        """Scores of single items of any domain: [n, N] float64."""
         return torch.from_numpy(self.counts[items].astype(np.float64))

@@ -30,7 +30,7 @@ class DropoutMasks:
         return 1.0 / (1.0 - self.p)
 
     def draw(self, shape: torch.Size | tuple[int, ...]) -> Tensor | None:
-        """Uniform integers, small enough to keep until the backward pass; None for p = 0."""
+        """Uniform integers of one or two bytes, kept until the backward pass; None for p = 0."""
         if not self.p:
             return None
         if self.device.type != "cpu":

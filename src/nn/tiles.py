@@ -1,4 +1,4 @@
-"""Attention tiles: packed sequences whose attention scores are one batched multiplication."""
+"""Attention tiles: packed sequences whose attention scores are one batched product."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ from src.nn.stacked import StackedLayerNorm, StackedLinear
 
 
 class Towers(nn.Module):
-    """h: one residual feed-forward block per task, on the gated mixture of the experts."""
+    """h: a stack of residual feed-forward blocks, one per domain (SDSR) or one (CDSR)."""
 
     def __init__(self, stack: int, hidden: int, dropout_rate: float):
         super().__init__()

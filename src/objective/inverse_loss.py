@@ -38,7 +38,7 @@ class InverseLossSettings:
 
 
 class InverseLoss(Uniform):
-    """Domains that are hard to predict weigh less; weights are uniform before the first step."""
+    """Domains with a larger loss weigh less; weights are uniform before the first step."""
 
     Settings = InverseLossSettings
     needs_losses = True
@@ -46,7 +46,7 @@ class InverseLoss(Uniform):
     def __init__(self, settings, gap):
         super().__init__(settings, gap)
         self.mean = torch.ones_like(gap.state)  # L_d [D]
-        self.measured = torch.zeros_like(gap.state)  # whether L_d is one [D]
+        self.measured = torch.zeros_like(gap.state)  # 1 once L_d has been measured [D]
 
     def weights(self) -> Tensor:
         mean = torch.where(self.measured > 0, self.mean, self._typical())
@@ -54,13 +54,13 @@ class InverseLoss(Uniform):
         return inverse / inverse.mean()
 
     def _typical(self) -> Tensor:
-        """The mean L_d of the domains that have one, for those that have none; else 1."""
+        """The mean of the measured L_d, which stands in for the others; 1 if there is none."""
         count = self.measured.sum()
         return torch.where(count > 0, (self.mean * self.measured).sum() / count, 1.0)
 
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
         loss = next(losses[path] for path in losses if PATHS[path].weighted)
-        decay = self.settings.inverse_loss_decay * self.measured  # the first loss counts whole
+        decay = self.settings.inverse_loss_decay * self.measured  # 0 for the first loss
         self.mean = torch.where(counts > 0, decay * self.mean + (1 - decay) * loss, self.mean)
         self.measured = torch.where(counts > 0, 1.0, self.measured)
 

@@ -1,7 +1,8 @@
 """LC-NTG: loss correction with the negative-transfer gap.
 
-A step measures the gap φ_d of each domain, how much lower its loss is in the cross view than in the
-single view. A running state s_d of it gives the weights of the domains in the cross-domain loss:
+Each step measures the gap φ_d of each domain: how much lower its loss is in the cross view than in
+the single view. A running state s_d of the gap determines the weights of the domains in the
+cross-domain loss:
 
     s_d ← α·s_d + β·φ_d          γ = softmax(s / τ)          w_d = f + (1 − f)·D·γ_d
 """
@@ -28,9 +29,9 @@ def lc_ntg_weights(gamma: Tensor, floor: float) -> Tensor:
 
 
 class NegativeTransferGap:
-    """s and γ of a run: measured in every run with two views, whatever weighs its losses.
+    """s and γ of a run, measured in every run with two views, whatever its loss weighting.
 
-    `settings` are read for α, β and τ. The state [D] starts as 1 / D.
+    `settings` supply α, β, τ and the floor. The state [D] starts at 1 / D.
     """
 
     def __init__(self, settings, domains: int, device: torch.device, dtype: torch.dtype):
@@ -47,12 +48,12 @@ class NegativeTransferGap:
         return lc_ntg_gamma(self.state, self.temperature)
 
     def update(self, gap: Tensor, counts: Tensor) -> None:
-        """Take in φ [D] of a step, the mean of l_single − l_cross, and its targets [D]."""
+        """Update s with a step's φ [D], the mean of l_single − l_cross, and its targets [D]."""
         self.state = lc_ntg_update(self.state, gap, counts, self.alpha, self.beta)
 
 
 class LCNTG(Uniform):
-    """The paper's weighting: the larger the negative transfer of a domain, the smaller w_d."""
+    """The paper's weighting: the larger a domain's negative transfer, the smaller its w_d."""
 
     needs_both_views = True
 

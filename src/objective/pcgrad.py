@@ -1,9 +1,9 @@
-"""PCGrad: domains' gradients without the parts that conflict.
+"""PCGrad: the domains' gradients without their conflicting components.
 
 Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020. Where the gradients of two
 domains point against each other, each loses its projection onto the other. One departure: the
 domains are visited in an order drawn from the seed and the number of the step, not from the random
-state of a process, so that every process takes the same step and a resumed run goes on as it was.
+state of a process, so that every process takes the same step and a resumed run is repeatable.
 """
 
 import torch
@@ -23,8 +23,8 @@ class PCGrad(Uniform):
         self.steps = torch.zeros_like(gap.state)  # steps in which the domain had a target [D]
 
     def combine(self, gradients: Tensor) -> Tensor:
-        """[D, P] -> [P]. Projections are linear combinations of the D gradients, so what is kept
-        of each is a row of coefficients, and products with it are read off G = g gᵀ."""
+        """[D, P] -> [P]. A projected gradient is a linear combination of the D gradients: a row of
+        coefficients in `kept`; its inner products follow from G = g gᵀ."""
         products = gradients @ gradients.T  # G [D, D]
         kept = torch.eye(len(gradients), dtype=gradients.dtype, device=gradients.device)
         generator = torch.Generator().manual_seed(self.settings.seed + int(self.steps.sum()))

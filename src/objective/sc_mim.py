@@ -29,16 +29,16 @@ def sc_mim(
     temperature: float,
     gather: Callable[[Tensor], list[Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Single-cross mutual information: the mean over the domains that have at least two users.
+    """The mutual-information loss: the mean over the domains that have at least two users.
 
     single and cross [N, H] are the outputs of the two views and `lengths` [S] the number of targets
     of each (domain, user) pair; `pairs` holds a domain and the rows of its users among the S, users
     with fewer than two targets left out (a first event is predicted from the start token alone).
     critics [D, H, H]. Returns (loss, bound log(n) − loss), both in nats and averaged over domains.
 
-    Where several processes share a batch, `gather` turns this one's rows [n, 2H], by domain, into
-    those of all processes, a tensor for each of `pairs`: the loss is then that of the whole batch,
-    in each process.
+    Where several processes share a batch, `gather` turns the rows [n, 2H] of one, by
+    domain, into those of all, one tensor for each of `pairs`: every process then computes the loss
+    of the whole batch.
     """
     if not pairs:
         zero = single.new_zeros(())

@@ -1,7 +1,7 @@
 """The step loss of one target, and its mean over the targets of a step.
 
-Targets stand in the canonical order of a batch, by domain, user and time, so the targets of a
-domain are one slice and `counts` [D] says how long each slice is.
+Targets are in the canonical order of a batch, by domain, user and time: the targets of a domain are
+one slice, whose length is in `counts` [D].
 """
 
 import torch
@@ -25,8 +25,8 @@ def domain_sums(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def mean_coefficients(counts: Tensor, weights: Tensor) -> Tensor:
-    """w_d / Σ_d w_d · counts_d [D]: what a domain's losses are multiplied by in the weighted mean
-    of a step; the plain mean when all weights are equal.
+    """w_d / Σ_d w_d · counts_d [D]: the factor of a domain's losses in the weighted mean of a step,
+    which is the plain mean if all weights are equal.
 
     `counts` [D] are the whole step's, over all its micro-batches and processes.
     """

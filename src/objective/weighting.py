@@ -1,4 +1,4 @@
-"""Uniform loss weighting, which is also what every other weighting begins from."""
+"""Uniform loss weighting, the base class of the others."""
 
 from typing import ClassVar
 
@@ -10,10 +10,10 @@ from src.interfaces import LossWeighting
 
 
 class Uniform:
-    """Every domain weighs the same: the plain mean over targets (`--weighting uniform`).
+    """Every domain has weight 1: the plain mean over targets (`--weighting uniform`).
 
-    settings: the run's. gap: the NegativeTransferGap (src/objective/lc_ntg.py) that the run
-    measures, whose state [D] has the run's device and type.
+    settings: of the run. gap: its NegativeTransferGap (src/objective/lc_ntg.py), whose state [D]
+    has the device and dtype of the run.
     """
 
     needs_both_views: ClassVar[bool] = False
@@ -28,13 +28,13 @@ class Uniform:
         return torch.ones_like(self.gap.state)
 
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
-        """Nothing is learned from a step."""
+        """Does nothing: the weights are constant."""
 
     def update_held_out(self, losses: dict[str, Tensor], counts: Tensor) -> None:
-        """Nor from held-out events."""
+        """Does nothing."""
 
     def combine(self, gradients: Tensor) -> Tensor:
-        """[D, P] -> [P] their sum."""
+        """The sum of the domains' gradients: [D, P] -> [P]."""
         return gradients.sum(0)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ class Uniform:
 
 
 def make_weighting(settings, gap) -> LossWeighting:
-    """The loss weighting of a run; uniform where it compares two views and the run has one."""
+    """The loss weighting of a run; uniform if it needs two views and the run has one."""
     weighting = load(WEIGHTINGS[settings.weighting])
     if weighting.needs_both_views and len(settings.paths) < 2:
         weighting = Uniform

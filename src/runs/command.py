@@ -34,7 +34,8 @@ class Command(NamedTuple):
 def parse_command(arguments: list[str] | None = None, description: str = "") -> Command:
     """Parse a command line.
 
-    `--config FILE`, or the run of --evaluate or --replay, replaces the defaults; flags win.
+    `--config FILE`, or the run of --evaluate or --replay, replaces the defaults; flags win. FILE
+    may be the config.json of a run of an earlier version.
     """
     first = OneLineParser(add_help=False, allow_abbrev=False)
     _add_files(first)
@@ -46,9 +47,10 @@ def parse_command(arguments: list[str] | None = None, description: str = "") -> 
         raise UserError(f"--evaluate {early.evaluate}: not a finished run (no results.json)")
     run = early.evaluate or (early.replay and folder_of(early.replay))
     before = run_settings(run) if run else None
-    defaults = read_settings(early.config, "--config") if early.config else {}
-    if before:
-        defaults = vars(before)
+    defaults = vars(before) if before else {}
+    if early.config:
+        of_a_run = (early.config.parent / "environment.json").is_file()
+        defaults = read_settings(early.config, "--config", of_a_run=of_a_run)
     defaults = choose(defaults, early.model, early.weighting, early.lc_ntg)
     config_class = settings_class(*names_in(defaults))
     parser = build_parser(config_class, description)

@@ -13,7 +13,7 @@ from pathlib import Path
 from src.config.cli import as_json
 from src.config.identity import difference, longer
 from src.config.settings import Settings, run_settings
-from src.dataset.store.folder import TRAIN, VALID, Dataset, open_named
+from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.io.errors import UserError
 from src.io.files import TEMPORARY, write_json
 from src.io.locking import hold_lock
@@ -182,7 +182,7 @@ def _init_from_record(settings: Settings, dataset: Dataset, folder: Path) -> dic
     parts = model_parts(settings, dataset, folder)
     if settings.resume and all(has_checkpoint(part_folder) for _, part_folder in parts):
         return {"init_from": read_environment(folder).get("init_from")}
-    former = open_former(Path(settings.init_from), open_named)
+    former = open_former(Path(settings.init_from))
     check_former(former, settings, dataset, folder)
     for part, _ in parts:
         former_state(former, part)  # detects a damaged checkpoint before anything changes

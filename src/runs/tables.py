@@ -8,7 +8,7 @@ from pathlib import Path
 from src.config.settings import EvaluationSettings
 from src.io.errors import UserError
 from src.io.files import write_atomically
-from src.training.epoch_statistics import EpochStatistics, epoch_line, epoch_rows
+from src.training.epoch_statistics import EpochStatistics, epoch_rows
 from src.training.progress import Progress
 from src.training.tensorboard import LiveView
 
@@ -98,10 +98,6 @@ class RunTables:
         """Send the rows of an epoch to TensorBoard."""
         self.view.write(progress.step, metrics, transfer, TRANSFER_COLUMNS)
 
-    def close(self) -> None:
-        """Close TensorBoard's writer."""
-        self.view.close()
-
 
 def print_epoch(
     progress: Progress,
@@ -110,11 +106,17 @@ def print_epoch(
     names: list[str],
     settings: EvaluationSettings,
 ) -> None:
-    """One line per epoch on the console; `*` marks the best validation so far."""
-    shown = settings.select_average, settings.select_metric
-    line = epoch_line((progress.epoch, progress.step), statistics, results, names, shown)
-    best = statistics is not None and progress.best_step == progress.step
-    print(line + ("  *" if best else ""), flush=True)
+    """One line per epoch on the console: its mean losses, if it was trained, and one metric of each
+    path's validation; `*` marks the best so far."""
+    average, metric = settings.select_average, settings.select_metric
+    parts = [f"epoch {progress.epoch:3d}  step {progress.step:6d}"]
+    for path, domain, name, value in statistics.loss_rows(names) if statistics else ():
+        if domain == "users" and name == "loss":
+            parts.append(f"{path} loss {value:.4f}")
+    parts += [f"{path} {metric} {means[average][metric]:.4f}" for path, means in results.items()]
+    if statistics and progress.best_step == progress.step:
+        parts.append("*")
+    print("  ".join(parts), flush=True)
 
 
 def merge_metrics(parts: list[tuple[Path, list[str], int]], folder: Path) -> None:

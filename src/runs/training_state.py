@@ -22,8 +22,10 @@ from src.runs.checkpoints import (
 )
 from src.runs.tables import METRICS_COLUMNS, Table, print_epoch
 from src.training.epoch_statistics import epoch_rows
+from src.training.optimizer import lr_share, make_optimizers, make_schedulers
 from src.training.progress import Progress
 from src.training.random_state import random_state, restore_all
+from src.training.torch_errors import is_out_of_memory
 from src.training.trainer import TrainerProtocol
 
 
@@ -83,35 +85,75 @@ def restore(trainer: TrainerProtocol, state: dict[str, Any], path: Path) -> None
     try:
         for name, part in _steppers(trainer).items():
             part.load_state_dict(state[name])
-        for optimizer in trainer.optimizers.values():
-            _check_moments(optimizer)
-        gap_state = state["lc_ntg"]
-        if gap_state is not None:
-            trainer.gap.state.copy_(gap_state)
-        trainer.weighting.load_state_dict(state.get("weighting", {}))
         trainer.progress = Progress(
             epoch=int(state["epoch"]), step=int(state["step"]), best=float(state["best"]),
             best_step=int(state["best_step"]), position=int(state.get("position", 0)),
         )  # fmt: skip
+        _check_progress(trainer)
+        _check_steppers(trainer)
+        gap_state = state["lc_ntg"]
+        if gap_state is not None:
+            trainer.gap.state.copy_(gap_state)
+        trainer.weighting.load_state_dict(state.get("weighting", {}))
         trainer.statistics = trainer.new_statistics()
         if trainer.progress.position:
             process = trainer.process
             trainer.statistics.load(state["sums"], process.rank, process.processes)
         key = (trainer.settings.seed, trainer.progress.step)
         restore_all(state["random"], trainer.process, key)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise misfit(path, error) from None
     except UserError as error:
         raise Unusable(f"{path}: {error}") from None
+    except Exception as error:  # an edited checkpoint fails in many ways
+        if is_out_of_memory(error):
+            raise
+        raise misfit(path, error) from None
 
 
-def _check_moments(optimizer: Optimizer) -> None:
-    """ValueError unless an optimiser's moments have the shapes of their parameters, which loading
-    does not check."""
-    for parameter, state in optimizer.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            if state[name].shape != parameter.shape:
-                raise ValueError(f"moments {list(state[name].shape)} of {list(parameter.shape)}")
+def _check_progress(trainer: TrainerProtocol) -> None:
+    """ValueError for a step that the run does not have."""
+    progress, steps = trainer.progress, trainer.loader.steps_per_epoch
+    if (
+        not 0 <= progress.epoch <= trainer.settings.max_epochs
+        or not 0 <= progress.position <= steps
+        or progress.step != progress.epoch * steps + progress.position
+    ):
+        raise ValueError(f"no step {progress.step} in epoch {progress.epoch + 1}")
+
+
+def _check_steppers(trainer: TrainerProtocol) -> None:
+    """ValueError unless optimisers and schedules are those of the settings at the run's step, and
+    moments have the shapes of their parameters. torch loads anything else and fails later."""
+    settings, steps = trainer.settings, trainer.loader.steps_per_epoch
+    step = trainer.progress.step
+    lr = settings.lr * lr_share(step, settings, steps)
+    optimizers = make_optimizers(trainer.model, settings, trainer.model.item_table)
+    schedulers = make_schedulers(optimizers, settings, steps)
+    for name, new in optimizers.items():
+        groups = (part.state_dict()["param_groups"][0] for part in (trainer.optimizers[name], new))
+        loaded, expected = groups
+        _check_entries(name, loaded, expected | {"lr": lr})
+    for name, new_schedule in schedulers.items():
+        moved = {"last_epoch": step, "_step_count": step + 1, "_last_lr": [lr]}
+        loaded = trainer.schedulers[name].state_dict()
+        _check_entries(name, loaded, new_schedule.state_dict() | moved)
+    for optimizer in trainer.optimizers.values():
+        for parameter, state in optimizer.state.items():
+            float(state["step"])  # TypeError and others where it is no number
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment = state[name]
+                if moment.shape != parameter.shape or moment.is_sparse:
+                    raise ValueError(f"moments {list(moment.shape)} of {list(parameter.shape)}")
+
+
+def _check_entries(name: str, loaded: dict[str, Any], expected: dict[str, Any]) -> None:
+    """ValueError where a loaded state lacks an entry, or has another value or type."""
+    wrong = [
+        entry
+        for entry, value in expected.items()
+        if loaded.get(entry) != value or type(loaded.get(entry)) is not type(value)
+    ]
+    if wrong:
+        raise ValueError(f"{name} has another {wrong[0]}")
 
 
 def fresh_states(trainer: TrainerProtocol) -> dict[str, dict[str, Tensor]]:

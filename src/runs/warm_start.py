@@ -18,7 +18,7 @@ from torch import Tensor
 
 from src.config.identity import architecture
 from src.config.settings import Settings, run_settings
-from src.dataset.store.folder import Dataset
+from src.dataset.store.folder import Dataset, open_named
 from src.interfaces import Recommender
 from src.io.errors import UserError
 from src.runs.checkpoints import load_checkpoint
@@ -169,8 +169,8 @@ class Former:
         return self.folder / "domains" / str(number) / "best.pt", self.vocabulary.only(number)
 
 
-def open_former(folder: Path, open_data: Callable[[Settings], Dataset]) -> Former:
-    """Open the run folder of `--init_from`; `open_data` opens the dataset of its settings.
+def open_former(folder: Path) -> Former:
+    """Open the run folder of `--init_from`, and its dataset where that still exists.
 
     The ids of its items are in the run folder or, for runs of earlier versions, in its dataset
     folder. Raises UserError where both are missing, or the run is not finished.
@@ -179,7 +179,7 @@ def open_former(folder: Path, open_data: Callable[[Settings], Dataset]) -> Forme
         raise UserError(f"--init_from {folder} holds no finished run (no results.json)")
     settings = run_settings(folder)
     sha256 = read_environment(folder)["data_sha256"]
-    dataset = _former_dataset(settings, sha256, open_data)
+    dataset = _former_dataset(settings, sha256)
     items = folder / "items.parquet"
     if not items.is_file():
         if dataset is None:
@@ -191,11 +191,9 @@ def open_former(folder: Path, open_data: Callable[[Settings], Dataset]) -> Forme
     return Former(folder, settings, sha256, read_vocabulary(items), dataset)
 
 
-def _former_dataset(
-    settings: Settings, sha256: str, open_data: Callable[[Settings], Dataset]
-) -> Dataset | None:
+def _former_dataset(settings: Settings, sha256: str) -> Dataset | None:
     try:
-        dataset = open_data(settings)
+        dataset = open_named(settings)
     except UserError:
         return None
     return dataset if dataset.card["sha256"] == sha256 else None

@@ -28,8 +28,9 @@ class Forecast:
     gradients: int
     optimizer: int
     activations: int
-    users: int  # of a batch
-    tokens: int  # targets of a batch, each a token in each view
+    users: int  # of a process in a batch
+    tokens: int  # their targets, each a token in each view
+    processes: int = 1  # each takes at least one user of a batch
 
     @property
     def tables(self) -> int:
@@ -84,6 +85,7 @@ def forecast(
         activations=int(tokens * recommender.activation_bytes(settings, tile)),
         users=users,
         tokens=tokens,
+        processes=processes,
     )
 
 
@@ -181,10 +183,10 @@ def smaller_ranking(settings: Settings) -> str:
 def smaller_batch(settings: Settings, estimate: Forecast, room: float = math.inf) -> str:
     """The flags and values that make a step fit in `room` bytes: its batch halved, more than once
     if needed, or a smaller model where the model needs most of the memory."""
-    parts = 2
-    while estimate.tables + estimate.activations / parts > room and 2 * parts <= estimate.users:
+    most, parts = settings.batch_size // estimate.processes, 2
+    while estimate.tables + estimate.activations / parts > room and 2 * parts <= most:
         parts *= 2
-    if parts > estimate.users or estimate.tables > min(room, estimate.activations):
+    if parts > most or estimate.tables > min(room, estimate.activations):
         return smaller_tables(settings)
     batch_size, grad_accum = settings.batch_size // parts, settings.grad_accum * parts
     return f"start a new run with --batch_size {batch_size} --grad_accum {grad_accum}"

@@ -82,14 +82,15 @@ class EpochStatistics:
         def share(parts: Tensor) -> Tensor:  # [P, D] -> [D]
             return parts[rank] if len(parts) == processes else parts.sum(0) * (rank == 0)
 
+        losses = dict(state["losses"])  # of a tensor, torch would take a path for an index
         for path, sums in self.losses.items():
-            sums.copy_(share(state["losses"][path]))
+            sums.copy_(share(losses[path]))
         self.counts.copy_(share(state["counts"]))
         for name in ("steps", "gap_sums", "weights"):
             getattr(self, name).copy_(state[name])
-        device = self.counts.device
-        self.shown = {name: value.to(device) for name, value in state["shown"].items()}
-        self.transfer = list(state["transfer"].to(device))
+        device, domains = self.counts.device, len(self.counts)
+        self.shown = {name: value.to(device).view(()) for name, value in state["shown"].items()}
+        self.transfer = list(state["transfer"].to(device).view(-1, 3, domains))
 
     # ------------------------------------------------------------------------ rows of tables
 
@@ -134,23 +135,3 @@ def epoch_rows(
         for domain, metrics in by_domain.items():
             for metric, value in metrics.items():
                 yield (*done, "valid", path, domain, metric, value)
-
-
-def epoch_line(
-    done: tuple[int, int],
-    statistics: EpochStatistics | None,
-    results: dict[str, dict],
-    names: list[str],
-    shown: tuple[str, str],
-) -> str:
-    """The line on the console after (epoch, step): the losses of an epoch, if there was one, and
-    from each path's validation `results` a mean and a metric, `shown`."""
-    average, metric = shown
-    parts = [f"epoch {done[0]:3d}  step {done[1]:6d}"]
-    parts += [
-        f"{path} loss {value:.4f}"
-        for path, domain, name, value in (statistics.loss_rows(names) if statistics else ())
-        if domain == "users" and name == "loss"
-    ]
-    parts += [f"{path} {metric} {values[average][metric]:.4f}" for path, values in results.items()]
-    return "  ".join(parts)

@@ -1,6 +1,7 @@
-"""What went wrong, told from an error of torch: by its type and, where it has none, by its text.
+"""Recognise errors of torch by their type or, where that is a plain RuntimeError, by their text.
 
-tests/runs/test_torch_errors.py provokes each of these errors, so that a change of torch is noticed.
+tests/runs/test_torch_errors.py and test_processes_ending.py provoke each of them, so that a change
+of torch is noticed.
 """
 
 import torch

@@ -55,9 +55,9 @@ def test_in_float32_the_model_is_the_padded_oracle(device, loss):
             torch.testing.assert_close(parts[name], value, rtol=2e-5, atol=2e-5, msg=name)
     for losses in (fast, slow):
         (losses.objective + losses.auxiliary[MIM_LOSS]).backward()
-    for parameter, form, own in weight_pairs(model, padded):
+    for parameter, form, weight in weight_pairs(model, padded):
         torch.testing.assert_close(
-            scaled(form(parameter.grad), own.grad), scaled(own.grad, own.grad),
+            scaled(form(parameter.grad), weight.grad), scaled(weight.grad, weight.grad),
             rtol=2e-5, atol=2e-5,
         )  # fmt: skip
 
@@ -108,20 +108,20 @@ def test_a_split_is_ranked_as_on_the_cpu(tmp_path):
     targets = split_targets(dataset, "test")
     drawn = drawn_candidates(dataset, targets, DRAWN, 10, 0, tmp_path)
     model = make_model(dataset, dtype=torch.float32).eval()
-    found = {}
+    scores = {}
     for device in ("cpu", "cuda"):
         process = Process(torch.device(device))
         plan = Plan(dataset, targets, PROTOCOLS, drawn, process.device)
         ensemble, baselines = Ensemble([model.to(device)]), fit_count_models(dataset)
-        found[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
-    for path, expected in found["cpu"].items():
-        got, exact = found["cuda"][path], path in ("popularity", "markov")
+        scores[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
+    for path, expected in scores["cpu"].items():
+        got, exact = scores["cuda"][path], path in ("popularity", "markov")
         assert (got.lists.sum() == expected.lists.sum()) and got.lists[0] == 0
         for protocol, ranks in expected.ranks.items():
-            own = got.ranks[protocol]
-            assert (own.candidates == ranks.candidates).all()
-            assert (own.tied == ranks.tied).all()
-            moved = abs(own.better - ranks.better)
+            counted = got.ranks[protocol]
+            assert (counted.candidates == ranks.candidates).all()
+            assert (counted.tied == ranks.tied).all()
+            moved = abs(counted.better - ranks.better)
             assert moved.max() <= (0 if exact else 1) and (moved > 0).mean() < 0.02, (
                 path,
                 protocol,

@@ -76,14 +76,14 @@ def test_every_parameter_learns_and_the_item_table_from_inputs_and_scores():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"loss": "bce"}, "--model gru4rec has no --loss bce"),
         ({"mode": "syncrec"}, "--model gru4rec has no --mode syncrec"),
         ({"gru4rec_layers": 0}, "--gru4rec_layers must be between 1 and 64"),
     ],
 )
-def test_what_it_does_not_have_is_refused(changes, said):
+def test_what_it_does_not_have_is_refused(changes, message):
     dataset = make_dataset(random_users(5, domain_sizes=SIZES), SIZES)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         make_model(dataset, **changes)

@@ -26,14 +26,14 @@ def resolve(name: str) -> Any:
     for length in range(len(parts), 0, -1):
         module = ".".join(parts[:length])
         try:
-            found = importlib.import_module(module)
+            value = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if not module.startswith(error.name or " "):  # a module that it imports is missing
                 raise
             continue
         for attribute in parts[length:]:
-            found = getattr(found, attribute)
-        return found
+            value = getattr(value, attribute)
+        return value
     raise ImportError(name)
 
 

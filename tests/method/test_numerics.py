@@ -60,6 +60,7 @@ def test_a_run_with_plain_kernels_is_the_run(precision, tolerance, tmp_path):
     torch.testing.assert_close(*losses, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.nightly  # the compiler takes half a minute
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_are_the_steps_within_float32_rounding():
     plain = losses_and_weights(mode="sdsr", experts_cross=1, experts_single=0)
@@ -80,15 +81,15 @@ def test_bf16_steps_follow_the_float32_steps_within_a_hundredth(loss):
 
 def test_deterministic_runs_are_the_runs(tmp_path):
     data = make_data(tmp_path)
-    found = []
+    tables = []
     for name, more in (("plain", ()), ("checked", ("--deterministic",))):
         try:
             run = train(data, tmp_path, name, "--max_epochs=2", *more)
             assert torch.are_deterministic_algorithms_enabled() == bool(more)
         finally:
             torch.use_deterministic_algorithms(False)
-        found.append([(run / file).read_bytes() for file in ("metrics.csv", "transfer_steps.csv")])
-    assert found[0] == found[1]
+        tables.append([(run / file).read_bytes() for file in ("metrics.csv", "transfer_steps.csv")])
+    assert tables[0] == tables[1]
 
 
 def test_deterministic_refuses_what_may_differ():

@@ -120,19 +120,6 @@ def test_losses_and_gradients_are_those_of_the_softmax_written_out(kernels, one_
     assert actual[0].requires_grad and not actual[1].requires_grad
 
 
-def test_one_pass_over_the_logits_and_two_give_the_same(monkeypatch):
-    case = one_domain(70, 300, 8, torch.float64)
-    results = []
-    for elements, least in ((2**22, 32), (304 * 40, 32), (304 * 20, 32), (304 * 20, 1)):
-        set_tiling(monkeypatch, elements, least=least)
-        results.append(with_gradients(kernel.softmax_loss, *case))
-    shapes = [kernel._tile_shape(70, 300)[1]]
-    set_tiling(monkeypatch, 304 * 20)
-    assert kernel._tile_shape(70, 300)[1] < shapes[0] == 300  # the items were cut, and were not
-    for other in results[1:]:
-        assert_same(other, results[0], 1e-12)
-
-
 class Repeated(torch.autograd.Function):
     """The objective with a new forward pass for each backward pass, as the numerical check needs:
     it goes backward twice, and the loss allows it once."""

@@ -56,14 +56,14 @@ def test_an_untrained_model_ranks_like_chance(settings, dataset, tmp_path):
     trainer = Trainer(
         Settings(hidden=16, layers=1, **settings), dataset, tmp_path, Process(torch.device("cpu"))
     )
-    for path, found in trainer.validate(split_targets(dataset, "test")).items():
+    for path, means in trainer.validate(split_targets(dataset, "test")).items():
         for name, size in zip(dataset.domain_names, SIZES, strict=True):
-            k, n = min(10, size), found[name]["n"]
+            k, n = min(10, size), means[name]["n"]
             gains = np.zeros(size)
             gains[:k] = 1 / np.log2(np.arange(2, k + 2))
             for metric, by_rank in (("hr@10", gains > 0), ("ndcg@10", gains)):
                 error = 4 * by_rank.std() / n**0.5 + 1e-9
-                assert abs(found[name][metric] - by_rank.mean()) < error, (path, name, metric)
+                assert abs(means[name][metric] - by_rank.mean()) < error, (path, name, metric)
 
 
 def ranked(scores, dataset, protocols=("full",), drawn=None):

@@ -117,7 +117,7 @@ def test_the_gradients_of_the_domains_add_up_to_that_of_the_objective(
     grad_accum, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(WEIGHTINGS, "summed", f"{__name__}:Summed")
-    found = []
+    by_weighting = []
     for weighting in ("uniform", "summed"):
         trainer = make_trainer(tmp_path, weighting, grad_accum=grad_accum, dropout=0.3)
         torch.manual_seed(7)  # the same dropout masks
@@ -125,10 +125,10 @@ def test_the_gradients_of_the_domains_add_up_to_that_of_the_objective(
         counts = trainer.count_targets(step_batches)
         coefficients = trainer.coefficients(counts, trainer.weighting.weights())
         trainer.gradients(step_batches, coefficients)
-        found.append({name: p.grad for name, p in trainer.model.named_parameters()})
-    for name, gradient in found[0].items():
-        other = torch.zeros_like(found[1][name]) if gradient is None else gradient
-        torch.testing.assert_close(found[1][name], other, rtol=1e-9, atol=1e-12)
+        by_weighting.append({name: p.grad for name, p in trainer.model.named_parameters()})
+    for name, gradient in by_weighting[0].items():
+        other = torch.zeros_like(by_weighting[1][name]) if gradient is None else gradient
+        torch.testing.assert_close(by_weighting[1][name], other, rtol=1e-9, atol=1e-12)
 
 
 def test_pcgrad_changes_the_step(tmp_path):

@@ -21,6 +21,7 @@ SIZES = {  # script: (flags, keys that the object must have)
     "speed/protocols": (
         (*CPU, "--items=40", "--domains=2", "--hidden=8", "--targets=20", "--negatives=5"), "ratio"
     ),
+    "speed/kernels": ((*CPU, "--hidden=8", "--dtype=float32", "--batch=4"), "cases"),
     "speed/softmax": ((*CPU, "--items=70", "--targets=12", "--hidden=8"), "sizes"),
     "speed/loader": ((*CPU, "--events=6000", "--items=40", "--batches=2"), "ratio open_s"),
     "speed/data": (("--events=3000",), "ratio peak_rss_mib"),

@@ -1,4 +1,4 @@
-"""Whether a run can start from weights that were trained on what it is scored on."""
+"""How many held-out events a former run was trained on, by split and filter."""
 
 import random
 from collections import Counter
@@ -52,8 +52,8 @@ def months(raw: Path, out: Path, *flags: str) -> list[Path]:
 
 
 def by_hand(former: Path, now: Path) -> dict[str, int]:
-    """The same count the slow way; equal events of a user are told apart by their number."""
-    trained, found = set(), {"valid": 0, "test": 0}
+    """The same count the slow way; equal events of a user are numbered."""
+    trained, leaked = set(), {"valid": 0, "test": 0}
     for user, events in sequences_of(former).items():
         copies = Counter()
         for item, _, time, split in events:
@@ -65,14 +65,14 @@ def by_hand(former: Path, now: Path) -> dict[str, int]:
         for item, _, time, split in events:
             copies[item, time] += 1
             if (user, item, time, copies[item, time]) in trained and split != TRAIN:
-                found[{VALID: "valid", TEST: "test"}[split]] += 1
-    return found
+                leaked[{VALID: "valid", TEST: "test"}[split]] += 1
+    return leaked
 
 
 def counted(former: Path, now: Path) -> dict[str, int]:
-    found = trained_targets(open_dataset(former), open_dataset(now))
-    assert found == by_hand(former, now)
-    return found
+    leaked = trained_targets(open_dataset(former), open_dataset(now))
+    assert leaked == by_hand(former, now)
+    return leaked
 
 
 def lengths(folder: Path, within=lambda event: None) -> Counter:

@@ -1,4 +1,4 @@
-"""A run is found, continued and scored again whatever changes that does not identify it."""
+"""A run is recognised, continued and scored again when settings change that don't identify it."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def whole(data, tmp_path_factory):
 
 @pytest.fixture
 def run(whole, tmp_path):
-    """The same, for this test alone."""
+    """A copy of `whole` for one test."""
     return shutil.copytree(whole, tmp_path / "runs" / "tiny" / "run")
 
 
@@ -71,14 +71,14 @@ def test_a_ranking_out_of_memory_is_resumed_with_the_users_that_the_message_name
     assert differences(again, whole) == []
 
 
-def test_a_run_goes_on_where_its_dataset_has_moved_to(data, whole, tmp_path, capsys):
+def test_a_run_continues_after_its_dataset_has_moved(data, whole, tmp_path, capsys):
     first = shutil.copytree(data, tmp_path / "first")
     run = train(first, tmp_path, "run", "--max_epochs=1")
     moved = first.rename(tmp_path / "moved")
     train(moved, tmp_path, "run", "--max_epochs=2", "--resume")
     assert differences(run, whole) == []
     capsys.readouterr()
-    train(data, tmp_path, "run", "--max_epochs=2")  # a third place
+    train(data, tmp_path, "run", "--max_epochs=2")
     assert f"finished already: {run}" in capsys.readouterr().out
 
 
@@ -91,27 +91,21 @@ def test_a_relative_runs_dir_is_relative_to_the_current_directory(data, tmp_path
 # ------------------------------------------------------------------------ records of earlier runs
 
 
-def test_a_setting_that_is_gone_is_left_out(data, run, capsys):
-    rewrite_config(run, since_removed=3)
+def test_a_removed_setting_of_an_earlier_run_is_ignored(data, run, tmp_path, capsys):
+    rewrite_config(run, since_removed=3, runs_dir=str(run.parents[1]))
     before = contents(run)
     train(data, run.parents[1], "run", "--max_epochs=2")
     assert "finished already" in capsys.readouterr().out
+    main.main([f"--config={run / 'config.json'}"])
+    assert "finished already" in capsys.readouterr().out
     assert contents(run) == before
+    mistyped = shutil.copy(run / "config.json", tmp_path / "mistyped.json")  # of no run
+    with pytest.raises(UserError, match="unknown setting 'since_removed'"):
+        main.main([f"--config={mistyped}"])
     main.main([f"--evaluate={run}"])
     assert {name: before[name] for name in before if name != "config.json"} == {
         name: content for name, content in contents(run).items() if name != "config.json"
     }
-
-
-def test_a_beta_of_zero_freezes_the_weights(data, tmp_path):
-    rows = {}
-    for name, more in (("frozen", ["--lc_ntg_beta=0"]), ("moving", [])):
-        run = train(data, tmp_path, name, "--max_epochs=2", "--protocol", "full", *more)
-        rows[name] = [row for row in rows_of(run / "transfer.csv") if row["epoch"] == "2"]
-    gammas = {name: [float(row["gamma"]) for row in some] for name, some in rows.items()}
-    assert gammas["frozen"] == pytest.approx([1 / 3] * 3, abs=1e-6)
-    assert {float(row["weight"]) for row in rows["frozen"]} == {1.0}
-    assert max(gammas["moving"]) - min(gammas["moving"]) > 1e-4
 
 
 def test_a_beta_of_zero_in_a_run_of_an_earlier_version_is_the_default(data, run, capsys):

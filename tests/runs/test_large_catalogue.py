@@ -9,13 +9,9 @@ import pytest
 import torch
 
 import main
-from models import SyNCRec
-from src.config.settings import Settings
-from src.nn.initialization import own_stream
 from src.runs.checkpoints import load_checkpoint
 from src.training.processes import Process
 from tests.support import step_benches
-from tests.support.builders import make_dataset
 from tests.support.command_runs import make_data, train
 
 CPU = torch.device("cpu")
@@ -33,14 +29,6 @@ def is_mapped(path: Path) -> bool:
     if not maps.is_file():
         pytest.skip("no /proc here, which says what is mapped")
     return str(path) in maps.read_text()
-
-
-def test_the_item_table_of_a_seed_stays_what_it_was():
-    settings = Settings(hidden=8, seed=7)
-    model = SyNCRec(settings, make_dataset([([1, 5], [0, 1])], (4, 30)).item_starts.tolist())
-    with own_stream(7, "items"):
-        expected = torch.randn(35, 8) * 0.02
-    assert torch.equal(model.item_table, expected)
 
 
 def test_a_mapped_checkpoint_has_the_same_content_and_stays_on_the_disk(data, tmp_path):

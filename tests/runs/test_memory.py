@@ -9,9 +9,8 @@ import torch
 
 from src.config.settings import Settings
 from src.io.errors import UserError
-from src.runs.models import count_parameters
 from src.training import device_memory
-from src.training.device_memory import check_tables, forecast, shortage
+from src.training.device_memory import check_tables, forecast, shortage, smaller_batch
 from src.training.processes import Process
 from tests.support import step_benches
 from tests.support.command_runs import command, contents, flags, make_data, train
@@ -48,19 +47,19 @@ def test_a_step_takes_what_was_forecast(changes, tmp_path):
     bench = make_bench(**changes)
     bench.step()  # the moments of the optimiser are there
     bench.trainer.model.zero_grad(set_to_none=True)
-    found = bench.trainer.forecast
-    assert found.tokens == bench.tokens == 48 * LENGTH
+    estimate = bench.trainer.forecast
+    assert estimate.tokens == bench.tokens == 48 * LENGTH
     taken = step_benches.bytes_held(bench.step, tmp_path)
-    assert taken == pytest.approx(found.gradients + found.activations, rel=0.25)
+    assert taken == pytest.approx(estimate.gradients + estimate.activations, rel=0.25)
 
 
 @pytest.mark.parametrize("sparse", [True, False])
 def test_parameters_and_optimiser_are_forecast_to_the_byte(sparse):
     bench = make_bench(loss="bce", sparse_items=sparse)
     bench.step()
-    found, trainer = bench.trainer.forecast, bench.trainer
+    estimate, trainer = bench.trainer.forecast, bench.trainer
     held = list(trainer.model.parameters())
-    assert found.parameters == sum(part.nbytes for part in held)
+    assert estimate.parameters == sum(part.nbytes for part in held)
     moments = [
         value
         for optimizer in trainer.optimizers.values()
@@ -68,7 +67,7 @@ def test_parameters_and_optimiser_are_forecast_to_the_byte(sparse):
         for value in state.values()
         if torch.is_tensor(value) and value.numel() > 1
     ]
-    assert found.optimizer == sum(moment.nbytes for moment in moments)
+    assert estimate.optimizer == sum(moment.nbytes for moment in moments)
 
 
 def test_processes_share_the_batch_and_a_fuller_batch_is_allowed_for():
@@ -81,16 +80,11 @@ def test_processes_share_the_batch_and_a_fuller_batch_is_allowed_for():
     assert forecast(by_length, 1000, 10, lengths).tokens == 300  # the ten longest
 
 
-def test_no_number_of_the_model_is_made_to_count_them():
-    dataset = step_benches.generated_dataset(np.full(4, 5), [1, 1], [10, 10])
-    huge = Settings(hidden=60_000, layers=40)
-    assert count_parameters(huge, dataset) > 40 * 3 * 12 * 60_000**2  # some 20 TB
-
-
 # ---------------------------------------------------------------- what cannot fit, what may not
 
 
 def test_tables_larger_than_all_memory_are_refused(tmp_path, capsys):
+    """Their size is computed without allocating them."""
     data = make_data(tmp_path)
     capsys.readouterr()
     with pytest.raises(
@@ -102,14 +96,22 @@ def test_tables_larger_than_all_memory_are_refused(tmp_path, capsys):
 
 def test_a_step_that_may_not_fit_is_warned_of_with_a_batch_that_would(monkeypatch):
     settings = Settings(batch_size=64, grad_accum=2)
-    found = forecast(settings, 1_000_000, 1000, np.full(100, 50))
-    room = found.tables + found.activations * 0.3
+    estimate = forecast(settings, 1_000_000, 1000, np.full(100, 50))
+    room = estimate.tables + estimate.activations * 0.3
     monkeypatch.setattr(device_memory, "memory_limit", lambda device: (room, 1e15))
-    line = shortage(found, settings, torch.device("cpu"))
+    line = shortage(estimate, settings, torch.device("cpu"))
     assert line.endswith("start a new run with --batch_size 16 --grad_accum 8")
-    monkeypatch.setattr(device_memory, "memory_limit", lambda device: (found.total, 1e15))
-    assert shortage(found, settings, torch.device("cpu")) is None
+    monkeypatch.setattr(device_memory, "memory_limit", lambda device: (estimate.total, 1e15))
+    assert shortage(estimate, settings, torch.device("cpu")) is None
     check_tables(settings, 1_000_000, torch.device("cpu"))
+
+
+def test_the_advice_leaves_each_process_a_user():
+    settings = Settings(batch_size=7)
+    lengths = np.full(100, 50)
+    two, four = (forecast(settings, 1000, 10, lengths, count) for count in (2, 4))
+    assert "--batch_size 3 --grad_accum 2" in smaller_batch(settings, two)
+    assert "--hidden 32" in smaller_batch(settings, four)  # a batch of 3 is refused there
 
 
 def test_the_line_stands_before_the_first_epoch(tmp_path, capsys):
@@ -148,9 +150,9 @@ def test_running_out_of_memory_is_one_line_with_the_flag_to_lower(tmp_path, chan
     given = flags(data, runs, "--run_name=run", "--layers=2", "--batch_size=50", *changes)
     done = command("-c", LIMITED, str(200 * 2**20), *given, check=False)
     assert done.returncode == 2, done.stderr
-    said = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
-    assert len(said) == 1
-    assert said[0].startswith("error: out of memory while ")
-    assert said[0].endswith(advice)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: out of memory while ")
+    assert lines[0].endswith(advice)
     assert not {"last.pt", "best.pt"} & {Path(name).name for name in contents(runs)}
     assert not list(runs.rglob("*.tmp"))

@@ -1,4 +1,4 @@
-"""What is not finite stops the run at its step: named, and the state before it can be replayed."""
+"""A value that is not finite stops the run, is named, and the step before it can be replayed."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def stopped(trainer: Trainer) -> str:
-    """Train until what is not finite ends it: what is said. Nothing of that step has happened."""
+    """Train until what is not finite ends it: the message. Nothing of that step has happened."""
     steps = []
 
     def note(*_) -> None:  # runs before the step is counted
@@ -62,32 +62,32 @@ def stopped(trainer: Trainer) -> str:
 
 def users_with(trainer: Trainer, item: int) -> set[str]:
     """The ids of the users that have an item as a target of the first step."""
-    data, found = trainer.loader.training, set()
+    data, ids = trainer.loader.training, set()
     for user in next(trainer.loader.shares(0))[0][0]:
         window = slice(int(data.offsets[user]), int(trainer.loader.ends[user]))
         if item in data.items[window][-trainer.settings.max_len :]:
-            found.add(str(trainer.dataset.user_ids[int(user)]))
-    return found
+            ids.add(str(trainer.dataset.user_ids[int(user)]))
+    return ids
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_domain_and_users(tmp_path):
-    """The poisoned item is no input and no negative of the step: only its own targets are hit."""
+    """The poisoned item is no input and no negative of the step: only its targets are affected."""
     trainer = make_trainer(tmp_path, loss="bce", mode="cdsr", max_len=2)
     batch = next(trainer.loader.steps(0))[0]
     others = set(batch.cross.inputs.tolist()) | set(batch.negatives.tolist())
     item = next(item for item in batch.targets.tolist() if item not in others)
     with torch.no_grad():
         trainer.model.item_table[item] = math.nan
-    said = stopped(trainer)
+    message = stopped(trainer)
     domain = int(np.searchsorted(trainer.dataset.item_starts, item, side="right")) - 1
-    assert said.startswith("step 1 of epoch 1: ") and "is not finite" in said
-    assert f"the cross loss of {trainer.dataset.domain_names[domain]} (users " in said
-    named = set(said.split("(users ")[1].split(")")[0].split(", "))
+    assert message.startswith("step 1 of epoch 1: ") and "is not finite" in message
+    assert f"the cross loss of {trainer.dataset.domain_names[domain]} (users " in message
+    named = set(message.split("(users ")[1].split(")")[0].split(", "))
     assert named == users_with(trainer, item)
 
 
 @pytest.mark.parametrize(
-    ("name", "poison", "said"),
+    ("name", "poison", "message"),
     [
         ("tasks.cross.towers.first.weight", lambda g: g * math.nan,
          "the gradient of tasks.cross.towers.first.weight is not finite"),
@@ -96,10 +96,10 @@ def test_a_loss_that_is_not_finite_is_named_with_its_domain_and_users(tmp_path):
         ("item_table", lambda g: torch.full_like(g, 1e30), "the norm of all gradients"),
     ],
 )  # fmt: skip
-def test_a_gradient_that_is_not_finite_is_named(name, poison, said, tmp_path):
+def test_a_gradient_that_is_not_finite_is_named(name, poison, message, tmp_path):
     trainer = make_trainer(tmp_path)
     dict(trainer.model.named_parameters())[name].register_hook(poison)
-    assert said in stopped(trainer)
+    assert message in stopped(trainer)
 
 
 def test_the_mutual_information_loss_and_the_weighted_sum_are_named(tmp_path):

@@ -25,7 +25,7 @@ from tests.support.process_runs import (
     launch_runs,
 )
 
-KINDS = {  # what each run has that the default settings have not
+KINDS = {  # {name: flags that are not at their default}
     "full": (),
     "no-lc-ntg": ("--no-lc_ntg",),
     "no-sc-mim": ("--no-sc_mim",),
@@ -39,8 +39,8 @@ KINDS = {  # what each run has that the default settings have not
     "parts": ("--batch_size=4", "--grad_accum=2"),
 }
 WITH_THREE = ("bce", "own-context")
-IN_EVERY_CHANGE = ("bce", "separate", "parts", "in-parts")  # in two processes; the rest is nightly
-# of batches alike: as one, and in parts
+IN_EVERY_CHANGE = ("bce", "separate", "in-parts")  # in two processes; the rest is nightly
+# equal batches, whole and in parts
 WHOLE = ("--no-sc_mim", "--batch_size=9", "--max_epochs=7")
 IN_PARTS = ("--no-sc_mim", "--batch_size=3", "--grad_accum=3", "--max_epochs=7")
 
@@ -51,29 +51,29 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("processes")
 
 
-def flags_of(data, place, processes: int, name: str, *more: str) -> list[str]:
-    return exact(data, place / str(processes), name, *more)
+def flags_of(data, folder, processes: int, name: str, *more: str) -> list[str]:
+    return exact(data, folder / str(processes), name, *more)
 
 
 @pytest.fixture(scope="module")
-def alone(data, place):
+def alone(data, folder):
     """A function: the run folder of a kind in one process, made once."""
 
     def run(name: str, *more: str):
-        folder = place / "1" / "tiny" / name
-        if not folder.is_dir():
-            main.main(flags_of(data, place, 1, name, *more))
-        return folder
+        run_folder = folder / "1" / "tiny" / name
+        if not run_folder.is_dir():
+            main.main(flags_of(data, folder, 1, name, *more))
+        return run_folder
 
     return run
 
 
 @pytest.fixture(scope="module")
-def launched(data, place):
+def launched(data, folder):
     """A function: the run folder of a kind in several processes; those of a tier share a launch."""
 
     @cache
@@ -83,15 +83,13 @@ def launched(data, place):
             for name, more in (KINDS | {"in-parts": IN_PARTS}).items()
             if is_nightly(name, processes) == nightly and (processes == 2 or name in WITH_THREE)
         }
-        done = launch_runs(
-            processes, place,
-            [(flags_of(data, place, processes, name, *more), None) for name, more in kinds.items()],
-        )  # fmt: skip
+        flags = [flags_of(data, folder, processes, name, *more) for name, more in kinds.items()]
+        done = launch_runs(processes, folder, [(run_flags, None) for run_flags in flags])
         assert done.returncode == 0, done.stderr
 
     def run(name: str, processes: int):
         launch_tier(processes, is_nightly(name, processes))
-        return place / str(processes) / "tiny" / name
+        return folder / str(processes) / "tiny" / name
 
     return run
 
@@ -104,21 +102,22 @@ def is_nightly(name: str, processes: int) -> bool:
 
 
 def test_the_log_leaves_processes_without_a_user_and_the_steps_are_many(data):
-    """What would make the tests here easy ones, if it were not so."""
+    """Otherwise the tests below would be too easy."""
     loader = Loader(
         open_dataset(data), torch.device("cpu"), 1, 2, batch_size=7, max_len=50, seed=42
     )
     shares = [batch for step in loader.shares(epoch=0) for batch in step]
-    assert [len(own) for own in shares[-1]] == [1, 0]
-    assert [len(own) for own in shares[0]] == [4, 3]
+    assert [len(users) for users in shares[-1]] == [1, 0]
+    assert [len(users) for users in shares[0]] == [4, 3]
     assert 5 * loader.steps_per_epoch >= 50
 
 
-def test_the_command_trains_and_ranks_in_three_processes_as_in_one(data, place, alone):
+def test_the_command_trains_and_ranks_in_three_processes_as_in_one(data, folder, alone):
     one = alone("full")
-    done = launch(3, ROOT / "main.py", *flags_of(data, place, 3, "full"))
+    done = launch(3, ROOT / "main.py", *flags_of(data, folder, 3, "full"))
     assert done.returncode == 0, done.stderr
-    many = place / "3" / "tiny" / "full"
+    assert "arning" not in done.stderr  # of unused parameters, strides, or the process group
+    many = folder / "3" / "tiny" / "full"
     assert_same_run(one, many)
     before = contents(many)
     main.main([f"--evaluate={many}"])  # the same weights, by one process
@@ -127,8 +126,8 @@ def test_the_command_trains_and_ranks_in_three_processes_as_in_one(data, place, 
     count = Counter(zip(ranks.split, ranks.path, ranks.target, strict=True))
     targets = open_dataset(data).split_counts
     assert set(count.values()) == {1}
-    for split, of_domains in (("valid", targets[1]), ("test", targets[2])):
-        assert (ranks.split == split).sum() == of_domains.sum() * ranks.path.nunique() > 0
+    for split, by_domain in (("valid", targets[1]), ("test", targets[2])):
+        assert (ranks.split == split).sum() == by_domain.sum() * ranks.path.nunique() > 0
 
 
 @pytest.mark.parametrize(
@@ -138,9 +137,7 @@ def test_the_command_trains_and_ranks_in_three_processes_as_in_one(data, place, 
         for name, count in [*((name, 2) for name in KINDS), *((name, 3) for name in WITH_THREE)]
     ],
 )
-def test_a_run_in_several_processes_is_that_of_one_also_without_a_component(
-    alone, launched, name, processes
-):
+def test_a_run_in_several_processes_equals_that_of_one(alone, launched, name, processes):
     one, many = alone(name, *KINDS[name]), launched(name, processes)
     if name == "separate":
         assert_same_files(one, many)
@@ -156,10 +153,11 @@ def test_a_batch_in_parts_trains_as_the_whole_one_in_one_process_and_in_two(alon
     assert_same_run(whole, launched("in-parts", 2))
 
 
-def test_with_the_mutual_information_the_parts_train_otherwise(alone):
+def test_with_the_mutual_information_loss_the_parts_train_differently(alone):
     """As --help says of --grad_accum: a user's negatives are those of the part."""
     whole, parts = (
-        alone(f"mim-{len(own)}", *own, "--sc_mim", "--max_epochs=1") for own in (WHOLE, IN_PARTS)
+        alone(f"mim-{len(flags)}", *flags, "--sc_mim", "--max_epochs=1")
+        for flags in (WHOLE, IN_PARTS)
     )
     first, second = (checkpoint_numbers(run / "last.pt") for run in (whole, parts))
     assert difference(first["/model/critics"], second["/model/critics"]) > 1e-6

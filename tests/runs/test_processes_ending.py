@@ -1,5 +1,5 @@
-"""When one of several processes ends, by a signal or a fault, all end with the cause, and --resume
-goes on with any number of them to the state that an uninterrupted run has."""
+"""When one of several processes ends, by a signal or a fault, all end and report the cause, and
+--resume continues with any number of them to the state of an uninterrupted run."""
 
 import json
 from contextlib import suppress
@@ -12,8 +12,8 @@ from src.training.processes import Process
 from src.training.random_state import restore_all
 from src.training.signals import Interrupted
 from tests.support.command_runs import ROOT, command, make_data
-from tests.support.process_endings import ENDINGS, statuses
-from tests.support.process_runs import USERS, assert_same_run, exact, launch, launch_runs
+from tests.support.process_endings import project_lines, statuses
+from tests.support.process_runs import USERS, assert_same_run, exact, launch_runs
 from tests.support.process_worker import meets
 
 LOST = (
@@ -38,12 +38,6 @@ def stands_at(run) -> int:
     state = torch.load(run / "last.pt", weights_only=True)
     assert state["position"]
     return state["step"]
-
-
-def own_lines(errors: str) -> list[str]:
-    """The lines of main.py on stderr: not torch's, nor torchrun's report."""
-    begin = ("error: ", "process ", "interrupted")
-    return sorted(line for line in errors.splitlines() if line.startswith(begin))
 
 
 # Each leg of the run, after a first one in one process: how many processes go on with it, and what
@@ -93,7 +87,7 @@ def test_a_killed_process_ends_the_others_with_the_cause(legs):
 
 def check_killed(done, step: int, killed_at: int, survivor: str) -> None:
     assert done.returncode == 1
-    (line,) = own_lines(done.stderr)
+    (line,) = project_lines(done.stderr)
     assert line.startswith(f"{survivor}{LOST}")
     assert "Signal 9 (SIGKILL)" in done.stderr  # in torchrun's report
     assert "]: Traceback" not in done.stderr  # torchrun has one of its own, the survivor none
@@ -106,10 +100,10 @@ def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs):
     run, left = legs
     for done, step, sent_at, fault in legs_that_end(left, "torchrun"):
         assert done.returncode == 1
-        (line,) = own_lines(done.stderr)
-        place = f"step {step % 11} of epoch {step // 11 + 1}"
+        (line,) = project_lines(done.stderr)
+        where = f"step {step % 11} of epoch {step // 11 + 1}"
         assert line == (
-            f"interrupted: {fault.split()[-1]}; {run / 'last.pt'} is saved after {place}; "
+            f"interrupted: {fault.split()[-1]}; {run / 'last.pt'} is saved after {where}; "
             "continue with --resume"
         )
         assert step > sent_at
@@ -132,7 +126,7 @@ def with_dropout(data, runs):
 
 
 @pytest.mark.parametrize(("one", "other"), [("once", "again"), ("stretch", "parts")])
-def test_with_dropout_a_run_goes_on_as_it_would_have_or_with_more_processes_repeatably(
+def test_with_dropout_a_resumed_run_is_repeatable_also_with_more_processes(
     with_dropout, runs, one, other
 ):
     """The masks follow from the saved random states; a new process's, from seed and step."""
@@ -144,7 +138,7 @@ def test_with_dropout_a_run_goes_on_as_it_would_have_or_with_more_processes_repe
     assert (runs / "tiny" / other / "results.json").is_file()
 
 
-def test_each_process_takes_up_its_own_random_state():
+def test_each_process_restores_its_random_state():
     drawn, states = [], []
     for _ in range(3):
         states.append(torch.get_rng_state())
@@ -158,7 +152,7 @@ def test_each_process_takes_up_its_own_random_state():
 def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_dropout, runs):
     done = with_dropout
     assert done.returncode == 1
-    (line,) = own_lines(done.stderr)
+    (line,) = project_lines(done.stderr)
     fault = runs / "tiny" / "nan" / "fault.pt"
     assert line.startswith("error: the score of item ")
     assert line.endswith(f"; the state before it is in {fault}, for --replay")
@@ -166,29 +160,13 @@ def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_d
     assert (state["epoch"], state["position"], state["step"]) == (1, 6, 12)
 
 
-@pytest.fixture(scope="module")
-def endings():
-    """{(ending, processes): statuses and stderr} of an ending of each kind (process_endings.py)."""
-    asked = [[(ending, processes) for ending in ENDINGS] for processes in (2, 3)]
+def test_a_busy_thread_does_not_abort_its_ending_process():
+    """Three kinds of ending in two processes, side by side; all kinds, also in three processes, are
+    in tests/nightly/test_process_endings.py."""
+    endings = [[(ending, 2) for ending in ("done", "own mistake", "lost")]]
     script = ROOT / "tests" / "support" / "process_endings.py"
-    done = command(script, json.dumps(asked))
-    return {(one[0], len(one[1])): one[1:] for one in json.loads(done.stdout)}
-
-
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_thread_that_still_works_does_not_abort_its_ending_process(endings, ending, processes):
-    codes, said = endings[ending, processes]
-    assert codes == statuses(ending, processes), said
-    assert "terminate called" not in said
-    lines = {"done": 0, "lost": processes - 1, "defect": processes - 1}.get(ending, 1)
-    assert len(own_lines(said)) == lines
-
-
-def test_two_processes_print_no_warning(tmp_path):
-    """Neither of unused parameters, nor of strides, nor of a group that was not destroyed."""
-    data = make_data(tmp_path, users=USERS)
-    done = launch(2, ROOT / "main.py", *exact(data, tmp_path / "runs", "run", "--max_epochs=1"))
-    assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    assert [line for line in said if "arn" in line] == []
+    done = command(script, json.dumps(endings))
+    for ending, codes, errors in json.loads(done.stdout):
+        assert codes == statuses(ending, 2), errors
+        assert "terminate called" not in errors
+        assert len(project_lines(errors)) == (ending != "done")

@@ -1,16 +1,15 @@
-"""Torch's errors that have no type are recognised: each is provoked here as it occurs in a run."""
+"""Errors of torch without a type are recognised; each is provoked as it occurs in a run.
 
-import os
-import subprocess
+The loss of another process is provoked in test_processes_ending.py.
+"""
+
 import sys
-from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from src.training.torch_errors import is_anomaly, is_lost_process, is_out_of_memory, short_text
+from src.training.torch_errors import is_anomaly, is_lost_process, is_out_of_memory
+from tests.support.command_runs import command
 
 PREDICATES = (is_out_of_memory, is_anomaly, is_lost_process)
 LIMITED_LOAD = """
@@ -20,7 +19,7 @@ pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
-    torch.load(sys.argv[1], mmap=sys.argv[2] == "mapped")
+    torch.load(sys.argv[1], mmap=True)
 except RuntimeError as error:
     print(is_out_of_memory(error), error)
 """
@@ -37,14 +36,9 @@ def test_the_allocator_of_the_cpu_has_no_memory():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-@pytest.mark.parametrize("how", ["mapped", "read"])
-def test_a_file_does_not_fit_in_memory(how, tmp_path):
+def test_a_file_does_not_fit_in_memory(tmp_path):
     torch.save(torch.zeros(2**24), tmp_path / "large.pt")
-    arguments = ["-c", LIMITED_LOAD, str(tmp_path / "large.pt"), how]
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=root, capture_output=True, text=True, timeout=120
-    )
+    done = command("-c", LIMITED_LOAD, tmp_path / "large.pt")
     assert done.stdout.startswith("True "), (done.stdout, done.stderr)
 
 
@@ -64,36 +58,6 @@ def test_a_backward_function_returns_nan():
     ):
         (x.sqrt() * 0).sum().backward()
     assert recognised(error.value) == [is_anomaly]
-
-
-def leave_or_reduce(rank: int, store: str, results) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    dist.barrier()
-    if rank == 0:
-        try:
-            for _ in range(100):
-                dist.all_reduce(torch.ones(1))
-        except RuntimeError as error:
-            results.put((recognised(error), short_text(error)))
-    results.close()
-    results.join_thread()
-    os._exit(0)
-
-
-def test_another_process_ends(tmp_path):
-    context = get_context("spawn")
-    results = context.Queue()
-    workers = [
-        context.Process(target=leave_or_reduce, args=(rank, str(tmp_path / "store"), results))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    error_types, text = results.get(timeout=120)
-    for worker in workers:
-        worker.join(timeout=60)
-    assert error_types == [is_lost_process]
-    assert text and "/" not in text  # without the path of gloo's source file
 
 
 @pytest.mark.parametrize(

@@ -181,12 +181,12 @@ def raw_log(world: World, draw: Draw) -> None:
 
 
 def checkpoint(world: World, draw: Draw) -> None:
-    """The bytes of a checkpoint; what is accepted trains on, and its step is computed again."""
+    """A checkpoint; what is accepted trains on, and its step is computed again."""
     trainer = readers.new_trainer(world)
     path = world.run / draw(st.sampled_from(("within.pt", "last.pt")))
     if not path.is_file():
         readers.save_within(trainer, path)
-    with spoiled(draw, path, parts=False):
+    with spoiled(draw, path):
         training_state.load(trainer, path)
         if trainer.progress.position < trainer.loader.steps_per_epoch:
             trainer.train_epoch()

@@ -165,8 +165,8 @@ class PaddedSyNCRec(nn.Module):
         table = model.item_table
         padded = cls(model.settings, model.item_starts).to(table.device, table.dtype)
         with torch.no_grad():
-            for parameter, form, own in weight_pairs(model, padded):
-                own.copy_(form(parameter))
+            for parameter, form, weight in weight_pairs(model, padded):
+                weight.copy_(form(parameter))
         return padded.train(model.training)
 
     def forward(self, padded: PaddedBatch, coefficients: dict[str, Tensor]) -> StepLosses:
@@ -193,18 +193,18 @@ class PaddedSyNCRec(nn.Module):
     def _single(self, padded: PaddedBatch) -> Tensor:
         """h of every target in the single views [N, H]: a pass of all users a domain."""
         items = F.embedding(padded.single_inputs, self.item_table).unbind()  # D of [B, L, H]
-        found = []
+        outputs = []
         for domain, (rows, places) in enumerate(zip(items, padded.single_places, strict=True)):
             hidden = self._pass("single", domain, padded.single_inputs[domain], rows)
-            found.append(hidden.flatten(0, 1).index_select(0, places))
-        return torch.cat(found)
+            outputs.append(hidden.flatten(0, 1).index_select(0, places))
+        return torch.cat(outputs)
 
     def _pass(self, task: str, which: int, inputs: Tensor, items: Tensor) -> Tensor:
         """One pass over all experts: inputs [B, L], their embeddings [B, L, H] -> h [B, L, H]."""
-        own, settings = self.tasks[task], self.settings
-        tokens = torch.where((inputs == 0)[..., None], own.start[which], items) + own.position
-        x = F.dropout(own.norm(tokens), settings.dropout, self.training)
-        weights = own.gates[which](x)
+        parts, settings = self.tasks[task], self.settings
+        tokens = torch.where((inputs == 0)[..., None], parts.start[which], items) + parts.position
+        x = F.dropout(parts.norm(tokens), settings.dropout, self.training)
+        weights = parts.gates[which](x)
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32)).softmax(-1)
         mixture, number = 0.0, 0  # weights [B, L, K], CDSR's experts first
         for owner, experts in self.experts.items():
@@ -215,9 +215,9 @@ class PaddedSyNCRec(nn.Module):
                     output = expert(x)  # [B, L, H]
                 mixture = mixture + weights[..., number, None] * output
                 number += 1
-        return own.towers[which](mixture)
+        return parts.towers[which](mixture)
 
-    def _losses(self, batch: Batch, outputs: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: Batch, outputs: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Σ coefficient · loss, and the step loss of each target [N]."""
         if self.settings.loss == "ce":
             spans, start = [], 0
@@ -225,11 +225,13 @@ class PaddedSyNCRec(nn.Module):
                 items = slice(self.item_starts[domain], self.item_starts[domain + 1])
                 spans += [(slice(start, start + count), items)] if count else []
                 start += count
-            return chunked_softmax_loss(outputs, self.item_table, batch.targets, spans, own)
+            return chunked_softmax_loss(
+                outputs, self.item_table, batch.targets, spans, coefficients
+            )
         positive = F.embedding(batch.targets, self.item_table)
         negative = F.embedding(batch.negatives, self.item_table)
         losses = pairwise_loss(outputs, positive, negative)
-        return (own * losses).sum(), losses.detach()
+        return (coefficients * losses).sum(), losses.detach()
 
 
 def weight_pairs(

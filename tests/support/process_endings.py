@@ -3,11 +3,11 @@
     python tests/support/process_endings.py [[["done", 2], ["lost", 3]], …]
 
 Each inner list is a batch of endings, (what happens, number of processes), that take place side by
-side. Prints, as JSON, what came of each: [what, exit statuses by rank, what they said on stderr].
+side. Prints, as JSON, how each ended: [what happened, exit statuses by rank, stderr].
 
 The processes are forked from this one, which has imported torch, so that an ending costs a second
-and not ten; a store of their own connects those of each, as torchrun's does. In each ending but
-the last process's a thread of gloo is just releasing a tensor, which takes it a while.
+and not ten; each ending has a store that connects its processes, as torchrun's does. In every
+process but the last a thread of gloo is just releasing a tensor, which takes it a while.
 """
 
 import json
@@ -39,11 +39,17 @@ _observed: list[weakref.ref] = []
 
 
 def statuses(ending: str, processes: int) -> list[int]:
-    """The exit statuses that README states, by rank."""
+    """The exit statuses that docs/robustness.md states, by rank."""
     if ending in ("lost", "defect"):  # in the last process
         return [1] * (processes - 1) + [-signal.SIGKILL if ending == "lost" else 1]
     codes = {"done": 0, "mistake": 2, "own mistake": 2, "not finite": 2, "interrupted": 130}
     return [codes[ending]] * processes
+
+
+def project_lines(errors: str) -> list[str]:
+    """The lines on stderr that are the project's: not torch's, nor torchrun's report."""
+    begin = ("error: ", "process ", "interrupted")
+    return [line for line in errors.splitlines() if line.startswith(begin)]
 
 
 def program(ending: str) -> None:
@@ -110,12 +116,12 @@ def start_store() -> tuple[int, int]:
         os.write(sender, f"{store.port}\n".encode())
         signal.pause()
     os.close(sender)
-    with os.fdopen(receiver) as told:
-        return holder, int(told.readline())
+    with os.fdopen(receiver) as port:
+        return holder, int(port.readline())
 
 
 def start(ending: str, processes: int, port: int, errors: BinaryIO) -> list[int]:
-    """The processes of an ending on their way."""
+    """Fork the processes of an ending; their process ids."""
     forks = []
     for rank in range(processes):
         forks.append(os.fork())
@@ -131,13 +137,13 @@ def start(ending: str, processes: int, port: int, errors: BinaryIO) -> list[int]
     return forks
 
 
-def come_to_an_end(ending: str, processes: int) -> Callable[[], list[Any]]:
-    """An ending on its way; the function waits for it, and says what came of it."""
+def begin(ending: str, processes: int) -> Callable[[], list[Any]]:
+    """Start the processes of an ending; a function that waits for it and returns its results."""
     holder, port = start_store()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - read once its writers have ended
     forks = start(ending, processes, port, errors)
 
-    def ended() -> list[Any]:
+    def wait() -> list[Any]:
         codes = [os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) for fork in forks]
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
@@ -145,16 +151,17 @@ def come_to_an_end(ending: str, processes: int) -> Callable[[], list[Any]]:
             errors.seek(0)
             return [ending, codes, errors.read().decode(errors="replace")]
 
-    return ended
+    return wait
 
 
 def main() -> None:
     """All batches of endings, one after the other."""
     torch.set_num_threads(1)
-    came = []
+    results = []
     for batch in json.loads(sys.argv[1]):
-        came += [ended() for ended in [come_to_an_end(*one) for one in batch]]
-    print(json.dumps(came))
+        waiting = [begin(*ending) for ending in batch]
+        results += [wait() for wait in waiting]
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

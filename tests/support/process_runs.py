@@ -1,4 +1,4 @@
-"""Launching runs of main.py in several processes, and holding the run folders side by side."""
+"""Launching runs of main.py in several processes, and comparing their run folders."""
 
 import csv
 import json
@@ -74,19 +74,19 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 def checkpoint_numbers(path: Path) -> dict[str, Any]:
-    """All of a checkpoint but its settings and random states, by its place in the dict."""
+    """All of a checkpoint but its settings and random states: {name: value}."""
     state = torch.load(path, weights_only=True)
     del state["random"], state["settings"], state["identity"]
     return dict(_leaves(state, ""))
 
 
-def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (dict, list, tuple)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in pairs:
-            yield from _leaves(part, f"{place}/{key}")
+            yield from _leaves(part, f"{name}/{key}")
     else:
-        yield place, value
+        yield name, value
 
 
 def difference(first: Any, second: Any) -> float:

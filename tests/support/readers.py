@@ -11,7 +11,7 @@ import torch
 import recommend
 from src.config.settings import Settings
 from src.dataset.batching.loader import Loader
-from src.dataset.store.folder import Dataset, open_dataset, open_named
+from src.dataset.store.folder import Dataset, open_dataset
 from src.evaluation.queries import Ensemble
 from src.evaluation.targets import SPLITS, split_targets, target_facts
 from src.report import compare, protocols, table
@@ -81,7 +81,7 @@ def save_within(trainer: Trainer, path: Path) -> None:
 
 
 def start_from(world: World) -> None:
-    former = open_former(world.run, open_named)
+    former = open_former(world.run)
     dataset = good_dataset(world)
     check_former(former, tiny_settings(world), dataset, world.root / "other")
     former_state(former, dataset)

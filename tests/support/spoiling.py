@@ -192,9 +192,8 @@ def _replace(draw: Draw, path: Path) -> None:
 
 
 @contextmanager
-def spoiled(draw: Draw, path: Path, parts: bool = True) -> Iterator[None]:
-    """A good file, spoiled in here, and as it was afterwards; without `parts` by its bytes alone,
-    not by what it holds."""
+def spoiled(draw: Draw, path: Path) -> Iterator[None]:
+    """A good file, spoiled within the context and restored after it."""
     good = path.read_bytes()
     remove(path)  # another file: the good one may be mapped into memory
     try:
@@ -202,7 +201,7 @@ def spoiled(draw: Draw, path: Path, parts: bool = True) -> Iterator[None]:
         how = draw(st.sampled_from(("parts",) * 5 + ("bytes",) * 4 + ("file",)))
         if how == "file":
             _replace(draw, path)
-        elif how == "parts" and parts and path.suffix in BY_SUFFIX:
+        elif how == "parts" and path.suffix in BY_SUFFIX:
             BY_SUFFIX[path.suffix](draw, path)
         else:
             path.write_bytes(spoiled_bytes(draw, good))

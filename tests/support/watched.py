@@ -36,7 +36,7 @@ PHASES = {  # the function that a phase is spent in
 }
 KILLED = -signal.SIGKILL  # the exit status
 BETWEEN = "between"  # in none of them
-OWN_FILES = {"config.json", "environment.json"}  # they name the run's place, and its command
+NOT_COMPARED = {"config.json", "environment.json"}  # they name the run's folder and command
 TINY = (
     "--hidden=8", "--layers=1", "--heads=2", "--max_len=8", "--experts_cross=2", "--dropout=0.3",
     "--eval_users=32", "--sampled_negatives=6", "--warmup_steps=5", "--threads=1", "--device=cpu",
@@ -106,7 +106,7 @@ def live(
     aim: Aim | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Ended:
-    """Run a command, such as main.main, in a process of its own, to its end or until it is killed.
+    """Run a command, such as main.main, in a new process, to its end or until it is killed.
 
     `prepare` runs in that process before it. Both are functions of modules, so that the process
     finds them.
@@ -187,8 +187,8 @@ def _live(
         os.dup2(output, stream)
     os.close(output)
     sys.argv = [f"{command.__module__}.py", *arguments]
-    for phase, (place, name) in PHASES.items():
-        owner = pkgutil.resolve_name(place)
+    for phase, (owner_name, name) in PHASES.items():
+        owner = pkgutil.resolve_name(owner_name)
         stop = aim.nth if aim and aim.phase == phase and not aim.delay else 0
         setattr(owner, name, _told(phase, getattr(owner, name), sender, stop))
     if prepare:
@@ -228,40 +228,40 @@ def slow_renames(pause: float = 0.02) -> None:
 # ------------------------------------------------------------------------ what is left
 
 
-def differences(found: Path, expected: Path) -> list[str]:
-    """What differs between two run folders, but for the files that name their place: checkpoints
+def differences(actual: Path, expected: Path) -> list[str]:
+    """What differs between two run folders, except the files that name their location: checkpoints
     tensor by tensor, bit by bit, and all else byte by byte."""
-    files = [_files(folder) for folder in (found, expected)]
-    told = [f"{name} is in one alone" for name in sorted(files[0] ^ files[1])]
+    files = [_files(folder) for folder in (actual, expected)]
+    different = [f"{name} is in one alone" for name in sorted(files[0] ^ files[1])]
     for name in sorted(files[0] & files[1]):
         if name.endswith(".pt"):
             states = (load_checkpoint(folder / name) for folder in
-                      (found, expected))  # fmt: skip
-            told += [f"{name}: {part}" for part in unequal_parts(*states)]
-        elif (found / name).read_bytes() != (expected / name).read_bytes():
-            told.append(name)
-    return told
+                      (actual, expected))  # fmt: skip
+            different += [f"{name}: {part}" for part in unequal_parts(*states)]
+        elif (actual / name).read_bytes() != (expected / name).read_bytes():
+            different.append(name)
+    return different
 
 
 def _files(folder: Path) -> set[str]:
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    return names - OWN_FILES
+    return names - NOT_COMPARED
 
 
-def unequal_parts(first: Any, second: Any, place: str = "") -> list[str]:
-    """The places where two nested values are not the same, bit for bit."""
+def unequal_parts(first: Any, second: Any, where: str = "") -> list[str]:
+    """Where two nested values are not the same, bit for bit."""
     if type(first) is not type(second):
-        return [place]
+        return [where]
     if isinstance(first, torch.Tensor):
-        return [] if same_bits(first, second) else [place]
+        return [] if same_bits(first, second) else [where]
     if isinstance(first, (list, tuple)):
         first, second = dict(enumerate(first)), dict(enumerate(second))
     if isinstance(first, dict):
         if first.keys() != second.keys():
-            return [place]
+            return [where]
         pairs = ((key, first[key], second[key]) for key in first)
-        return [part for key, *pair in pairs for part in unequal_parts(*pair, f"{place}/{key}")]
-    return [] if first == second else [place]
+        return [part for key, *pair in pairs for part in unequal_parts(*pair, f"{where}/{key}")]
+    return [] if first == second else [where]
 
 
 def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -273,21 +273,21 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 def faults_after_a_kill(folder: Path, expected: Path) -> list[str]:
     """What cannot be read in a run folder that a kill left; `expected` is the whole run's."""
-    told = []
+    faults = []
     for name in (LAST, FORMER, BEST):
         try:
             if (folder / name).is_file():
                 load_checkpoint(folder / name)
         except UserError as error:
-            told.append(str(error))
+            faults.append(str(error))
     for path in folder.glob("*.csv"):  # the rows of the epochs so far
         if not (expected / path.name).read_bytes().startswith(path.read_bytes()):
-            told.append(f"{path.name} is no beginning of the whole run's")
+            faults.append(f"{path.name} is no beginning of the whole run's")
     for name in ("results.json", "ranks.parquet"):
         path = folder / name
         if path.is_file() and path.read_bytes() != (expected / name).read_bytes():
-            told.append(f"{name} differs")
-    return told
+            faults.append(f"{name} differs")
+    return faults
 
 
 def newest_step(folder: Path) -> int:

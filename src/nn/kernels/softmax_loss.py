@@ -13,13 +13,12 @@ from torch.autograd.function import once_differentiable
 from src.nn.kernels.matmul import add_matmul, matmul_dtype
 
 # Sizes of tiles, chosen by measurement on two cores (see `_tile_shape`).
-CHUNK_ELEMENTS = 2**22  # logits held at a time; 16 MiB in float32, which a large cache still takes
+CHUNK_ELEMENTS = 2**22  # logits in memory at a time: 16 MiB in float32, which a large cache holds
 TILE_ROWS = 256  # more targets at a time gain nothing
 LEAST_ROWS = 64  # below, three multiplications of so few rows cost more than four of TILE_ROWS
 TILE_ITEMS = 4096  # where the items are cut; 4 MiB of logits with TILE_ROWS
-ALIGNMENT = (
-    16  # float32 rows of logits start on a cache line; else a multiplication is up to half slower
-)
+# float32 rows of logits start on a cache line; otherwise a product takes up to half as long again
+ALIGNMENT = 16
 
 
 def _aligned(width: int) -> int:

@@ -10,7 +10,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$ROOT/src/environment.sh"
 
-words=(-n auto --dist loadfile)
+words=(-n auto --dist loadfile --no-loadscope-reorder)
 for word in "$@"; do
   case $word in
     --nightly) words+=(-m nightly) ;;

@@ -11,19 +11,22 @@ pytest_plugins = ["tests.support.spark_session"]
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 # A shell has its background commands ignore SIGINT, and theirs would inherit that from the tests
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# They take longest and begin first, so that no process of pytest works alone at the end
+LONG_FILES = ("test_processes_ending.py", "test_processes.py", "test_resume.py", "test_spark.py")
 TESTS = Path(__file__).resolve().parent
 SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items):
     """What lies in tests/nightly is nightly, and so is what needs Spark, which takes long to start,
-    but for test_spark.py; elsewhere a mark says so."""
+    but for test_spark.py; elsewhere a mark says so. Long files come first."""
     for item in items:
         on_spark = "spark" in item.fixturenames and item.path.name != "test_spark.py"
         if on_spark or TESTS / "nightly" in item.path.parents:
             item.add_marker("nightly")
         if item.get_closest_marker("nightly"):
             item.add_marker(pytest.mark.timeout(3600))
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +56,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture(autouse=True)
-def torch_settings_end_with_the_test():
-    """`--deterministic` holds for a whole process, and tests run commands within theirs."""
+def torch_begins_and_ends_each_test_alike():
+    """What a test draws doesn't depend on the tests before it; and `--deterministic` holds for a
+    whole process, within which tests run commands."""
+    torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)

@@ -234,6 +234,7 @@ def flat(state) -> list[torch.Tensor]:
     return [part for one in state for part in flat(one)] if isinstance(state, list | tuple) else []
 
 
+@pytest.mark.nightly
 def test_two_processes_train_as_one(data, tmp_path):
     names = {"gru4rec": "--model", "inverse_loss": "--weighting", "pcgrad": "--weighting"}
 

@@ -456,6 +456,7 @@ run_command(report.main)
 KILL = "lambda *_: os.kill(os.getpid(), signal.SIGTERM)"
 
 
+@pytest.mark.nightly  # tests/commands/test_recommend.py has the same in every change
 @pytest.mark.parametrize(
     ("command", "patch"),
     [

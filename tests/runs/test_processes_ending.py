@@ -125,6 +125,7 @@ def with_dropout(data, runs):
     return launch_runs(2, runs, list(zip(map(flags, names), faults, strict=True)))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("one", "other"), [("once", "again"), ("stretch", "parts")])
 def test_with_dropout_a_resumed_run_is_repeatable_also_with_more_processes(
     with_dropout, runs, one, other
@@ -149,6 +150,7 @@ def test_each_process_restores_its_random_state():
         assert torch.equal(torch.rand(5), expected)
 
 
+@pytest.mark.nightly
 def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_dropout, runs):
     done = with_dropout
     assert done.returncode == 1

@@ -149,6 +149,7 @@ def test_of_two_commands_at_once_one_makes_the_folder(raw, tmp_path):
     assert left_beside(out) == []
 
 
+@pytest.mark.nightly
 def test_two_commands_with_other_options_never_mix(raw, tmp_path):
     out = tmp_path / "parent" / "out"
     both = [start(raw, out), start(raw, out, "--min_user_events=5")]

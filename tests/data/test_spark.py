@@ -22,6 +22,7 @@ OPTIONS = {
     "each domain": {"split": "leave_one_out_per_domain", "dedup": "consecutive", "max_len": 6},
     "one item an id": {"shared_items": True, "domains": ("Books", "été")},
 }  # fmt: skip
+IN_EVERY_CHANGE = "temporal, of shares"
 
 
 def made_by(engine, settings, folder):
@@ -34,7 +35,10 @@ def made_by(engine, settings, folder):
 
 @pytest.mark.parametrize(
     "options",
-    [pytest.param(name, marks=[pytest.mark.nightly] * (name != "filters")) for name in OPTIONS],
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] * (name != IN_EVERY_CHANGE))
+        for name in OPTIONS
+    ],
 )
 def test_both_engines_make_the_same_dataset(spark, tmp_path, options):
     raw = write_log(tmp_path / "raw" / "e.csv", random_log(events=300))

@@ -43,7 +43,10 @@ def test_the_setting_selects_the_kernels(kernels, hand_written):
     assert {node.name() for node in nodes} & FUSED == hand_written
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [pytest.param("float32", 1e-5, marks=pytest.mark.nightly), ("float64", 1e-10)],
+)
 def test_a_run_with_plain_kernels_is_the_run(precision, tolerance, tmp_path):
     """The losses of an epoch of ten steps, with dropout and both views."""
     data, losses = make_data(tmp_path), []

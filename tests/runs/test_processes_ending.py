@@ -162,6 +162,7 @@ def test_a_score_that_is_not_finite_in_one_process_ends_all_with_one_line(with_d
     assert (state["epoch"], state["position"], state["step"]) == (1, 6, 12)
 
 
+@pytest.mark.nightly
 def test_a_busy_thread_does_not_abort_its_ending_process():
     """Three kinds of ending in two processes, side by side; all kinds, also in three processes, are
     in tests/nightly/test_process_endings.py."""

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.support.command_runs import failing, make_data, started, train
+from src.io.locking import hold_lock
+from tests.support.command_runs import failing, make_data, train
 from tests.support.watched import differences
 
 EPOCHS = "--max_epochs=3"
@@ -30,18 +30,13 @@ def runs(tmp_path):
 
 
 def test_a_second_command_in_the_folder_is_refused_and_changes_nothing(data, runs, capsys):
-    process = started(data, runs, EPOCHS)
-    process.send_signal(signal.SIGSTOP)
-    try:
+    run = train(data, runs, "run", EPOCHS)
+    with hold_lock(run, "in use"):
         for given in ((), ("--resume",), ("--overwrite",)):
             line = failing(
                 capsys, runs, lambda given=given: train(data, runs, "run", EPOCHS, *given)
             )
-            assert f"another command is working in {runs / 'tiny' / 'run'}" in line
-    finally:
-        process.send_signal(signal.SIGCONT)
-    assert process.wait() == 0
-    process.communicate()
+            assert f"another command is working in {run}" in line
 
 
 class Killed(BaseException):

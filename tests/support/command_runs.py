@@ -67,6 +67,16 @@ def command(
     )  # fmt: skip
 
 
+def started(data: Path, runs: Path, *more: str) -> subprocess.Popen:
+    """A run by the real command, once its first epoch is done."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "main.py", *flags(data, runs, "--run_name=run", *more)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert any(line.startswith("epoch   1") for line in iter(process.stdout.readline, ""))
+    return process
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too, and what it holds."""
     return {

@@ -211,8 +211,11 @@ def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--model=gru4rec",), ("--weighting=inverse_loss",), ("--weighting=pcgrad",)],
-    ids=["gru4rec", "inverse_loss", "pcgrad"],
+    [
+        ("--model=gru4rec", "--weighting=inverse_loss"),
+        pytest.param(("--weighting=pcgrad",), marks=pytest.mark.nightly),
+    ],
+    ids=["gru4rec", "pcgrad"],
 )
 def test_a_run_that_is_resumed_ends_as_one_that_was_left_alone(flags, data, tmp_path):
     whole = train(data, tmp_path / "a", "run", *flags, "--max_epochs=3")

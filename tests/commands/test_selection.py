@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.command_runs import ROOT
 
 RUN = """
@@ -12,6 +14,7 @@ print(int(status), sorted({"duckdb", "ibis", "pyspark"} & sys.modules.keys()))
 """
 
 
+@pytest.mark.nightly
 def test_the_tests_of_the_losses_load_no_data_engine():
     done = subprocess.run(
         [sys.executable, "-c", RUN], cwd=ROOT, capture_output=True, text=True, check=True

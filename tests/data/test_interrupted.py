@@ -178,7 +178,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("full", ["out_dir", "temp_dir"])
+@pytest.mark.parametrize("full", ["out_dir", pytest.param("temp_dir", marks=pytest.mark.nightly)])
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(raw, tmp_path, small_disk, full):
     out = (small_disk if full == "out_dir" else tmp_path / "parent") / "out"
     spill = small_disk if full == "temp_dir" else tmp_path / "spill"

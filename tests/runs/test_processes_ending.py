@@ -50,7 +50,7 @@ LEGS = [
 ]
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(len(LEGS), marks=pytest.mark.nightly)])
+@pytest.fixture(scope="module", params=[1, pytest.param(len(LEGS), marks=pytest.mark.nightly)])
 def legs(data, runs, request):
     """A run interrupted once and then in some of the legs, each time within an epoch, and brought
     to its end by one process; and what each leg left: how it ended, the steps behind last.pt."""
@@ -96,6 +96,8 @@ def check_killed(done, step: int, killed_at: int, survivor: str) -> None:
     assert step % 3 == 0
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("legs", [len(LEGS)], indirect=True)
 def test_a_signal_to_torchrun_ends_all_after_a_whole_step_with_one_line(legs):
     run, left = legs
     for done, step, sent_at, fault in legs_that_end(left, "torchrun"):

@@ -475,6 +475,7 @@ def test_a_terminated_command_leaves_no_temporary_file(command, patch, runs, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.nightly
 def test_the_other_commands_load_no_plotting_library():
     code = "import report, sys; print([name for name in sys.modules if 'matplotlib' in name])"
     done = subprocess.run(

@@ -107,7 +107,7 @@ def over_random_logs(examples):
     return decorate
 
 
-@over_random_logs(15)
+@over_random_logs(10)
 def test_every_array_is_that_of_the_reference(tmp_path_factory, events, options, files, order):
     check_arrays(tmp_path_factory, events, options, files, order)
 

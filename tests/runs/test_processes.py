@@ -39,7 +39,7 @@ KINDS = {  # {name: flags that are not at their default}
     "parts": ("--batch_size=4", "--grad_accum=2"),
 }
 WITH_THREE = ("bce", "own-context")
-IN_EVERY_CHANGE = ("full", "separate", "in-parts")  # in two processes; the rest is nightly
+IN_EVERY_CHANGE = ("full", "separate")  # in two processes; the rest is nightly
 # equal batches, whole and in parts
 WHOLE = ("--no-sc_mim", "--batch_size=9", "--max_epochs=7")
 IN_PARTS = ("--no-sc_mim", "--batch_size=3", "--grad_accum=3", "--max_epochs=7")
@@ -149,12 +149,14 @@ def test_a_run_in_several_processes_equals_that_of_one(alone, launched, name, pr
         assert_same_run(one, many)
 
 
+@pytest.mark.nightly
 def test_a_batch_in_parts_trains_as_the_whole_one_in_one_process_and_in_two(alone, launched):
     whole, parts = alone("whole", *WHOLE), alone("in-parts", *IN_PARTS)
     assert_same_run(whole, parts)
     assert_same_run(whole, launched("in-parts", 2))
 
 
+@pytest.mark.nightly
 def test_with_the_mutual_information_loss_the_parts_train_differently(alone):
     """As --help says of --grad_accum: a user's negatives are those of the part."""
     whole, parts = (

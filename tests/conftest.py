@@ -12,17 +12,16 @@ torch.set_num_threads(1)  # the tensors are small: more threads only wait for ea
 # A shell has its background commands ignore SIGINT, and theirs would inherit that from the tests
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # They take longest and begin first, so that no process of pytest works alone at the end
-LONG_FILES = ("test_processes_ending.py", "test_processes.py", "test_resume.py", "test_spark.py")
+LONG_FILES = ("test_processes_ending.py", "test_processes.py", "test_resume.py")
 TESTS = Path(__file__).resolve().parent
 SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items):
-    """What lies in tests/nightly is nightly, and so is what needs Spark, which takes long to start,
-    but for test_spark.py; elsewhere a mark says so. Long files come first."""
+    """What lies in tests/nightly is nightly, and so is what needs Spark, which takes long to start;
+    elsewhere a mark says so. Long files come first."""
     for item in items:
-        on_spark = "spark" in item.fixturenames and item.path.name != "test_spark.py"
-        if on_spark or TESTS / "nightly" in item.path.parents:
+        if "spark" in item.fixturenames or TESTS / "nightly" in item.path.parents:
             item.add_marker("nightly")
         if item.get_closest_marker("nightly"):
             item.add_marker(pytest.mark.timeout(3600))

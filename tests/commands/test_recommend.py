@@ -190,6 +190,7 @@ def test_users_and_domains_can_be_chosen(folders):
         assert [item for item, _ in found[key]] == [item for item, _ in whole[key]]
 
 
+@pytest.mark.nightly
 def test_the_command_writes_csv_from_anywhere(folders, tmp_path):
     words = ["--run", folders["syncrec"], "--k=3", "--out=top.csv"]
     done = command(ROOT / "recommend.py", *words, cwd=tmp_path)

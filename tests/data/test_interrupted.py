@@ -192,6 +192,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(raw, tmp_path, small
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.nightly
 def test_a_full_disk_leaves_the_folder_that_is_there(tmp_path, small_disk):
     few = write_log(tmp_path / "few" / "e.csv", random_log())
     out = small_disk / "out"

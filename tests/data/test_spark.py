@@ -22,7 +22,6 @@ OPTIONS = {
     "each domain": {"split": "leave_one_out_per_domain", "dedup": "consecutive", "max_len": 6},
     "one item an id": {"shared_items": True, "domains": ("Books", "été")},
 }  # fmt: skip
-IN_EVERY_CHANGE = "temporal, of shares"
 
 
 def made_by(engine, settings, folder):
@@ -33,13 +32,7 @@ def made_by(engine, settings, folder):
     return card, {path.name: path.read_bytes() for path in (folder / "sequences").iterdir()}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(name, marks=[pytest.mark.nightly] * (name != IN_EVERY_CHANGE))
-        for name in OPTIONS
-    ],
-)
+@pytest.mark.parametrize("options", OPTIONS)
 def test_both_engines_make_the_same_dataset(spark, tmp_path, options):
     raw = write_log(tmp_path / "raw" / "e.csv", random_log(events=300))
     settings = DatasetSettings(
@@ -59,7 +52,6 @@ def test_spark_keeps_nothing_of_what_it_released(spark, tmp_path):
     assert set(spark.spill.iterdir()) == before
 
 
-@pytest.mark.nightly
 def test_the_command_with_spark(spark, tmp_path):
     """As a user runs it; `spark` is asked for so that the test is skipped where it cannot run."""
     raw = write_log(tmp_path / "raw" / "e.csv", random_log(events=60))

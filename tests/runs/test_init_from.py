@@ -290,6 +290,7 @@ def test_once_it_has_begun_a_run_needs_no_former_one(months, former, runs, capsy
     assert f"--init_from {gone} holds no finished run" in line
 
 
+@pytest.mark.nightly
 def test_the_ids_are_in_the_run_folder_or_in_its_dataset(months, former, runs, tmp_path, capsys):
     data = shutil.copytree(months["october"], tmp_path / "data")
     run = run_on(data, runs, "moved")

@@ -15,6 +15,12 @@ WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 WAIT_S = 0.2  # for a command that is just ending
 
 
+def lock_file(folder: Path) -> Path:
+    """The file beside a folder that its lock is on."""
+    path = folder.resolve()
+    return path.parent / f".{path.name}.lock"
+
+
 @contextmanager
 def hold_lock(folder: Path, refusal: str) -> Iterator[None]:
     """Hold the lock of a folder, which need not exist, until the block or the process ends.
@@ -26,8 +32,7 @@ def hold_lock(folder: Path, refusal: str) -> Iterator[None]:
     UserError with the text `refusal` where another command holds the lock; OSError where the file
     cannot be made. A file system without locks gets a warning on stderr instead of a lock.
     """
-    path = folder.resolve()
-    path = path.parent / f".{path.name}.lock"
+    path = lock_file(folder)
     missing = [parent for parent in path.parents if not parent.exists()]
     lock = FileLock(path, timeout=WAIT_S, fallback_to_soft=False)
     try:

@@ -336,10 +336,10 @@ def points(domains: int, seeds: int, sign: float, noise: float = 0.0) -> pd.Data
     ],
 )
 def test_the_correlation_is_judged_only_where_it_can_be(domains, sign, noise, verdict, words):
-    found = correlation(points(domains, 1, sign, noise))
-    assert found.verdict == verdict
-    assert words in correlation_sentence(found)
-    assert ("inconclusive" in correlation_sentence(found).lower()) == (verdict == "inconclusive")
+    actual = correlation(points(domains, 1, sign, noise))
+    assert actual.verdict == verdict
+    assert words in correlation_sentence(actual)
+    assert ("inconclusive" in correlation_sentence(actual).lower()) == (verdict == "inconclusive")
 
 
 def test_the_correlation_is_spearmans_with_ties():
@@ -356,10 +356,10 @@ def test_seeds_of_a_domain_are_no_new_evidence():
 
 
 def test_resamples_of_one_value_are_counted_and_left_out():
-    found = correlation(points(2, 3, 1.0))
-    assert 0 < found.used < found.resamples
-    caption = captions.correlation_caption(points(2, 3, 1.0), found)
-    assert f"{found.resamples - found.used} of 2000 resamples have no rank correlation" in caption
+    actual = correlation(points(2, 3, 1.0))
+    assert 0 < actual.used < actual.resamples
+    caption = captions.correlation_caption(points(2, 3, 1.0), actual)
+    assert f"{actual.resamples - actual.used} of 2000 resamples have no rank correlation" in caption
 
 
 def test_points_without_a_predictor_take_no_part():
@@ -375,10 +375,10 @@ def test_points_pair_the_seeds_that_all_have(tmp_path):
     assert set(Analysed(without).points.seed) == {1}
     apart = [path for path in without if path.name != "tiny-cdsr-seed1"]
     (cdsr,) = write_models(tmp_path / "other", log, seeds=(3,), modes=("cdsr",))
-    found = Analysed([*apart, cdsr])
-    assert found.points.empty
-    assert found.summary["Did φ and γ predict it?"] == "Inconclusive: the models share no seed."
-    assert "share no seed" in captions.correlation_caption(found.points, found.within)
+    actual = Analysed([*apart, cdsr])
+    assert actual.points.empty
+    assert actual.summary["Did φ and γ predict it?"] == "Inconclusive: the models share no seed."
+    assert "share no seed" in captions.correlation_caption(actual.points, actual.within)
 
 
 # ---------------------------------------------------------------- names

@@ -116,7 +116,7 @@ def test_the_run_folder_holds_the_files_of_the_contract(run, data):
 def test_the_ranks_are_a_row_group_a_split_protocol_and_path(run):
     """With the same targets, by their numbers, in each."""
     facts = pq.read_table(run / "targets.parquet").to_pandas()
-    file, found = pq.ParquetFile(run / "ranks.parquet"), set()
+    file, actual = pq.ParquetFile(run / "ranks.parquet"), set()
     for number in range(file.num_row_groups):
         rows = file.read_row_group(number).to_pandas()
         assert list(rows) == [
@@ -124,18 +124,18 @@ def test_the_ranks_are_a_row_group_a_split_protocol_and_path(run):
             "candidates",
         ]  # fmt: skip
         ((split, protocol, path),) = {*rows[["split", "protocol", "path"]].itertuples(index=False)}
-        found.add((split, protocol, path))
+        actual.add((split, protocol, path))
         known = facts[facts.split == split].reset_index(drop=True)
         assert rows.target.tolist() == list(range(len(rows)))
         for column in ("target", "user_id", "domain", "item_id"):
             assert (rows[column].astype(object) == known[column].astype(object)).all()
-    assert len(found) == file.num_row_groups == 2 * len(PROTOCOLS) * 5
+    assert len(actual) == file.num_row_groups == 2 * len(PROTOCOLS) * 5
 
 
 def test_results_have_every_split_protocol_path_and_domain(run):
-    found = results(run)
-    assert set(found) == {"valid", "test"}
-    for split, protocols in found.items():
+    scores = results(run)
+    assert set(scores) == {"valid", "test"}
+    for split, protocols in scores.items():
         assert set(protocols) == set(PROTOCOLS)
         for protocol, paths in protocols.items():
             assert list(paths) == ["cross", "single", "served", "popularity", "markov"]
@@ -247,9 +247,9 @@ def test_every_mode_trains_and_is_ranked_beside_the_baselines(data, runs, mode, 
     wanted = set(PROTOCOLS) - ({"released"} if mode == "sdsr_separate" else set())
     for split in ("valid", "test"):
         assert set(results(folder)[split]) == wanted
-        for found in results(folder)[split].values():
-            assert set(found) == paths | served | COUNT_MODELS
-            assert len({rows["users"]["n"] for rows in found.values()}) == 1
+        for actual in results(folder)[split].values():
+            assert set(actual) == paths | served | COUNT_MODELS
+            assert len({rows["users"]["n"] for rows in actual.values()}) == 1
     losses = train_losses(folder)
     assert {path for _, path, _ in losses} == paths
     assert {domain for _, _, domain in losses} >= set(DOMAINS)

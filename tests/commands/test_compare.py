@@ -62,7 +62,7 @@ def test_values_are_averaged_over_seeds_before_users_are_resampled(
     runs, tmp_path, monkeypatch, capsys
 ):
     order = ["syncrec-seed2", "cdsr-seed1", "syncrec-seed1", "cdsr-seed2"]
-    text, found = written(monkeypatch, capsys, tmp_path, *(runs[name] for name in order))
+    text, actual = written(monkeypatch, capsys, tmp_path, *(runs[name] for name in order))
     targets = LOG.targets["test"]
     sides = {
         mode: np.mean([values(runs[f"{mode}-seed{seed}"], "cross") for seed in (1, 2)], axis=0)
@@ -71,13 +71,13 @@ def test_values_are_averaged_over_seeds_before_users_are_resampled(
     domains = targets.domain.map(LOG.domains.index).to_numpy()
     codes = pd.factorize(targets.user_id)[0]
     expected = compare(sides["syncrec"], sides["cdsr"], codes, domains, list(LOG.domains))
-    found = found.loc["cdsr:cross", "ndcg@10"]
-    assert list(found.index) == list(expected)
+    actual = actual.loc["cdsr:cross", "ndcg@10"]
+    assert list(actual.index) == list(expected)
     for name, pair in expected.items():
         for column in ("difference", "low", "high", "error", "p", "detectable", "targets", "users"):
-            assert found.loc[name, column] == pytest.approx(getattr(pair, column)), (name, column)
-    assert found.loc["users", "first_value"] == pytest.approx(sides["syncrec"].mean())
-    assert found.loc["users", "second_value"] == pytest.approx(sides["cdsr"].mean())
+            assert actual.loc[name, column] == pytest.approx(getattr(pair, column)), (name, column)
+    assert actual.loc["users", "first_value"] == pytest.approx(sides["syncrec"].mean())
+    assert actual.loc["users", "second_value"] == pytest.approx(sides["cdsr"].mean())
     assert "syncrec:cross: seeds 2 and 1; cdsr:cross: seeds 1 and 2" in text
 
 
@@ -85,29 +85,29 @@ def test_the_deviation_over_seeds_is_that_of_the_difference(runs, tmp_path, monk
     folders = [f"{runs['syncrec-seed1']}:single", f"{runs['syncrec-seed2']}:single",
                f"{runs['syncrec-seed1']}:markov", runs["cdsr-seed1"], runs["cdsr-seed2"],
                runs["sdsr"]]  # fmt: skip
-    text, found = written(monkeypatch, capsys, tmp_path, *folders)
+    text, actual = written(monkeypatch, capsys, tmp_path, *folders)
     for second, path in (("cdsr:cross", "cross"), ("markov", "markov")):
         other = [runs[f"cdsr-seed{seed}"] for seed in (1, 2)]
         gaps = [
             values(runs[f"syncrec-seed{seed}"], "single").mean() - values(run, path).mean()
             for seed, run in zip((1, 2), other, strict=True)
         ]
-        row = found.loc[second, "ndcg@10", "users"]
+        row = actual.loc[second, "ndcg@10", "users"]
         assert row.seeds == 2
         assert row.seed_deviation == pytest.approx(np.std(gaps, ddof=1))
-    assert found.xs("sdsr:single").seed_deviation.isna().all()
+    assert actual.xs("sdsr:single").seed_deviation.isna().all()
     assert text.count("± over 2 seeds") == 2
 
 
 def test_every_later_model_is_compared_with_the_first(runs, tmp_path, monkeypatch, capsys):
     first = runs["syncrec-seed1"]
     others = [f"{first}:{path}" for path in ("single", "served", "popularity")] + [runs["sdsr"]]
-    _, found = written(monkeypatch, capsys, tmp_path, first, *others)
+    _, actual = written(monkeypatch, capsys, tmp_path, first, *others)
     labels = ["syncrec-seed1:single", "syncrec-seed1:served", "popularity", "sdsr:single"]
-    assert list(found.index.get_level_values("second").unique()) == labels
-    assert set(found["first"]) == {"syncrec-seed1:cross"}
+    assert list(actual.index.get_level_values("second").unique()) == labels
+    assert set(actual["first"]) == {"syncrec-seed1:cross"}
     # what is served in A is the cross path itself
-    served = found.loc["syncrec-seed1:served", "ndcg@10", "A"]
+    served = actual.loc["syncrec-seed1:served", "ndcg@10", "A"]
     assert (served.difference, served.low, served.high, served.p) == (0, 0, 0, 1)
 
 
@@ -115,24 +115,28 @@ def test_p_is_adjusted_over_domains_and_metrics_and_that_of_means_over_metrics(
     runs, tmp_path, monkeypatch, capsys
 ):
     metrics = ["ndcg@10", "hr@10", "mrr"]
-    _, found = written(
+    _, actual = written(
         monkeypatch, capsys, tmp_path, runs["syncrec-seed1"], runs["sdsr"], "--metric", *metrics
     )
-    found = found.loc["sdsr:single"].reset_index()
-    means = found.domain.isin(["macro", "users"])
-    for family in (found[~means], found[found.domain == "macro"], found[found.domain == "users"]):
+    actual = actual.loc["sdsr:single"].reset_index()
+    means = actual.domain.isin(["macro", "users"])
+    for family in (
+        actual[~means],
+        actual[actual.domain == "macro"],
+        actual[actual.domain == "users"],
+    ):
         np.testing.assert_allclose(family.p_holm, holm(family.p.to_numpy()))
     assert (~means).sum() == 9
-    assert (found.p_holm > found.p).any()
+    assert (actual.p_holm > actual.p).any()
 
 
 def test_split_and_protocol_are_those_asked_for(runs, tmp_path, monkeypatch, capsys):
-    _, found = written(
+    _, actual = written(
         monkeypatch, capsys, tmp_path, runs["syncrec-seed1"], runs["sdsr"],
         "--split", "valid", "--protocol", "sampled",
     )  # fmt: skip
     expected = values(runs["sdsr"], "single", split="valid", protocol="sampled").mean()
-    row = found.loc["sdsr:single", "ndcg@10", "users"]
+    row = actual.loc["sdsr:single", "ndcg@10", "users"]
     assert row.second_value == pytest.approx(expected)
     assert (row.split, row.protocol) == ("valid", "sampled")
 
@@ -140,8 +144,8 @@ def test_split_and_protocol_are_those_asked_for(runs, tmp_path, monkeypatch, cap
 def test_users_with_several_targets_are_the_units(tmp_path, monkeypatch, capsys):
     log = Log(domains=("A", "B", "C"), users=50, per_user=3, split="leave_one_out_per_domain")
     runs = [write_run(tmp_path / f"{mode}", log, mode=mode) for mode in ("cdsr", "sdsr")]
-    text, found = written(monkeypatch, capsys, tmp_path, *runs)
-    assert found.loc["sdsr:single", "ndcg@10", "users"].users == 50
+    text, actual = written(monkeypatch, capsys, tmp_path, *runs)
+    assert actual.loc["sdsr:single", "ndcg@10", "users"].users == 50
     rows = cells_of(text)[1:]
     assert rows[0][-1] == "50"
     assert rows[-1][-1] == "150 (50 users)"

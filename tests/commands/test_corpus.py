@@ -1,4 +1,4 @@
-"""What once ended in a traceback, each in its own file, told in one line since."""
+"""What once ended in a traceback, each in a file of its own, is refused in one line since."""
 
 import json
 import shutil
@@ -44,12 +44,11 @@ def spoil(world):
         path.write_bytes(content)
 
 
-def refused(run, *parts):
-    """The one line that `run` ends with; it has these parts."""
-    with pytest.raises(UserError) as told:
+def refusal(run) -> str:
+    """The one line that `run` ends with."""
+    with pytest.raises(UserError) as error:
         run()
-    for part in parts:
-        assert part in str(told.value)
+    return str(error.value)
 
 
 def put(*place):
@@ -96,7 +95,7 @@ def put(*place):
 def test_a_config_file(world, content, said):
     path = world.root / "made.json"
     path.write_bytes(content)
-    refused(lambda: parse_command([f"--config={path}"]), said)
+    assert said in refusal(lambda: parse_command([f"--config={path}"]))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,8 @@ def test_a_config_file(world, content, said):
 )
 def test_a_data_card(world, spoil, edit, said):
     spoil(world.data / "data_card.json", edit)
-    refused(lambda: open_dataset(world.data), "data_card.json", said)
+    line = refusal(lambda: open_dataset(world.data))
+    assert "data_card.json" in line and said in line
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_data_card(world, spoil, edit, said):
 def test_the_card_of_a_folder_to_be_used_again(world, spoil, edit):
     spoil(world.data / "data_card.json", edit)
     flags = [*data_flags(world.logs["csv"]), f"--out_dir={world.data}"]
-    refused(lambda: data_step(*flags), str(world.data))
+    assert str(world.data) in refusal(lambda: data_step(*flags))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,8 @@ def test_the_card_of_a_folder_to_be_used_again(world, spoil, edit):
 def test_a_json_file_of_a_run(world, spoil, name, edit, reader, said):
     for run in world.runs.values() if name == "data_card.json" else [world.run]:
         spoil(run / name, edit)
-    refused(lambda: reader(world), name, said)
+    line = refusal(lambda: reader(world))
+    assert name in line and said in line
 
 
 # ---------------------------------------------------------------- arrays and tables
@@ -179,7 +180,7 @@ def test_the_header_of_an_array_that_no_tokenizer_reads(world, spoil):
         path.write_bytes(content[:10] + content[10:].replace(b"'fortran", b"\n(fortran", 1))
 
     spoil(world.data / "sequences" / "items.npy", tear)
-    refused(lambda: open_dataset(world.data), "items.npy cannot be read")
+    assert "items.npy cannot be read" in refusal(lambda: open_dataset(world.data))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_an_id_table(world, spoil, name, edit):
 
     spoil(world.data / name, change)
     dataset = open_dataset(world.data)
-    refused(lambda: (dataset.user_ids, dataset.item_ids), name)
+    assert name in refusal(lambda: (dataset.user_ids, dataset.item_ids))
     with pytest.raises(UserError):
         verify_dataset(dataset)
 
@@ -236,7 +237,8 @@ def test_a_table_of_targets(world, spoil, name, edit, said):
 
     for run in world.runs.values():
         spoil(run / name, change)
-    refused(lambda: use.as_analysis(world), name, said)
+    line = refusal(lambda: use.as_analysis(world))
+    assert name in line and said in line
 
 
 @pytest.mark.parametrize(
@@ -259,14 +261,14 @@ def test_a_table_of_targets(world, spoil, name, edit, said):
 )
 def test_a_csv_file_of_a_run(world, spoil, name, old, new, said):
     spoil(world.run / name, lambda path: path.write_bytes(path.read_bytes().replace(old, new)))
-    refused(lambda: use.as_analysis(world), said)
+    assert said in refusal(lambda: use.as_analysis(world))
 
 
 @pytest.mark.parametrize("row", ["single,1", "x,2,train,cross,Toys,loss,1", "٣,2,a,b,c,d,1", "\0"])
 def test_a_table_that_a_run_goes_on_with(tmp_path, row):
     path = tmp_path / "metrics.csv"
     path.write_text(f"{','.join(METRICS_COLUMNS)}\n{row}\n")
-    refused(lambda: Table(path, METRICS_COLUMNS, 3), str(path))
+    assert str(path) in refusal(lambda: Table(path, METRICS_COLUMNS, 3))
 
 
 def test_a_domain_that_is_called_as_nothing_is(tmp_path, world, spoil):
@@ -293,9 +295,9 @@ def _renamed(path):
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda found: np.zeros(3, np.int64), lambda found: found.astype(float),
-        lambda found: found + 10**6, lambda found: found[:5], lambda found: np.array("x"),
-        lambda found: found - 2,
+        lambda items: np.zeros(3, np.int64), lambda items: items.astype(float),
+        lambda items: items + 10**6, lambda items: items[:5], lambda items: np.array("x"),
+        lambda items: items - 2,
     ],
 )  # fmt: skip
 def test_stored_candidates(world, spoil, edit):
@@ -310,10 +312,8 @@ def test_stored_candidates(world, spoil, edit):
     dataset, folder = use.good_dataset(world), world.run.parent / "candidates"
     targets = split_targets(dataset, "test")
     count, seed = settings.sampled_negatives, settings.candidate_seed
-    refused(
-        lambda: drawn_candidates(dataset, targets, ("sampled",), count, seed, folder),
-        "does not fit these targets; delete it",
-    )
+    line = refusal(lambda: drawn_candidates(dataset, targets, ("sampled",), count, seed, folder))
+    assert "does not fit these targets; delete it" in line
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -392,7 +392,8 @@ def within(world):
 def test_a_checkpoint_that_is_whole_and_of_something_else(world, spoil, within, edit, said):
     spoil(within, edit)
     trainer = use.new_trainer(world)
-    refused(lambda: training_state.load(trainer, within), "within.pt", said)
+    line = refusal(lambda: training_state.load(trainer, within))
+    assert "within.pt" in line and said in line
 
 
 def test_a_checkpoint_of_a_version_of_torch_that_kept_less_is_taken_up(world, spoil, within):
@@ -414,7 +415,7 @@ def test_a_checkpoint_of_a_version_of_torch_that_kept_less_is_taken_up(world, sp
 )  # fmt: skip
 def test_the_best_checkpoint(world, spoil, reader, edit):
     spoil(world.run / "best.pt", edit)
-    refused(lambda: reader(world))
+    assert refusal(lambda: reader(world))
 
 
 @pytest.mark.parametrize(
@@ -426,7 +427,7 @@ def test_the_best_checkpoint(world, spoil, reader, edit):
 )  # fmt: skip
 def test_the_best_checkpoint_of_a_run_to_start_from(world, spoil, edit):
     spoil(world.run / "best.pt", edit)
-    refused(lambda: use.start_from(world))
+    assert refusal(lambda: use.start_from(world))
 
 
 # ---------------------------------------------------------------- raw logs and folders
@@ -436,7 +437,7 @@ def test_a_review_that_is_nested_too_deeply(world, spoil, capsys):
     path = next(world.logs["reviews"].glob("*.json"))
     spoil(path, lambda path: path.write_bytes(b"[" * 100_000 + b"\n" + path.read_bytes()))
     flags = [*data_flags(world.logs["reviews"]), "--describe"]
-    refused(lambda: data_step(*flags))
+    assert refusal(lambda: data_step(*flags))
 
 
 def test_a_run_folder_whose_folder_is_a_link_is_emptied(world, tmp_path):
@@ -453,4 +454,5 @@ def test_a_run_folder_whose_folder_is_a_link_is_emptied(world, tmp_path):
 def test_users_that_are_asked_for_in_a_torn_table(world, spoil):
     spoil(world.data / "users.parquet", b"PAR1")
     dataset = open_dataset(world.data)
-    refused(lambda: recommend.chosen_users(dataset, ("u01",)), "users.parquet cannot be read")
+    line = refusal(lambda: recommend.chosen_users(dataset, ("u01",)))
+    assert "users.parquet cannot be read" in line

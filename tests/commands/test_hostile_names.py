@@ -175,14 +175,14 @@ def hostile_report(folder, log):
 def test_names_of_a_log_are_text_in_the_page_and_cells_in_the_tables(tmp_path, capsys):
     domains = (*MARKUP, "été 🙂")
     page = hostile_report(tmp_path, Log(domains=domains, users=40))
-    found = Page((page / "report.html").read_text())
-    assert {"script", "b"}.isdisjoint(tag for tag, _ in found.tags)
-    assert all(own["src"].startswith("data:") for tag, own in found.tags if tag == "img")
-    events = [name for _, own in found.tags for name in own if name.startswith("on")]
+    actual = Page((page / "report.html").read_text())
+    assert {"script", "b"}.isdisjoint(tag for tag, _ in actual.tags)
+    assert all(own["src"].startswith("data:") for tag, own in actual.tags if tag == "img")
+    events = [name for _, own in actual.tags for name in own if name.startswith("on")]
     assert events == []
-    whole = "\n".join(found.texts)
+    whole = "\n".join(actual.texts)
     assert all(name in whole for name in domains)
-    assert "49" not in {text.strip() for text in found.texts}  # {{ 7 * 7 }} was not computed
+    assert "49" not in {text.strip() for text in actual.texts}  # {{ 7 * 7 }} was not computed
     for path in (page / "tables").glob("*.md"):
         rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
         widths = {line.replace("\\|", "").count("|") for line in rows}

@@ -100,7 +100,7 @@ def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
 def test_the_list_is_the_model_s_own_ranking_without_what_the_user_has(data, folders, mode, path):
     run = recommend.open_trained(folders[mode], CPU)
     run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, eval_users=7))
-    found, seen = lists(recommend.recommend(run, k=4, path=path)), known(data)
+    actual, seen = lists(recommend.recommend(run, k=4, path=path)), known(data)
     users, items = run.dataset.user_ids.to_pylist(), run.dataset.item_ids.to_pylist()
     starts = run.dataset.item_starts
     for user, user_id in enumerate(users):
@@ -111,7 +111,7 @@ def test_the_list_is_the_model_s_own_ranking_without_what_the_user_has(data, fol
                 for place in np.argsort(-scores)
                 if items[starts[domain] - 1 + place] not in seen[user_id, name]
             ]
-            got = found[user_id, name]
+            got = actual[user_id, name]
             assert [item for item, _ in got] == [item for item, _ in order[:4]]
             assert [score for _, score in got] == pytest.approx(
                 [score for _, score in order[:4]], abs=1e-5
@@ -145,11 +145,11 @@ def test_without_the_test_events_it_ranks_as_the_test_did(folders, mode):
     ranks = pq.read_table(folders[mode] / "ranks.parquet").to_pandas()
     ranks = ranks.set_index(["split", "protocol", "path"]).sort_index()
     for path in run.settings.paths:
-        found = lists(recommend.recommend(earlier, k=1000, path=path, exclude_seen=False))
+        actual = lists(recommend.recommend(earlier, k=1000, path=path, exclude_seen=False))
         rows = ranks.loc[[("test", "full", path)]]
         assert len(rows) > 40
         for row in rows.itertuples():
-            items = [item for item, _ in found[row.user_id, row.domain]]
+            items = [item for item, _ in actual[row.user_id, row.domain]]
             assert row.better <= items.index(row.item_id) < row.better + row.tied
 
 
@@ -183,11 +183,11 @@ def test_users_and_domains_can_be_chosen(folders):
     folder = folders["syncrec"]
     chosen = ["--users", "g00003", "g00001", "--domains", "C", "--k", "2"]
     recommend.main(["--run", str(folder), *chosen, "--device=cpu"])
-    found = lists(pq.read_table(folder / "recommendations.parquet"))
-    assert list(found) == [("g00001", "C"), ("g00003", "C")]
+    actual = lists(pq.read_table(folder / "recommendations.parquet"))
+    assert list(actual) == [("g00001", "C"), ("g00003", "C")]
     whole = lists(recommend.recommend(recommend.open_trained(folder, CPU), k=2))
-    for key in found:
-        assert [item for item, _ in found[key]] == [item for item, _ in whole[key]]
+    for key in actual:
+        assert [item for item, _ in actual[key]] == [item for item, _ in whole[key]]
 
 
 @pytest.mark.nightly

@@ -320,9 +320,9 @@ def test_rows_are_found_however_the_file_is_laid_out(tmp_path, layout):
     frame.astype({"path": "category"}).to_parquet(tmp_path / "x.parquet", **layout)
     expected = frame[(frame.split == "test") & (frame.path == "b")].value.tolist()
     value = {"value": pa.float64()}
-    found = read_rows(tmp_path / "x.parquet", {"split": "test", "path": "b"}, value)
-    assert list(found) == ["value"]
-    assert found.value.tolist() == expected
+    actual = read_rows(tmp_path / "x.parquet", {"split": "test", "path": "b"}, value)
+    assert list(actual) == ["value"]
+    assert actual.value.tolist() == expected
     assert read_rows(tmp_path / "x.parquet", {"path": "d"}, value).empty
     with pytest.raises(KeyError, match="other"):
         read_rows(tmp_path / "x.parquet", {"path": "b"}, {"other": pa.int64()})

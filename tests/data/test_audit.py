@@ -64,7 +64,7 @@ def test_targets_and_what_training_does_not_know_of_them():
 
 
 def test_the_audit_of_a_temporal_split():
-    found = audit_of(TEMPORAL)
+    actual = audit_of(TEMPORAL)
     assert events_of(TEMPORAL) == {
         "ties": 6,
         "ties_across_domains": 0,
@@ -74,8 +74,8 @@ def test_the_audit_of_a_temporal_split():
         "repeat_targets": 4,  # 1, 2, 4 and the second 5
         "duplicates": 2,
     }
-    assert found["repeat_targets"]["share"] == round(4 / 7, 6)
-    assert found["ties"]["share"] == round(6 / 13, 6)
+    assert actual["repeat_targets"]["share"] == round(4 / 7, 6)
+    assert actual["ties"]["share"] == round(6 / 13, 6)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_a_leak_that_is_planted_is_found(place, leaks, own):
     split = TEMPORAL.split.copy()
     assert split[place] == TEST
     split[place] = TRAIN
-    found = events_of(replace(TEMPORAL, split=split))
-    assert (found["future_leaks"], found["own_future_leaks"]) == (leaks, own)
+    actual = events_of(replace(TEMPORAL, split=split))
+    assert (actual["future_leaks"], actual["own_future_leaks"]) == (leaks, own)
 
 
 def test_counting_and_writing_in_parts_changes_nothing(tmp_path, monkeypatch):

@@ -304,8 +304,8 @@ def test_an_error_of_the_loader_reaches_the_training_loop():
         yield 1
         raise ValueError("row 2")
 
-    found = []
+    actual = []
     with pytest.raises(ValueError, match="row 2"):
         for item in prefetch(broken()):
-            found.append(item)
-    assert found in ([], [1])
+            actual.append(item)
+    assert actual in ([], [1])

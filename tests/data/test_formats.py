@@ -143,8 +143,8 @@ def test_a_format_is_recognised_and_read(tmp_path, make, name, events, times):
     folder = tmp_path / "raw"
     folder.mkdir()
     make(folder)
-    found, raw, parsed, read = raw_reading.read(folder)
-    assert found == name
+    actual, raw, parsed, read = raw_reading.read(folder)
+    assert actual == name
     assert read == sorted(events)
     assert parsed.rows == len(events)
     assert parsed.rejected == {}
@@ -161,8 +161,8 @@ def test_every_engine_reads_alike(tmp_path, spark):
         folder = tmp_path / make.__name__
         folder.mkdir()
         make(folder)
-        found, _, parsed, read = raw_reading.read_with(spark, folder)
-        assert (found, read, parsed.times) == (name, sorted(events), times), make.__name__
+        actual, _, parsed, read = raw_reading.read_with(spark, folder)
+        assert (actual, read, parsed.times) == (name, sorted(events), times), make.__name__
         assert (parsed.rows, parsed.rejected) == (len(events), {}), make.__name__
 
 

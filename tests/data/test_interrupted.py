@@ -71,6 +71,7 @@ KILL_POINTS = [
     ("make_dataset", "write_tables", "after"),
     ("src.dataset.build.staging", "_sync_tree", "after"),
     ("pathlib:Path", "rename", "after"),
+    ("pathlib:Path", "unlink", "before"),  # of the lock, which is the last thing that goes
 ]
 
 
@@ -93,7 +94,7 @@ def test_killed_at_any_point_there_is_a_whole_folder_or_none(tmp_path, point):
         [sys.executable, "-c", KILL_AT, *point, *flags], cwd=ROOT, capture_output=True, check=False
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert is_whole(out) == (point[1] == "rename")
+    assert is_whole(out) == (point[1] in ("rename", "unlink"))
     make(raw, out)
     make(raw, tmp_path / "unkilled")
     assert is_whole(out)
@@ -179,7 +180,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("full", ["out_dir", pytest.param("temp_dir", marks=pytest.mark.nightly)])
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(raw, tmp_path, small_disk, full):
+def test_a_full_disk_is_one_line_and_leaves_nothing(raw, tmp_path, small_disk, full):
     out = (small_disk if full == "out_dir" else tmp_path / "parent") / "out"
     spill = small_disk if full == "temp_dir" else tmp_path / "spill"
     spill.mkdir(exist_ok=True)

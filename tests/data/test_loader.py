@@ -241,9 +241,9 @@ def epoch_of(seed=1, epoch=0, batch_size=4, **more):
 
 
 def test_an_epoch_has_every_user_once_and_keeps_its_short_last_batch():
-    found = epoch_of()
-    assert [len(part) for part in found] == [4, 4, 4, 4, 4, 3]
-    assert sorted(np.concatenate(found).tolist()) == list(range(100, 123))
+    actual = epoch_of()
+    assert [len(part) for part in actual] == [4, 4, 4, 4, 4, 3]
+    assert sorted(np.concatenate(actual).tolist()) == list(range(100, 123))
 
 
 def test_the_random_order_is_one_permutation_dealt_out_in_turn():
@@ -267,7 +267,9 @@ def test_by_length_a_batch_has_users_of_similar_length_in_an_order_by_chance():
     rng = np.random.default_rng(0)
     tokens, users = rng.integers(1, 51, 5000), np.arange(5000)
     random, sorted_ = (one_share(users, 16, 3, 0, lengths=lengths) for lengths in (None, tokens))
-    apart = [np.mean([np.ptp(tokens[part]) for part in found]) for found in (random, sorted_[:-1])]
+    apart = [
+        np.mean([np.ptp(tokens[part]) for part in actual]) for actual in (random, sorted_[:-1])
+    ]
     assert apart[0] > 40 and apart[1] < 2
     means = np.array([tokens[part].mean() for part in sorted_])
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2  # of one batch and the next
@@ -322,16 +324,16 @@ def test_an_epoch_that_goes_on_at_a_step_has_the_batches_of_the_whole_one(
 
 
 def test_by_length_an_epoch_trains_on_the_same_targets(tmp_path):
-    found = {}
+    actual = {}
     for batch_by in ("random", "length"):
         trainer = make_trainer(tmp_path, batch_by=batch_by)
         steps = [batch for step in trainer.loader.steps(0) for batch in step]
-        found[batch_by] = sorted(
+        actual[batch_by] = sorted(
             pair
             for batch in steps
             for pair in zip(batch.targets.tolist(), batch.negatives.tolist(), strict=True)
         )
-    assert found["random"] == found["length"]
+    assert actual["random"] == actual["length"]
 
 
 def test_a_run_by_length_says_so_and_is_another_run(data, tmp_path, capsys):

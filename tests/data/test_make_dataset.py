@@ -50,8 +50,8 @@ def test_abxi_has_the_counts_of_its_readme(tmp_path):
     make(shared_log("abxi"), tmp_path / "out", month="201407")
     card = card_of(tmp_path / "out")
     assert (card["users"], card["items"], card["events"]) == (9624, 52662, 287677)
-    found = {n: (d["users"], d["items"], d["events"]) for n, d in card["domains"].items()}
-    assert found == ABXI
+    actual = {n: (d["users"], d["items"], d["events"]) for n, d in card["domains"].items()}
+    assert actual == ABXI
     assert round(card["audit"]["ties"]["share"], 2) == 0.50
     assert round(card["audit"]["ties_across_domains"]["share"], 2) == 0.31
 
@@ -73,8 +73,8 @@ def test_the_released_sample_has_the_counts_of_its_readme(tmp_path):
     make(shared_log("syncrec_sample") / "raw", tmp_path / "out", month="201810")
     card = card_of(tmp_path / "out")
     assert (card["users"], card["items"], card["events"]) == (500, 14853, 16123)
-    found = {n: (d["users"], d["items"], d["events"]) for n, d in card["domains"].items()}
-    assert found == SAMPLE
+    actual = {n: (d["users"], d["items"], d["events"]) for n, d in card["domains"].items()}
+    assert actual == SAMPLE
     assert card["sequence_length"]["max"] == 516
     assert round(card["audit"]["ties"]["share"], 2) == 0.71
     assert round(card["audit"]["ties_across_domains"]["share"], 2) == 0.52

@@ -47,8 +47,8 @@ def test_ids_stay_as_they_are_written(tmp_path):
 def test_whole_seconds_may_be_written_as_floats(tmp_path):
     times = ["1.5e9", "1500000001.0", " 1500000002 ", "0", "+5"]
     rows = [(f"u{n}", "i", "d", time) for n, time in enumerate(times)]
-    found = read(write_log(tmp_path / "e.csv", rows))[0]
-    assert [row[3] for row in found] == [1_500_000_000, 1_500_000_001, 1_500_000_002, 0, 5]
+    actual = read(write_log(tmp_path / "e.csv", rows))[0]
+    assert [row[3] for row in actual] == [1_500_000_000, 1_500_000_001, 1_500_000_002, 0, 5]
 
 
 def test_quoted_fields_blank_lines_byte_order_mark_and_windows_lines(tmp_path):
@@ -67,8 +67,8 @@ def test_column_names_and_order_are_free(tmp_path):
 def test_only_leading_comment_lines_are_comments(tmp_path):
     rows = [("#u", "i # j", "d", 1)]
     comments = '# generated: by a test: truly\n#seed:7\n# no pair, {"a": 1, "b": ["c\n'
-    found, notes = read(write_log(tmp_path / "e.csv", rows, comments=comments))
-    assert found == rows
+    actual, notes = read(write_log(tmp_path / "e.csv", rows, comments=comments))
+    assert actual == rows
     assert notes == {"generated": "by a test: truly", "seed": "7"}
 
 
@@ -213,8 +213,8 @@ def test_recboles_three_parts_of_a_log_are_one_domain(tmp_path):
     header = "user_id:token\titem_id:token\ttimestamp:float\n"
     for n, part in enumerate(("train", "valid", "test")):
         (tmp_path / f"books.{part}.inter").write_text(f"{header}u\ti{n}\t{n}.0\n")
-    found = read(tmp_path)[0]
-    assert found == [("u", f"i{n}", "books", n) for n in range(3)]
+    actual = read(tmp_path)[0]
+    assert actual == [("u", f"i{n}", "books", n) for n in range(3)]
 
 
 # --- one definition for every engine ------------------------------------------------------------

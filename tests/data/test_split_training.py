@@ -130,8 +130,8 @@ def test_an_epoch_has_the_newest_training_events_in_both_views_and_no_other(
     assert len(seen) == -(-len(trainer.loader.users) // 3) > 2
     expected = oracle(dataset, max_len, context)
     for view in ("cross", "single"):
-        found = [row for batch in seen for row in view_sequences(batch, getattr(batch, view))]
-        assert Counter(found) == expected[view]
+        actual = [row for batch in seen for row in view_sequences(batch, getattr(batch, view))]
+        assert Counter(actual) == expected[view]
 
 
 def test_per_domain_training_events_behind_held_out_ones_are_trained_on():
@@ -256,10 +256,10 @@ def test_a_run_ranks_every_target_of_the_card_under_all_protocols(folders, split
         assert all(by_domain.values())
         assert sum(by_domain.values()) == counts[f"{part}_events"]
         for protocol, paths in results[part].items():
-            for path, found in paths.items():
-                assert {domain: found[domain]["n"] for domain in DOMAINS} == by_domain
-                assert found["users"]["n"] == counts[f"{part}_events"]
-                assert np.isfinite(found["macro"]["ndcg@10"])
+            for path, actual in paths.items():
+                assert {domain: actual[domain]["n"] for domain in DOMAINS} == by_domain
+                assert actual["users"]["n"] == counts[f"{part}_events"]
+                assert np.isfinite(actual["macro"]["ndcg@10"])
                 rows = groups.pop((part, protocol, path))
                 assert rows.target.tolist() == list(range(counts[f"{part}_events"]))
                 assert rows.user_id.value_counts().max() > 1
@@ -342,17 +342,17 @@ def test_a_planted_leak_is_found_with_its_counts(user, place, leaks, own):
     users = [list(events) for events in LOG]
     if user is not None:
         users[user][place] = (*users[user][place][:2], TRAIN)
-    found = audit_of(by_hand(users, {"a": 4, "b": 2}))
+    audit = audit_of(by_hand(users, {"a": 4, "b": 2}))
     targets = 6 - (user is not None)
-    assert found["future_leaks"] == {"events": leaks, "share": round(leaks / targets, 6)}
-    assert found["own_future_leaks"] == {"events": own, "share": round(own / targets, 6)}
+    assert audit["future_leaks"] == {"events": leaks, "share": round(leaks / targets, 6)}
+    assert audit["own_future_leaks"] == {"events": own, "share": round(own / targets, 6)}
 
 
 def test_repeats_and_equal_times_of_targets_by_hand():
-    found = audit_of(by_hand(LOG, {"a": 4, "b": 2}))
-    assert found["repeat_targets"] == {"events": 3, "share": 0.5}
-    assert found["same_time_context"] == {"events": 1, "share": round(1 / 6, 6)}
-    assert found["ties"]["events"] == 2
+    audit = audit_of(by_hand(LOG, {"a": 4, "b": 2}))
+    assert audit["repeat_targets"] == {"events": 3, "share": 0.5}
+    assert audit["same_time_context"] == {"events": 1, "share": round(1 / 6, 6)}
+    assert audit["ties"]["events"] == 2
 
 
 def test_every_leak_that_is_planted_in_a_temporal_folder_is_found(folders):
@@ -372,7 +372,7 @@ def test_every_leak_that_is_planted_in_a_temporal_folder_is_found(folders):
     for event in np.random.default_rng(0).choice(held, 8, replace=False):
         split = clean.split.copy()
         split[event] = TRAIN
-        found = audit_of(dataclasses.replace(clean, split=split))
+        audit = audit_of(dataclasses.replace(clean, split=split))
         targets = [
             (user, time)
             for user, time, part in zip(clean.users, clean.times, split, strict=True)
@@ -381,5 +381,5 @@ def test_every_leak_that_is_planted_in_a_temporal_folder_is_found(folders):
         late, whose = clean.times[event], clean.users[event]
         leaks = sum(late > time for _, time in targets)
         own = sum(user == whose and late >= time for user, time in targets)
-        assert found["future_leaks"]["events"] == leaks
-        assert found["own_future_leaks"]["events"] == own
+        assert audit["future_leaks"]["events"] == leaks
+        assert audit["own_future_leaks"]["events"] == own

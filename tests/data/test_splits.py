@@ -167,9 +167,9 @@ def test_every_split_is_that_of_the_oracle(engine, folder, log, valid_share, tes
             with pytest.raises(UserError, match="leaves no"):
                 find_cuts(table, settings)
             continue
-        found = SPLITS[name](table, **find_cuts(table, settings))
-        assert set(found.columns) == {*log.columns, "split"}
-        ordered = found.order_by(["user", "position"]).to_pyarrow()
+        actual = SPLITS[name](table, **find_cuts(table, settings))
+        assert set(actual.columns) == {*log.columns, "split"}
+        ordered = actual.order_by(["user", "position"]).to_pyarrow()
         assert ordered["split"].to_pylist() == expected
 
 

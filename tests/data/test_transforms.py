@@ -41,11 +41,11 @@ def test_events_go_by_time_then_by_the_hash_of_user_item_and_domain(log, tmp_pat
     expected = defaultdict(list)
     for user, item, domain, time in sorted(rows, key=lambda row: (row[3], tie_hash(*row[:3]))):
         expected[user].append((item, domain, time))
-    found = {
+    actual = {
         u: [event[:3] for event in events] for u, events in sequences_of(tmp_path / "out").items()
     }
-    assert found == expected
-    assert list(found) == sorted(expected)
+    assert actual == expected
+    assert list(actual) == sorted(expected)
 
 
 def test_as_logged_keeps_the_order_of_files_and_rows_among_ties(tmp_path):
@@ -134,8 +134,8 @@ def test_dedup_consecutive_keeps_the_first_of_a_run(tmp_path):
     rows = [("u", item, "d", MONTH + day) for day, item in enumerate("aabbbab")]
     rows += [("u", "b", "other", MONTH + 7), ("u", "c", "other", MONTH + 8)]  # another item
     make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out", "--dedup=consecutive")
-    found = [(item, time - MONTH) for item, _, time, _ in sequences_of(tmp_path / "out")["u"]]
-    assert found == [("a", 0), ("b", 2), ("a", 5), ("b", 6), ("b", 7), ("c", 8)]
+    actual = [(item, time - MONTH) for item, _, time, _ in sequences_of(tmp_path / "out")["u"]]
+    assert actual == [("a", 0), ("b", 2), ("a", 5), ("b", 6), ("b", 7), ("c", 8)]
 
 
 def test_max_len_keeps_the_newest_events_of_the_whole_order(log, tmp_path):
@@ -155,8 +155,8 @@ def test_an_item_id_in_two_domains_is_two_items(tmp_path):
     rows = [("u", item, domain, MONTH) for domain in "ab" for item in ("1", "2")]
     make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
     items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
-    found = [(row["item"], row["domain"], row["item_id"], row["count"]) for row in items]
-    assert found == [(1, "a", "1", 1), (2, "a", "2", 1), (3, "b", "1", 1), (4, "b", "2", 1)]
+    actual = [(row["item"], row["domain"], row["item_id"], row["count"]) for row in items]
+    assert actual == [(1, "a", "1", 1), (2, "a", "2", 1), (3, "b", "1", 1), (4, "b", "2", 1)]
 
 
 def test_shared_items_go_to_the_domain_with_most_events(tmp_path):
@@ -168,8 +168,8 @@ def test_shared_items_go_to_the_domain_with_most_events(tmp_path):
     ]
     make(write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out", "--shared_items")
     items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
-    found = [(row["item_id"], row["domain"], row["count"]) for row in items]
-    assert found == [("x", "a", 3), ("y", "a", 2), ("w", "b", 2), ("z", "b", 3)]
+    actual = [(row["item_id"], row["domain"], row["count"]) for row in items]
+    assert actual == [("x", "a", 3), ("y", "a", 2), ("w", "b", 2), ("z", "b", 3)]
     assert card_of(tmp_path / "out")["domains"]["a"]["events"] == 5
 
 

@@ -40,11 +40,11 @@ def test_popularity_counts_training_events_only(dataset):
 
 
 def test_the_item_before_is_the_last_of_the_same_domain_and_user(dataset):
-    found = item_before(dataset)
+    actual = item_before(dataset)
     # no transition leads to, or from, what is held out
-    assert found[:7].tolist() == [0, 0, 1, 4, 2, 0, 0]
-    assert found[7:13].tolist() == [0, 1, 0, 6, 0, 0]
-    assert found[13:].tolist() == [0, 0, 0]
+    assert actual[:7].tolist() == [0, 0, 1, 4, 2, 0, 0]
+    assert actual[7:13].tolist() == [0, 1, 0, 6, 0, 0]
+    assert actual[13:].tolist() == [0, 0, 0]
 
 
 def test_the_test_target_is_ranked_from_the_validation_event(dataset):
@@ -95,8 +95,8 @@ def test_the_last_item_of_a_domain_is_the_user_s_own_and_of_the_context(seed):
     users = np.random.default_rng(seed).permutation(np.arange(12).repeat(3))
     ends = np.random.default_rng(seed).integers(dataset.offsets[users], dataset.offsets[users + 1])
     for domain in range(4):
-        found = Markov.fit(dataset).last_items(domain, users, ends)
-        for user, end, last in zip(users, ends, found, strict=True):
+        actual = Markov.fit(dataset).last_items(domain, users, ends)
+        for user, end, last in zip(users, ends, actual, strict=True):
             context = range(dataset.offsets[user], end)
             own = [dataset.items[event] for event in context if dataset.domains[event] == domain]
             assert last == (own[-1] if own else 0)

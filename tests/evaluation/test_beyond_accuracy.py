@@ -52,12 +52,12 @@ def test_barred_items_are_never_listed(items, side):
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 18, 200), rng.integers(0, items, 200)  # some twice
     rows, columns = np.append(rows, [18] * items), np.append(columns, np.arange(items))
-    values, found = top(scores, 10, (torch.from_numpy(rows), torch.from_numpy(columns)))
+    values, actual = top(scores, 10, (torch.from_numpy(rows), torch.from_numpy(columns)))
     for row in range(19):
         barred = set(columns[rows == row].tolist())
         left = [column for column in np.argsort(-scores[row].numpy()) if column not in barred]
         finite = np.isfinite(values[row])
-        assert found[row][finite].tolist() == left[:10]
+        assert actual[row][finite].tolist() == left[:10]
         assert not finite[len(left[:10]) :].any()  # nothing is left: no item
     assert not np.isfinite(values[18]).any()
     assert torch.equal(scores, before)  # what the scorer gave is its own
@@ -69,21 +69,21 @@ def test_coverage_and_popularity_by_hand():
     #                  padding, then a, b, none, cold
     recommended = np.array([0, 4, 0, 4, 2, 2, 2, 0, 0, 3])
     trained = np.array([0, 6, 3, 1, 5, 5, 0, 8, 2, 0])
-    found = beyond_accuracy(recommended, trained, starts, names)
-    assert found["a"]["coverage@10"] == pytest.approx(2 / 3)
+    actual = beyond_accuracy(recommended, trained, starts, names)
+    assert actual["a"]["coverage@10"] == pytest.approx(2 / 3)
     # listed: (4 · 6 + 4 · 1) / 8; the training events' own items: (36 + 9 + 1) / 10
-    assert found["a"]["popularity@10"] == pytest.approx(3.5 / 4.6)
-    assert found["b"]["coverage@10"] == 1
-    assert found["b"]["popularity@10"] == pytest.approx((10 / 3) / (50 / 10))
-    assert found["none"] == found["cold"] == {}
-    assert found["macro"]["coverage@10"] == pytest.approx((2 / 3 + 1) / 2)
-    assert found["macro"]["popularity@10"] == pytest.approx((3.5 / 4.6 + 2 / 3) / 2)
+    assert actual["a"]["popularity@10"] == pytest.approx(3.5 / 4.6)
+    assert actual["b"]["coverage@10"] == 1
+    assert actual["b"]["popularity@10"] == pytest.approx((10 / 3) / (50 / 10))
+    assert actual["none"] == actual["cold"] == {}
+    assert actual["macro"]["coverage@10"] == pytest.approx((2 / 3 + 1) / 2)
+    assert actual["macro"]["popularity@10"] == pytest.approx((3.5 / 4.6 + 2 / 3) / 2)
 
 
 def test_recommending_what_the_log_has_is_as_popular_as_the_log():
     trained = np.array([0, 6, 3, 1])
-    found = beyond_accuracy(trained, trained, np.array([1, 4]), ["a"])
-    assert found["a"] == found["macro"] == {"coverage@10": 1, "popularity@10": pytest.approx(1)}
+    actual = beyond_accuracy(trained, trained, np.array([1, 4]), ["a"])
+    assert actual["a"] == actual["macro"] == {"coverage@10": 1, "popularity@10": pytest.approx(1)}
 
 
 def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
@@ -93,15 +93,15 @@ def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
     model = make_model(dataset, dtype=torch.float32).eval()
     ensemble, plan = Ensemble([model]), Plan(dataset, targets, ("full",), {})
     baselines = fit_count_models(dataset)
-    found = score_paths(ensemble, model.settings, plan, Process(CPU), baselines, lists=True)
+    scored = score_paths(ensemble, model.settings, plan, Process(CPU), baselines, lists=True)
     rows = np.arange(len(targets.events))
     for path in ("cross", "single"):
         scorer, expected = model_scorer(ensemble, model.settings, plan, rows, path, bar=False), []
         for row, domain in enumerate(targets.domains):
             scores = scorer.scores(rows[[row]], domain)(slice(None))[0].numpy()
             expected += (dataset.item_starts[domain] + np.argsort(-scores)[:10]).tolist()
-        assert found[path].lists.tolist() == np.bincount(expected, minlength=1 + 69).tolist()
-    popular = found["popularity"].lists
+        assert scored[path].lists.tolist() == np.bincount(expected, minlength=1 + 69).tolist()
+    popular = scored["popularity"].lists
     in_domain = np.bincount(targets.domains, minlength=3)
     trained = np.bincount(dataset.items[dataset.split == 0], minlength=1 + 69)
     for domain, count in enumerate(in_domain):

@@ -106,10 +106,10 @@ def test_popular_negatives_come_one_after_the_other_by_their_share(
     rows = 10_000
     drawn = popular([weights], np.zeros(rows, dtype=int), np.zeros(rows, dtype=int), count)
     rest = [item for item in range(1, len(weights)) if weights[item]]
-    found = dict.fromkeys(itertools.permutations(rest, count), 0)
+    actual = dict.fromkeys(itertools.permutations(rest, count), 0)
     for order in map(tuple, drawn.tolist()):
-        found[order] += 1  # KeyError: an order that cannot be
-    for order, times in found.items():
+        actual[order] += 1  # KeyError: an order that cannot be
+    for order, times in actual.items():
         chance, left = 1.0, sum(weights[item] for item in rest)
         for item in order:
             chance *= weights[item] / left
@@ -201,11 +201,11 @@ def test_candidates_are_stored_by_set_split_count_seed_and_data(tmp_path, monkey
 
 def test_strict_contexts_are_ranked_against_the_same_candidates(tmp_path):
     dataset = random_dataset(np.random.default_rng(0), (6, 30, 9), users=20)
-    found = [
+    actual = [
         drawn_candidates(dataset, split_targets(dataset, "test", strict), DRAWN, 5, 0, tmp_path)
         for strict in (False, True)
     ]
-    assert all((found[0][name] == found[1][name]).all() for name in DRAWN)
+    assert all((actual[0][name] == actual[1][name]).all() for name in DRAWN)
     assert len(list(tmp_path.iterdir())) == len(DRAWN)
 
 

@@ -107,12 +107,12 @@ def test_strict_contexts_are_added_and_nothing_else_changes(run):
     for split, protocols in results_before.items():
         assert list(after[split]) == [*PROTOCOLS, *STRICT]
         assert all(after[split][name] == protocols[name] for name in PROTOCOLS)
-    found = groups(run)
-    assert all(found[key] == rows for key, rows in groups_before.items())
-    added = {(split, protocol) for split, protocol, _ in found.keys() - groups_before.keys()}
+    written = groups(run)
+    assert all(written[key] == rows for key, rows in groups_before.items())
+    added = {(split, protocol) for split, protocol, _ in written.keys() - groups_before.keys()}
     assert added == {(split, name) for split in ("valid", "test") for name in STRICT}
     evaluate(run)  # what is not asked for stays
-    assert (results(run), groups(run)) == (after, found)
+    assert (results(run), groups(run)) == (after, written)
 
 
 def test_protocols_are_added_to_those_that_the_folder_has(data, finished, tmp_path):
@@ -124,11 +124,11 @@ def test_protocols_are_added_to_those_that_the_folder_has(data, finished, tmp_pa
     assert stored == {"sampled"}
     evaluate(run, "--protocol", "popular-unseen", "released")
     kept = {"full", "sampled", "popular-unseen", "released"}
-    found, whole = results(run), results(finished["syncrec"])
+    actual, whole = results(run), results(finished["syncrec"])
     rows, whole_rows = groups(run), groups(finished["syncrec"])
     for split in ("valid", "test"):
-        assert found[split] == {name: whole[split][name] for name in found[split]}
-        assert set(found[split]) == kept
+        assert actual[split] == {name: whole[split][name] for name in actual[split]}
+        assert set(actual[split]) == kept
     assert rows == {key: value for key, value in whole_rows.items() if key[1] in kept}
 
 
@@ -177,7 +177,7 @@ def test_ties_read_otherwise_change_results_and_no_rank(run, finished):
     assert groups(run) == groups(finished["syncrec"])
     before, after = results(finished["syncrec"]), results(run)
     for name in DOMAINS:  # many items have as many training events
-        pair = [found["test"]["full"]["popularity"][name]["ndcg@10"] for found in (before, after)]
+        pair = [actual["test"]["full"]["popularity"][name]["ndcg@10"] for actual in (before, after)]
         assert pair[1] < pair[0]
     assert after["test"]["released"] == before["test"]["released"]  # optimistic all the same
 
@@ -193,12 +193,12 @@ def test_strict_ranks_are_those_of_a_log_without_the_events_of_the_target_s_time
     run = train(coarse, tmp_path, "run", "--strict_context", "--protocol", "full", "full-unseen")
     facts = pq.read_table(run / "targets.parquet").to_pandas()
     assert set(results(run)["test"]) == {"full", "full-unseen", "full-strict", "full-unseen-strict"}
-    found = groups(run)
+    written = groups(run)
     tied = facts[facts.split == "test"].same_time.tolist()
     assert 10 < sum(tied) < 40
     for path in ("cross", "single", "markov"):
         for protocol in ("full", "full-unseen"):
-            plain, strict = (found["test", protocol + s, path] for s in ("", "-strict"))
+            plain, strict = (written["test", protocol + s, path] for s in ("", "-strict"))
             same = [
                 [(row["better"], row["tied"], row["candidates"]) for row in rows]
                 for rows in (plain, strict)
@@ -233,12 +233,12 @@ def test_a_log_split_by_time_has_strict_contexts_alone(tmp_path):
 
 
 def test_models_of_single_domains_rank_over_all_domains_too(finished):
-    found = results(finished["sdsr_separate"])
+    scores = results(finished["sdsr_separate"])
     wanted = set(PROTOCOLS) - {"released"}
     for split in ("valid", "test"):
-        assert set(found[split]) == wanted
+        assert set(scores[split]) == wanted
         assert all(
-            set(paths) == {"single", "popularity", "markov"} for paths in found[split].values()
+            set(paths) == {"single", "popularity", "markov"} for paths in scores[split].values()
         )
     rows = groups(finished["sdsr_separate"])["test", "full_all", "single"]
     assert {row["candidates"] for row in rows} == {36}

@@ -35,8 +35,8 @@ BY_HAND = [
 
 @pytest.mark.parametrize(("better", "tied", "metric", "value"), BY_HAND)
 def test_a_metric_equals_the_value_computed_by_hand(better, tied, metric, value):
-    found = target_metrics(np.array([better]), np.array([tied]))
-    assert found[metric][0] == pytest.approx(value, abs=1e-12)
+    metrics = target_metrics(np.array([better]), np.array([tied]))
+    assert metrics[metric][0] == pytest.approx(value, abs=1e-12)
 
 
 def metric_of_rank(metric: str, rank: int) -> float:
@@ -55,31 +55,31 @@ def test_ties_are_the_mean_over_every_order_of_all_candidates(size):
     orders = np.array(list(itertools.permutations(range(size))))
     scores = np.array(list(itertools.product(range(3), repeat=size)))  # of the items; 0: the target
     better = (scores > scores[:, :1]).sum(1)
-    found = target_metrics(better, (scores == scores[:, :1]).sum(1))
+    metrics = target_metrics(better, (scores == scores[:, :1]).sum(1))
     for row, own in enumerate(scores):
         order = np.take_along_axis(orders, np.argsort(-own[orders], axis=1, kind="stable"), axis=1)
         ranks = 1 + np.argwhere(order == 0)[:, 1]
         for metric in METRICS:
             by_rank = np.array([metric_of_rank(metric, rank) for rank in range(1, size + 1)])
-            assert found[metric][row] == pytest.approx(by_rank[ranks - 1].mean(), abs=1e-12)
+            assert metrics[metric][row] == pytest.approx(by_rank[ranks - 1].mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize("candidates", [3, 10, 101, 5000])
 def test_a_constant_scorer_gets_exactly_the_expectation_of_random_ranking(candidates):
-    found = target_metrics(np.array([0]), np.array([candidates]))
+    metrics = target_metrics(np.array([0]), np.array([candidates]))
     ranks = range(1, candidates + 1)
     for k in CUTOFFS:
-        assert found[f"hr@{k}"][0] == pytest.approx(min(k, candidates) / candidates, abs=1e-12)
+        assert metrics[f"hr@{k}"][0] == pytest.approx(min(k, candidates) / candidates, abs=1e-12)
         gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k) / candidates
-        assert found[f"ndcg@{k}"][0] == pytest.approx(gain, abs=1e-12)
-    assert found["mrr"][0] == pytest.approx(sum(1 / r for r in ranks) / candidates, abs=1e-12)
+        assert metrics[f"ndcg@{k}"][0] == pytest.approx(gain, abs=1e-12)
+    assert metrics["mrr"][0] == pytest.approx(sum(1 / r for r in ranks) / candidates, abs=1e-12)
 
 
 def test_pessimistic_ties_take_the_last_of_the_tied_ranks():
-    found = target_metrics(np.array([0, 3]), np.array([6, 2]), ties="pessimistic")
+    metrics = target_metrics(np.array([0, 3]), np.array([6, 2]), ties="pessimistic")
     for metric in METRICS:
         expected = [metric_of_rank(metric, rank) for rank in (6, 5)]
-        assert found[metric] == pytest.approx(expected, abs=1e-12)
+        assert metrics[metric] == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_summary_holds_domains_macro_mean_and_users_with_n_beside_each():
@@ -102,10 +102,10 @@ def test_a_split_without_targets_gives_no_numbers():
 
 def test_optimistic_ties_take_the_first_of_the_tied_ranks():
     """As the released code does, which sorts the answer before its negatives."""
-    found = target_metrics(np.array([0, 3]), np.array([6, 2]), ties="optimistic")
+    metrics = target_metrics(np.array([0, 3]), np.array([6, 2]), ties="optimistic")
     for metric in METRICS:
         expected = [metric_of_rank(metric, rank) for rank in (1, 4)]
-        assert found[metric] == pytest.approx(expected, abs=1e-12)
+        assert metrics[metric] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(

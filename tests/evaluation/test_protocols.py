@@ -103,9 +103,9 @@ def test_many_blocks_and_chunks_rank_as_the_definition_says(side, strict, monkey
         WholeNumbers(dataset, len(targets.events)),
         drawn_for(dataset, targets, tmp_path),
     )
-    found = rank(scorer, dataset, targets, drawn)
-    check(dataset, targets, drawn, scorer, found)
-    assert (found["full"].tied > 1).any() and (found["full-unseen"].candidates == 1).any()
+    actual = rank(scorer, dataset, targets, drawn)
+    check(dataset, targets, drawn, scorer, actual)
+    assert (actual["full"].tied > 1).any() and (actual["full-unseen"].candidates == 1).any()
     assert np.bincount(targets.users).max() > 1  # several targets a user
 
 
@@ -123,8 +123,8 @@ def test_all_protocols_at_once_rank_as_each_alone(tmp_path):
         assert list(alone) == [protocol]
         assert as_rows(alone[protocol]) == as_rows(together[protocol]), protocol
     some = ("full", "popular-unseen", "released", "sampled_all")
-    for protocol, found in rank(scorer, dataset, targets, drawn, some).items():
-        assert as_rows(found) == as_rows(together[protocol]), protocol
+    for protocol, actual in rank(scorer, dataset, targets, drawn, some).items():
+        assert as_rows(actual) == as_rows(together[protocol]), protocol
 
 
 def test_all_other_items_drawn_rank_as_the_whole_domain_does(tmp_path):
@@ -135,16 +135,16 @@ def test_all_other_items_drawn_rank_as_the_whole_domain_does(tmp_path):
     dataset = dataset_of(sizes, sequences, [2] * 8, np.ones(8 * 11, dtype=int))
     targets = split_targets(dataset, "test")
     drawn = drawn_candidates(dataset, targets, DRAWN, count, 0, tmp_path)
-    found = rank(WholeNumbers(dataset, 8), dataset, targets, drawn)
+    actual = rank(WholeNumbers(dataset, 8), dataset, targets, drawn)
     for suffix in ("", UNSEEN):
         for drawn_set, whole in (
             ("sampled", "full"),
             ("popular", "full"),
             ("sampled_all", "full_all"),
         ):
-            assert as_rows(found[drawn_set + suffix]) == as_rows(found[whole + suffix])
-    assert as_rows(found["full-unseen"]) == [(0, 1, 1)] * 8  # everything seen: the target alone
-    assert as_rows(found[RELEASED]) == [(0, 1, 1)] * 8  # nothing left to draw
+            assert as_rows(actual[drawn_set + suffix]) == as_rows(actual[whole + suffix])
+    assert as_rows(actual["full-unseen"]) == [(0, 1, 1)] * 8  # everything seen: the target alone
+    assert as_rows(actual[RELEASED]) == [(0, 1, 1)] * 8  # nothing left to draw
 
 
 def test_the_released_protocol_draws_as_often_as_told_and_reads_ties_for_the_model(tmp_path):
@@ -156,9 +156,9 @@ def test_the_released_protocol_draws_as_often_as_told_and_reads_ties_for_the_mod
         had = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]].tolist()
         left = set(range(1, 12)) - set(had)
         assert set(items.tolist()) == (left or {-1})  # of all domains, again and again
-    found = rank(WholeNumbers(dataset, len(targets.events)), dataset, targets, drawn, (RELEASED,))
+    actual = rank(WholeNumbers(dataset, len(targets.events)), dataset, targets, drawn, (RELEASED,))
     full = (drawn[RELEASED] >= 0).all(1)
-    assert (found[RELEASED].candidates == np.where(full, 101, 1)).all()
+    assert (actual[RELEASED].candidates == np.where(full, 101, 1)).all()
     assert (
         ties_of(RELEASED, "expected") == ties_of("released-strict", "pessimistic") == "optimistic"
     )
@@ -197,12 +197,12 @@ def test_each_item_is_scored_as_if_its_own_domain_were_asked_for(more, path, tmp
     plan = Plan(dataset, targets, protocols, drawn_for(dataset, targets, tmp_path))
     rows = np.arange(len(targets.events))
     scorer = model_scorer(ensemble, own, plan, rows, path, bar=False)
-    found = rank_targets(scorer, plan, rows, list(plan.blocks(rows)))
+    actual = rank_targets(scorer, plan, rows, list(plan.blocks(rows)))
     table = alone(ensemble, dataset, targets, path, own)
     unequal = np.diff(np.sort(table, axis=2), axis=2)
     assert unequal.min() > 1e-6  # so that rounding decides nothing
     for protocol in protocols:
-        for row, got in enumerate(as_rows(found[protocol])):
+        for row, got in enumerate(as_rows(actual[protocol])):
             assert got == ranks_by_hand(
                 protocol, dataset, targets, plan.drawn, lambda r, d, i: table[r, d, i - 1], row
             ), protocol

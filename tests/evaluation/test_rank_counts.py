@@ -108,13 +108,13 @@ def test_parts_are_counted_apart_and_sets_across_them(side):
             tied[number, row] += int(table[row, column] == own)
         reads = Reads(*wanted.T)
         parts.append(Part(lambda columns, table=table: table[:, columns], width, reads))
-    found = count_ranks(parts, targets, sets, CPU)
+    actual = count_ranks(parts, targets, sets, CPU)
     whole = by_hand(torch.cat(scores, 1), targets)
     own = by_hand(scores[0], targets)
-    assert (found.domain.better.tolist(), found.domain.tied.tolist()) == own
-    assert (found.domain.better + found.other_domains.better).tolist() == whole[0]
-    assert (found.domain.tied + found.other_domains.tied).tolist() == whole[1]
-    assert (found.sets.better == better).all() and (found.sets.tied == tied).all()
+    assert (actual.domain.better.tolist(), actual.domain.tied.tolist()) == own
+    assert (actual.domain.better + actual.other_domains.better).tolist() == whole[0]
+    assert (actual.domain.tied + actual.other_domains.tied).tolist() == whole[1]
+    assert (actual.sets.better == better).all() and (actual.sets.tied == tied).all()
 
 
 def test_all_others_as_candidates_rank_as_the_full_catalogue_does(side):
@@ -185,17 +185,17 @@ def test_a_target_is_compared_by_the_score_that_stands_among_the_others(slip, mo
 
     others = np.array([[c for c in range(60) if c != t] for t in targets])
     reads = part_of(scores, others).reads
-    found = count_ranks(
+    actual = count_ranks(
         [Part(guessed_otherwise, 60, reads), part_of(elsewhere, np.tile(np.arange(30), (6, 1)), 1)],
         targets, 2, CPU,
     )  # fmt: skip
     expected = by_hand(scores, targets)
-    assert (found.domain.better.tolist(), found.domain.tied.tolist()) == expected
-    assert (found.sets.better[0].tolist(), (found.sets.tied[0] + 1).tolist()) == expected
+    assert (actual.domain.better.tolist(), actual.domain.tied.tolist()) == expected
+    assert (actual.sets.better[0].tolist(), (actual.sets.tied[0] + 1).tolist()) == expected
     whole = by_hand(torch.cat([scores, elsewhere], 1), targets)
-    assert (found.domain.better + found.other_domains.better).tolist() == whole[0]
-    assert (found.domain.tied + found.other_domains.tied).tolist() == whole[1]
-    assert (found.sets.better[1] == found.other_domains.better).all()
+    assert (actual.domain.better + actual.other_domains.better).tolist() == whole[0]
+    assert (actual.domain.tied + actual.other_domains.tied).tolist() == whole[1]
+    assert (actual.sets.better[1] == actual.other_domains.better).all()
 
 
 def test_scores_that_change_while_they_are_counted_are_refused(monkeypatch):
@@ -209,7 +209,7 @@ def test_a_random_scorer_is_within_sampling_error_of_random_ranking(side):
     rows, columns = 4000, 50
     scores = torch.rand(rows, columns, generator=torch.manual_seed(2))
     better, tied = counted(scores, np.arange(rows) % columns)[0]
-    found = target_metrics(better, tied)
+    metrics = target_metrics(better, tied)
     for metric, expected in target_metrics(np.array([0]), np.array([columns])).items():
-        error = found[metric].std() / rows**0.5
-        assert abs(found[metric].mean() - expected[0]) < 4 * error, metric
+        error = metrics[metric].std() / rows**0.5
+        assert abs(metrics[metric].mean() - expected[0]) < 4 * error, metric

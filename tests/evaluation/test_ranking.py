@@ -127,10 +127,10 @@ def test_items_with_equal_vectors_tie_exactly(count, items, side, monkeypatch):
         model = Table((items,), hidden_size)
         vectors = model.item_table[1 : 1 + kinds]
         model.item_table[1:] = vectors.repeat(items // kinds + 1, 1)[:items]
-        found = ranks_of(model, dataset, targets, torch.randn(count, hidden_size))["full"]
+        actual = ranks_of(model, dataset, targets, torch.randn(count, hidden_size))["full"]
         same = np.bincount(np.arange(items) % kinds, minlength=kinds)
-        assert found.tied.tolist() == same[columns % kinds].tolist()
-        assert np.isin(found.better, [sum(s) for s in _subset_sums(same)]).all()
+        assert actual.tied.tolist() == same[columns % kinds].tolist()
+        assert np.isin(actual.better, [sum(s) for s in _subset_sums(same)]).all()
 
 
 def _subset_sums(values):
@@ -145,9 +145,9 @@ def test_some_rows_rank_as_they_do_among_all():
     dataset, targets = split(sizes, np.arange(60) % 7, domains)
     model, hidden, rows = Table(sizes), torch.randn(60, 16), np.arange(1, 60, 3)[::-1]
     whole = ranks_of(model, dataset, targets, hidden)["full"]
-    found = ranks_of(model, dataset, targets, hidden, rows=rows)["full"]
+    actual = ranks_of(model, dataset, targets, hidden, rows=rows)["full"]
     for name in ("better", "tied", "candidates"):
-        assert (getattr(found, name) == getattr(whole, name)[rows]).all()
+        assert (getattr(actual, name) == getattr(whole, name)[rows]).all()
 
 
 def test_a_block_waits_for_the_device_once_in_its_counts():
@@ -226,8 +226,8 @@ def test_equal_inputs_are_encoded_once_and_give_what_each_alone_gives(
 def test_no_targets_are_encoded_as_no_rows():
     dataset = make_dataset(USERS, (6, 3))
     model = make_model(dataset, max_len=5).eval()
-    found = encoded(model, dataset, "cross", "paired", np.zeros(0, dtype=np.int64))
-    assert found.shape == (0, model.settings.hidden)
+    actual = encoded(model, dataset, "cross", "paired", np.zeros(0, dtype=np.int64))
+    assert actual.shape == (0, model.settings.hidden)
 
 
 def test_equal_inputs_are_found_across_the_parts_they_are_looked_for_in(monkeypatch):
@@ -244,5 +244,5 @@ def test_the_context_is_what_tells_inputs_apart():
     dataset = make_dataset(USERS, (6, 3))
     model = make_model(dataset, max_len=5).eval()
     assert isinstance(model.settings, Settings)
-    found = encoded(model, dataset, "cross", "paired", np.arange(len(USERS)))
-    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[11])
+    actual = encoded(model, dataset, "cross", "paired", np.arange(len(USERS)))
+    assert torch.equal(actual[0], actual[1]) and not torch.allclose(actual[0], actual[11])

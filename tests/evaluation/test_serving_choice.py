@@ -91,9 +91,9 @@ def test_users_of_other_domains_are_no_evidence():
 
 def test_without_two_users_the_main_path_stays():
     cross, single = np.zeros(5), np.ones(5)
-    found = choose(cross, single, np.zeros(5, int), np.zeros(5, int), ["one user", "no user"])
+    actual = choose(cross, single, np.zeros(5, int), np.zeros(5, int), ["one user", "no user"])
     for name, difference, n in (("one user", 1.0, 5), ("no user", 0.0, 0)):
-        choice = found[name]
+        choice = actual[name]
         assert (choice.path, choice.difference, choice.n) == ("cross", difference, n)
         assert choice.bound == -np.inf
     two = choose(cross, single, np.arange(5) // 3, np.zeros(5, int), ["two users"])
@@ -140,10 +140,10 @@ def test_what_is_served_are_the_ranks_and_lists_of_the_chosen_path():
     zeros, ones = np.zeros(30), np.ones(30)
     choices = choose(zeros, ones, np.arange(30), np.full(30, 1), NAMES)  # b alone by single
     assert [choice.path for choice in choices.values()] == ["cross", "single", "cross"]
-    found = add_served(scores, choices, ("cross", "single"), targets_of(domains), starts)
-    assert list(found) == ["cross", "single", "served", "markov"]
-    assert all(found[path] is scores[path] for path in scores)
-    for protocol, ranks in found["served"].ranks.items():
+    served = add_served(scores, choices, ("cross", "single"), targets_of(domains), starts)
+    assert list(served) == ["cross", "single", "served", "markov"]
+    assert all(served[path] is scores[path] for path in scores)
+    for protocol, ranks in served["served"].ranks.items():
         for column in ("better", "tied", "candidates"):
             for row, domain in enumerate(domains):
                 path = "single" if domain == 1 else "cross"
@@ -151,4 +151,4 @@ def test_what_is_served_are_the_ranks_and_lists_of_the_chosen_path():
                 assert getattr(ranks, column)[row] == own
     cross, single = scores["cross"].lists, scores["single"].lists
     expected = [*cross[:6], *single[6:9], *cross[9:]]
-    assert found["served"].lists.tolist() == expected
+    assert served["served"].lists.tolist() == expected

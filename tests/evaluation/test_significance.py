@@ -31,39 +31,43 @@ def numbers(found):
 
 def test_means_by_hand():
     values, users, domains = [1.0, 0.0, 0.5, 0.25, 0.25], [4, 4, 7, 9, 4], [0, 0, 1, 3, 3]
-    found = estimates(values, users, domains, NAMES)
-    assert list(found) == ["A", "B", "C", "macro", "users"]
-    assert [entry.value for entry in found.values()] == pytest.approx(
+    intervals = estimates(values, users, domains, NAMES)
+    assert list(intervals) == ["A", "B", "C", "macro", "users"]
+    assert [entry.value for entry in intervals.values()] == pytest.approx(
         [0.5, 0.5, 0.25, 1.25 / 3, 0.4]
     )
-    assert [entry.n for entry in found.values()] == [2, 1, 2, 5, 5]
+    assert [entry.n for entry in intervals.values()] == [2, 1, 2, 5, 5]
     pairs = compare(values, [0.0] * 5, users, domains, NAMES)
-    assert [pair.difference for pair in pairs.values()] == [entry.value for entry in found.values()]
+    assert [pair.difference for pair in pairs.values()] == [
+        entry.value for entry in intervals.values()
+    ]
     assert [pair.targets for pair in pairs.values()] == [2, 1, 2, 5, 5]
     assert [pair.users for pair in pairs.values()] == [1, 1, 2, 3, 3]
 
 
 def test_a_domain_with_one_user_has_no_interval_nor_has_the_macro_mean_with_it():
-    found = estimates([1.0, 0.0, 0.5, 0.25, 0.25], [4, 4, 7, 9, 4], [0, 0, 1, 3, 3], NAMES)
-    undefined = {name for name, entry in found.items() if np.isnan([entry.low, entry.error]).all()}
+    intervals = estimates([1.0, 0.0, 0.5, 0.25, 0.25], [4, 4, 7, 9, 4], [0, 0, 1, 3, 3], NAMES)
+    undefined = {
+        name for name, entry in intervals.items() if np.isnan([entry.low, entry.error]).all()
+    }
     assert undefined == {"A", "B", "macro"}
-    assert found["C"].low == found["C"].high == 0.25
+    assert intervals["C"].low == intervals["C"].high == 0.25
 
 
 def test_the_interval_of_a_mean_is_that_of_a_plain_bootstrap():
     values = np.random.default_rng(3).gamma(1.0, size=60)
-    found = estimates(values, np.arange(60), np.zeros(60, int), ["A"], resamples=4000)["A"]
+    intervals = estimates(values, np.arange(60), np.zeros(60, int), ["A"], resamples=4000)["A"]
     plain = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=9)
-    assert found.error == pytest.approx(plain.standard_error, rel=0.04)
+    assert intervals.error == pytest.approx(plain.standard_error, rel=0.04)
     width = plain.confidence_interval.high - plain.confidence_interval.low
-    assert found.low == pytest.approx(plain.confidence_interval.low, abs=0.06 * width)
-    assert found.high == pytest.approx(plain.confidence_interval.high, abs=0.06 * width)
+    assert intervals.low == pytest.approx(plain.confidence_interval.low, abs=0.06 * width)
+    assert intervals.high == pytest.approx(plain.confidence_interval.high, abs=0.06 * width)
 
 
 def test_standard_errors_are_those_of_sums_over_users():
     """With many users the bootstrap meets the delta method, a user's targets taken together."""
     first, second, users, domains = random_targets(users=300, targets=1500)
-    found = compare(first, second, users, domains, NAMES, resamples=8000)
+    differences = compare(first, second, users, domains, NAMES, resamples=8000)
     difference, parts = first - second, []
     for number in (0, 1, 3):
         rows = domains == number
@@ -73,10 +77,10 @@ def test_standard_errors_are_those_of_sums_over_users():
         parts.append(centred / rows.sum())
     everything = np.bincount(users, weights=difference - difference.mean()) / len(users)
     expected = [np.sqrt((part**2).sum()) for part in (*parts, np.mean(parts, axis=0), everything)]
-    assert [pair.error for pair in found.values()] == pytest.approx(expected, rel=0.05)
-    reach = [pair.high - pair.difference for pair in found.values()]
+    assert [pair.error for pair in differences.values()] == pytest.approx(expected, rel=0.05)
+    reach = [pair.high - pair.difference for pair in differences.values()]
     assert reach == pytest.approx(1.96 * np.array(expected), rel=0.06)
-    assert [pair.detectable for pair in found.values()] == pytest.approx(
+    assert [pair.detectable for pair in differences.values()] == pytest.approx(
         2.8016 * np.array(expected), rel=0.05
     )
 
@@ -87,7 +91,7 @@ def test_p_is_the_share_of_all_sign_flips_at_least_as_far_from_zero(kind):
     rng = np.random.default_rng(5)
     values = rng.normal(0.2, 1, 20) if kind == "real numbers" else rng.choice([-1, 0, 1], 20) / 3
     users, domains = np.repeat(np.arange(10), 2), np.tile([0, 0, 0, 1], 5)
-    found = compare(values, np.zeros(20), users, domains, ["A", "B"], permutations=40_000)
+    differences = compare(values, np.zeros(20), users, domains, ["A", "B"], permutations=40_000)
     weights = {"A": (domains == 0) / 15, "B": (domains == 1) / 5}
     weights |= {"macro": (weights["A"] + weights["B"]) / 2, "users": np.full(20, 1 / 20)}
     signs = np.array(list(product([-1, 1], repeat=10)))
@@ -95,7 +99,7 @@ def test_p_is_the_share_of_all_sign_flips_at_least_as_far_from_zero(kind):
         shares = np.bincount(users, weights=values * weight)
         flipped, observed = np.abs(signs @ shares), abs(shares.sum())
         exact = np.mean(flipped >= observed - 1e-12)
-        assert found[name].p == pytest.approx(exact, abs=4 * np.sqrt(0.25 / 40_000)), name
+        assert differences[name].p == pytest.approx(exact, abs=4 * np.sqrt(0.25 / 40_000)), name
 
 
 def test_sums_that_are_equal_count_as_equal_whatever_their_last_digits():
@@ -106,9 +110,9 @@ def test_sums_that_are_equal_count_as_equal_whatever_their_last_digits():
 
 
 def test_the_least_p_counts_the_data_as_one_of_the_draws():
-    found = compare(np.ones(50), np.zeros(50), np.arange(50), np.zeros(50, int), ["A"],
+    differences = compare(np.ones(50), np.zeros(50), np.arange(50), np.zeros(50, int), ["A"],
                     permutations=99)  # fmt: skip
-    assert found["A"].p == found["macro"].p == found["users"].p == 1 / 100
+    assert differences["A"].p == differences["macro"].p == differences["users"].p == 1 / 100
 
 
 def test_equal_models_and_lone_users_give_no_warning_and_no_finding():
@@ -136,13 +140,13 @@ def test_what_cannot_be_counted_is_refused():
 
 def test_the_same_seed_gives_the_same_numbers_and_sides_change_only_the_sign():
     data = random_targets()
-    found, again = (compare(*data, NAMES, seed=3) for _ in range(2))
-    assert found == again
+    actual, again = (compare(*data, NAMES, seed=3) for _ in range(2))
+    assert actual == again
     other = compare(*data, NAMES, seed=4)
-    assert other["macro"].error != found["macro"].error
-    assert other["macro"].error == pytest.approx(found["macro"].error, rel=0.1)
+    assert other["macro"].error != actual["macro"].error
+    assert other["macro"].error == pytest.approx(actual["macro"].error, rel=0.1)
     turned = compare(data[1], data[0], *data[2:], NAMES, seed=3)
-    for name, pair in found.items():
+    for name, pair in actual.items():
         assert turned[name].difference == pytest.approx(-pair.difference)
         assert turned[name].high == pytest.approx(-pair.low)
         assert turned[name].p == pair.p
@@ -150,14 +154,16 @@ def test_the_same_seed_gives_the_same_numbers_and_sides_change_only_the_sign():
 
 def test_neither_the_order_of_the_rows_nor_the_block_size_matters(monkeypatch):
     data = random_targets()
-    found = compare(*data, NAMES)
+    differences = compare(*data, NAMES)
     order = np.random.default_rng(1).permutation(len(data[0]))
     np.testing.assert_allclose(
-        numbers(compare(*(column[order] for column in data), NAMES)), numbers(found), atol=1e-12
+        numbers(compare(*(column[order] for column in data), NAMES)),
+        numbers(differences),
+        atol=1e-12,
     )
     monkeypatch.setattr(resampling, "BLOCK", 500)  # six users' samples at a time
     by_block = compare(*data, NAMES)
-    for name, pair in found.items():
+    for name, pair in differences.items():
         assert by_block[name].low == pytest.approx(pair.low)
         assert by_block[name].p == pytest.approx(pair.p, abs=0.03)
 
@@ -200,17 +206,17 @@ def test_holm_keeps_the_chance_of_any_false_finding():
 
 def test_the_detectable_difference_is_found_in_80_percent():
     population = simulations.make_population("sparse", 2 * simulations.GAIN)
-    found = simulations.simulate(population, population.needed_users(), 200)
-    assert found.detectable == pytest.approx(population.truth[-1], rel=0.05)
-    assert within(found.p[:, -1] <= 0.05, 0.8, "about")
-    assert within(found.covered[:, -1], 0.95, "about")
+    simulation = simulations.simulate(population, population.needed_users(), 200)
+    assert simulation.detectable == pytest.approx(population.truth[-1], rel=0.05)
+    assert within(simulation.p[:, -1] <= 0.05, 0.8, "about")
+    assert within(simulation.covered[:, -1], 0.95, "about")
 
 
 def test_targets_of_one_user_are_no_independent_witnesses():
     population = simulations.make_population("clustered", 0)
-    found = simulations.simulate(population, 100, 200)
+    simulation = simulations.simulate(population, 100, 200)
     naive = simulations.simulate(population, 100, 200, by_target=True)
-    assert within(found.p[:, -1] <= 0.05, 0.05, "about")
-    assert within(found.covered[:, -1], 0.95, "about")
+    assert within(simulation.p[:, -1] <= 0.05, 0.05, "about")
+    assert within(simulation.covered[:, -1], 0.95, "about")
     assert not within(naive.p[:, -1] <= 0.05, 0.05, "most")
     assert not within(naive.covered[:, -1], 0.95, "least")

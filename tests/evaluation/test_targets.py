@@ -69,7 +69,7 @@ def test_contexts_are_those_of_looking_at_each_event(seed):
         for strict in (False, True):
             targets = split_targets(dataset, split, strict)
             events, rows = context_events(dataset, targets, np.arange(len(targets.events)))
-            found = [events[rows == row].tolist() for row in range(len(targets.events))]
+            actual = [events[rows == row].tolist() for row in range(len(targets.events))]
             expected = []
             for user in range(dataset.users):
                 own = range(dataset.offsets[user], dataset.offsets[user + 1])
@@ -77,12 +77,12 @@ def test_contexts_are_those_of_looking_at_each_event(seed):
                     time = dataset.times[target]
                     before = [event for event in own if event < target]
                     expected.append([e for e in before if not strict or dataset.times[e] < time])
-            assert found == expected
+            assert actual == expected
 
 
 def test_the_facts_of_a_target_by_hand(dataset):
-    found = target_facts(dataset, split_targets(dataset, "valid")).to_pylist()
-    assert found == [
+    facts = target_facts(dataset, split_targets(dataset, "valid")).to_pylist()
+    assert facts == [
         {
             "split": "valid", "target": 0, "user_id": "user-0", "domain": "domain1",
             "item_id": "item-4", "history": 3, "domain_history": 1, "domains": 2, "item_count": 1,
@@ -104,9 +104,9 @@ def test_the_facts_of_a_target_by_hand(dataset):
 
 
 def test_the_facts_of_a_strict_context_say_what_it_dropped(dataset):
-    found = target_facts(dataset, split_targets(dataset, "valid", strict=True)).to_pydict()
-    assert found["history"] == [2, 0] and found["domains"] == [2, 0]
-    assert found["same_time"] == [True, True]
+    facts = target_facts(dataset, split_targets(dataset, "valid", strict=True)).to_pydict()
+    assert facts["history"] == [2, 0] and facts["domains"] == [2, 0]
+    assert facts["same_time"] == [True, True]
 
 
 def test_there_may_be_no_targets(dataset):
@@ -175,7 +175,7 @@ def test_nothing_at_or_after_a_target_s_time_reaches_its_scores(dataset, choice,
     )
     assert (other.items[later] != dataset.items[later]).all()
     ensemble = Ensemble([make_model(dataset, **MODEL).eval()])
-    found = []
+    actual = []
     for data in (dataset, other):
         own = split_targets(data, split)
         queries = Queries(own.users, own.ends, own.domains).rows(np.array([row]))
@@ -191,8 +191,8 @@ def test_nothing_at_or_after_a_target_s_time_reaches_its_scores(dataset, choice,
             for model in fit_count_models(data).values()
             for domain in (0, 1)
         ]
-        found.append([*hidden, *baselines])
-    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+        actual.append([*hidden, *baselines])
+    assert all(torch.equal(first, second) for first, second in zip(*actual, strict=True))
 
 
 def test_what_comes_before_a_target_s_time_does_reach_its_scores():
@@ -228,7 +228,7 @@ def test_ranks_of_a_temporal_split_know_nothing_of_later_items(seed, tmp_path):
     sets = ("sampled", "sampled_all", "popular")
     drawn = drawn_candidates(dataset, targets, sets, 4, 0, tmp_path)
     row = np.flatnonzero(targets.events == last)
-    found = []
+    actual = []
     for data in (dataset, other):
         plan = Plan(data, split_targets(data, "test"), protocols, drawn)
         scores = score_paths(
@@ -239,11 +239,11 @@ def test_ranks_of_a_temporal_split_know_nothing_of_later_items(seed, tmp_path):
             fit_count_models(data),
             lists=False,
         )
-        found.append(
+        actual.append(
             [
                 (path, name, ranks.better[row].item(), ranks.tied[row].item())
                 for path, by_path in scores.items()
                 for name, ranks in by_path.ranks.items()
             ]
         )
-    assert found[0] == found[1]
+    assert actual[0] == actual[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src.io.errors import UserError
 from src.io.files import sync
-from src.io.locking import hold_lock
+from src.io.locking import hold_lock, lock_file
 
 PREFIX = "make_dataset-"  # of the names of spill folders
 SPILL_RECORD = "spill_folder"  # the file in the staging folder that names a spill folder elsewhere
@@ -58,7 +58,7 @@ def staging_folder(target: Path, temp_dir: str = "") -> Iterator[Staging]:
 def remove_leftovers(target: Path) -> None:
     """Remove what a command left that was killed when `target` had its name already."""
     target = target.resolve()
-    if _root(target).exists():
+    if _root(target).exists() or lock_file(target).exists():
         with suppress(UserError, OSError), hold_lock(target, "in use"):
             _remove(_root(target))
 

@@ -20,6 +20,10 @@ OPTIONS = {
     },
     "temporal, of shares": {"split": "temporal", "dedup": "repeats"},
     "each domain": {"split": "leave_one_out_per_domain", "dedup": "consecutive", "max_len": 6},
+    "many at once": {  # the one that .ci/run takes
+        "min_user_events": 3, "min_domains": 2, "dedup": "repeats", "max_len": 12,
+        "shared_items": True, "domains": ("Books", "été"), "split": "temporal",
+    },
     "one item an id": {"shared_items": True, "domains": ("Books", "été")},
 }  # fmt: skip
 

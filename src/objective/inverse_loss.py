@@ -54,7 +54,7 @@ class InverseLoss(Uniform):
         return inverse / inverse.mean()
 
     def _typical(self) -> Tensor:
-        """The mean of the measured L_d, which stands in for the others; 1 if there is none."""
+        """The mean of the measured L_d, which stands in for the others; 1 if none was measured."""
         count = self.measured.sum()
         return torch.where(count > 0, (self.mean * self.measured).sum() / count, 1.0)
 

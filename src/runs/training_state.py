@@ -138,7 +138,7 @@ def _check_steppers(trainer: TrainerProtocol) -> None:
         _check_entries(name, loaded, new_schedule.state_dict() | moved)
     for optimizer in trainer.optimizers.values():
         for parameter, state in optimizer.state.items():
-            float(state["step"])  # TypeError and others where it is no number
+            float(state["step"])  # raises unless it is a number
             for name in ("exp_avg", "exp_avg_sq"):
                 moment = state[name]
                 if moment.shape != parameter.shape or moment.is_sparse:

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from src.config.cli import build_parser, from_namespace
-from src.config.dataset_settings import DatasetSettings, as_date, content_options, cutoff
+from src.config.dataset_settings import DatasetSettings, as_date, content_options, end_of_log
 from src.dataset.build.card import make_card
 from src.dataset.build.reuse import existing_card
 from src.dataset.build.selection import select_events
@@ -68,9 +68,10 @@ def raw_location(settings: DatasetSettings) -> str:
 def find_log(settings: DatasetSettings, engine: Engine | None = None) -> Log:
     """Recognise the raw log and print its format; a remote log needs the engine."""
     location = raw_location(settings)
-    raw_format, reason = choose_format(location, settings.format, engine)
+    raw_format, reason = choose_format(location, settings.format, engine, settings.domain_from)
     print(f"reading {location} as {raw_format} ({reason})")
-    return Log(location, raw_format, file_records(engine, location, raw_format))
+    records = file_records(engine, location, raw_format, settings.domain_from)
+    return Log(location, raw_format, records)
 
 
 def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict[str, Any], bool]:
@@ -108,6 +109,8 @@ def process_log(engine: Engine, settings: DatasetSettings, log: Log, folder: Pat
     """Read, filter, order, split and number the events; writes the arrays into `folder`."""
     with tqdm(total=3, desc="reading", disable=None, leave=False) as progress:
         raw = read_log(engine, log.location, log.format, settings)
+        for remark in raw.remarks:
+            tqdm.write(f"  {remark}")
         parsed = parse(engine, raw, settings)
         advance(progress, "filters and order")
         selection = select_events(engine, parsed.events, settings)
@@ -117,7 +120,7 @@ def process_log(engine: Engine, settings: DatasetSettings, log: Log, folder: Pat
     provenance = {
         "data_name": settings.data_name,
         "strd_ym": settings.strd_ym,
-        "cutoff": as_date(cutoff(settings.strd_ym) - 1),
+        "cutoff": as_date(end_of_log(settings) - 1),
         "source": raw.description,
         "notes": raw.notes,
         "raw_files": log.records,
@@ -128,7 +131,9 @@ def process_log(engine: Engine, settings: DatasetSettings, log: Log, folder: Pat
     card_inputs = {
         "provenance": provenance,
         "options": content_options(settings, log.format),
-        "dropped": {"rejected": sum(parsed.rejected.values())} | selection.dropped,
+        "dropped": {"rejected": sum(parsed.rejected.values())}
+        | parsed.filtered
+        | selection.dropped,
     }
     return ProcessedLog(sequences, card_inputs, parsed.sample)
 

@@ -14,7 +14,8 @@ from src.io.errors import UserError
 (
     ACCEPTED, MALFORMED, TOO_FEW, TOO_MANY, OPEN_QUOTE, NOT_JSON, NOT_UTF8, NO_USER, NO_ITEM,
     NO_DOMAIN, LINE_BREAK, NO_TIME, NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999,
-) = range(16)  # fmt: skip
+    OTHER_EVENT, LOW_RATING,
+) = range(18)  # fmt: skip
 
 # What a user reads; {unit} is the unit of the log's times.
 REASONS = {
@@ -34,14 +35,18 @@ REASONS = {
     BEFORE_1970: "time is before 1970",
     AFTER_9999: "time is after the year 9999",
 }
+# Rows that the user did not ask for are no fault of the log; their names in `dropped` of the card
+FILTERED = {OTHER_EVENT: "other_events", LOW_RATING: "min_rating"}
 TIME_REASONS = (NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999)
 EMPTY = {"user_id": NO_USER, "item_id": NO_ITEM, "domain": NO_DOMAIN}
 SAMPLE_SIZE = 1000
 
 UNIT_NAMES = {
     **{unit: f"{unit} since 1970" for unit in times.PER_SECOND},
-    "seconds": "whole seconds since 1970",
     "iso": "ISO dates",
+    "yyyymmdd": "the form YYYYMMDD",
+    "mmdd": "the form MMDD",
+    times.FORMATTED: "the form of --time_format",
 }
 
 
@@ -102,6 +107,8 @@ def is_accepted(table: ir.Table, unit: str, requested: str) -> ir.BooleanValue:
 
 def reason_text(reason: int, unit: str) -> str:
     """A reason as a user reads it."""
+    if reason == NOT_A_TIME and unit in (*times.DAY_NUMBERS, times.FORMATTED):
+        reason = OTHER_UNIT
     return REASONS[reason].format(unit=UNIT_NAMES[unit])
 
 

@@ -4,6 +4,8 @@ from src.io.errors import plain
 
 DROP_REASONS = {
     "rejected": "rejected",
+    "other_events": "of other types than --events",
+    "min_rating": "rated below --min_rating, or not rated",
     "after_cutoff": "after the cut-off",
     "other_domains": "in other domains than --domains",
     "dedup": "duplicates (--dedup)",

@@ -46,7 +46,7 @@ def choose_format(
         return "syncrec", f"{location} holds {recognised['syncrec'][0].name}"
     specific = [name for name in recognised if name != "table"]
     if specific:
-        tables = [file for file in tables if not is_beside(file.table, specific[0])]
+        tables = [file for file in tables if not is_beside(specific[0], file.table)]
     if len(specific) == 1 and not tables:
         recognised.pop("table", None)
     elif specific and tables:

@@ -168,8 +168,7 @@ class DuckDBReader:
             self.copies.cleanup()
 
     def _text(self, file: RawFile, layout: TextLayout, python: bool = False) -> Table:
-        # absolute: the paths in DuckDB's tables of rejected rows are
-        path = str(Path(file.path).absolute())
+        path = str(Path(file.path).resolve())  # as DuckDB has it in its tables of rejected rows
         if layout.comments or layout.encoding or python or not is_readable(path):
             convert = as_json_line if python else None
             copy = plain_copy(path, self._copies(), layout.comments, layout.encoding, convert)

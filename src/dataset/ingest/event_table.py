@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import ibis
 import ibis.expr.datatypes as dt
+import pyarrow.parquet as pq
 from ibis.expr.schema import Schema
 from ibis.expr.types import Table
 
@@ -31,7 +32,7 @@ from src.dataset.ingest.raw_format import (
     wanted_columns,
 )
 from src.dataset.ingest.table_reader import FILE, ROW
-from src.dataset.ingest.text_bytes import without_suffixes
+from src.dataset.ingest.text_bytes import read_errors, without_suffixes
 from src.dataset.ingest.text_head import TextHead, missing_column
 from src.io.errors import UserError
 
@@ -46,11 +47,11 @@ def read_table(source: Source) -> RawLog:
     the domain of its rows.
     """
     wanted = wanted_columns(source, source.columns, domain=not source.domain_from_side_file)
-    schemas = {
-        file: source.reader.parquet_schema(file)
-        for file in source.files
-        if file.table.endswith(PARQUET)
-    }
+    schemas = {}
+    for file in source.files:
+        if file.table.endswith(PARQUET):
+            _check_spellings(file, wanted)
+            schemas[file] = source.reader.parquet_schema(file)
     json_keys = {
         file: keys_of_lines(source.reader.first_lines(file), file.path)
         for file in source.files
@@ -178,7 +179,6 @@ def _read_parquet(
     time_types: dict[str, RawFile] = {}
     for file, schema in schemas.items():
         check_columns(file, tuple(schema.names), wanted, source.columns)
-        _check_spellings(file, schema, wanted)
         groups.setdefault(tuple(schema[column] for column in wanted.values()), []).append(file)
         time_types.setdefault(_time_type(schema[wanted["unix_time"]]), file)
     if len(time_types) > 1:
@@ -208,13 +208,17 @@ def _read_parquet(
     return tables
 
 
-def _check_spellings(file: RawFile, schema: Schema, wanted: dict[str, str]) -> None:
-    """UserError for two columns whose names differ only in case: engines confuse them."""
+def _check_spellings(file: RawFile, wanted: dict[str, str]) -> None:
+    """UserError for two columns whose names differ in case at most: engines confuse them."""
+    if file.remote:
+        return
+    with read_errors(file.path):
+        names = pq.read_schema(file.path).names
     for column in wanted.values():
-        same = [name for name in schema.names if name.lower() == column.lower()]
+        same = [name for name in names if name.lower() == column.lower()]
         if len(same) > 1:
             raise UserError(
-                f"{file.path} has columns {same[0]!r} and {same[1]!r}, which differ only in case; "
+                f"{file.path} has two columns {same[0]!r} and {same[1]!r}, which engines confuse; "
                 "rename or drop one"
             )
 

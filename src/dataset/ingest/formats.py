@@ -11,7 +11,7 @@ import ibis
 from src.dataset.ingest.completejourney import read_completejourney
 from src.dataset.ingest.event_table import JSON, read_table
 from src.dataset.ingest.json_keys import is_json_object
-from src.dataset.ingest.known_logs import KNOWN_LOGS, read_known_log, recognise_known_log
+from src.dataset.ingest.known_logs import KNOWN_LOGS, is_beside, read_known_log, recognise_known_log
 from src.dataset.ingest.raw_files import RawFile, is_remote, strip_file_scheme
 from src.dataset.ingest.raw_format import (
     SPLIT_PART,
@@ -146,7 +146,9 @@ def files_of_format(files: list[RawFile], name: str, location: str) -> list[RawF
     no other suffix is, as it may be anything.
     """
     pattern = FORMATS[name].file_names
-    matching = [file for file in files if pattern.fullmatch(file.table)]
+    matching = [
+        file for file in files if pattern.fullmatch(file.table) and not is_beside(name, file.table)
+    ]
     if name == "table":
         tables = [file for file in matching if not file.table.endswith(".json")]
         matching = (tables or matching) if is_folder(location) else files

@@ -268,11 +268,12 @@ KNOWN_LOGS: dict[str, tuple[KnownLog, ...]] = {
     ),
     "movielens": (
         KnownLog(
-            r"(?!movies|users|tags)(?P<domain>.+?)\.(?:dat|txt|csv)",
+            r"(?P<domain>.+?)\.(?:dat|txt|csv)",
             Columns("UserID", "MovieID", "", "Timestamp", rating="Rating"),
             line=r".+?::.+?::.*?::\d+",
             header=("UserID", "MovieID", "Rating", "Timestamp"),
             delimiter="::",
+            beside=r"(?:movies|users|tags)\.dat|README.*",
         ),
         KnownLog(
             r"(?P<domain>ratings)\.csv",

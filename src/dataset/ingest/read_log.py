@@ -226,8 +226,8 @@ def _no_such_event(raw: RawLog, filtered: dict[str, int], settings: DatasetSetti
     """The values of the column of events, where none of them is asked for."""
     if not filtered.get("other_events"):
         return ""
-    events = raw.events.event
-    names = events.value_counts().order_by(ibis.desc("event_count")).limit(8).to_pyarrow()
+    counts = raw.events.select(event=raw.events.event.strip()).event.value_counts(name="events")
+    names = counts.order_by([ibis.desc("events"), "event"]).limit(8).to_pyarrow()
     present = ", ".join(plain(str(name)) for name in names["event"].to_pylist())
     return f" with --events {' '.join(settings.events)} (the log has {present})"
 

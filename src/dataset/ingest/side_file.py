@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import ibis
 from ibis.expr.types import Table
 
 from src.dataset.ingest.json_keys import keys_of_lines
@@ -71,10 +70,8 @@ def with_domains(source: Source, events: Table, domain_from: str) -> Table:
             f"{row['key']!r}; --domain_from needs one"
         )
     columns = events.columns
-    joined = events.drop("domain").left_join(
-        domains.select(item_key="key", domain="name"), ibis._.item_id == ibis._.item_key
-    )
-    return joined.select(*columns)
+    events, domains = events.drop("domain"), domains.select(item_key="key", domain="name")
+    return events.left_join(domains, events.item_id == domains.item_key).select(*columns)
 
 
 def _rows(source: Source, side: SideFile) -> Table:

@@ -17,7 +17,8 @@ LAST_SECOND = 253_402_300_799  # the end of the year 9999
 PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 NUMBER_FORMS = (SECONDS, MILLISECONDS, MICROSECONDS, NANOSECONDS)
 FORM_OF = {**dict(zip(PER_SECOND, NUMBER_FORMS, strict=True)), "iso": DATE}
-DAY_NUMBERS = ("yyyymmdd", "mmdd")  # units in which a whole number is a date
+# Units in which a whole number is a date: its first and last value, and what a year adds to it
+DAY_NUMBERS = {"yyyymmdd": (10_000_101, 99_991_231, 0), "mmdd": (101, 1231, 10_000)}
 FORMATTED = "format"  # the unit of a log whose dates --time_format describes
 
 # Numbers below the first bound are seconds (up to the year 5138), below the next milliseconds, ….
@@ -63,7 +64,7 @@ def with_times(
         form = number.isnull().ifelse(MISSING, _form_of_real(table.unix_time))
         timed = table.mutate(number=number, form=form)
     timed = timed.mutate(number=timed.number.cast("int64"), form=timed.form.cast("int8"))
-    return _as_days(timed, 0 if unit == "yyyymmdd" else year) if unit in DAY_NUMBERS else timed
+    return _as_days(timed, unit, year) if unit in DAY_NUMBERS else timed
 
 
 def seconds_of_day(day: ir.StringValue) -> ir.IntegerValue:
@@ -225,11 +226,12 @@ def _of_format(table: ir.Table, time_format: str) -> ir.Table:
     return table.select(*columns, number=table._seconds, form=form).view()
 
 
-def _as_days(timed: ir.Table, year: int) -> ir.Table:
+def _as_days(timed: ir.Table, unit: str, year: int) -> ir.Table:
     """Numbers YYYYMMDD, or MMDD of a `year`, as the DATE that they name; others become OTHER."""
+    first, last, added = DAY_NUMBERS[unit]
     columns = [name for name in timed.columns if name not in ("number", "form")]
-    is_number = timed.form.isin(NUMBER_FORMS) & timed.number.between(0, 99_999_999)
-    timed = timed.mutate(_number=is_number.ifelse(timed.number, None) + year * 10_000).view()
+    is_number = timed.form.isin(NUMBER_FORMS) & timed.number.between(first, last)
+    timed = timed.mutate(_number=is_number.ifelse(timed.number, None) + added * year).view()
     nothing = ibis.literal(0, "int64")
     timed = timed.mutate(
         _year=timed._number // 10_000,

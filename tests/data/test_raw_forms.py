@@ -485,8 +485,8 @@ def test_spark_reads_times_and_ids_alike(tmp_path, spark):
         expected = raw_reading.read(folder, time_format=form)[3]
         assert raw_reading.read_with(spark, folder, time_format=form)[3] == expected, form
     folder = shop_log(tmp_path / "shop" / "a.csv")
-    put(folder / "side.csv", "key,group\ni1,Books\ni2,Toys\ni3,Toys\ni4,Toys\n")
-    flags = {"events": ("purchase",), "domain_from": "side.csv:key:group"}
+    put(folder / "side.csv", "key,group\ni1,Books\ni2,Toys\ni3,Toys\ni4,Toys|Games\n")
+    flags = {"events": ("purchase", "cart"), "domain_from": "side.csv:key:group:|"}
     expected = raw_reading.read(folder, **flags)
     actual = raw_reading.read_with(spark, folder, **flags)
     assert (actual[2].filtered, actual[3]) == (expected[2].filtered, expected[3])

@@ -25,6 +25,7 @@ from src.dataset.ingest.raw_format import (
     domains_from_file_names,
     list_files,
     read_text_files,
+    text_before,
     wanted_columns,
 )
 from src.dataset.ingest.table_reader import TextLayout
@@ -157,7 +158,7 @@ def _until(domain: ibis.expr.types.StringValue, end: str) -> ibis.expr.types.Str
     """The part of the domain before `end`; a missing domain gets a name."""
     if not end:
         return domain
-    return domain.split(end)[0].nullif("").fill_null(NO_CATEGORY)
+    return text_before(domain, end).nullif("").fill_null(NO_CATEGORY)
 
 
 def _read_mind(

@@ -169,6 +169,13 @@ def domain_column(table: Table, domains: dict[str, str]) -> StringValue:
     return table.file.cases(*domains.items())
 
 
+def text_before(text: StringValue, separator: str) -> StringValue:
+    """The part of a text before the first separator; not by `split`, which takes a regular
+    expression in Spark."""
+    position = text.find(separator)
+    return (position >= 0).ifelse(text.substr(0, position), text)
+
+
 def list_files(files: list[RawFile], most: int = 8) -> str:
     """The names of the files, for the data card."""
     names = ", ".join(file.name for file in files[:most])

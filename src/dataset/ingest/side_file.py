@@ -7,7 +7,7 @@ from ibis.expr.types import Table
 
 from src.dataset.ingest.json_keys import keys_of_lines
 from src.dataset.ingest.raw_files import RawFile, is_remote, strip_file_scheme
-from src.dataset.ingest.raw_format import Source
+from src.dataset.ingest.raw_format import Source, text_before
 from src.dataset.ingest.table_reader import TextLayout
 from src.dataset.ingest.text_head import missing_column, parse_head
 from src.io.errors import UserError
@@ -59,7 +59,7 @@ def with_domains(source: Source, events: Table, domain_from: str) -> Table:
     rows = _rows(source, side)
     value = rows.column
     if side.separator:
-        value = rows.column.split(side.separator)[0]
+        value = text_before(rows.column, side.separator)
     domains = rows.select(key=rows.key.strip(), name=value.strip()).distinct()
     domains = source.reader.load(domains.filter(domains.key.notnull() & (domains.key != "")))
     source.reader.forget_rejected_rows()  # they are no events

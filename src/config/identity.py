@@ -55,8 +55,12 @@ def identity(settings: Any) -> dict[str, Any]:
 
 def identity_hash(settings: Any) -> str:
     """SHA-256 of `identity`, which a checkpoint stores."""
-    text = json.dumps(identity(settings), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_values(identity(settings))
+
+
+def hash_values(values: dict[str, Any]) -> str:
+    """SHA-256 of settings."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def deciding(settings: Any) -> dict[str, Any]:

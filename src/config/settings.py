@@ -173,6 +173,11 @@ class TrainingSettings:
     lr: float = setting(1e-3, "learning rate", group="training")
     weight_decay: float = setting(0.0, "weight decay (adamw: decoupled)", group="training")
     warmup_steps: int = setting(100, "steps of linear warm-up", group="training")
+    warmup_epochs: float = setting(
+        0.0,
+        "epochs of linear warm-up, in place of --warmup_steps; 0: not given",
+        group="training",
+    )
     lr_schedule: str = setting(
         "constant",
         "after the warm-up: constant, or linear to 0 at max_epochs",

@@ -26,7 +26,9 @@ WHOLE = {
     "sampled_negatives": (0, 2**20),
     "threads": (0, MOST_THREADS),
 }
-NOT_NEGATIVE = ("lambda_single", "lambda_mim", "weight_decay", "clip_norm", "lc_ntg_beta")
+NOT_NEGATIVE = (
+    "lambda_single", "lambda_mim", "weight_decay", "clip_norm", "lc_ntg_beta", "warmup_epochs",
+)  # fmt: skip
 LONGEST, LONGEST_NAME = 4000, 255  # bytes of a path, and of a part of it
 FOLDERS = ("data_name", "strd_ym", "variant")
 

@@ -112,7 +112,7 @@ class DuckDBReader:
         return ibis.union(*tables)
 
     def parquet(self, files: list[RawFile]) -> Table:
-        paths = [file.path for file in files]
+        paths = [str(Path(file.path).absolute()) for file in files]
         with _as_user_error(paths):
             table = self.backend.read_parquet(
                 list(map(_literal, paths)), union_by_name=True, filename=FILE, file_row_number=True

@@ -73,8 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     dataset += [f"--variant={settings.variant}"] * bool(settings.variant)
     dataset += [f"--data_dir={settings.out_dir}"] * bool(settings.out_dir)
     seeds = list(dict.fromkeys(given.seeds))
-    plan = Plan(ROOT / "runs" / settings.data_name, f"own-{name}", seeds)
-    train(plan, [*dataset, f"--config={given.config}", *training], deadline)
+    plan = Plan(Path(given.runs_dir) / settings.data_name, f"own-{name}", seeds)
+    common = [f"--config={given.config}", f"--runs_dir={given.runs_dir}"]
+    train(plan, [*dataset, *common, *training], deadline)
     report(plan, out, dataset, given.k)
 
 
@@ -89,6 +90,9 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )  # fmt: skip
     group.add_argument(
         "--config", default=str(ROOT / "configs" / "own.json"), metavar="FILE", help="settings"
+    )
+    group.add_argument(
+        "--runs_dir", default=str(ROOT / "runs"), metavar="FOLDER", help="for run folders"
     )
     group.add_argument("--k", type=int, default=10, metavar="N", help="items per user and domain")
     group.add_argument(
@@ -174,7 +178,10 @@ def call(command: str, flags: list[str], deadline: float = math.inf) -> bool:
 
     Ends with the status of a command that fails, which has said why.
     """
-    process = subprocess.Popen([sys.executable, str(ROOT / command), *flags])
+    # in a session of its own, so that a Ctrl-C reaches it once, from here
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / command), *flags], start_new_session=True
+    )
     try:
         status = process.wait(
             None if deadline == math.inf else max(0.0, deadline - time.monotonic())
@@ -182,9 +189,10 @@ def call(command: str, flags: list[str], deadline: float = math.inf) -> bool:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         status = process.wait()
-        if status == EXIT_INTERRUPTED:
+        if status in (EXIT_INTERRUPTED, -signal.SIGTERM):
             return False
-    except KeyboardInterrupt:  # the command has the signal too, and saves
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)  # it saves
         process.wait()
         raise
     if status:

@@ -219,7 +219,7 @@ def test_what_is_no_date_in_the_format_is_rejected(tmp_path):
     _, _, parsed, events = raw_reading.read(tmp_path, time_format="%d.%m.%Y", max_rejected=1.0)
     assert events == [("u3", "i", "a", 1_399_939_200)]
     assert parsed.rejected == {"time is not in the form of --time_format": 5, "time is empty": 1}
-    assert parsed.times == "dates in a form of their own in column unix_time"
+    assert parsed.times == "dates %d.%m.%Y in column unix_time"
 
 
 def test_hours_of_twelve_that_no_clock_shows_are_rejected(tmp_path):

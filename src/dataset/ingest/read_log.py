@@ -113,7 +113,7 @@ def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
         rejected,
         {key: count for key, count in filtered.items() if count},
         [rejects.as_record(row, unit) for row in sample],
-        f"{_time_form(raw, unit)} in column {raw.columns.unix_time}",
+        f"{_time_form(raw, unit, time_format)} in column {raw.columns.unix_time}",
     )
 
 
@@ -232,9 +232,9 @@ def _no_such_event(raw: RawLog, filtered: dict[str, int], settings: DatasetSetti
     return f" with --events {' '.join(settings.events)} (the log has {present})"
 
 
-def _time_form(raw: RawLog, unit: str) -> str:
+def _time_form(raw: RawLog, unit: str, time_format: str) -> str:
     if unit == times.FORMATTED:
-        return "dates in a form of their own"
+        return f"dates {time_format}"
     if unit in times.DAY_NUMBERS:
         return f"whole numbers {unit.upper()}"
     dtype = raw.events.unix_time.type()

@@ -68,9 +68,10 @@ def raw_location(settings: DatasetSettings) -> str:
 def find_log(settings: DatasetSettings, engine: Engine | None = None) -> Log:
     """Recognise the raw log and print its format; a remote log needs the engine."""
     location = raw_location(settings)
-    raw_format, reason = choose_format(location, settings.format, engine, settings.domain_from)
+    aside = settings.domain_from, settings.exclude
+    raw_format, reason = choose_format(location, settings.format, engine, *aside)
     print(f"reading {location} as {raw_format} ({reason})")
-    records = file_records(engine, location, raw_format, settings.domain_from)
+    records = file_records(engine, location, raw_format, *aside)
     return Log(location, raw_format, records)
 
 

@@ -11,8 +11,8 @@ from src.io.names import folder_name_error
 
 # Settings that do not change the content of the dataset
 NOT_CONTENT = (
-    "data_name", "variant", "raw_dir", "out_dir", "temp_dir", "engine", "threads", "memory_limit",
-    "spark_master", "describe", "suggest", "max_rejected",
+    "data_name", "variant", "raw_dir", "exclude", "out_dir", "temp_dir", "engine", "threads",
+    "memory_limit", "spark_master", "describe", "suggest", "max_rejected",
 )  # fmt: skip
 
 MAX_THREADS = 1024  # the engine starts as many threads as requested
@@ -35,6 +35,9 @@ class DatasetSettings:
         "",
         "folder, file or glob of the raw log; default: src/dataset/raw/<data_name>",
         group="what and where",
+    )
+    exclude: tuple[str, ...] = setting(
+        (), "files of the folder to leave out, by name or glob", group="what and where"
     )
     out_dir: str = setting(
         "",

@@ -62,8 +62,8 @@ def test_side_files_of_an_unknown_log_are_named_with_the_way_out(tmp_path, capsy
         (raw / name).write_bytes(path.read_bytes())
     line = fail(capsys, raw, tmp_path / "out", *HM)
     assert "articles.csv has no column 'customer_id'" in line
-    (way_out,) = shlex.split(line.rpartition("leave it out: --raw_dir ")[2])
-    make(way_out, tmp_path / "out", *HM)
+    way_out = shlex.split(line.rpartition("leave files without events out: ")[2])
+    make(raw, tmp_path / "out", *HM, *way_out)
     assert card_of(tmp_path / "out")["events"] == EVENTS
 
 

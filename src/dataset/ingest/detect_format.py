@@ -1,5 +1,6 @@
 """The raw format of a log: named by --format, or recognised by file names and first lines."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,11 @@ MAX_INSPECTED = 200  # files whose first lines are compared with the formats
 
 
 def choose_format(
-    location: str, requested: str, engine: Engine | None = None, domain_from: str = ""
+    location: str,
+    requested: str,
+    engine: Engine | None = None,
+    domain_from: str = "",
+    exclude: tuple[str, ...] = (),
 ) -> tuple[str, str]:
     """The raw format and the reason for it.
 
@@ -30,7 +35,7 @@ def choose_format(
     if requested == "auto" and _is_package(location):
         package_files()
         return "completejourney", f"{location} does not exist; the package of this name has the log"
-    files = _list_files(location, engine, domain_from)
+    files = _list_files(location, engine, domain_from, exclude)
     if requested != "auto":
         files_of_format(files, requested, location)
         return requested, "given by --format"
@@ -83,12 +88,17 @@ def _no_log(location: str, files: list[RawFile], engine: Engine | None) -> str:
 
 
 def log_files(
-    location: str, raw_format: str, engine: Engine | None, domain_from: str = ""
+    location: str,
+    raw_format: str,
+    engine: Engine | None,
+    domain_from: str = "",
+    exclude: tuple[str, ...] = (),
 ) -> list[RawFile]:
     """The files of a log of this format; UserError where there is none."""
     if raw_format == "completejourney":
         return package_files()
-    return files_of_format(_list_files(location, engine, domain_from), raw_format, location)
+    files = _list_files(location, engine, domain_from, exclude)
+    return files_of_format(files, raw_format, location)
 
 
 def open_reader(engine: Engine) -> TableReader:
@@ -121,14 +131,22 @@ def _lines(file: RawFile, engine: Engine | None) -> list[str]:
     return read_lines(file)
 
 
-def _list_files(location: str, engine: Engine | None, domain_from: str) -> list[RawFile]:
+def _list_files(
+    location: str, engine: Engine | None, domain_from: str, exclude: tuple[str, ...]
+) -> list[RawFile]:
+    """The files of a location, without those that --exclude or --domain_from names."""
     if not is_remote(location):
         files = local_files(location)
     elif engine is None or engine.name != "spark":
         raise UserError(f"{location} is not a local folder; other file systems need --engine spark")
     else:
         files = open_reader(engine).files(location)
-    return [file for file in files if not is_side_file(file, location, domain_from)]
+    return [
+        file
+        for file in files
+        if not is_side_file(file, location, domain_from)
+        and not any(fnmatchcase(file.name, pattern) for pattern in exclude)
+    ]
 
 
 def _is_package(location: str) -> bool:

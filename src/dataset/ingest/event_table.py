@@ -1,10 +1,8 @@
 """Event tables: one row per event, as text with separators, JSON lines or Parquet, in any number of
 files."""
 
-import fnmatch
 import re
 import shlex
-from itertools import takewhile
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
@@ -67,7 +65,7 @@ def read_table(source: Source) -> RawLog:
     domains = {} if source.domain_from_side_file else _domains_by_name(source, headers)
     if domains:
         del wanted["domain"]
-    _check_side_files(source, headers, wanted)
+    _check_side_files(headers, wanted)
     layouts = {file: text_layout(source, head) for file, head in heads.items()}
     tables = read_text_files(source, layouts, wanted)
     for file, keys in json_keys.items():
@@ -131,41 +129,23 @@ def _stem(table: str) -> str:
     return re.sub(rf"(?<=.){SPLIT_PART}$", "", stem)
 
 
-def _check_side_files(
-    source: Source, headers: dict[RawFile, tuple[str, ...]], wanted: dict[str, str]
-) -> None:
-    """UserError for a file without a wanted column beside files that have them all."""
+def _check_side_files(headers: dict[RawFile, tuple[str, ...]], wanted: dict[str, str]) -> None:
+    """UserError for files without a wanted column beside files that have them all."""
     missing = {
-        file: next((column for column in wanted.values() if column not in header), None)
+        file: column
         for file, header in headers.items()
+        for column in [next((column for column in wanted.values() if column not in header), None)]
+        if column
     }
-    without = next((file for file, column in missing.items() if column), None)
-    complete = [file for file, column in missing.items() if not column]
-    if without is None or not complete:
+    if not missing or len(missing) == len(headers):
         return
+    first = next(iter(missing))
+    complete = next(file for file in headers if file not in missing)
+    names = " ".join(shlex.quote(file.name) for file in missing)
     raise UserError(
-        f"{missing_column(without.path, headers[without], missing[without] or '')}, but "
-        f"{complete[0].name} has; if it holds no events, leave it out: "
-        + _selection(source, complete, list(headers))
+        f"{missing_column(first.path, headers[first], missing[first])}, but {complete.name} has; "
+        f"leave files without events out: --exclude {names}"
     )
-
-
-def _selection(source: Source, chosen: list[RawFile], files: list[RawFile]) -> str:
-    """What selects the chosen ones of the files."""
-    if len(chosen) == 1:
-        return f"--raw_dir {shlex.quote(chosen[0].path)}"
-    paths = [file.path for file in chosen]
-    start, end = _common_start(paths), _common_start([path[::-1] for path in paths])[::-1]
-    pattern = f"{start}*{end}"
-    if [file for file in files if fnmatch.fnmatchcase(file.path, pattern)] == chosen:
-        return f"--raw_dir {shlex.quote(pattern)}"
-    return f"move it out of {source.location}"
-
-
-def _common_start(texts: list[str]) -> str:
-    """The longest text that all begin with."""
-    same = takewhile(lambda characters: len(set(characters)) == 1, zip(*texts, strict=False))
-    return "".join(characters[0] for characters in same)
 
 
 def _read_parquet(

@@ -45,7 +45,7 @@ class ParsedLog:
 def read_log(engine: Engine, location: str, raw_format: str, settings: DatasetSettings) -> RawLog:
     """The raw log as written, no row rejected yet. UserError for missing columns."""
     reader = open_reader(engine)
-    files = log_files(location, raw_format, engine, settings.domain_from)
+    files = log_files(location, raw_format, engine, settings.domain_from, settings.exclude)
     source = Source(
         reader,
         location,
@@ -118,10 +118,14 @@ def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
 
 
 def file_records(
-    engine: Engine | None, location: str, raw_format: str, domain_from: str = ""
+    engine: Engine | None,
+    location: str,
+    raw_format: str,
+    domain_from: str = "",
+    exclude: tuple[str, ...] = (),
 ) -> list[FileRecord]:
     """What the data card keeps of the raw files, --domain_from's included: name, bytes, sha256."""
-    files = log_files(location, raw_format, engine, domain_from)
+    files = log_files(location, raw_format, engine, domain_from, exclude)
     if domain_from:
         files.append(side_file(location, domain_from).file)
     if engine and files[0].remote:

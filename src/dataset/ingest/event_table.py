@@ -69,6 +69,7 @@ def read_table(source: Source) -> RawLog:
         notes,
         cheap_to_rescan=not layouts and not events[0].unix_time.type().is_string(),
         integer_ids=integer_ids,
+        domains_by_name=bool(domains) and not all("domain=" in name for name in domains),
     )
 
 

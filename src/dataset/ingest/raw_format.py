@@ -60,6 +60,7 @@ class RawLog:
     notes: dict[str, str] = field(default_factory=dict)
     cheap_to_rescan: bool = False  # reading the files again costs no more than reading a copy
     integer_ids: frozenset[str] = frozenset()  # ids that were integers
+    domains_by_name: bool = False  # whether file names, not a column or a publisher, name domains
 
 
 def complete_columns(table: Table, **more: ibis.expr.types.Value) -> Table:

@@ -34,7 +34,7 @@ class ParsedLog:
     events: Table
     rows: int  # of the raw log
     rejected: dict[str, int]  # rows by reason, most frequent first
-    sample: list[dict[str, str | int | None]]  # the first rejected rows: file, row, reason, text
+    sample: list[rejects.Record]  # the first rejected rows
     times: str  # the form of the log's times
 
 
@@ -56,8 +56,8 @@ def read_log(engine: Engine, location: str, raw_format: str, settings: DatasetSe
 def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
     """The usable events, with times in whole seconds.
 
-    UserError when more rows than `max_rejected` allows are rejected, naming the first of them, when
-    a file is truncated, or when there is no event.
+    TooManyRejected when more rows than `max_rejected` allows are rejected, or all; UserError when a
+    file is truncated, or when there is no row.
     """
     time_unit = settings.time_unit
     checked = _check_rows(raw, time_unit)
@@ -68,19 +68,17 @@ def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
         unparsed = raw.reader.rejected_rows()
         unit, counts = _count_reasons(checked, unparsed, time_unit)
         total = sum(counts.values())
-        accepted = counts.pop(rejects.ACCEPTED, 0)
+        counts.pop(rejects.ACCEPTED, 0)
         if not total:
             raise UserError(f"{raw.files[0].path} is empty; it has no events")
         most_first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         rejected = {rejects.reason_text(reason, unit): count for reason, count in most_first}
         if rejected:
             sample = _sample(raw, checked, unparsed, unit, time_unit)
-            _check_rejected_share(raw, rejected, total, sample[0], unit, settings.max_rejected)
+            _check_rejected_share(raw, rejected, total, sample, unit, settings.max_rejected)
             checked = checked.filter(rejects.is_accepted(checked, unit, time_unit))
     finally:
         raw.reader.close()
-    if not accepted:
-        raise UserError(f"{raw.files[0].path}: no row of the log can be used")
     return ParsedLog(
         checked.select(KEPT_COLUMNS).mutate(unix_time=times.in_seconds(_.unix_time, unit)),
         total,
@@ -166,11 +164,14 @@ def _sample(
 
 
 def _check_rejected_share(
-    raw: RawLog, rejected: dict[str, int], rows: int, first: RejectedRow, unit: str, allowed: float
-) -> None:
+    raw: RawLog, rejected: dict[str, int], rows: int, sample: list[RejectedRow], unit: str,
+    allowed: float,
+) -> None:  # fmt: skip
+    first = sample[0]
     path = next(file.path for file in raw.files if file.name == first.file)
     description = rejects.describe(first, path, vars(raw.columns), unit)
-    rejects.check_rejected_share(rejected, rows, allowed, description)
+    records = [rejects.as_record(row, unit) for row in sample]
+    rejects.check_rejected_share(rejected, rows, allowed, description, records)
 
 
 def _time_form(raw: RawLog, unit: str) -> str:

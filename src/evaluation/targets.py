@@ -52,6 +52,18 @@ def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets
     )  # fmt: skip
 
 
+def check_macro(dataset: Dataset, least: int) -> None:
+    """UserError where no domain has `least` targets of a split that has targets
+    (`--min_domain_targets`)."""
+    for name, split in SPLITS.items():
+        most = int(dataset.split_counts[split].max())
+        if 0 < most < least:
+            raise UserError(
+                f"--min_domain_targets {least} leaves no domain in the mean over domains: of the "
+                f"{name} targets, the largest domain has {most}; give at most {most}"
+            )
+
+
 def is_temporal(dataset: Dataset) -> bool:
     """Whether the dataset is split by time, which makes every context strict."""
     return dataset.card.get("split", {}).get("protocol") == "temporal"

@@ -100,8 +100,8 @@ LONG = r"^[0-9]{16,19}$"
 SCIENTIFIC = r"^[+-]?[0-9]([.,][0-9]+[eE][+-]?|[eE]\+)[0-9]+$"  # not the hexadecimal 5e12
 FEWEST = 20  # multiples of a unit, and how many standard deviations more than chance gives
 DEVIATIONS = 6
-# Of rounded numbers, half are no multiple of two units. Of ids that end in zeros for another
-# reason, such as a time and a counter, nearly all are.
+# Of rounded numbers, a quarter or more are no multiple of two units. Of ids that end in zeros for
+# another reason, such as a time and a counter, nearly all are.
 NO_MORE = 0.125
 
 
@@ -144,7 +144,8 @@ def _rounded(numbers: np.ndarray) -> np.ndarray:
         no_more = multiple & (numbers // unit % base != 0)
         chance = 1 / unit[possible]
         expected = chance.sum() + DEVIATIONS * np.sqrt((chance * (1 - chance)).sum())
-        if no_more.sum() >= max(FEWEST, NO_MORE * multiple.sum()) and multiple.sum() > expected:
+        count = multiple.sum()
+        if count >= max(FEWEST, expected) and no_more.sum() >= NO_MORE * count:
             rounded |= multiple
     return rounded
 
@@ -183,11 +184,9 @@ def missing_words(
     """
     found = pc.is_in(texts, value_set=pa.array(MISSING)).to_numpy().astype(bool)
     perhaps = pc.is_in(texts, value_set=pa.array(PERHAPS_MISSING)).to_numpy().astype(bool)
-    if perhaps_too and perhaps.any() and len(events) > 1:
-        most = int(np.argmax(events))
-        second = max(events[:most].max(initial=0), events[most + 1 :].max(initial=0))
-        stands_out = events[most] >= max(FEWEST_EVENTS, DOMINANT * second)
-        found[most] |= perhaps[most] and stands_out
+    if perhaps_too and perhaps.any():
+        most = events[~(perhaps | found)].max(initial=0)  # of another id
+        found |= perhaps & (events >= max(FEWEST_EVENTS, DOMINANT * most))
     if found.any():
         example = repr_short(texts[int(np.argmax(found))].as_py())
         yield note(

@@ -8,11 +8,13 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src.dataset.build.card import make_card
 from src.dataset.build.notes import FEW_TARGETS
 from src.dataset.store.card_text import data_note
+from src.dataset.store.folder import Dataset
 from tests.support.data_logs import DAY, MONTH, card_of, make, random_log, shared_log, write_log
 from tests.support.noted_logs import notes_of, plain_log, renamed, sequences_from
 
@@ -229,6 +231,31 @@ def test_domains_apart_from_the_others_are_noted(lone):
         lone + 2,
     )
     assert note["example"] == "Lone0 shares 0 of 8 users"
+
+
+@pytest.mark.parametrize(
+    ("domains", "shared"),
+    [
+        ([[0, 0], [1, 1, 1], [0], [1]], False),
+        ([[0], [1], [0], [1]], False),
+        ([[0, 0, 0]], False),
+        ([[0, 1]], True),
+        ([[0], [1], [1, 1, 0]], True),
+        ([[2, 2, 2, 2], [1, 1], [0, 2]], True),
+        ([[2, 2, 0, 2], [1, 1], [0]], True),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_whether_a_dataset_has_a_user_in_two_domains(monkeypatch, domains, shared, chunk):
+    monkeypatch.setattr("src.dataset.store.folder.CHUNK", chunk)
+    rows = [(f"u{n}", f"i{e}", f"d{d}", MONTH + e)
+            for n, own in enumerate(domains) for e, d in enumerate(own)]  # fmt: skip
+    made = sequences_from(rows)
+    arrays = {
+        name: getattr(made, name) for name in ("offsets", "items", "domains", "times", "split")
+    }
+    dataset = Dataset(Path(), {}, made.domain_names, np.array([1]), **arrays)
+    assert dataset.shares_users() == shared
 
 
 def test_a_single_domain_is_noted():

@@ -90,7 +90,7 @@ class Dataset:
 
     def shares_users(self) -> bool:
         """Whether a user is active in two domains; reads the domains until one is."""
-        for users in user_chunks(self.offsets):
+        for users in user_chunks(self.offsets, CHUNK):
             first, end = int(self.offsets[users.start]), int(self.offsets[users.stop])
             changes = np.diff(self.domains[first:end]) != 0
             changes[self.offsets[users][1:] - first - 1] = False  # from one user to the next

@@ -24,6 +24,7 @@ from src.config.identity import scored_otherwise
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset, open_named
 from src.dataset.store.verify import check_events
+from src.evaluation.targets import check_macro
 from src.io.errors import UserError, run_command
 from src.io.files import write_json
 from src.runs import divergence, lifecycle, training_state
@@ -44,6 +45,11 @@ from src.training.random_state import seed_everything
 from src.training.tensorboard import view_folder
 from trainers import Trainer
 from utils import start_process
+
+NOTHING_SHARED = (
+    "no user is active in two domains, so nothing can be transferred between them; have users the "
+    "same ids in all domains of the log?"
+)
 
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
@@ -96,6 +102,7 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
     lifecycle.check_data(
         folder, dataset.card["sha256"], "make that dataset again, or give its --data_dir"
     )
+    check_macro(dataset, settings.min_domain_targets)
     before = run_settings(folder)
     others = scored_otherwise(before, settings)
     if others and process.leads:
@@ -118,6 +125,8 @@ def find_or_train(
             score_again(settings, dataset, run, process)
             return run
         if not process.agree(lambda: lifecycle.open_run(settings, run, process, dataset)):
+            if process.leads and not dataset.shares_users():
+                print(f"NOTE: {NOTHING_SHARED}", flush=True)
             train(settings, dataset, run, process)
             gc.collect()  # optimisers and schedulers are reference cycles that hold large tensors
             process.wait()  # for best.pt

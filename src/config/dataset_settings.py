@@ -146,6 +146,13 @@ class DatasetSettings:
         group="raw log",
     )
 
+    strip: bool = setting(
+        False, "ids and domains without the blanks around them: ' ann ' is 'ann'", group="ids"
+    )
+    fold_case: bool = setting(
+        False, "ids and domains in lower case: 'Ann' and 'ANN' are 'ann'", group="ids"
+    )
+
     domains: tuple[str, ...] = setting((), "keep only these domains; default: all", group="filters")
     dedup: str = setting(
         "none",

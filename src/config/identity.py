@@ -30,7 +30,9 @@ ROLES = {
     **{field.name: Role.RUN for field in dataclasses.fields(RunSettings)},
     **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
     **dict.fromkeys(("max_epochs", "min_steps", "patience_steps"), Role.GROWS),
-    **dict.fromkeys(("sampled_negatives", "candidate_seed", "ties"), Role.SCORING),
+    **dict.fromkeys(
+        ("sampled_negatives", "candidate_seed", "ties", "min_domain_targets"), Role.SCORING
+    ),
 }
 # What must agree for one run to start from the weights of another.
 ARCHITECTURE = (

@@ -218,6 +218,12 @@ class EvaluationSettings:
         group="evaluation",
         choices=("macro", "users"),
     )
+    min_domain_targets: int = setting(
+        0,
+        "leave domains with fewer targets in a split out of its mean over domains, macro (not of "
+        "the one that selects the checkpoint)",
+        group="evaluation",
+    )
     eval_users: int = setting(
         256, "users encoded at a time; does not change results", group="evaluation"
     )

@@ -24,6 +24,7 @@ WHOLE = {
     "experts_single": (0, 1024),
     "max_len": (2, 2**20),
     "sampled_negatives": (0, 2**20),
+    "min_domain_targets": (0, MOST),
     "threads": (0, MOST_THREADS),
 }
 NOT_NEGATIVE = (

@@ -49,12 +49,17 @@ def target_metrics(better: Array, tied: Array, ties: str = "expected") -> dict[s
 
 
 def summarise(
-    better: Array, tied: Array, domains: Array, domain_names: list[str], ties: str = "expected"
+    better: Array,
+    tied: Array,
+    domains: Array,
+    domain_names: list[str],
+    ties: str = "expected",
+    least: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Mean metrics of each domain, their macro mean, and the mean over all targets (`users`).
 
-    better, tied and domains [n]. `n` stands beside each mean; a domain without a target is left out
-    of the macro mean and has n = 0 and no metrics.
+    better, tied and domains [n]. `n` stands beside each mean. A domain without a target, or with
+    fewer than `least`, is left out of the macro mean; the first has n = 0 and no metrics.
     """
     by_target = target_metrics(better, tied, ties)
     domains = np.asarray(domains)
@@ -62,12 +67,13 @@ def summarise(
     for number, name in enumerate(domain_names):
         rows = domains == number
         summary[name] = _means(by_target, rows)
-    present = [means for means in summary.values() if means["n"]]
+    present = [means for means in summary.values() if means["n"] >= max(1, least)]
     users = _means(by_target, np.ones(len(domains), dtype=bool))
     macro: dict[str, float] = {}
     if present:
         macro = {name: float(np.mean([means[name] for means in present])) for name in METRICS}
-    return summary | {"macro": macro | {"n": users["n"]}, "users": users}
+    macro["n"] = sum(int(means["n"]) for means in present)
+    return summary | {"macro": macro, "users": users}
 
 
 def _means(by_target: dict[str, Array], rows: Array) -> dict[str, float]:

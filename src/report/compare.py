@@ -13,7 +13,7 @@ from src.config.modes import PATHS, SERVED
 from src.config.names import COUNT_MODELS
 from src.evaluation.metrics import METRICS
 from src.io.errors import UserError
-from src.report.finished_runs import MEANS, domain_means, read_runs
+from src.report.finished_runs import MEANS, domain_means, least_targets, read_runs
 from src.report.formatting import ALPHA, count_of, interval, join_and, number, p_cell, signed
 from src.report.seed_groups import (
     Ranker,
@@ -163,14 +163,16 @@ def _metric_rows(
     values = [one.group.values(*what, one.path, metric) for one in (first, second)]
     check_same_targets(values[0], values[1], first.name, second.name)
     names = first.group.runs[0].domains
+    least = least_targets([*first.group.runs, *second.group.runs])
     pairs = comparison.compare(
         values[0].value.to_numpy(),
         values[1].value.to_numpy(),
         pd.factorize(values[0].user_id)[0],
         values[0].domain.map(names.index).to_numpy(),
         names,
+        least=least,
     )
-    means = [domain_means(frame) for frame in values]
+    means = [domain_means(frame, least) for frame in values]
     by_seed = _seed_differences(first, second, *what, metric)
     return [
         Row(
@@ -188,13 +190,14 @@ def _seed_differences(
     first: Ranker, second: Ranker, split: str, protocol: str, metric: str
 ) -> list[dict[str, float]]:
     """{domain, macro or users: difference} for each seed that both rankers have."""
+    least = least_targets([*first.group.runs, *second.group.runs])
 
     def by_seed(ranker: Ranker, other: Ranker) -> dict[int, dict[str, float]]:
         runs = ranker.by_seed
         if ranker.path in COUNT_MODELS:  # the same for every seed
             runs = dict.fromkeys(other.by_seed, ranker.group.runs[0])
         return {
-            seed: domain_means(run.values(split, protocol, ranker.path, metric))
+            seed: domain_means(run.values(split, protocol, ranker.path, metric), least)
             for seed, run in runs.items()
         }
 

@@ -1,6 +1,7 @@
 """Finished runs as the reports read them: the files of a run folder, checked when they are read."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -288,7 +289,16 @@ def without_seed(name: str, seed: int) -> str:
     return re.sub(rf"[-_.]*(seed)?[-_.]*{seed}$", "", name)
 
 
-def domain_means(values: pd.DataFrame) -> dict[str, float]:
-    """The means of `Run.values`: of each domain with targets, macro, and users (all targets)."""
-    means = values.groupby("domain").value.mean()
-    return {**means.to_dict(), "macro": float(means.mean()), "users": float(values.value.mean())}
+def domain_means(values: pd.DataFrame, least: int = 0) -> dict[str, float]:
+    """The means of `Run.values`: of each domain with targets, macro (of those with at least
+    `least`), and users (all targets)."""
+    groups = values.groupby("domain").value
+    means = groups.mean()
+    macro = float(means[groups.size() >= least].mean())
+    return {**means.to_dict(), "macro": macro, "users": float(values.value.mean())}
+
+
+def least_targets(runs: Iterable[Run]) -> int:
+    """The targets that a domain needs to count in the macro mean of these runs: what most demands
+    of them (`--min_domain_targets`)."""
+    return max(run.config["min_domain_targets"] for run in runs)

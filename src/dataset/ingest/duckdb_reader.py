@@ -25,6 +25,7 @@ from src.dataset.ingest.raw_files import (
     local_file_records,
     local_files,
     record_starts,
+    record_texts,
 )
 from src.dataset.ingest.rejects import RejectedRow
 from src.dataset.ingest.table_reader import FILE, ROW, RejectedRows, TextLayout
@@ -150,17 +151,18 @@ class DuckDBReader:
         return RejectedRows(dict(counts), sample)
 
     def with_line_numbers(self, rows: list[RejectedRow]) -> list[RejectedRow]:
-        lines: dict[str, dict[int, int]] = {}
         for path, (file, layout) in self.texts.items():
             wanted = {row.row for row in rows if row.file == file.name and row.row is not None}
-            if wanted:
-                lines[file.name] = self._lines(path, layout, wanted)
-        return [
-            row
-            if row.row is None or row.file not in lines
-            else replace(row, row=lines[row.file].get(row.row, row.row))
-            for row in rows
-        ]
+            lines = self._lines(path, layout, wanted) if wanted else {}
+            starts = {line - layout.comments for line in lines.values()}
+            texts = record_texts(path, starts, layout.delimiter, layout.quoted) if starts else {}
+            rows = [
+                replace(row, row=line, text=texts.get(line - layout.comments, row.text))
+                if row.file == file.name and row.row is not None and (line := lines.get(row.row))
+                else row
+                for row in rows
+            ]
+        return rows
 
     def close(self) -> None:
         self.forget_rejected_rows()

@@ -84,8 +84,6 @@ def read_table(source: Source) -> RawLog:
     notes = parse_notes([comment for head in heads.values() for comment in head.comments])
     origin = [notes[key] for key in ("source", "generated") if key in notes]
     remarks = {head.remark: None for head in heads.values() if head.remark}
-    if domains:
-        remarks[f"no column {source.columns.domain!r}: the domain is the name of the file"] = None
     return RawLog(
         ibis.union(*events),
         source.reader,
@@ -96,6 +94,7 @@ def read_table(source: Source) -> RawLog:
         cheap_to_rescan=len(schemas) == len(headers) and not events[0].unix_time.type().is_string(),
         integer_ids=integer_ids,
         remarks=tuple(remarks),
+        domains_by_name=bool(domains) and not all("domain=" in name for name in domains),
     )
 
 

@@ -21,6 +21,7 @@ from src.dataset.ingest.text_bytes import (
 from src.io.errors import UserError
 
 HEAD_BYTES = 1 << 20
+MAX_RECORD_LINES = 100  # of a record that a message or a sample shows
 REMOTE = re.compile(r"^(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 FileRecord = dict[str, str | int | None]  # what the data card keeps of a file
@@ -142,6 +143,44 @@ def record_starts(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int
         for record in reader:
             yield number, byte, not record
             number, byte = reader.line_num + 1, position
+
+
+def record_texts(path: str, lines: set[int], delimiter: str, quoted: bool) -> dict[int, str]:
+    """{line: text} of the records of a text file that start at these lines, from 1.
+
+    The text is as it stands in the file, bytes that are not UTF-8 as \\xNN. A record with a quoted
+    line end has several lines; one whose quote does not close in time, only the first.
+    """
+    records: dict[int, list[bytes]] = {}  # by the line of their start
+    record: list[bytes] = []  # the last one, while its quote is open
+    with open_text(path) as data:
+        for number, line in enumerate(data, start=1):
+            if number in lines or len(record) == MAX_RECORD_LINES:
+                del record[1:]
+                record = []
+            if number in lines:
+                record = records[number] = [line]
+            elif record:
+                record.append(line)
+            if record and not (quoted and _is_open(record, delimiter)):
+                record = []
+            if len(records) == len(lines) and not record:
+                break
+    del record[1:]
+    return {
+        number: b"".join(record).decode("utf-8", errors="backslashreplace").rstrip("\r\n")
+        for number, record in records.items()
+    }
+
+
+def _is_open(record: list[bytes], delimiter: str) -> bool:
+    """Whether the record's last quoted field goes on in the next line."""
+    lines = [line.decode("latin-1").replace("\0", " ") for line in record]
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
 
 
 def local_file_records(files: list[RawFile]) -> list[FileRecord]:

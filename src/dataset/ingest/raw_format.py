@@ -77,6 +77,7 @@ class RawLog:
     remarks: tuple[str, ...] = ()  # what was detected, and is not usual
     time_unit: str = "auto"  # of this format, unless a flag says otherwise
     time_format: str = ""
+    domains_by_name: bool = False  # whether file names, not a column or a publisher, name domains
 
 
 def complete_columns(table: Table, **more: ibis.expr.types.Value) -> Table:

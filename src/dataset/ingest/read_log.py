@@ -1,5 +1,6 @@
 """From a raw log to a clean table of its events: read every row, and accept or reject it."""
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from src.dataset.ingest.raw_format import EVENT_COLUMNS, Columns, RawLog, Source
 from src.dataset.ingest.rejects import RejectedRow
 from src.dataset.ingest.side_file import side_file, with_domains
 from src.dataset.ingest.table_reader import RejectedRows
+from src.dataset.ingest.time_format import guess_format
 from src.io.errors import UserError, plain
 
 KEPT_COLUMNS = [*EVENT_COLUMNS, "file", "row", "index_in_row"]
@@ -35,10 +37,9 @@ class ParsedLog:
     events: Table
     rows: int  # of the raw log
     rejected: dict[str, int]  # rows by reason, most frequent first
-    filtered: dict[
-        str, int
-    ]  # rows that --events or --min_rating left out, by their names in the card
-    sample: list[dict[str, str | int | None]]  # the first rejected rows: file, row, reason, text
+    # rows that --events or --min_rating left out, by their names in the card
+    filtered: dict[str, int]
+    sample: list[rejects.Record]  # the first rejected rows
     times: str  # the form of the log's times
 
 
@@ -75,8 +76,8 @@ def read_log(engine: Engine, location: str, raw_format: str, settings: DatasetSe
 def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
     """The usable events, with times in whole seconds.
 
-    UserError when more rows than `max_rejected` allows are rejected, naming the first of them, when
-    a file is truncated, or when there is no event.
+    TooManyRejected when more rows than `max_rejected` allows are rejected, or all; UserError when a
+    file is truncated, or when there is no row.
     """
     time_unit, time_format = _form_of_times(raw, settings)
     year = int(settings.strd_ym[:4])
@@ -97,7 +98,7 @@ def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
         rejected = {rejects.reason_text(reason, unit): count for reason, count in most_first}
         if rejected:
             sample = _sample(raw, checked, unparsed, unit, time_unit)
-            _check_rejected_share(raw, rejected, total, sample[0], unit, settings.max_rejected)
+            _check_rejected_share(raw, rejected, total, sample, unit, settings.max_rejected)
         if accepted < total:
             checked = checked.filter(rejects.is_accepted(checked, unit, time_unit))
     finally:
@@ -219,11 +220,19 @@ def _sample(
 
 
 def _check_rejected_share(
-    raw: RawLog, rejected: dict[str, int], rows: int, first: RejectedRow, unit: str, allowed: float
-) -> None:
+    raw: RawLog, rejected: dict[str, int], rows: int, sample: list[RejectedRow], unit: str,
+    allowed: float,
+) -> None:  # fmt: skip
+    first = sample[0]
     path = next(file.path for file in raw.files if file.name == first.file)
     description = rejects.describe(first, path, vars(raw.columns), unit)
-    rejects.check_rejected_share(rejected, rows, allowed, description)
+    records = [rejects.as_record(row, unit) for row in sample]
+    remedy = "fix them"
+    if first.reason == rejects.NOT_A_TIME and unit != times.FORMATTED:
+        guess = guess_format(first.time or "")
+        example = f"--time_format {shlex.quote(guess)}" if guess else "--time_format (docs/data.md)"
+        remedy = f"if these are dates, describe them with {example}; or fix them"
+    rejects.check_rejected_share(rejected, rows, allowed, description, records, remedy)
 
 
 def _no_such_event(raw: RawLog, filtered: dict[str, int], settings: DatasetSettings) -> str:

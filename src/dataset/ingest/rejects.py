@@ -1,5 +1,6 @@
 """Raw rows that cannot be used: the reasons, how they are counted, sampled and reported."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -40,6 +41,9 @@ FILTERED = {OTHER_EVENT: "other_events", LOW_RATING: "min_rating"}
 TIME_REASONS = (NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999)
 EMPTY = {"user_id": NO_USER, "item_id": NO_ITEM, "domain": NO_DOMAIN}
 SAMPLE_SIZE = 1000
+REJECTED = "rejected.csv"  # the sample in a dataset folder
+
+Record = dict[str, str | int | None]  # a row of rejected.csv: file, row, reason, text
 
 UNIT_NAMES = {
     **{unit: f"{unit} since 1970" for unit in times.PER_SECOND},
@@ -112,19 +116,45 @@ def reason_text(reason: int, unit: str) -> str:
     return REASONS[reason].format(unit=UNIT_NAMES[unit])
 
 
-def check_rejected_share(rejected: dict[str, int], rows: int, allowed: float, first: str) -> None:
-    """UserError when more than the allowed share of the rows is rejected.
+class TooManyRejected(UserError):
+    """More rows were rejected than `--max_rejected` allows; `sample` has the first, as records."""
 
-    `first` says what is wrong with the first of them, with its path and row.
+    def __init__(self, message: str, sample: list[Record]):
+        super().__init__(message)
+        self.sample = sample
+
+
+def check_rejected_share(
+    rejected: dict[str, int],
+    rows: int,
+    allowed: float,
+    first: str,
+    sample: list[Record],
+    remedy: str = "fix them",
+) -> None:
+    """TooManyRejected when more than the allowed share of the rows is rejected, or all of them.
+
+    `first` says what is wrong with the first of them, with its path and row; `remedy` what to do.
     """
     count = sum(rejected.values())
-    if count <= allowed * rows:
+    if count <= allowed * rows and count < rows:
         return
-    reasons = ", ".join(f"{reason}: {n:,}" for reason, n in list(rejected.items())[:3])
-    raise UserError(
-        f"{count:,} of {rows:,} raw rows cannot be used ({reasons}), the first at {first}; fix "
-        f"them, or allow more than --max_rejected {allowed:g}"
+    reasons = ", ".join(f"{reason}: {n:,}" for reason, n in rejected.items())
+    numbers = f"{count:,} of {rows:,} raw rows cannot be used ({reasons}), the first at {first}"
+    if count == rows:
+        raise TooManyRejected(f"no row of the log can be used: {numbers}; {remedy}", sample)
+    raise TooManyRejected(
+        f"{numbers}; {remedy}, or raise --max_rejected {allowed:g}: {enough(count, rows)} would do",
+        sample,
     )
+
+
+def enough(count: int, rows: int) -> str:
+    """The least share, of three digits, that allows `count` of `rows`."""
+    share = count / rows
+    unit = 10.0 ** (math.floor(math.log10(share)) - 2)
+    text = f"{share:.3g}"
+    return text if count <= float(text) * rows else f"{float(text) + unit:.3g}"
 
 
 def describe(row: RejectedRow, path: str, columns: dict[str, str], unit: str) -> str:
@@ -139,7 +169,7 @@ def describe(row: RejectedRow, path: str, columns: dict[str, str], unit: str) ->
     return f"{location}: {reason}: {_short(row.text)}"
 
 
-def as_record(row: RejectedRow, unit: str) -> dict[str, str | int | None]:
+def as_record(row: RejectedRow, unit: str) -> Record:
     """A rejected row as rejected.csv has it."""
     return {
         "file": PurePath(row.file).as_posix(),
@@ -147,6 +177,12 @@ def as_record(row: RejectedRow, unit: str) -> dict[str, str | int | None]:
         "reason": reason_text(row.reason, unit),
         "text": row.text,
     }
+
+
+def first_rejected(record: Record) -> str:
+    """Where the first of the rejected rows is and what is wrong with it, for the console."""
+    location = record["file"] if record["row"] is None else f"{record['file']} row {record['row']}"
+    return f"the first is {location}, {record['reason']}: {_short(str(record['text']))}"
 
 
 def _short(text: str, longest: int = 80) -> str:

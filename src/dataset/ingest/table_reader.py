@@ -88,7 +88,8 @@ class TableReader(Protocol):
         """Leave the rows that `load` has left out so far out of `rejected_rows`."""
 
     def with_line_numbers(self, rows: list[RejectedRow]) -> list[RejectedRow]:
-        """The rows with line numbers as an editor counts them."""
+        """The rows with line numbers as an editor counts them, and their lines as they stand in the
+        file, where the engine knows them."""
 
     def close(self) -> None:
         """Release what reading needed."""

@@ -5,6 +5,7 @@ same; the date functions of engines disagree.
 """
 
 import re
+from datetime import datetime
 
 from src.io.errors import UserError
 
@@ -28,7 +29,34 @@ DIRECTIVES = {
     "a": ("", "[A-Za-z]{2,9}"),
     "A": ("", "[A-Za-z]{2,9}"),
 }
+# Usual formats, for messages: days, times after them, and both in one
+DAYS = (
+    "%d.%m.%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d-%m-%Y",
+    "%Y/%m/%d",
+    "%d %b %Y",
+    "%b %d, %Y",
+    "%B %d, %Y",
+)
+TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f")
+WHOLE = ("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z")
 EXAMPLE = "--time_format '%d.%m.%Y %H:%M'"
+
+
+def guess_format(text: str) -> str:
+    """A usual format in which a text is a date, or ""; in 3/4/2024 the day comes first."""
+    formats = [*(day + time for day in DAYS for time in TIMES), *WHOLE]
+    return next((form for form in formats if _is_date(text.strip(), form)), "")
+
+
+def _is_date(text: str, form: str) -> bool:
+    try:
+        datetime.strptime(text, form)
+    except ValueError:
+        return False
+    return True
 
 
 def compile_format(text: str) -> tuple[str, dict[str, int]]:

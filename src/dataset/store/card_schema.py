@@ -51,6 +51,10 @@ REPORT_SCHEMA: dict[str, Any] = {
     "audit": OptionalKey(MapOf(SHARE)),
     "dropped": OptionalKey(MapOf(Count())),
 }
+DATA_NOTE = {
+    "key": str, "what": str, "count": Count(), "of": Count(), "share": float, "example": str,
+    "flag": str, "advice": str,
+}  # fmt: skip
 # what the console shows of a folder that is reused
 CONSOLE_SCHEMA: dict[str, Any] = {
     **REPORT_SCHEMA,
@@ -59,6 +63,7 @@ CONSOLE_SCHEMA: dict[str, Any] = {
     "times": OptionalKey(str),
     "rejected": OptionalKey(MapOf(Count())),
     "similar_ids": OptionalKey(MapOf(Count())),
+    "data_notes": OptionalKey([DATA_NOTE]),
     "split": {
         **REPORT_SCHEMA["split"],
         "valid_from": OptionalKey(str),

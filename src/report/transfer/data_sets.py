@@ -20,7 +20,7 @@ from src.config.modes import (
     TWO_VIEW_MODE,
 )
 from src.io.errors import UserError
-from src.report.finished_runs import RETRAIN, Run
+from src.report.finished_runs import RETRAIN, Run, least_targets
 from src.report.formatting import join_and
 from src.report.seed_groups import (
     Ranker,
@@ -116,6 +116,7 @@ class TargetMetrics:
     values: dict[str, np.ndarray]  # ranker -> [n] mean over the seeds
     by_seed: dict[str, dict[int, np.ndarray]]  # ranker -> seed -> [n]
     targets: pd.DataFrame  # the rows of targets.parquet, in the same order
+    least: int = 0  # domains with fewer targets are left out of the macro mean
 
     def seeds(self, *keys: str) -> list[int]:
         """The seeds that all these rankers were trained with."""
@@ -209,6 +210,7 @@ def measure(data: DataSet, metric: str) -> TargetMetrics:
         values=values,
         by_seed=by_seed,
         targets=_target_facts(data.runs[0], first.index),
+        least=least_targets(data.runs),
     )
 
 

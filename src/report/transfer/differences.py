@@ -25,7 +25,10 @@ def levels(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
     """
     rows = []
     for key in data.rankers:
-        means = estimates(measured.values[key], measured.users, measured.domains, measured.names)
+        means = estimates(
+            measured.values[key], measured.users, measured.domains, measured.names,
+            least=measured.least,
+        )  # fmt: skip
         for domain, estimate in means.items():
             by_seed = [
                 mean_of(values, measured, domain) for values in measured.by_seed[key].values()
@@ -47,7 +50,8 @@ def mean_of(values: np.ndarray, measured: TargetMetrics, domain: str) -> float:
     if domain == "users":
         return float(values.mean())
     if domain == "macro":
-        present = np.unique(measured.domains)
+        domains, counts = np.unique(measured.domains, return_counts=True)
+        present = domains[counts >= measured.least]
         return float(np.mean([values[measured.domains == number].mean() for number in present]))
     return float(values[measured.domains == measured.names.index(domain)].mean())
 
@@ -61,7 +65,8 @@ def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
     """
     parts = []
     for first, second in data.comparisons:
-        rows = compare_groups(measured, first, second, measured.domains, measured.names)
+        groups = (measured.domains, measured.names)
+        rows = compare_groups(measured, first, second, *groups, least=measured.least)
         seeds = measured.seeds(first, second)
         gaps = [measured.by_seed[first][seed] - measured.by_seed[second][seed] for seed in seeds]
         rows["seeds"] = len(seeds)
@@ -77,10 +82,17 @@ def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
 
 
 def compare_groups(
-    measured: TargetMetrics, first: str, second: str, groups: np.ndarray, names: list[str]
+    measured: TargetMetrics,
+    first: str,
+    second: str,
+    groups: np.ndarray,
+    names: list[str],
+    least: int = 0,
 ) -> pd.DataFrame:
     """`compare` of two rankers over groups [n] of targets, as a table with Holm's p."""
-    pairs = compare(measured.values[first], measured.values[second], measured.users, groups, names)
+    pairs = compare(
+        measured.values[first], measured.values[second], measured.users, groups, names, least=least
+    )
     rows = pd.DataFrame(
         [
             (first, second, name, one.difference, one.low, one.high, one.p, one.detectable,

@@ -33,6 +33,7 @@ from src.runs.models import best_models, model_parts
 from src.runs.records import read_results
 from src.runs.tables import merge_metrics
 from src.runs.warm_start import initial_state, open_former
+from src.training.convergence import ending_lines, warn_of_short_training
 from src.training.device_memory import (
     advise_when_full,
     smaller_batch,
@@ -64,6 +65,9 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
             fresh = training_state.fresh_states(trainer)
             if states := initial_state(former, part, fresh, trainer.model):
                 training_state.start_from(trainer, states)
+        if process.leads and not trainer.progress.finished(settings):
+            domain = "" if part is dataset else part.domain_names[0]
+            warn_of_short_training(settings, trainer.loader.steps_per_epoch, domain)
         trainer.fit(view and view / part_folder.relative_to(folder))
         trained.append((part_folder, part.domain_names, trainer.progress.epoch))
     if trained[0][0] != folder and process.leads:
@@ -149,6 +153,8 @@ def main(arguments: list[str] | None = None) -> None:
                 if "generated" in dataset.card.get("notes", {}):
                     print("NOTE: the log is generated, not real behaviour")
                 print(results_table(read_results(run)))
+                for line in ending_lines(run, settings):
+                    print(line)
                 print(f"run folder: {run}")
 
 

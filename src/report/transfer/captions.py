@@ -54,18 +54,22 @@ def levels_caption(data: DataSet, levels: pd.DataFrame, differences: pd.DataFram
     above, sure = rows.difference > 0, significant(rows)
     withheld = (rows.withheld != "").sum()
     unclear = f"; no verdict in {withheld}, because not trained to the end" if withheld else ""
+    above_words = f"{_sentence_case(data.phrase(first))} is above {data.phrase(second)}"
     return (
-        f"Highest: {'; '.join(best)}. {data.label(first).capitalize()} is above "
-        f"{data.label(second)} in {above.sum()} of {count_of(len(rows), 'domain')}; the difference "
-        f"is significantly positive in {(sure & above).sum()} and significantly negative in "
-        f"{(sure & ~above).sum()}{unclear}."
+        f"Highest: {'; '.join(best)}. {above_words} in {above.sum()} of "
+        f"{count_of(len(rows), 'domain')}; the difference is significantly positive in "
+        f"{(sure & above).sum()} and significantly negative in {(sure & ~above).sum()}{unclear}."
     )
+
+
+def _sentence_case(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def forest_caption(data: DataSet, differences: pd.DataFrame) -> str:
     """In which domains joined gains or loses against on its own, with levels."""
     pair = data.transfer_pair
-    first, second = map(data.label, pair)
+    first, second = map(data.phrase, pair)
     outcomes = by_outcome(of_pair(differences, *pair))
     unsure, withheld = outcomes[UNSURE], outcomes[WITHHELD]
     verbs = {GAINED: "gains in", HURT: "loses in"}
@@ -86,7 +90,9 @@ def forest_caption(data: DataSet, differences: pd.DataFrame) -> str:
             clauses.append(f"no significant difference in {names}")
     elif unsure:
         where = f"in any of {count_of(len(unsure), 'domain')}" if not withheld else f"in {names}"
-        clauses.append(f"{first.capitalize()} does not differ significantly from {second} {where}")
+        clauses.append(
+            f"{_sentence_case(first)} does not differ significantly from {second} {where}"
+        )
     if withheld:
         where = join_some([row.domain for row in withheld])
         verb = "no verdict" if clauses else "No verdict"
@@ -193,7 +199,7 @@ def groups_caption(data: DataSet, differences: pd.DataFrame) -> str:
     verdict = f"significant for {join_and(sure)}" if sure else "no difference is significant"
     if (rows.withheld != "").any():
         verdict = "no verdict, because a model was not trained to the end"
-    text = f"{data.label(*data.transfer_pair).capitalize()}: {join_and(parts)}; {verdict}."
+    text = f"{_sentence_case(data.label(*data.transfer_pair))}: {join_and(parts)}; {verdict}."
     few = [f"{row.group} (n = {row.n})" for row in rows[rows.n < FEW].itertuples()]
     if not parts:
         text = "No group has enough targets to judge."
@@ -215,7 +221,7 @@ def beyond_caption(data: DataSet, beyond: pd.DataFrame) -> str:
         )
     common = popularity.idxmax()
     return (
-        f"{covers} (mean over domains). {data.label(common)} recommends the most popular items, "
+        f"{covers} (mean over domains). The most popular items are those of {data.label(common)}: "
         f"{number(popularity[common], 1)} times as popular as the log's mean item. Not tested for "
         "significance."
     )
@@ -238,9 +244,10 @@ def protocols_caption(data: DataSet, protocols: pd.DataFrame) -> str:
         else f"{data.label(key)} (all protocols)"
         for key in best.unique()
     ]
+    difference = _sentence_case(data.label(first, second))
     return (
-        f"{data.label(first, second).capitalize()} is above 0 {where}. Highest mean over domains: "
-        f"{join_and(leaders)}. Not tested for significance."
+        f"{difference} is above 0 {where}. Highest mean over domains: {join_and(leaders)}. Not "
+        "tested for significance."
     )
 
 

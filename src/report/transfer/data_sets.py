@@ -39,6 +39,12 @@ PROTOCOL = "full"  # of the targets' ranks, unless a table says otherwise
 COMPARED_MODES = (*BASELINE_MODES, JOINT_MODE, TWO_VIEW_MODE)
 # How the report calls the rankers whose acronyms only its footnote has
 TITLES = {"sdsr_separate": "on its own", "sdsr": "on its own (paired)", JOINT_MODE: "joined"}
+# The same in sentences: about all domains, and about one
+PHRASES = {
+    "sdsr_separate": ("the domains' own models", "the domain's own model"),
+    "sdsr": ("the paired model", "the paired model"),
+    JOINT_MODE: ("the joined model", "the joined model"),
+}
 
 
 def ranker_paths(mode: str) -> dict[str, str]:
@@ -142,6 +148,10 @@ class DataSet:
     def label(self, *keys: str) -> str:
         """The label of a ranker, or of the difference of two."""
         return " − ".join(TITLES.get(key) or self.columns[key].title for key in keys)
+
+    def phrase(self, key: str, *, one: bool = False) -> str:
+        """A ranker in a sentence, about all domains or about `one`."""
+        return PHRASES[key][one] if key in PHRASES else self.label(key)
 
 
 @dataclass(frozen=True)

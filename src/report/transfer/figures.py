@@ -33,8 +33,8 @@ MARKS = dict(zip(RANKER_KEYS, itertools.cycle(RANKER_MARKS), strict=False)) | {
     for name, marker in zip(COUNT_MODELS, itertools.cycle("x+1234|_"), strict=False)
 }
 MEAN_LABELS = {"macro": "mean over domains", "users": "mean over targets"}
-ROW = 0.115  # inches of a mark's line
-LABEL_LINES = 1.6  # mark's lines that the two lines of a row's label need
+ROW = 0.105  # inches of a mark's line
+ONE_LINE = 0.5  # lines of marks that a row of single dots takes
 LEGEND_LINE = 0.15  # inches
 GAP = 0.16  # inches between two rows of marks
 FRAME = 0.85  # inches for the axis and the legend
@@ -63,10 +63,10 @@ def dot_plot(
     marks: {value of the column `mark`: (its label, (colour, marker))}.
     hollow: whether each of `rows` is drawn hollow.
     zero: whether to draw a line at 0.
-    one_line: whether all dots of a row lie on one line, for dots without intervals.
+    one_line: whether a row is one line, without n, for dots without intervals.
     """
     order = [name for name in order if (rows[by] == name).any()]
-    lines = LABEL_LINES if one_line else len(marks)
+    lines = ONE_LINE if one_line else len(marks)
     height = (
         len(order) * (ROW * lines + GAP) + FRAME + LEGEND_LINE * -(-len(marks) // legend_columns)
     )
@@ -86,8 +86,11 @@ def dot_plot(
         axes.plot(dots.value[empty], y[empty], **line, markerfacecolor="white")
     for number in range(1, len(order)):
         axes.axhline(number - 0.5, color="#bbbbbb", linewidth=0.5)
-    counts, texts = rows.groupby(by).n.first(), style.distinct(order, _label)
-    labels = [f"{texts[name]}\n{_count(counts[name])}" for name in order]
+    counts = rows.groupby(by).n.first()
+    texts = style.distinct(order, style.short if one_line else _label)
+    labels = [
+        texts[name] if one_line else f"{texts[name]}\n{_count(counts[name])}" for name in order
+    ]
     axes.set_yticks(range(len(order)), labels)
     axes.set(xlabel=axis_label, ylim=(len(order) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -163,7 +166,7 @@ def protocols_figure(data: DataSet, protocols: pd.DataFrame, metric: str) -> Fig
 def beyond_figure(data: DataSet, beyond: pd.DataFrame) -> Figure:
     """Coverage and popularity of the top 10 by domain, one panel for each."""
     domains = [name for name in [*data.domains, "macro"] if (beyond.domain == name).any()]
-    height = 2 * (len(domains) * 0.34 + 0.45) + ROW * 5
+    height = 2 * (len(domains) * 0.26 + 0.5) + LEGEND_LINE * 3
     figure, axes = style.new_figure(height, rows=2)
     for axis, (metric, text) in zip(axes[:, 0], BEYOND_ACCURACY.items(), strict=True):
         by_metric = beyond[beyond.metric == metric]

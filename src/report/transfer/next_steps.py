@@ -104,7 +104,7 @@ def _longer_training(data: DataSet) -> list[Step]:
 def data_title(data: DataSet, group: SeedGroup) -> str:
     """The label of a group of the data set."""
     key = next(key for key, ranker in data.rankers.items() if ranker.group is group)
-    return group.title if len(group.runs[0].paths) > 1 else data.label(key)
+    return group.title if len(group.runs[0].paths) > 1 else data.phrase(key)
 
 
 def _missing_seeds(data: DataSet) -> list[Step]:
@@ -152,9 +152,9 @@ def _serving(data: DataSet, differences: pd.DataFrame) -> list[Step]:
             name for name in known if not tables[name] and best.get(name, (0.0, own))[1] == key
         ]
         if domains:
-            why = f"significantly better than {data.label(own)}"
+            why = f"significantly better than {data.phrase(own)}"
             why = "no other is significantly better" if key == own else why
-            what = f"Serve {join_some(domains, 8)} with {data.label(key)} ({why} on this test):"
+            what = f"Serve {join_some(domains, 8)} with {data.phrase(key)} ({why} on this test):"
             steps.append((what, _recommend(data, key, domains)))
     for name, winners in tables.items():
         if winners:

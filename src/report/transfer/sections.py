@@ -117,7 +117,7 @@ def notes(data: DataSet) -> list[str]:
 def transfer_part(
     data: DataSet, levels: pd.DataFrame, differences: pd.DataFrame, metric: str
 ) -> Part:
-    """The metric and the differences by domain, and which users the domains share."""
+    """The metric and the differences by domain."""
     dots = CaptionedFigure(
         "levels",
         "Each model by domain",
@@ -132,16 +132,9 @@ def transfer_part(
         "Forest plot of paired differences by domain",
         captions.forest_caption(data, differences),
     )
-    overlap = CaptionedFigure(
-        "overlap",
-        "Users that the domains share",
-        figures.overlap_figure(data.card),
-        "Heat map of shared users",
-        captions.overlap_caption(data.card),
-    )
     return Part(
         "Transfer by domain",
-        [dots, forest, overlap],
+        [dots, forest],
         [tables.differences_table(data, differences), tables.levels_table(data, levels)],
     )
 
@@ -217,7 +210,7 @@ def groups_part(data: DataSet, measured: TargetMetrics, metric: str) -> Part:
 
 
 def sensitivity_part(data: DataSet, measured: TargetMetrics, metric: str) -> Part:
-    """Other protocols, tie policies, and metrics beyond accuracy."""
+    """Other protocols, tie policies, metrics beyond accuracy; which users the domains share."""
     protocols = protocol_table(data, metric)
     beyond = beyond_accuracy(data)
     cells = [
@@ -243,7 +236,15 @@ def sensitivity_part(data: DataSet, measured: TargetMetrics, metric: str) -> Par
         )
         cells.append(figure)
         part_tables.append(tables.beyond_table(data, beyond))
-    return Part("Other protocols, ties and metrics", cells, part_tables)
+    overlap = CaptionedFigure(
+        "overlap",
+        "Users that the domains share",
+        figures.overlap_figure(data.card),
+        "Heat map of shared users",
+        captions.overlap_caption(data.card),
+    )
+    title = "Other protocols, ties and metrics; shared users"
+    return Part(title, [*cells, overlap], part_tables)
 
 
 def correlation_part(points: pd.DataFrame, metric: str) -> Part:

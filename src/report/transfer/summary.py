@@ -167,7 +167,7 @@ def against_both(data: DataSet, differences: pd.DataFrame) -> str:
     for second in (data.baseline, JOINT_MODE):
         rows = of_pair(differences, CROSS_KEY, second)
         row = macro_row(rows)
-        phrase = significance_phrase(row.difference, row.p, data.label(second), row.withheld)
+        phrase = significance_phrase(row.difference, row.p, data.phrase(second), row.withheld)
         phrases.append(phrase if row.withheld else f"{phrase} ({_levels_and_evidence(row)})")
         beats.append(outcome(row) == GAINED)
         gained.append({row.domain for row in by_outcome(rows)[GAINED]})
@@ -208,7 +208,7 @@ def served_sentences(data: DataSet, differences: pd.DataFrame) -> str:
         for names, numbers in seeds.items()
     ]
     return (
-        f"Compared with {data.label(data.baseline)}, the mean over domains changes by "
+        f"Compared with {data.phrase(data.baseline)}, the mean over domains changes by "
         f"{relative_change(row.relative)} ({level(row.second_value)} to {level(row.first_value)}, "
         f"{evidence(row)}). Significant gains: {gained}. Significant losses: {hurt}."
         f"{unclear if withheld else ''} Domains served by the single path: {'; '.join(chosen)}."

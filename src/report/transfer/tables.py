@@ -69,7 +69,7 @@ def differences_table(data: DataSet, differences: pd.DataFrame) -> Table:
     ]
     return Table(
         "differences",
-        "Paired differences; p-values corrected over the domains (Holm)",
+        "Paired differences by domain",
         shown,
         differences,
     )
@@ -111,10 +111,10 @@ def group_tables(
     labels = [data.label(key) for key in data.rankers]
     by_domain[labels] = by_domain[labels].map(number)
     return [
-        Table("groups", "Metric by group of targets, over all domains", shown, levels),
+        Table("groups", "Metric by group of targets", shown, levels),
         Table(
             "group_differences",
-            "Differences by group; p-values corrected over the groups (Holm)",
+            "Differences by group",
             pairs,
             differences,
         ),
@@ -129,7 +129,7 @@ def protocols_table(data: DataSet, protocols: pd.DataFrame) -> Table:
     )
     shown = wide[order].map(number).reset_index()
     shown["ranker"] = [data.label(key) if key in data.rankers else key for key in shown["ranker"]]
-    return Table("protocols", "Metric under every candidate protocol of the runs", shown, protocols)
+    return Table("protocols", "Metric by candidate protocol", shown, protocols)
 
 
 def ties_table(data: DataSet, ties: pd.DataFrame) -> Table:
@@ -275,8 +275,7 @@ def endings_table(data: DataSet) -> Table:
         **{name: values[name].map(number) for name in ("rise", "standard error")},
         **{"error is a bound": values["error is a bound"].map({True: "yes", False: "no"})},
     )
-    title = "Training: steps, warm-up, rise of the validation over the last quarter of the steps"
-    return Table("training", title, shown, values)
+    return Table("training", "How each training ended", shown, values)
 
 
 def differing(data: DataSet) -> list[str]:

@@ -22,7 +22,7 @@ THIRDS = ("tail", "middle", "head")
 UNTRAINED = "no training event"
 # {grouping: (title, its groups in order)}
 GROUPINGS = {
-    "history": ("Earlier events of the user in the target's domain", list(HISTORY)),
+    "history": ("User's earlier events in the domain", list(HISTORY)),
     "context": ("Domains in the target's context", list(CONTEXT)),
     "popularity": ("Popularity of the target's item", [UNTRAINED, *THIRDS]),
 }

@@ -4,7 +4,6 @@ The rows of the box's table, its headline, and what the simple baselines say. Ev
 from the tables of levels and differences.
 """
 
-import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -47,13 +46,15 @@ class Verdict:
     change: str  # relative
     evidence: str  # difference, interval and p
     simple: list[str]  # levels of the count models
+    detectable: str  # the true difference that such data would show in 80 % of the cases
     targets: int
 
     def text(self, alone: str, joined: str) -> str:
         """The row as a sentence; `alone` and `joined` are the labels of the two models."""
+        size = f"; detectable: {self.detectable}" if self.outcome == UNSURE else ""
         return (
             f"{self.name}: {self.alone} {alone}, {self.joined} {joined}: {self.change} "
-            f"({self.evidence}): {self.words}"
+            f"({self.evidence}{size}): {self.words}"
         )
 
 
@@ -71,6 +72,7 @@ def verdicts(data: DataSet, levels: pd.DataFrame, differences: pd.DataFrame) -> 
             change=relative_change(row.relative),
             evidence=evidence(row),
             simple=[level(simple[name, row.domain]) for name in data.count_models],
+            detectable=number(row.detectable),
             targets=row.n,
         )
         for row in rows[rows.domain != "users"].itertuples()
@@ -89,9 +91,7 @@ def outcome_words(row) -> str:
     if kind == WITHHELD:
         return f"{CANNOT_TELL} ({row.withheld})"
     if kind == UNSURE:
-        if not math.isfinite(row.detectable):
-            return f"cannot tell: {UNSURE}"
-        return f"cannot tell: {UNSURE} (detectable: {number(row.detectable)})"
+        return f"cannot tell: {UNSURE}"
     return kind
 
 
@@ -154,7 +154,7 @@ def count_model_sentences(data: DataSet, levels: pd.DataFrame, differences: pd.D
             phrases = [_win(data, differences, key, best, domain) for key in beaten]
             wins.append(f"in {where} {best} ({level(value[best, domain])}) {join_and(phrases)}")
     names = join_and(list(data.count_models))
-    labels = " or ".join(map(data.label, models))
+    labels = " or ".join(data.phrase(key, one=True) for key in models)
     if not wins:
         return f"None of them ({names}) is above {labels} in any domain."
     more = f"; and in {count_of(len(wins) - 8, 'more domain')}" if len(wins) > 8 else ""
@@ -170,4 +170,5 @@ def _win(data: DataSet, differences: pd.DataFrame, key: str, name: str, domain: 
     why = {UNSURE: ", not significantly", WITHHELD: ", which was not trained to the end"}.get(
         kind, ""
     )
-    return f"{verb} {data.label(key)} ({level(row.first_value)}, {p_value(p)}){why}"
+    name = data.phrase(key, one=domain not in MEANS)
+    return f"{verb} {name} ({level(row.first_value)}, {p_value(p)}){why}"

@@ -217,7 +217,7 @@ def _check_complete(name: str, groups: dict[str, SeedGroup]) -> None:
     """UserError if a mode is missing, or a run of SyNCRec lacks its served path or γ."""
     needed = (BASELINE_MODES, (JOINT_MODE,), (TWO_VIEW_MODE,))
     missing = [
-        f"{MODES[modes[0]].title} (--mode {' or '.join(modes)})"
+        f"{MODES[modes[-1]].title} (--mode {' or '.join(modes)})"
         for modes in needed
         if not set(modes) & set(groups)
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from src.config.modes import MODES
-from src.config.settings import Settings, TrainingSettings
+from src.config.settings import Settings
 from src.io.errors import UserError
 from src.training.optimizer import lr_share
 
@@ -136,7 +136,7 @@ def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
         yield f"domain {end.domain}: {end.why()}" if end.domain else end.why()
 
 
-def short_training(settings: TrainingSettings, steps_per_epoch: int) -> str:
+def short_training(settings: Settings, steps_per_epoch: int) -> str:
     """What takes half of a model's steps or more: its warm-up, or its schedule; empty if neither.
 
     The steps are those of max_epochs: early stopping can only make them fewer.
@@ -160,9 +160,7 @@ def short_training(settings: TrainingSettings, steps_per_epoch: int) -> str:
     return ""
 
 
-def warn_of_short_training(
-    settings: TrainingSettings, steps_per_epoch: int, domain: str = ""
-) -> None:
+def warn_of_short_training(settings: Settings, steps_per_epoch: int, domain: str = "") -> None:
     """Print the warning of `short_training`, if there is one."""
     if fault := short_training(settings, steps_per_epoch):
         model = f"domain {domain}: " if domain else ""

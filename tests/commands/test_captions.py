@@ -4,21 +4,15 @@ import itertools
 import json
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
 
-from src.report.finished_runs import read_runs
 from src.report.formatting import join_some
 from src.report.transfer import captions, differences, target_groups, training_history
-from src.report.transfer.data_sets import data_sets, measure
 from src.report.transfer.figure_style import distinct, label, short
-from src.report.transfer.gamma_correlation import correlation, correlation_points
 from src.report.transfer.sensitivity import beyond_accuracy, protocol_table
 from src.report.transfer.summary import (
     against_both,
-    correlation_sentence,
     planted_line,
     prediction_sentences,
     served_sentences,
@@ -26,36 +20,11 @@ from src.report.transfer.summary import (
     summary,
 )
 from tests.support.run_folders import RISING, Log, write_run
-from tests.support.transfer_runs import write_models
+from tests.support.transfer_runs import Analysed, write_models
 
 LOG = Log(domains=("Up", "Flat", "Down"), users=360)
 PLANTED = {"Up": 1.5, "Down": -1.5}
 GAPS = {"Up": 0.3, "Flat": 0.0, "Down": -0.3}
-
-
-class Analysed:
-    """A data set with the tables that the sentences are made from."""
-
-    def __init__(self, folders, metric="ndcg@10"):
-        (self.data,) = data_sets(read_runs(folders))
-        self.measured = measure(self.data, metric)
-        self.levels = differences.levels(self.data, self.measured)
-        self.differences = differences.differences(self.data, self.measured)
-        self.trajectories = training_history.trajectories(self.data)
-        self.points = correlation_points(self.data, self.measured)
-        self.within = correlation(self.points)
-        self.box = summary(self.data, self.levels, self.differences, self.points, self.within)
-        self.summary = dict(self.box.topics)
-
-    @property
-    def outcomes(self):
-        """{domain: its outcome in the box}"""
-        return {row.name: row.outcome for row in self.box.verdicts}
-
-    @property
-    def prediction(self):
-        rows = differences.of_pair(self.differences, *self.data.transfer_pair)
-        return prediction_sentences(differences.by_outcome(rows), self.points, self.within)
 
 
 @pytest.fixture(scope="module")
@@ -423,89 +392,6 @@ def test_other_models_are_named_and_left_out(tmp_path, planted):
     assert set(analysed.levels.ranker) == {
         "sdsr", "cdsr", "cross", "single", "served", "popularity", "markov",
     }  # fmt: skip
-
-
-# ---------------------------------------------------------------- γ and transfer
-
-
-def points(domains: int, seeds: int, sign: float, noise: float = 0.0) -> pd.DataFrame:
-    rng = np.random.default_rng(7)
-    rows = [
-        ("log", f"d{domain:02d}", seed, 0.1 * domain, sign * domain + noise * rng.normal())
-        for domain in range(domains)
-        for seed in range(seeds)
-    ]
-    frame = pd.DataFrame(rows, columns=["data", "domain", "seed", "share", "transfer"])
-    return frame.assign(transfer_paired=np.nan)
-
-
-@pytest.mark.parametrize(
-    ("domains", "sign", "noise", "verdict", "words"),
-    [
-        (12, 1, 1.0, "positive", "γ predicts the order."),
-        (12, -1, 1.0, "negative", "γ predicts the opposite order."),
-        (12, 0, 1.0, "inconclusive", "inconclusive (the interval contains 0)."),
-        (9, 1, 0.0, "inconclusive", "ρ = +1.00 over 9 domains (9 points): inconclusive (fewer"),
-        (12, 0, 0.0, "inconclusive", "have no rank correlation over"),
-        (1, 1, 0.0, "inconclusive", "have no rank correlation over"),
-    ],
-)
-def test_the_correlation_is_judged_only_where_it_can_be(domains, sign, noise, verdict, words):
-    actual = correlation(points(domains, 1, sign, noise))
-    assert actual.verdict == verdict
-    assert words in correlation_sentence(actual)
-    assert ("inconclusive" in correlation_sentence(actual).lower()) == (verdict == "inconclusive")
-
-
-def test_the_correlation_is_spearmans_with_ties():
-    rows = points(11, 3, 0.3, 2.0).round(1)
-    assert correlation(rows).rho == pytest.approx(spearmanr(rows.share, rows.transfer).statistic)
-
-
-def test_seeds_of_a_domain_are_no_new_evidence():
-    one = points(12, 1, 0.3, 2.0)
-    five = pd.concat([one.assign(seed=seed) for seed in range(5)], ignore_index=True)
-    first, second = correlation(one), correlation(five)
-    assert (first.low, first.high) == pytest.approx((second.low, second.high))
-    assert (first.clusters, second.clusters, second.points) == (12, 12, 60)
-
-
-@pytest.mark.parametrize("domains", [2, 5, 9, 10])
-def test_few_domains_have_no_interval(domains):
-    actual = correlation(points(domains, 3, 1.0))
-    assert actual.rho == pytest.approx(1)
-    assert np.isfinite([actual.low, actual.high]).all() == (domains >= 10)
-    sentence = correlation_sentence(actual)
-    assert (" to " in sentence) == (domains >= 10)
-    assert ("so there is no interval either" in sentence) == (domains < 10)
-
-
-def test_resamples_of_one_value_are_counted_and_left_out():
-    rows = points(10, 3, 1.0)
-    rows.loc[rows.domain != "d09", ["share", "transfer"]] = 0.0  # a third of resamples lack d09
-    actual = correlation(rows)
-    assert 0 < actual.used < actual.resamples
-    caption = captions.correlation_caption(rows, actual)
-    assert f"{actual.resamples - actual.used} of 2000 resamples have no rank correlation" in caption
-
-
-def test_points_without_a_predictor_take_no_part():
-    rows = points(12, 1, 1.0)
-    rows.loc[3, "share"] = np.nan
-    assert correlation(rows).clusters == 11
-
-
-def test_points_pair_the_seeds_that_all_have(tmp_path):
-    log = Log(domains=("A", "B"), users=30)
-    folders = write_models(tmp_path, log, seeds=(1, 2), gaps={"A": 0.3})
-    without = [path for path in folders if path.name != "tiny-cdsr-seed2"]
-    assert set(Analysed(without).points.seed) == {1}
-    apart = [path for path in without if path.name != "tiny-cdsr-seed1"]
-    (cdsr,) = write_models(tmp_path / "other", log, seeds=(3,), modes=("cdsr",))
-    actual = Analysed([*apart, cdsr])
-    assert actual.points.empty
-    assert actual.prediction == "Inconclusive: the models share no seed."
-    assert "share no seed" in captions.correlation_caption(actual.points, actual.within)
 
 
 # ---------------------------------------------------------------- names

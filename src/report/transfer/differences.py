@@ -27,8 +27,8 @@ def levels(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
     rows = []
     for key, ranker in data.columns.items():
         means = estimates(measured.values[key], measured.users, measured.domains, measured.names)
-        seeds = measured.by_seed[key].values()
-        seeds = list(seeds)[:1] if ranker.counted else seeds
+        seeds = list(measured.by_seed[key].values())
+        seeds = seeds[:1] if ranker.counted else seeds
         for domain, estimate in means.items():
             by_seed = [mean_of(values, measured, domain) for values in seeds]
             deviation = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else np.nan

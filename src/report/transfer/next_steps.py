@@ -112,7 +112,9 @@ def _missing_seeds(data: DataSet) -> list[Step]:
     every = sorted({run.seed for run in data.runs})
     while len(every) < SEEDS:
         every.append(every[-1] + 1)
-    together: dict[tuple, list[str]] = {}  # models whose commands differ only in the name
+    together: dict[
+        tuple[Path, str, tuple[int, ...]], list[str]
+    ] = {}  # models whose commands differ only in the name
     for group in data.groups.values():
         missing = tuple(seed for seed in every if seed not in {run.seed for run in group.runs})
         run = group.runs[0]
@@ -120,7 +122,7 @@ def _missing_seeds(data: DataSet) -> list[Step]:
         if missing:
             together.setdefault(key, []).append(_stem(run))
     return [
-        (f"Train {join_and(names)} with the seeds that are missing:", _loop(*key, names))
+        (f"Train {join_and(names)} with the seeds that are missing:", _loop(*key, names=names))
         for key, names in together.items()
     ]
 

@@ -112,16 +112,17 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
 
 def find_or_train(
     settings: Settings, dataset: Dataset, evaluated: Path | None, process: Process
-) -> Path:
+) -> tuple[Path, bool]:
     """Score the run folder `evaluated` again, or train the run of the settings unless it is
-    finished; returns the run folder."""
+    finished; returns the run folder and whether it was trained."""
     run = evaluated or lifecycle.run_folder(settings, dataset)
     with ExitStack() as held:
         process.agree(lambda: lifecycle.lock_run(run, held))
         if evaluated:
             score_again(settings, dataset, run, process)
-            return run
-        if not process.agree(lambda: lifecycle.open_run(settings, run, process, dataset)):
+            return run, False
+        finished = process.agree(lambda: lifecycle.open_run(settings, run, process, dataset))
+        if not finished:
             train(settings, dataset, run, process)
             gc.collect()  # optimisers and schedulers are reference cycles that hold large tensors
             process.wait()  # for best.pt
@@ -133,7 +134,7 @@ def find_or_train(
                 score_again(settings, dataset, run, process)
         if process.leads:
             lifecycle.clean_up(run)
-    return run
+    return run, not finished
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -148,12 +149,12 @@ def main(arguments: list[str] | None = None) -> None:
         if checkpoint:
             replay(settings, dataset, checkpoint, process)
         else:
-            run = find_or_train(settings, dataset, evaluated, process)
+            run, trained = find_or_train(settings, dataset, evaluated, process)
             if process.leads:
                 if "generated" in dataset.card.get("notes", {}):
                     print("NOTE: the log is generated, not real behaviour")
                 print(results_table(read_results(run)))
-                for line in ending_lines(run, settings):
+                for line in ending_lines(run, settings) if trained else ():
                     print(line)
                 print(f"run folder: {run}")
 

@@ -7,7 +7,6 @@ before it: what the tested checkpoint would have lost without the quarter.
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +160,7 @@ def short_training(settings: Settings, steps_per_epoch: int) -> str:
 
 
 def warn_of_short_training(settings: Settings, steps_per_epoch: int, domain: str = "") -> None:
-    """Print the warning of `short_training`, if there is one."""
+    """Print the warning of `short_training`, if there is one, beside what the epochs print."""
     if fault := short_training(settings, steps_per_epoch):
         model = f"domain {domain}: " if domain else ""
-        print(f"warning: {model}{fault}", file=sys.stderr, flush=True)
+        print(f"WARNING: {model}{fault}", flush=True)

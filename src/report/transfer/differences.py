@@ -65,7 +65,8 @@ def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
     parts = []
     for first, second in [*data.comparisons, *data.count_comparisons]:
         rows = compare_groups(measured, first, second, measured.domains, measured.names)
-        rows["withheld"] = rows.domain.map(data.withheld(first, second)).fillna("")
+        reasons = data.withheld(first, second)
+        rows["withheld"] = [reasons.get(name, "") for name in rows.domain]
         seeds = measured.seeds(first, second)
         gaps = [measured.by_seed[first][seed] - measured.by_seed[second][seed] for seed in seeds]
         rows["seeds"] = len(seeds)

@@ -59,6 +59,14 @@ class Run:
         return self.environment["data_sha256"]
 
     @property
+    def data_name(self) -> str:
+        """The name of the data, from its card: a run made with --data_dir has another one in its
+        settings. An old run without a name in a card has that of its settings."""
+        if not (self.folder / "data_card.json").is_file():
+            return self.config["data_name"]
+        return self.card.get("data_name", self.config["data_name"])
+
+    @property
     def seed(self) -> int:
         return self.config["seed"]
 
@@ -156,15 +164,15 @@ class Run:
         """The rows of targets.parquet of a split, indexed by target."""
         return self._target_rows("targets.parquet", {"split": split}, TARGETS_COLUMNS)
 
-    def metrics(self) -> pd.DataFrame:
+    def metrics(self, *, initial: bool = False) -> pd.DataFrame:
         """metrics.csv: epoch, step, split, path, domain, metric, value.
 
-        Only trained epochs: epoch 0, the validation of `--init_from`, is left out.
+        Without `initial` only trained epochs: epoch 0 is the validation of `--init_from`.
         """
         rows = self._training_csv("metrics.csv", METRICS_COLUMNS)
         if not np.isfinite(rows.value).all():
             raise UserError(f"{self.folder / 'metrics.csv'} has non-finite values; {RETRAIN}")
-        return rows[rows.epoch > 0]
+        return rows if initial else rows[rows.epoch > 0]
 
     def transfer(self) -> pd.DataFrame | None:
         """transfer.csv: epoch, domain, phi, s, gamma, weight; None if no gap was recorded."""

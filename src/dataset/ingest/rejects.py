@@ -132,7 +132,8 @@ def check_rejected_share(
     if count == rows:
         raise TooManyRejected(f"no row of the log can be used: {numbers}; fix them", sample)
     raise TooManyRejected(
-        f"{numbers}; fix them, or raise --max_rejected {allowed:g}: {enough(count, rows)} would do",
+        f"{numbers}; fix them, or allow them with --max_rejected {enough(count, rows)} (now "
+        f"{allowed:g})",
         sample,
     )
 

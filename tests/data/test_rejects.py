@@ -215,7 +215,7 @@ def test_the_refusal_lists_all_reasons_names_the_share_and_leaves_a_sample(tmp_p
     rows = list(csv.DictReader(sample.open(newline="", encoding="utf-8")))
     assert [row["text"] for row in rows] == [text.decode().strip() for text in BAD[:bad]]
     assert [row["row"] for row in rows] == [str(10 + n) for n in range(bad)]
-    share = re.search(r"raise --max_rejected 0\.001: (\S+) would do", line)[1]
+    share = re.search(r"allow them with --max_rejected (\S+) \(now 0\.001\)", line)[1]
     less = float(share) * 0.99
     assert "cannot be used" in fail(
         capsys, folder, tmp_path / "made" / "out", f"--max_rejected={less}"

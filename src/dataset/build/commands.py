@@ -19,8 +19,8 @@ VARIANT = "as-noted"
 
 
 def card_commands(settings: DatasetSettings, card: dict) -> dict[str, str]:
-    """{purpose: command}: to make the dataset again, to make the one that the notes suggest beside
-    it, and to train on it."""
+    """{purpose: command}: to make the dataset again, to make the variant that the notes suggest,
+    and to train on it."""
     flags = [entry["flag"] for entry in card["data_notes"]]
     changes = dict(REMEDIES[flag] for flag in flags if flag in REMEDIES)
     given = {name for name in changes if getattr(settings, name) != getattr(DatasetSettings, name)}
@@ -29,7 +29,7 @@ def card_commands(settings: DatasetSettings, card: dict) -> dict[str, str]:
     if changes:
         variant = f"{settings.variant}-{VARIANT}" if settings.variant else VARIANT
         changed = dataclasses.replace(settings, variant=variant, out_dir="", **changes)
-        commands["To make it as the notes above suggest, in a folder beside it"] = _make(changed)
+        commands["To make it as the notes above suggest, as a variant"] = _make(changed)
     named = {"data_name": settings.data_name, "strd_ym": settings.strd_ym}
     named |= {"variant": settings.variant} if settings.variant else {}
     where = {"data_dir": settings.out_dir} if settings.out_dir else named

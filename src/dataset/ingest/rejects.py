@@ -144,7 +144,8 @@ def check_rejected_share(
     if count == rows:
         raise TooManyRejected(f"no row of the log can be used: {numbers}; {remedy}", sample)
     raise TooManyRejected(
-        f"{numbers}; {remedy}, or raise --max_rejected {allowed:g}: {enough(count, rows)} would do",
+        f"{numbers}; {remedy}, or allow them with --max_rejected {enough(count, rows)} (now "
+        f"{allowed:g})",
         sample,
     )
 

@@ -164,9 +164,11 @@ def unequal_budgets(groups: dict[str, tuple[dict[str, Any], list[ModelEnd]]]) ->
     """
     parts = []
     for setting, words in BUDGET.items():
-        values = {name: settings.get(setting) for name, (settings, _) in groups.items()}
-        if len({str(value) for value in values.values()}) > 1:
-            each = [f"{_value(value)} ({name})" for name, value in values.items()]
+        names: dict[str, list[str]] = {}  # by the value that they have
+        for name, (settings, _) in groups.items():
+            names.setdefault(_value(settings.get(setting)), []).append(name)
+        if len(names) > 1:
+            each = [f"{value} ({join_and(same)})" for value, same in names.items()]
             parts.append(f"{words}: {join_and(each)}")
     parts += _unequal_steps({name: ends for name, (_, ends) in groups.items()})
     return f"Unequal budgets: {'; '.join(parts)}." if parts else ""

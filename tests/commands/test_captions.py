@@ -309,7 +309,7 @@ def with_outcomes(analysed, by_domain, macro="neither"):
         rows.loc[chosen, ["difference", "p", "p_holm"]] = difference, p, p
         rows.loc[chosen, ["first_value", "second_value"]] = 0.2 + difference, 0.2
         rows.loc[chosen, "relative"] = difference / 0.2
-        rows.loc[chosen, "withheld"] = withheld
+        rows.loc[chosen, "withheld"], rows.loc[chosen, "untrained"] = withheld, "joined"
     return rows
 
 
@@ -350,7 +350,7 @@ WORDS = {
     "gains": "gained",
     "loses": "hurt",
     "neither": "cannot tell: no significant difference",
-    "withheld": "cannot tell: not trained to the end (joined: its warm-up)",
+    "withheld": "cannot tell: not trained to the end (joined)",
 }
 
 

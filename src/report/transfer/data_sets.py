@@ -138,6 +138,10 @@ class DataSet:
         """{domain, macro or users: why no verdict is drawn from these rankers' difference}."""
         return withheld({self.label(key): self.columns[key] for key in keys})
 
+    def untrained(self, domain: str, *keys: str) -> str:
+        """The labels of the rankers that were not trained to the end in a domain, or a mean."""
+        return join_and([self.label(key) for key in keys if domain in self.withheld(key)])
+
     @property
     def budgets(self) -> str:
         """What differs in the budgets of the compared models; empty if nothing does."""

@@ -63,8 +63,8 @@ def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
     Columns: first, second (keys of rankers), domain, difference, low, high, p, p_holm (over the
     domains of one comparison; for macro and users the plain p), detectable, n, users, first_value
     and second_value (the metric of both), relative (the difference as a share of second_value),
-    withheld (why no verdict is drawn; empty: it is), seeds that both have, and same_sign: in how
-    many of them the difference has the sign of the mean.
+    withheld (why no verdict is drawn; empty: it is), untrained (because of which rankers), seeds
+    that both have, and same_sign: in how many of them the difference has the sign of the mean.
     """
     parts = []
     for first, second in [*data.comparisons, *data.count_comparisons]:
@@ -72,6 +72,7 @@ def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
         rows = compare_groups(measured, first, second, *groups, least=measured.least)
         reasons = data.withheld(first, second)
         rows["withheld"] = [reasons.get(name, "") for name in rows.domain]
+        rows["untrained"] = [data.untrained(name, first, second) for name in rows.domain]
         seeds = measured.seeds(first, second)
         gaps = [measured.by_seed[first][seed] - measured.by_seed[second][seed] for seed in seeds]
         rows["seeds"] = len(seeds)

@@ -33,7 +33,7 @@ MARKS = dict(zip(RANKER_KEYS, itertools.cycle(RANKER_MARKS), strict=False)) | {
     for name, marker in zip(COUNT_MODELS, itertools.cycle("x+1234|_"), strict=False)
 }
 MEAN_LABELS = {"macro": "mean over domains", "users": "mean over targets"}
-ROW = 0.105  # inches of a mark's line
+ROW = 0.092  # inches of a mark's line
 ONE_LINE = 0.5  # lines of marks that a row of single dots takes
 LEGEND_LINE = 0.15  # inches
 GAP = 0.16  # inches between two rows of marks
@@ -166,7 +166,7 @@ def protocols_figure(data: DataSet, protocols: pd.DataFrame, metric: str) -> Fig
 def beyond_figure(data: DataSet, beyond: pd.DataFrame) -> Figure:
     """Coverage and popularity of the top 10 by domain, one panel for each."""
     domains = [name for name in [*data.domains, "macro"] if (beyond.domain == name).any()]
-    height = 2 * (len(domains) * 0.26 + 0.5) + LEGEND_LINE * 3
+    height = 2 * (len(domains) * 0.22 + 0.5) + LEGEND_LINE * 3
     figure, axes = style.new_figure(height, rows=2)
     for axis, (metric, text) in zip(axes[:, 0], BEYOND_ACCURACY.items(), strict=True):
         by_metric = beyond[beyond.metric == metric]

@@ -21,7 +21,7 @@ from src.report.transfer.differences import (
 )
 
 SEEDS = 3  # per model: fewer do not show how far two trainings of one model lie apart
-LONGER = 2  # times as many epochs for a model that was not trained to the end
+LONGER = 2  # times as many epochs, or as much patience, where a model was not trained to the end
 CONSTANT = "constant"
 
 # (what to do, the command; empty: none)
@@ -79,7 +79,9 @@ def _longer_training(data: DataSet) -> list[Step]:
         if not broken:
             continue
         run = broken[0].run
-        flags = [f"--max_epochs {LONGER * max(one.end.epochs for one in group.ends)}"]
+        flags = []
+        if any(one.end.at_limit for one in broken):
+            flags.append(f"--max_epochs {LONGER * run.config['max_epochs']}")
         if not all(one.end.at_limit for one in broken):
             flags.append(f"--patience_steps {LONGER * run.config['patience_steps']}")
         other = []  # settings that make it another run

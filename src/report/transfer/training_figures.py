@@ -47,7 +47,7 @@ def curves_figure(data: DataSet, curves: pd.DataFrame, *, wide: bool = False) ->
     domains = [name for name in data.domains if (curves.domain == name).any()]
     columns = min(len(domains), 3) if wide else 1
     lines = -(-len(domains) // columns)
-    height = 2.4 * lines + 0.55 if wide else 1.6 * lines + 1.0
+    height = 2.2 * lines + 0.55 if wide else 1.6 * lines + 1.0
     figure, axes = style.new_figure(
         height, lines, columns, width=style.WIDE if wide else style.WIDTH, sharex=True
     )

@@ -86,10 +86,10 @@ def evidence(row) -> str:
 
 
 def outcome_words(row) -> str:
-    """The outcome of a row of `differences`, with the reason why none can be told."""
+    """The outcome of a row of `differences`, with the models because of which none can be told."""
     kind = outcome(row)
     if kind == WITHHELD:
-        return f"{CANNOT_TELL} ({row.withheld})"
+        return f"{CANNOT_TELL} ({row.untrained})"
     if kind == UNSURE:
         return f"cannot tell: {UNSURE}"
     return kind

@@ -18,7 +18,14 @@ from src.io.errors import UserError
 from src.io.files import TEMPORARY, write_json
 from src.io.locking import hold_lock
 from src.io.paths import ROOT
-from src.runs.checkpoints import FAULT, FORMER, LAST, has_checkpoint, newest_checkpoint
+from src.runs.checkpoints import (
+    FAULT,
+    FORMER,
+    LAST,
+    check_continuable,
+    has_checkpoint,
+    newest_checkpoint,
+)
 from src.runs.models import count_parameters, model_parts
 from src.runs.records import environment, read_environment
 from src.runs.warm_start import (
@@ -83,9 +90,8 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     replaced = settings.overwrite and (folder / "config.json").is_file()
     if not replaced and find_run(settings, folder, dataset.card["sha256"]):
         return True
-    for part, part_folder in model_parts(settings, dataset, folder):  # before anything is changed
-        if not replaced:
-            newest_checkpoint(part_folder, settings, part)
+    if not replaced:
+        _check_checkpoints(settings, dataset, folder)  # before anything is changed
     init_from = _init_from_record(settings, dataset, folder)
     if replaced:
         _empty(folder)
@@ -97,6 +103,23 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     write_json(folder / "environment.json", record)
     write_json(folder / "config.json", as_json(saved))
     return False
+
+
+def _check_checkpoints(settings: Settings, dataset: Dataset, folder: Path) -> None:
+    """UserError where a run cannot be continued from its checkpoints; a line where it has none yet.
+
+    A run whose replacement was killed may have lost any of them and is trained again.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    finished, emptied = (folder / "results.json").is_file(), run_settings(folder).overwrite
+    parts = model_parts(settings, dataset, folder)
+    for part, part_folder in parts:
+        newest_checkpoint(part_folder, settings, part)
+        if not emptied:
+            check_continuable(part_folder, finished)
+    if not any(has_checkpoint(part_folder) for _, part_folder in parts):
+        print(f"{folder} has no checkpoint yet: training from the start", flush=True)
 
 
 def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
@@ -196,8 +219,12 @@ def _init_from_record(settings: Settings, dataset: Dataset, folder: Path) -> dic
 
 def _empty(folder: Path) -> None:
     """Remove the content of a run folder: results and checkpoints first, settings last, so that
-    after a kill in between the folder is an unfinished run with its settings."""
-    order = {"results.json": 0, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
+    after a kill in between the folder is an unfinished run with its settings, marked as one whose
+    checkpoints were being removed."""
+    with suppress(UserError):  # a damaged config.json
+        marked = dataclasses.replace(run_settings(folder), overwrite=True)
+        write_json(folder / "config.json", as_json(marked))
+    order = {"results.json": -1, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
     files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     for path in sorted(files, key=lambda path: order.get(path.name, 1)):
         path.unlink()

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from src.config.cli import build_parser, from_namespace
 from src.config.dataset_settings import DatasetSettings, as_date, content_options, cutoff
 from src.dataset.build.card import make_card
-from src.dataset.build.reuse import existing_card
+from src.dataset.build.reuse import existing_card, holds_dataset
 from src.dataset.build.selection import select_events
 from src.dataset.build.sequences import Sequences, build_sequences
 from src.dataset.build.staging import remove_leftovers, staging_folder, temporary_folder
@@ -75,6 +75,7 @@ def find_log(settings: DatasetSettings, engine: Engine | None = None) -> Log:
 
 def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict[str, Any], bool]:
     """Make the dataset folder unless it exists; returns its card and whether it is new."""
+    holds_dataset(folder)  # refused before the log is read
     log = None if is_remote(raw_location(settings)) else find_log(settings)
     if log and (card := existing_card(folder, content_options(settings, log.format), log.records)):
         remove_leftovers(folder)

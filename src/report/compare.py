@@ -23,7 +23,7 @@ from src.report.seed_groups import (
     group_seeds,
     titles_line,
 )
-from src.report.table_files import markdown, write_tables
+from src.report.table_files import check_tables, markdown, write_tables
 from src.statistics import comparison
 from src.statistics.holm import holm
 
@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print one table per pair; with --out, write them and every value. Raises UserError."""
+    check_tables(arguments.out)
     first, *others = read_rankers(arguments.runs)
     if not others:
         raise UserError(

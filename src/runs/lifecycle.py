@@ -15,7 +15,7 @@ from src.config.identity import difference, longer
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.io.errors import UserError
-from src.io.files import TEMPORARY, write_json
+from src.io.files import TEMPORARY, check_output, write_json
 from src.io.locking import hold_lock
 from src.io.paths import ROOT
 from src.runs.checkpoints import (
@@ -62,6 +62,7 @@ def lock_run(folder: Path, held: ExitStack) -> None:
     the end of `held`, because the command was refused, is removed.
     """
     refusal = f"another command is working in {folder}; wait for it, or give another --run_name"
+    check_output(folder, "--runs_dir", folder=True)
     try:
         held.enter_context(hold_lock(folder, refusal))
         folder.mkdir(exist_ok=True)

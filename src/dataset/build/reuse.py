@@ -5,12 +5,24 @@ from pathlib import Path
 
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.store.card_schema import CONSOLE_SCHEMA, REUSE_SCHEMA, card_error
-from src.dataset.store.folder import FORMAT, open_dataset
+from src.dataset.store.folder import CARD, FORMAT, open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.io.errors import UserError
+from src.io.files import check_output
 from src.io.json_schema import read_json
 
 REMEDY = "choose a folder beside it with --variant NAME, or remove it"
+
+
+def holds_dataset(folder: Path, flag: str = "--out_dir") -> bool:
+    """Whether a folder has been made; UserError where it holds something else, or could not be
+    written (`flag` names it)."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        check_output(folder, flag, folder=True)
+        return False
+    if not (folder / CARD).is_file():
+        raise UserError(f"{folder} exists and is not a dataset folder; choose another --out_dir")
+    return True
 
 
 def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | None:
@@ -18,11 +30,9 @@ def existing_card(folder: Path, options: dict, raw_files: list[dict]) -> dict | 
 
     UserError when the folder holds something else: it is never overwritten.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not holds_dataset(folder):
         return None
-    path = folder / "data_card.json"
-    if not path.is_file():
-        raise UserError(f"{folder} exists and is not a dataset folder; choose another --out_dir")
+    path = folder / CARD
     card = read_json(path, "the data card", REUSE_SCHEMA, REMEDY)
     version, old_options, old_files = card["format"], card["options"], card["raw_files"]
     if version != FORMAT:

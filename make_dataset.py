@@ -13,7 +13,12 @@ from src.config.cli import build_parser, from_namespace
 from src.config.dataset_settings import DatasetSettings, as_date, content_options, end_of_log
 from src.dataset.build.card import make_card
 from src.dataset.build.commands import card_commands
-from src.dataset.build.reuse import existing_card
+from src.dataset.build.reuse import (
+    ExistingDataset,
+    check_same_content,
+    existing_dataset,
+    holds_dataset,
+)
 from src.dataset.build.selection import select_events
 from src.dataset.build.sequences import Sequences, build_sequences
 from src.dataset.build.spelling import chosen_domains
@@ -80,23 +85,34 @@ def find_log(settings: DatasetSettings, engine: Engine | None = None) -> Log:
 
 
 def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict[str, Any], bool]:
-    """Make the dataset folder unless it exists; returns its card and whether it is new."""
+    """Make the dataset folder unless it exists; returns its card and whether it is new.
+
+    Where the raw log has changed since, the dataset is made once more beside it and compared: later
+    events change nothing, others are refused.
+    """
+    holds_dataset(folder)  # refused before the log is read
     log = None if is_remote(raw_location(settings)) else find_log(settings)
-    if log and (card := existing_card(folder, content_options(settings, log.format), log.records)):
+    existing = log and find_existing(settings, folder, log)
+    if existing and not existing.changes:
         remove_leftovers(folder)
-        return card, False
+        return existing.card, False
     with staging_folder(folder, settings.temp_dir) as staging:
         with open_engine(settings, staging.spill) as engine:
             log = log or find_log(settings, engine)
             # another command may have made the folder by now
-            if card := existing_card(folder, content_options(settings, log.format), log.records):
-                return card, False
+            existing = find_existing(settings, folder, log)
+            if existing and not existing.changes:
+                return existing.card, False
             try:
                 result = process_log(engine, settings, log, staging.folder)
             except TooManyRejected as refusal:
                 raise keep_sample(refusal, folder) from None
         # the engine, which holds memory, is closed: the rest does not need it
         card = make_card(result.sequences, **result.card_inputs)
+        if existing:
+            check_same_content(existing, card)
+            print(f"the raw log has {existing.changes}: nothing new up to the cut-off")
+            return existing.card, False
         write_rejected(staging.folder / REJECTED, result.rejected)
         write_tables(staging.folder, result.sequences, card, card_commands(settings, card))
         verify_dataset(open_dataset(staging.folder))  # an unreadable folder never gets the name
@@ -119,6 +135,11 @@ def keep_sample(refusal: TooManyRejected, folder: Path) -> UserError:
     except UserError:  # what is wrong with the log is more important
         return refusal
     return UserError(f"{refusal}; see {path}")
+
+
+def find_existing(settings: DatasetSettings, folder: Path, log: Log) -> ExistingDataset | None:
+    """The dataset that the folder holds, if it was made with these options."""
+    return existing_dataset(folder, content_options(settings, log.format), log.records)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ class SyNCRec(nn.Module):
         in the cross view, on request, the domain of the target."""
         parts = self.tasks[task]
         domain = view.domains if task == "single" else torch.zeros_like(view.domains)
-        tokens = torch.where((view.inputs == 0)[:, None], parts.start[domain], items)
+        start = F.embedding(domain, parts.start)  # [M, H]
+        tokens = torch.where((view.inputs == 0)[:, None], start, items)
         tokens = tokens + F.embedding(view.positions, parts.position)
         if task == "cross" and self.settings.target_domain_query:
             tokens = tokens + F.embedding(view.domains, self.query)

@@ -27,7 +27,7 @@ from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_quer
 from src.evaluation.rank_counts import NonFiniteScore, check_finite, to_device
 from src.evaluation.targets import user_events
 from src.io.errors import UserError, run_command
-from src.io.files import write_atomically
+from src.io.files import check_output, write_atomically
 from src.runs.models import best_models
 from src.runs.records import read_serving
 from utils import start_process
@@ -44,6 +44,7 @@ class RecommendSettings:
     k: int = setting(10, "items per user and domain")
     out: str = setting("", ".parquet or .csv file; default: recommendations.parquet of the run")
     users: tuple[str, ...] = setting((), "user ids of the log; default: all")
+    users_file: str = setting("", "file with more user ids, one per line")
     domains: tuple[str, ...] = setting((), "domains of the log; default: all")
     serve_path: str = setting(
         "auto",
@@ -63,6 +64,7 @@ class TrainedRun:
     ensemble: Ensemble
     paths: dict[str, str]  # {domain: the path that serves it}
     device: torch.device
+    chosen: bool = True  # whether serving.json chose them, or there is a single path
 
 
 def open_trained(folder: Path, device: torch.device, data_dir: str = "") -> TrainedRun:
@@ -73,13 +75,22 @@ def open_trained(folder: Path, device: torch.device, data_dir: str = "") -> Trai
     """
     settings = run_settings(folder)
     check_settings(settings)
-    dataset = open_named(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir))
+    try:
+        dataset = open_named(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir))
+    except UserError as error:
+        if data_dir:
+            raise
+        raise UserError(
+            f"{error}; if the dataset has moved, give its folder as --data_dir"
+        ) from None
     ensemble = best_models(settings, dataset, folder, device)
     paths = dict.fromkeys(dataset.domain_names, settings.paths[0])
-    if len(settings.paths) == 2 and (folder / "serving.json").is_file():
+    both = len(settings.paths) == 2
+    chosen = not both or (folder / "serving.json").is_file()
+    if both and chosen:
         serving = read_serving(folder, dataset.domain_names)
         paths = {name: serving[name]["path"] for name in dataset.domain_names}
-    return TrainedRun(settings, dataset, ensemble, paths, device)
+    return TrainedRun(settings, dataset, ensemble, paths, device, chosen)
 
 
 def recommend(
@@ -189,15 +200,36 @@ def _named(dataset: Dataset, columns: pa.Table) -> pa.Table:
     )
 
 
-def chosen_users(dataset: Dataset, ids: tuple[str, ...]) -> np.ndarray | None:
-    """Dense ids of the users named; None for all. UserError for a user not in the dataset."""
+def chosen_users(dataset: Dataset, ids: tuple[str, ...], users_file: str = "") -> np.ndarray | None:
+    """Dense ids of the users named on the command line and in a file; None for all. UserError for
+    users not in the dataset."""
+    known, chosen = pc.cast(dataset.user_ids, pa.string()), []
+    named = [("--users", list(ids)), (f"--users_file {users_file}", _ids_in(users_file))]
+    for source, names in named:
+        users = pc.index_in(pa.array(names, pa.string()), value_set=known)
+        if users.null_count:
+            unknown = pc.index(users.is_null(), True).as_py()
+            more = f" (and {users.null_count - 1} more)" if users.null_count > 1 else ""
+            raise UserError(
+                f"{source}: {names[unknown]}{more} is not among the users of {dataset.folder}"
+            )
+        chosen.append(users.to_numpy())
+    return np.unique(np.concatenate(chosen)) if ids or users_file else None
+
+
+def _ids_in(path: str) -> list[str]:
+    """The ids in a text file, one per line, without empty lines; [] without a file."""
+    if not path:
+        return []
+    try:
+        ids = [line for line in Path(path).read_text("utf-8-sig").splitlines() if line]
+    except OSError as error:
+        raise UserError(f"--users_file {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--users_file {path} is not UTF-8 text; save it as UTF-8") from None
     if not ids:
-        return None
-    users = pc.index_in(pa.array(ids), value_set=pc.cast(dataset.user_ids, pa.string()))
-    for name, user in zip(ids, users, strict=True):
-        if not user.is_valid:
-            raise UserError(f"--users: {name} is not among the users of {dataset.folder}")
-    return np.unique(users.to_numpy())
+        raise UserError(f"--users_file {path} holds no id; write one per line, or drop it")
+    return ids
 
 
 def chosen_domains(dataset: Dataset, names: tuple[str, ...]) -> list[int] | None:
@@ -216,7 +248,37 @@ def output_path(settings: RecommendSettings) -> Path:
         raise UserError(f"--out {path}: the name must end in {' or '.join(WRITERS)}")
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: the folder {path.parent} does not exist")
+    check_output(path, "--out")
     return path
+
+
+def missing_lists(
+    run: TrainedRun, table: pa.Table, users: np.ndarray | None, domains: list[int] | None
+) -> str:
+    """A line about the lists that `recommend` left empty; empty where there are none.
+
+    A list is empty where the user has every item of the domain in the log.
+    """
+    names = run.dataset.domain_names
+    asked = names if domains is None else [names[domain] for domain in domains]
+    ids = pc.cast(run.dataset.user_ids, pa.string())
+    ids = ids if users is None else ids.take(pa.array(users))
+    listed = table.group_by(["user_id", "domain"]).aggregate([])
+    count = len(ids) * len(asked) - len(listed)
+    if not count:
+        return ""
+    listed_users = pc.cast(listed["user_id"], pa.string())
+    without = len(ids) - pc.count_distinct(listed_users).as_py()
+    for name in asked:
+        have = listed_users.filter(pc.equal(listed["domain"], name))
+        lacking = ids.filter(pc.invert(pc.is_in(ids, value_set=have)))
+        if len(lacking):
+            break
+    return (
+        f"no candidate is left for {count:,} of {len(ids) * len(asked):,} lists, because the user "
+        f"has every item of the domain (first: user {lacking[0]}, {name}); {without:,} of "
+        f"{len(ids):,} users have no list at all; --no-exclude_seen ranks those items too"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -237,15 +299,24 @@ def main(arguments: list[str] | None = None) -> None:
             f"--serve_path {settings.serve_path}: a run of --mode {run.settings.mode} has only the "
             f"path {' and '.join(run.settings.paths)}"
         )
+    users = chosen_users(run.dataset, settings.users, settings.users_file)
+    domains = chosen_domains(run.dataset, settings.domains)
+    if settings.serve_path == "auto" and not run.chosen:
+        print(
+            f"{folder} has no serving.json: {run.settings.paths[0]} serves every domain; main.py "
+            f"--evaluate {folder} chooses the path of each on validation"
+        )
     table = recommend(
         run,
         k=settings.k,
-        users=chosen_users(run.dataset, settings.users),
-        domains=chosen_domains(run.dataset, settings.domains),
+        users=users,
+        domains=domains,
         path=settings.serve_path,
         exclude_seen=settings.exclude_seen,
     )
     write_atomically(out, lambda temporary: WRITERS[out.suffix](table, temporary))
+    if line := missing_lists(run, table, users, domains):
+        print(line)
     print(f"{table.num_rows} recommendations: {out}")
 
 

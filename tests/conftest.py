@@ -1,10 +1,14 @@
 """Fixtures that the tests share."""
 
+import os
 import re
 import signal
 from pathlib import Path
 
 import pytest
+
+# Before torch starts its threads: those that wait would spin, and take the time of those at work
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 pytest_plugins = ["tests.support.spark_session"]

@@ -89,9 +89,10 @@ class GRU4Rec(nn.Module):
         slots = view.target_slots  # [N]
         rows, positions = view.sequence_ids[slots], view.positions[slots]
         padded = tokens.new_zeros(view.sequences, self.settings.max_len, self.settings.hidden)
-        padded = padded.index_put((rows, positions), tokens[slots])  # [S, L, H]
-        states, _ = self.gru(padded)
-        states = F.dropout(states[rows, positions], self.settings.dropout, self.training)
+        padded = padded.index_put((rows, positions), tokens.index_select(0, slots))  # [S, L, H]
+        states = self.gru(padded)[0].flatten(0, 1)  # [S·L, H]
+        states = states.index_select(0, rows * self.settings.max_len + positions)  # [N, H]
+        states = F.dropout(states, self.settings.dropout, self.training)
         return self.output(states)
 
     def queries(self, batch, path: str) -> Tensor:

@@ -25,8 +25,30 @@ class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class _AddUp(argparse.Action):
+    """Stores a value; of a flag of several values that is given more than once, those of all."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        given = getattr(namespace, self.dest, None)
+        if option_string and isinstance(values, list) and isinstance(given, list):
+            values = given + values if given is not self.default else values
+        setattr(namespace, self.dest, values)
+
+
 class OneLineParser(argparse.ArgumentParser):
-    """argparse, but a wrong flag is one line instead of the whole usage."""
+    """argparse, but a wrong flag is one line instead of the whole usage, lists that are given twice
+    add up, and a value may begin with one dash: `--users -x`."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.register("action", None, _AddUp)  # what add_argument takes by default
+
+    def _parse_optional(self, arg_string: str):
+        """What a word of the command line is; None: no flag, but a value."""
+        dashes = len(arg_string) - len(arg_string.lstrip("-"))
+        if dashes == 1 and arg_string not in self._option_string_actions:
+            return None
+        return super()._parse_optional(arg_string)
 
     def error(self, message: str) -> typing.NoReturn:
         self.exit(EXIT_USER_ERROR, f"error: {message} (see {self.prog} --help)\n")

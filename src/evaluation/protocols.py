@@ -95,8 +95,8 @@ def protocol_ranks(
     counts: BlockCounts,
     sizes: np.ndarray,
     names: tuple[str, ...],
-    domain_items: int,
-    other_items: int,
+    domain_items: np.ndarray,
+    other_items: np.ndarray,
 ) -> Ranks:
     """The ranks of a block of n targets under one protocol, from the counts of one pass.
 
@@ -104,7 +104,7 @@ def protocol_ranks(
     ----------
     counts: the block's, with the candidate sets `names` [S].
     sizes: [S, n] how many candidates each set has for each target.
-    domain_items, other_items: how many items are in the target's domain, and in the others.
+    domain_items, other_items: [n] how many items are in each target's domain, and in the others.
     """
     base = protocol.removesuffix(UNSEEN)
     if base in DRAWN:
@@ -115,7 +115,7 @@ def protocol_ranks(
         minus = [base + UNSEEN]
     else:
         better, tied = counts.domain.better, counts.domain.tied
-        candidates = np.full(len(better), domain_items)
+        candidates = domain_items
         minus = ["seen"]
         if base == "full_all":
             better, tied = better + counts.other_domains.better, tied + counts.other_domains.tied

@@ -72,6 +72,7 @@ class BlockCounts:
     domain: Counts
     other_domains: Counts
     sets: Counts
+    target_scores: Tensor  # [n] the targets' own, as read among the items of their domain
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,50 @@ def count_ranks(
         domain=_counts(numbers[0, BETTER], numbers[0, LEVEL]),
         other_domains=_counts(numbers[1:, BETTER].sum(0), numbers[1:, LEVEL].sum(0)),
         sets=_counts(*drawn),
+        target_scores=target_scores,
     )
+
+
+def count_others(
+    parts: list[Part], target_scores: list[Tensor], sets: int, device: torch.device
+) -> list[BlockCounts]:
+    """Count the items of each part, and the reads among them, against scores [n] of targets that
+    are in none of them; n may differ by part. Raises and waits as `count_ranks` does."""
+    passes = [
+        _count(part, None, scores, len(scores), sets, device)[0].double()
+        for part, scores in zip(parts, target_scores, strict=True)
+    ]
+    numbers = torch.cat(passes, 1).cpu().numpy()  # [4 + 2 S, Σ n]
+    if not np.isfinite(numbers[TOTAL]).all():
+        _raise_at_fault(parts, device)
+    ends = np.cumsum([len(scores) for scores in target_scores])
+    return [
+        BlockCounts(
+            domain=_counts(*np.zeros((2, len(scores)))),
+            other_domains=_counts(counted[BETTER], counted[LEVEL]),
+            sets=_counts(*counted[SETS:].reshape(2, sets, len(scores))),
+            target_scores=scores,
+        )
+        for counted, scores in zip(np.split(numbers, ends[:-1], 1), target_scores, strict=True)
+    ]
+
+
+def no_counts(count: int, sets: int) -> BlockCounts:
+    """Zeros, for `add_counts`."""
+
+    def zeros(*shape: int) -> Counts:
+        return Counts(np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64))
+
+    return BlockCounts(zeros(count), zeros(count), zeros(sets, count), torch.zeros(0))
+
+
+def add_counts(total: BlockCounts, counts: BlockCounts, places: np.ndarray) -> None:
+    """Add to `total`, at `places` [m] of its targets, the counts of as many; `counts` may have
+    more, ignored."""
+    for name in ("domain", "other_domains", "sets"):
+        into, added = getattr(total, name), getattr(counts, name)
+        into.better[..., places] += added.better[..., : len(places)]
+        into.tied[..., places] += added.tied[..., : len(places)]
 
 
 def _counts(better: np.ndarray, level: np.ndarray) -> Counts:

@@ -26,11 +26,15 @@ from src.evaluation.protocols import (
 from src.evaluation.queries import Ensemble, domain_scores
 from src.evaluation.rank_counts import (
     FEWEST,
+    BlockCounts,
     NonFiniteScore,
     Part,
     Reads,
+    add_counts,
     check_finite,
+    count_others,
     count_ranks,
+    no_counts,
     rows_at_once,
     to_device,
 )
@@ -53,14 +57,23 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class Block:
-    """Targets of one domain that are ranked together, and the single scores to read for them."""
+class Share:
+    """Targets of a block that are ranked together against the items of one domain."""
 
-    domain: int
-    rows: np.ndarray  # [b] numbers of the targets
-    padded: np.ndarray  # [≥ FEWEST] the same, repeated where they are too few
-    reads: list[Reads]  # D, one per domain; empty for domains that are not scored
-    sizes: np.ndarray  # [S, padded] candidates of each set
+    domain: int  # whose items they are ranked against
+    places: np.ndarray  # [m] their positions in the block
+    padded: np.ndarray  # [≥ FEWEST] numbers of the targets, repeated where they are too few
+    reads: Reads  # the single scores to read among these items, by position in the share
+
+
+@dataclass(frozen=True)
+class Block:
+    """Targets that are ranked together: those of a large domain, or of several small ones."""
+
+    rows: np.ndarray  # [n] numbers of the targets, in the order of their domains
+    own: list[Share]  # each target once, against the items of its domain
+    others: list[Share]  # against those of the other domains: one share per domain, or none
+    sizes: np.ndarray  # [S, n] candidates of each set
 
 
 @dataclass(frozen=True)
@@ -83,38 +96,61 @@ class Plan:
         """The candidate sets that a pass counts, in the order of their numbers."""
         return set_names(drawn_sets(self.protocols), filters_seen(self.protocols))
 
-    def domains(self, first: int) -> list[int]:
-        """The domains whose items are scored for targets of domain `first`, that one first."""
-        others = range(len(self.dataset.domain_names)) if self.all_domains else ()
-        return [first, *(domain for domain in others if domain != first)]
-
     def blocks(self, rows: np.ndarray) -> Iterator[Block]:
-        """The targets `rows`, one domain after the other, in even blocks as large as the number of
-        items allows."""
+        """The targets `rows`, one domain after the other: even shares as large as the number of
+        items allows, and as many shares in a block as make one that large.
+
+        Small domains share a block, so that over all domains each of D is scored once for all of
+        them, not once for each of the others: D steps in place of D².
+        """
         sizes = np.diff(self.dataset.item_starts)
+        most = np.array([rows_at_once(int(size), self.device) for size in sizes])
+        fewest, shares = int(most.min()), []
         for domain in range(len(sizes)):
             domain_rows = rows[self.targets.domains[rows] == domain]
             if len(domain_rows):
-                most = min(rows_at_once(int(sizes[d]), self.device) for d in self.domains(domain))
-                for block in np.array_split(domain_rows, -(-len(domain_rows) // most)):
-                    yield self._block(domain, block)
+                size = fewest if self.all_domains else int(most[domain])
+                shares += np.array_split(domain_rows, -(-len(domain_rows) // size))
+        first, count = 0, 0
+        for number, share in enumerate(shares):
+            if count and count + len(share) > fewest:
+                yield self._block(shares[first:number])
+                first, count = number, 0
+            count += len(share)
+        if shares:
+            yield self._block(shares[first:])
 
-    def _block(self, target_domain: int, rows: np.ndarray) -> Block:
-        padded = np.resize(rows, max(len(rows), FEWEST))
-        row, item, number = self._single_scores(target_domain, padded)
-        sets = len(self.sets)
-        sizes = np.bincount(number * len(padded) + row, minlength=sets * len(padded))
+    def _block(self, shares: list[np.ndarray]) -> Block:
+        rows = np.concatenate(shares)
+        domains = self.targets.domains[rows]
+        row, item, number = self._single_scores(rows)
+        sizes = np.bincount(number * len(rows) + row, minlength=len(self.sets) * len(rows))
         domain = np.searchsorted(self.dataset.item_starts, item, side="right") - 1
-        order = np.argsort(domain.astype(np.uint16), kind="stable")
-        ends = np.cumsum(np.bincount(domain, minlength=len(self.dataset.domain_names)))
         column = item - self.dataset.item_starts[domain]
-        reads = [
-            Reads(*(values[part].astype(np.int32) for values in (row, column, number)))
-            for part in np.split(order, ends[:-1])
-        ]
-        return Block(target_domain, rows, padded, reads, sizes.reshape(sets, len(padded)))
+        ends = np.cumsum([len(share) for share in shares])
+        # the share that each score is read in: one of the own ones, or that of another domain
+        of_share = np.searchsorted(ends, row, side="right")
+        reader = np.where(domain == domains[row], of_share, len(shares) + domain)
+        order = np.argsort(reader, kind="stable")
+        counts = np.bincount(reader, minlength=len(shares) + len(self.dataset.domain_names))
+        parts = np.split(order, np.cumsum(counts)[:-1])
 
-    def _single_scores(self, domain: int, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        def share_of(domain: int, places: np.ndarray, part: np.ndarray) -> Share:
+            read = np.searchsorted(places, row[part]), column[part], number[part]
+            padded = np.resize(rows[places], max(len(places), FEWEST))
+            reads = Reads(*(values.astype(np.int32) for values in read))
+            return Share(domain, places, padded, reads)
+
+        own, others, every = [], [], np.arange(len(rows))
+        for places, part in zip(np.split(every, ends[:-1]), parts, strict=False):
+            own.append(share_of(int(domains[places[0]]), places, part))
+        if self.all_domains:
+            for other, part in enumerate(parts[len(shares) :]):
+                if len(places := every[domains != other]):
+                    others.append(share_of(other, places, part))
+        return Block(rows, own, others, sizes.reshape(len(self.sets), len(rows)))
+
+    def _single_scores(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Row, item and set number of every single score to read for a block."""
         wanted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         names = self.sets
@@ -133,7 +169,7 @@ class Plan:
                 note(name + UNSEEN, row[known], item[known])
         if seen is not None:
             row, item = np.divmod(seen, self.dataset.item_rows)
-            starts = self.dataset.item_starts
+            starts, domain = self.dataset.item_starts, self.targets.domains[rows][row]
             inside = (item >= starts[domain]) & (item < starts[domain + 1])
             note("seen", row[inside], item[inside])
             if self.all_domains:
@@ -168,38 +204,74 @@ def rank_targets(
     position[rows] = np.arange(len(rows))
     sizes = np.diff(plan.dataset.item_starts)
     for block in tqdm(blocks, "score", leave=False, disable=None if bar else True):
-        columns = plan.targets.items[block.padded] - plan.dataset.item_starts[block.domain]
-        domains = plan.domains(block.domain)
-        parts = [
-            Part(scorer.scores(block.padded, d), int(sizes[d]), block.reads[d]) for d in domains
-        ]
-        try:
-            counts = count_ranks(parts, columns, len(plan.sets), plan.device)
-        except NonFiniteScore as fault:
-            item = plan.dataset.item_starts[domains[fault.part]] + fault.column
-            raise _name_fault(plan, block.padded[fault.row], item) from None
+        counts = _block_counts(scorer, plan, block)
+        domain_items = sizes[plan.targets.domains[block.rows]]
         for name in plan.protocols:
             if name == RELEASED:
                 ranks = _released_ranks(scorer, plan, block)
             else:
-                others = int(sizes.sum() - sizes[block.domain])
-                items = (int(sizes[block.domain]), others)
+                items = (domain_items, sizes.sum() - domain_items)
                 ranks = protocol_ranks(name, counts, block.sizes, plan.sets, *items)
             by_protocol[name].put(position[block.rows], ranks)
     return by_protocol
 
 
+def _block_counts(scorer: Scorer, plan: Plan, block: Block) -> BlockCounts:
+    """The counts of a block: first against the targets' own domains, whose scores the other
+    domains' are then compared with."""
+    starts, sets, device = plan.dataset.item_starts, len(plan.sets), plan.device
+
+    def part_of(share: Share) -> Part:
+        items = int(starts[share.domain + 1] - starts[share.domain])
+        return Part(scorer.scores(share.padded, share.domain), items, share.reads)
+
+    def named(fault: NonFiniteScore, shares: list[Share]) -> NotFinite:
+        share = shares[fault.part]
+        return _name_fault(plan, share.padded[fault.row], starts[share.domain] + fault.column)
+
+    total, target_scores = no_counts(len(block.rows), sets), []
+    for share in block.own:
+        columns = plan.targets.items[share.padded] - starts[share.domain]
+        try:
+            counts = count_ranks([part_of(share)], columns, sets, device)
+        except NonFiniteScore as fault:
+            raise named(fault, [share]) from None
+        target_scores.append(counts.target_scores[: len(share.places)])
+        add_counts(total, counts, share.places)
+    if block.others:
+        own_scores = torch.cat(target_scores)
+        compared = [
+            own_scores[to_device(np.resize(share.places, len(share.padded)), device)]
+            for share in block.others
+        ]
+        parts = [part_of(share) for share in block.others]
+        try:
+            others = count_others(parts, compared, sets, device)
+        except NonFiniteScore as fault:
+            raise named(fault, block.others) from None
+        for share, counts in zip(block.others, others, strict=True):
+            add_counts(total, counts, share.places)
+    return total
+
+
 def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
     """The ranks of a block among the negatives of the released code's protocol."""
-    target = plan.targets.items[block.rows][:, None]
-    drawn = plan.drawn[RELEASED][block.rows]
+    ranks = no_ranks(len(block.rows))
+    for share in block.own:
+        ranks.put(share.places, _share_released_ranks(scorer, plan, share))
+    return ranks
+
+
+def _share_released_ranks(scorer: Scorer, plan: Plan, share: Share) -> Ranks:
+    rows = share.padded[: len(share.places)]
+    target = plan.targets.items[rows][:, None]
+    drawn = plan.drawn[RELEASED][rows]
     items = np.concatenate([target, np.where(drawn < 0, target, drawn)], axis=1)
-    scores = scorer.pairs(block.rows, block.domain, items)  # [b, 1 + N]
+    scores = scorer.pairs(rows, share.domain, items)  # [b, 1 + N]
     try:
         check_finite(scores)
     except NonFiniteScore as fault:
-        item = items[fault.row, fault.column]
-        raise _name_fault(plan, block.rows[fault.row], item) from None
+        raise _name_fault(plan, rows[fault.row], items[fault.row, fault.column]) from None
     counted = torch.stack(
         [(scores[:, 1:] > scores[:, :1]).sum(1), (scores >= scores[:, :1]).sum(1)]
     )

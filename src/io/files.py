@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +31,26 @@ def write_atomically(
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, flag: str, *, folder: bool = False) -> None:
+    """Refuse, before any work, an output file or `folder` that could not be written (UserError).
+
+    `flag` names it in the message. Nothing is created.
+    """
+    if path.exists() and path.is_dir() != folder:
+        wrong, right = ("a file", "a folder") if folder else ("a folder", "a file")
+        raise UserError(f"{flag} {path} is {wrong}; give the name of {right}")
+    parents = path.resolve().parents
+    nearest = next(parent for parent in parents if os.path.lexists(parent))
+    if not nearest.is_dir():
+        raise UserError(f"{flag} {path} cannot be written: {nearest} is not a folder")
+    written = path if path.exists() and folder else nearest
+    try:  # permissions of a user who may do everything, and a read-only disk, show in no mode
+        with tempfile.TemporaryFile(dir=written):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {path} cannot be written ({written}: {error.strerror})") from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,9 +2,13 @@
 
 The sequences of a view stand one after the other in M slots (src/dataset/batching/packing.py).
 `which` [M] is the gate of each slot: SDSR has one gate per domain, CDSR a single one.
+
+Rows that several slots share are looked up by F.embedding: on several CPU threads the gradient of
+`table[rows]` is summed in an order that changes from run to run.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -37,12 +41,15 @@ class SequenceGate(nn.Module):
 
     def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
         """Inputs [M, H] and the gate of each slot [M] -> weights [M, K], equal in a sequence."""
-        parts = torch.einsum("nh,nhk->nk", x, self.weight[which, view.positions])  # [M, K]
+        gates, max_len, hidden, experts = self.weight.shape
+        maps = self.weight.view(gates * max_len, hidden * experts)
+        maps = F.embedding(which * max_len + view.positions, maps)  # [M, H·K]
+        parts = torch.einsum("nh,nhk->nk", x, maps.view(-1, hidden, experts))  # [M, K]
         parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
         # slots of no sequence have the number `view.sequences`
         sums = parts.new_zeros(view.sequences + 1, parts.shape[1])
         sums = sums.index_add(0, view.sequence_ids, parts)
-        return sums.softmax(-1)[view.sequence_ids]  # [sequences + 1, K] -> [M, K]
+        return F.embedding(view.sequence_ids, sums.softmax(-1))  # [sequences + 1, K] -> [M, K]
 
 
 class EvenGate(nn.Module):

@@ -46,7 +46,8 @@ def sc_mim(
     views = [
         torch.segment_reduce(view, "mean", lengths=lengths, unsafe=True) for view in (single, cross)
     ]
-    pooled = torch.cat(views, 1)[torch.cat([rows for _, rows in pairs])]  # [n, 2H]
+    rows = torch.cat([rows for _, rows in pairs])
+    pooled = torch.cat(views, 1).index_select(0, rows)  # [n, 2H]
     by_domain = gather(pooled) if gather else pooled.split([len(rows) for _, rows in pairs])
     losses, bounds, critic = [], [], critics.unbind(0)
     for (domain, _), users in zip(pairs, by_domain, strict=True):

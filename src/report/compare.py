@@ -25,7 +25,7 @@ from src.report.seed_groups import (
     titles_line,
     withheld,
 )
-from src.report.table_files import markdown, write_tables
+from src.report.table_files import check_tables, markdown, write_tables
 from src.report.training_ends import withheld_lines
 from src.statistics import comparison
 from src.statistics.holm import holm
@@ -91,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print one table per pair; with --out, write them and every value. Raises UserError."""
+    check_tables(arguments.out)
     first, *others = read_rankers(arguments.runs)
     if not others:
         raise UserError(

@@ -20,7 +20,7 @@ from src.report.seed_groups import (
     group_seeds,
     titles_line,
 )
-from src.report.table_files import markdown, write_tables
+from src.report.table_files import check_tables, markdown, write_tables
 
 CANDIDATES = {
     "full": "all items of the domain",
@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises UserError for runs that cannot be shown side by side.
     """
+    check_tables(arguments.out)
     runs = read_runs(arguments.runs)
     check_distinct_names(runs)
     check_same_data(runs)

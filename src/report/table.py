@@ -10,7 +10,7 @@ from src.io.errors import UserError
 from src.report.finished_runs import Run, read_runs
 from src.report.formatting import number
 from src.report.seed_groups import check_distinct_names, check_same_data, group_seeds
-from src.report.table_files import markdown, write_tables
+from src.report.table_files import check_tables, markdown, write_tables
 
 COLUMNS = [
     "run", "model", "mode", "loss", "seed", "path", "split", "protocol", "domain", "metric",
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table; with --out, write it and every value of the runs. Raises UserError."""
+    check_tables(arguments.out)
     runs = read_runs(arguments.runs)
     check_distinct_names(runs)
     check_same_data(runs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.io.errors import UserError, plain
-from src.io.files import write_atomically
+from src.io.files import check_output, write_atomically
 
 
 def markdown(head: list[str], rows: list[list[str]], left: int) -> str:
@@ -23,6 +23,19 @@ def markdown_row(cells: Iterable[Any]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
+def check_tables(out: Path | None) -> None:
+    """UserError, before any work, where `write_tables` could not write OUT's files."""
+    if out:
+        for path in _table_paths(out):
+            check_output(path, "--out")
+
+
+def _table_paths(out: Path) -> list[Path]:
+    """OUT.csv and OUT.md; a suffix .csv or .md of OUT is dropped."""
+    stem = out.name.removesuffix(".csv").removesuffix(".md")
+    return [out.with_name(stem + suffix) for suffix in (".csv", ".md")]
+
+
 def write_tables(out: Path, columns: list[str], rows: list[tuple[Any, ...]], text: str) -> None:
     """Write OUT.csv with every row and OUT.md with the text, each atomically.
 
@@ -32,13 +45,12 @@ def write_tables(out: Path, columns: list[str], rows: list[tuple[Any, ...]], tex
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    stem = out.name.removesuffix(".csv").removesuffix(".md")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write --out {out}: {error.strerror}") from None
-    for suffix, content in ((".csv", table.getvalue()), (".md", text)):
-        _write_text(out.with_name(stem + suffix), content)
+    for path, content in zip(_table_paths(out), (table.getvalue(), text), strict=True):
+        _write_text(path, content)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -56,6 +56,16 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (LAST, FORMER))
 
 
+def check_continuable(folder: Path, finished: bool) -> None:
+    """UserError where a model was trained in the folder but no checkpoint to continue from is left:
+    training would start again and replace it. A `finished` run had one in each of its folders."""
+    if not has_checkpoint(folder) and (finished or (folder / BEST).is_file()):
+        raise UserError(
+            f"{folder / LAST} is missing; no other checkpoint to continue from, rerun with "
+            "--overwrite, or give another --run_name"
+        )
+
+
 class Unusable(UserError):
     """A checkpoint that is damaged, or of another run."""
 

@@ -140,6 +140,8 @@ def write_scores(
 ) -> None:
     """Write ranks.parquet, targets.parquet, serving.json, the data card and items.parquet (the ids
     of the item table's rows); results.json last, because it marks the run as finished."""
+    for line in lone_targets(splits):
+        print(line, flush=True)
     path, ranks = folder / "results.json", folder / "ranks.parquet"
     results = _kept_results(folder) if keep else {}
     tables, facts = [], []
@@ -163,6 +165,24 @@ def write_scores(
     ids = dataset.folder / "items.parquet"
     write_atomically(folder / ids.name, lambda temporary: shutil.copyfile(ids, temporary))
     write_json(path, results)
+
+
+def lone_targets(splits: list[SplitScores]) -> Iterator[str]:
+    """A line for each split about its targets that are their only candidate, by protocol: every
+    model ranks them first, and they count as hits."""
+    counts: dict[str, dict[str, int]] = {}
+    for split in splits:
+        path_scores = next(iter(split.scores.values()))  # every path has the same candidates
+        for protocol, ranks in path_scores.ranks.items():
+            if count := int((ranks.candidates == 1).sum()):
+                counts.setdefault(split.targets.split, {})[protocol] = count
+    totals = {split.targets.split: len(split.targets.events) for split in splits}
+    for name, by_protocol in counts.items():
+        protocols = ", ".join(f"{protocol} {count:,}" for protocol, count in by_protocol.items())
+        yield (
+            f"{name} targets without another candidate, of {totals[name]:,} (every model ranks "
+            f"them first): {protocols}"
+        )
 
 
 def _kept_results(folder: Path) -> dict:

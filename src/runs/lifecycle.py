@@ -16,10 +16,17 @@ from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.evaluation.targets import check_macro
 from src.io.errors import UserError
-from src.io.files import TEMPORARY, write_json
+from src.io.files import TEMPORARY, check_output, write_json
 from src.io.locking import hold_lock
 from src.io.paths import ROOT
-from src.runs.checkpoints import FAULT, FORMER, LAST, has_checkpoint, newest_checkpoint
+from src.runs.checkpoints import (
+    FAULT,
+    FORMER,
+    LAST,
+    check_continuable,
+    has_checkpoint,
+    newest_checkpoint,
+)
 from src.runs.models import count_parameters, model_parts
 from src.runs.records import environment, read_environment
 from src.runs.warm_start import (
@@ -56,6 +63,7 @@ def lock_run(folder: Path, held: ExitStack) -> None:
     the end of `held`, because the command was refused, is removed.
     """
     refusal = f"another command is working in {folder}; wait for it, or give another --run_name"
+    check_output(folder, "--runs_dir", folder=True)
     try:
         held.enter_context(hold_lock(folder, refusal))
         folder.mkdir(exist_ok=True)
@@ -84,9 +92,8 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     replaced = settings.overwrite and (folder / "config.json").is_file()
     if not replaced and find_run(settings, folder, dataset.card["sha256"]):
         return True
-    for part, part_folder in model_parts(settings, dataset, folder):  # before anything is changed
-        if not replaced:
-            newest_checkpoint(part_folder, settings, part)
+    if not replaced:
+        _check_checkpoints(settings, dataset, folder)  # before anything is changed
     init_from = _init_from_record(settings, dataset, folder)
     if replaced:
         _empty(folder)
@@ -98,6 +105,23 @@ def open_run(settings: Settings, folder: Path, process: Process, dataset: Datase
     write_json(folder / "environment.json", record)
     write_json(folder / "config.json", as_json(saved))
     return False
+
+
+def _check_checkpoints(settings: Settings, dataset: Dataset, folder: Path) -> None:
+    """UserError where a run cannot be continued from its checkpoints; a line where it has none yet.
+
+    A run whose replacement was killed may have lost any of them and is trained again.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    finished, emptied = (folder / "results.json").is_file(), run_settings(folder).overwrite
+    parts = model_parts(settings, dataset, folder)
+    for part, part_folder in parts:
+        newest_checkpoint(part_folder, settings, part)
+        if not emptied:
+            check_continuable(part_folder, finished)
+    if not any(has_checkpoint(part_folder) for _, part_folder in parts):
+        print(f"{folder} has no checkpoint yet: training from the start", flush=True)
 
 
 def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
@@ -198,8 +222,12 @@ def _init_from_record(settings: Settings, dataset: Dataset, folder: Path) -> dic
 
 def _empty(folder: Path) -> None:
     """Remove the content of a run folder: results and checkpoints first, settings last, so that
-    after a kill in between the folder is an unfinished run with its settings."""
-    order = {"results.json": 0, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
+    after a kill in between the folder is an unfinished run with its settings, marked as one whose
+    checkpoints were being removed."""
+    with suppress(UserError):  # a damaged config.json
+        marked = dataclasses.replace(run_settings(folder), overwrite=True)
+        write_json(folder / "config.json", as_json(marked))
+    order = {"results.json": -1, LAST: 0, FORMER: 0, "environment.json": 2, "config.json": 3}
     files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     for path in sorted(files, key=lambda path: order.get(path.name, 1)):
         path.unlink()

@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+import main
+from src.dataset.store import folder
 from tests.support.command_runs import ROOT, command, contents, failing, flags, make_data, train
 
 
@@ -123,6 +125,24 @@ def test_a_dataset_that_is_missing(runs, tmp_path, capsys):
     line = failing(capsys, runs, lambda: train(tmp_path / "none", runs, "run"))
     assert f"{tmp_path / 'none'} is not a dataset folder" in line
     assert "make_dataset.py" in line
+
+
+def test_a_variant_that_is_missing_names_those_that_exist(
+    data, runs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(folder, "ROOT", tmp_path)
+    names = ("202310", "202312", "202312-small", "202312-core-5")
+    for name in names:
+        shutil.copytree(data, folder.dataset_folder(tmp_path, "shop", name))
+    words = ["--data_name=shop", "--strd_ym=202312", "--variant=smal", f"--runs_dir={runs}"]
+    line = failing(capsys, runs, lambda: main.main(words))
+    assert "shop/202312-smal is not a dataset folder (no data_card.json); of shop there are" in line
+    assert (
+        "--strd_ym 202310, --strd_ym 202312, --strd_ym 202312 --variant core-5, "
+        "--strd_ym 202312 --variant small; give one of these, or run make_dataset.py\n"
+    ) in line
+    line = failing(capsys, runs, lambda: main.main(["--data_name=shops", *words[1:]]))
+    assert line.endswith("is not a dataset folder (no data_card.json); run make_dataset.py\n")
 
 
 def test_a_dataset_of_another_version(data, runs, tmp_path, capsys):

@@ -190,6 +190,34 @@ def test_users_and_domains_can_be_chosen(folders):
         assert [item for item, _ in actual[key]] == [item for item, _ in whole[key]]
 
 
+def test_users_of_a_file_and_of_flags_add_up(folders, tmp_path):
+    folder, ids = folders["syncrec"], tmp_path / "ids.txt"
+    ids.write_bytes(b"\xef\xbb\xbfg00007\r\n\r\ng00002\n")
+    words = ["--run", str(folder), f"--users_file={ids}", "--users=g00004", "--users", "g00002"]
+    recommend.main([*words, "--k=1", "--device=cpu", f"--out={tmp_path / 'top.csv'}"])
+    users = pyarrow.csv.read_csv(tmp_path / "top.csv")["user_id"].to_pylist()
+    assert sorted(set(users)) == ["g00002", "g00004", "g00007"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"\n\n", "holds no id"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"g00001\nnobody\n-x\n", "nobody (and 1 more) is not among the users of"),
+    ],
+)
+def test_a_file_of_users_that_cannot_be_followed(folders, tmp_path, capsys, content, said):
+    folder, ids = folders["sdsr_separate"], tmp_path / "ids.txt"
+    if content is not None:
+        ids.write_bytes(content)
+    words = ["--run", str(folder), f"--users_file={ids}"]
+    line = failing(capsys, folder, lambda: recommend.main(words))
+    assert f"--users_file {ids}" in line
+    assert said in line
+
+
 @pytest.mark.nightly
 def test_the_command_writes_csv_from_anywhere(folders, tmp_path):
     words = ["--run", folders["syncrec"], "--k=3", "--out=top.csv"]
@@ -214,6 +242,8 @@ def test_the_command_writes_csv_from_anywhere(folders, tmp_path):
         (["--k", "0"], ["--k must be at least 1"]),
         (["--out", "top.txt"], ["--out top.txt", ".parquet or .csv"]),
         (["--out", "nowhere/top.csv"], ["nowhere does not exist"]),
+        (["--out", "/proc/top.csv"], ["--out /proc/top.csv cannot be written"]),
+        (["--users", "-x"], ["--users: -x"]),
         (["--run", "nowhere"], ["--run nowhere holds no run"]),
         (["--run", ""], ["--run is required"]),
         (["--device", "tpu"], ["--device tpu"]),

@@ -37,12 +37,21 @@ def test_the_best_items_are_those_of_sorting(items, k, side):
     assert (values == np.take_along_axis(scores.numpy(), order, axis=1)).all()
 
 
-def test_equal_scores_fill_the_list_with_items_of_that_score(side):
-    scores = torch.randint(0, 3, (19, 67), generator=torch.manual_seed(0)).float()
-    values, columns = top(scores, 30)
-    assert (values == -np.sort(-scores.numpy(), axis=1)[:, :30]).all()
-    assert (np.take_along_axis(scores.numpy(), columns, axis=1) == values).all()
-    assert all(len(set(row)) == 30 for row in columns.tolist())
+@pytest.mark.parametrize("k", [1, 10, 30, 66, 67, 100])
+@pytest.mark.parametrize("levels", [1, 2, 3, 20])
+def test_of_equal_scores_the_lower_item_comes_first(levels, k, side):
+    scores = torch.randint(0, levels, (19, 67), generator=torch.manual_seed(0)).float()
+    values, columns = top(scores, k)
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :k]
+    assert columns.tolist() == order.tolist()
+    assert (values == np.take_along_axis(scores.numpy(), order, axis=1)).all()
+
+
+def test_of_equal_scores_the_lower_item_that_is_not_barred_comes_first(side):
+    scores = torch.zeros(2, 67)
+    barred = (torch.tensor([0, 0, 0, 1]), torch.tensor([0, 2, 66, 1]))
+    _, columns = top(scores, 4, barred)
+    assert columns.tolist() == [[1, 3, 4, 5], [0, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("items", [3, 41, 67])
@@ -108,7 +117,7 @@ def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
         own = slice(dataset.item_starts[domain], dataset.item_starts[domain + 1])
         listed = popular[own]
         assert listed.sum() == count * min(10, len(listed))
-        always = trained[own] > np.sort(trained[own])[::-1][: 10 + 1][-1]
+        always = np.argsort(-trained[own], kind="stable")[:10]
         assert (listed[always] == count).all()
     assert (
         score_paths(ensemble, model.settings, plan, Process(CPU), {}, lists=False)["cross"].lists

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from src.config.cli import config_defaults
-from src.config.settings import Settings
+from src.config.settings import Settings, names_in, settings_class
 from src.dataset.batching.batch import Batch
 from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import Windows, newest_events
@@ -93,7 +93,8 @@ def paper_settings(**changes: Any) -> Settings:
     """configs/paper.json, with the gate of a token each (that of a whole sequence sees later
     positions) and `changes`."""
     paper = config_defaults(Settings, ROOT / "configs" / "paper.json")
-    return Settings(**(paper | {"gate": "token"} | changes))
+    values = paper | {"gate": "token"} | changes
+    return settings_class(*names_in(values))(**values)
 
 
 @dataclasses.dataclass

@@ -134,13 +134,16 @@ def _split_lines(card: dict) -> list[str]:
         cuts = f" (validation from {split['valid_from']}, test from {split['test_from']})"
     lines = [
         f"split {split['protocol']}{cuts}: {split['valid_events']:,} validation and "
-        f"{split['test_events']:,} test targets, {split['cold_test_items']:,} cold test items"
+        f"{split['test_events']:,} test targets"
     ]
     if "cold_test_targets" in split:
         lines.append(
-            f"test targets without a training event: {split['cold_test_targets']:,} of their item, "
-            f"{split['cold_test_users']:,} of their user"
+            f"cold test targets: {split['cold_test_targets']:,} choose one of "
+            f"{split['cold_test_items']:,} items without a training event, "
+            f"{split['cold_test_users']:,} belong to users without one"
         )
+    else:
+        lines.append(f"test targets choose {split['cold_test_items']:,} items that training lacks")
     lines += [
         f"test targets {text}: {_events(audit[key])}"
         for key, text in TARGET_AUDIT.items()

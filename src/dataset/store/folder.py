@@ -21,6 +21,7 @@ from src.io.paths import ROOT
 
 FORMAT = 1  # raised when an older reader would misread the folder
 TRAIN, VALID, TEST = 0, 1, 2  # values of `split`
+CARD = "data_card.json"
 ARRAYS = {"items": "int32", "domains": "int16", "times": "int64", "split": "int8"}
 CHUNK = 2_000_000  # events processed at once, which bounds temporary memory to some tens of MB
 
@@ -132,7 +133,22 @@ def open_named(settings: DataSettings) -> "Dataset":
     if settings.data_dir:
         return open_dataset(Path(settings.data_dir))
     folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+    if not (folder / CARD).is_file():
+        raise UserError(f"{folder} is not a dataset folder (no {CARD}); {_other_datasets(folder)}")
     return open_dataset(folder)
+
+
+def _other_datasets(folder: Path) -> str:
+    """What to do where a named dataset is missing: the flags of those that exist."""
+    data_name, making = folder.parent.name, "run make_dataset.py"
+    others = sorted(path.parent.name for path in folder.parent.glob(f"*/{CARD}"))
+    if not others:
+        return making
+    flags = []
+    for name in others:
+        month, _, variant = name.partition("-")
+        flags.append(f"--strd_ym {month}" + (f" --variant {variant}" if variant else ""))
+    return f"of {data_name} there are {', '.join(flags)}; give one of these, or {making}"
 
 
 def user_chunks(offsets: np.ndarray, size: int = CHUNK) -> Iterator[slice]:
@@ -268,11 +284,9 @@ def _check_lengths(dataset: Dataset) -> None:
 
 def read_card(folder: Path) -> dict:
     """The data card of a dataset folder, validated."""
-    path = folder / "data_card.json"
+    path = folder / CARD
     if not path.is_file():
-        raise UserError(
-            f"{folder} is not a dataset folder (no data_card.json); run make_dataset.py"
-        )
+        raise UserError(f"{folder} is not a dataset folder (no {CARD}); run make_dataset.py")
     remedy = "make the dataset again"
     card = read_json(path, "the data card", {"format": Count()}, remedy)
     if card["format"] != FORMAT:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from src.io.errors import UserError
+from src.io.files import check_output
 
 PAGE = "report.html"
 ENTRIES = {PAGE, "figures", "tables"}
@@ -16,6 +17,8 @@ def check_replaceable(out: Path) -> None:
     """UserError unless `out` does not exist, is an empty folder, or holds only a report."""
     if Path.cwd().is_relative_to(out.resolve()):
         raise UserError(f"--out {out} contains the current folder; give a folder of its own")
+    if not out.exists():
+        check_output(out, "--out", folder=True)
     if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _is_report(out))):
         return
     raise UserError(f"--out {out} exists and is not a report; give another path, or move it away")

@@ -1,0 +1,99 @@
+"""Where a command writes is checked before its work, and the refusal says what is in the way."""
+
+import pytest
+
+import main
+import make_dataset
+import recommend
+import report
+from src.io.errors import UserError
+from src.report import finished_runs
+from tests.support.command_runs import TINY, failing, make_data, make_log, train
+from tests.support.report_commands import refusal
+
+NAMES = ("--data_name=t", "--strd_ym=202312")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return train(data, tmp_path_factory.mktemp("runs"), "run", "--protocol=full")
+
+
+@pytest.fixture
+def places(tmp_path) -> dict[str, tuple[str, str]]:
+    """{what is wrong: (path that cannot be written, part of the message)}."""
+    (tmp_path / "file").write_text("text")
+    return {
+        "below a file": (f"{tmp_path}/file/out", f"{tmp_path}/file is not a folder"),
+        "no permission": ("/proc/out", "/proc"),
+    }
+
+
+class WorkBegan(Exception):
+    """Raised in place of the work."""
+
+
+def work(*_, **__):
+    raise WorkBegan
+
+
+@pytest.mark.parametrize("wrong", ["below a file", "no permission"])
+@pytest.mark.parametrize("command", ["table", "compare", "protocols", "transfer"])
+def test_report_refuses_before_it_reads_a_run(monkeypatch, run, places, wrong, command):
+    path, said = places[wrong]
+    monkeypatch.setattr(finished_runs, "_read_run", work)
+    monkeypatch.setattr("sys.argv", ["report.py", command, str(run), str(run), "--out", path])
+    with pytest.raises(UserError, match=said):
+        report.main()
+
+
+@pytest.mark.parametrize("command", ["table", "compare", "protocols"])
+def test_report_refuses_a_folder_that_has_the_name_of_its_table(
+    monkeypatch, capsys, run, tmp_path, command
+):
+    (tmp_path / "out.csv").mkdir()
+    words = (command, run, run, "--out", tmp_path / "out")
+    line = refusal(monkeypatch, capsys, tmp_path, *words)
+    assert "out.csv is a folder; give the name of a file" in line
+
+
+@pytest.mark.parametrize("wrong", ["below a file", "no permission"])
+def test_make_dataset_refuses_before_it_reads_the_log(monkeypatch, tmp_path, places, wrong):
+    path, said = places[wrong]
+    monkeypatch.setattr(make_dataset, "find_log", work)
+    words = [*NAMES, f"--raw_dir={make_log(tmp_path / 'raw')}", f"--out_dir={path}"]
+    with pytest.raises(UserError, match=said):
+        make_dataset.main(words)
+
+
+def test_make_dataset_refuses_a_foreign_folder_before_it_reads_the_log(monkeypatch, tmp_path):
+    monkeypatch.setattr(make_dataset, "find_log", work)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("text")
+    with pytest.raises(UserError, match="exists and is not a dataset folder"):
+        make_dataset.main([*NAMES, f"--out_dir={tmp_path / 'out'}"])
+
+
+@pytest.mark.parametrize("wrong", ["below a file", "no permission"])
+def test_main_refuses_before_it_trains(monkeypatch, capsys, data, tmp_path, places, wrong):
+    path, said = places[wrong]
+    monkeypatch.setattr(main, "train", work)
+    words = [f"--data_dir={data}", f"--runs_dir={path}", *TINY]
+    line = failing(capsys, tmp_path, lambda: main.main(words))
+    assert f"--runs_dir {path}/tiny/" in line
+    assert said in line
+
+
+@pytest.mark.parametrize("wrong", ["below a file", "no permission", "a folder"])
+def test_recommend_refuses_before_it_opens_the_run(monkeypatch, run, tmp_path, places, wrong):
+    (tmp_path / "top.csv").mkdir()
+    path, said = places.get(wrong, (str(tmp_path), "top.csv is a folder"))
+    said = "file/out does not exist" if wrong == "below a file" else said
+    monkeypatch.setattr(recommend, "open_trained", work)
+    with pytest.raises(UserError, match=said):
+        recommend.main([f"--run={run}", f"--out={path}/top.csv"])

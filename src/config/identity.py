@@ -29,7 +29,7 @@ ROLES = {
     **{field.name: Role.LOCATION for field in dataclasses.fields(DataSettings)},
     **{field.name: Role.RUN for field in dataclasses.fields(RunSettings)},
     **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
-    **dict.fromkeys(("max_epochs", "min_steps", "patience_steps"), Role.GROWS),
+    **dict.fromkeys(("max_epochs", "min_steps", "patience_steps", "patience_epochs"), Role.GROWS),
     **dict.fromkeys(
         ("sampled_negatives", "candidate_seed", "ties", "min_domain_targets"), Role.SCORING
     ),

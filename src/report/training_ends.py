@@ -26,6 +26,7 @@ BUDGET = {
     "lr": "learning rate",
     "lr_schedule": "schedule",
     "warmup_steps": "warm-up steps",
+    "warmup_epochs": "warm-up epochs",
     "patience_steps": "patience in steps",
     "patience_epochs": "patience in epochs",
     "batch_size": "batch",

@@ -1,9 +1,10 @@
-"""The learning rate: warm-up in steps or in epochs, then constant or linear to 0."""
+"""The learning rate, with warm-up in steps or in epochs, and the patience, in both too."""
 
 import pytest
 
 from src.config.settings import Settings
 from src.training.optimizer import lr_share
+from src.training.progress import Progress
 
 STEPS = 8  # per epoch
 
@@ -24,3 +25,20 @@ STEPS = 8  # per epoch
 def test_the_share_of_the_learning_rate(settings, shares):
     actual = {step: lr_share(step, Settings(**settings), STEPS) for step in shares}
     assert actual == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    ("settings", "best_step", "finished"),
+    [
+        ({"patience_steps": 16}, 16, True),
+        ({"patience_steps": 17}, 16, False),
+        ({"patience_steps": 16, "patience_epochs": 3}, 16, False),
+        ({"patience_steps": 1000, "patience_epochs": 2}, 16, True),
+        ({"patience_epochs": 2}, 24, False),
+        ({"patience_epochs": 2, "min_steps": 33}, 16, False),
+        ({"patience_epochs": 2, "max_epochs": 4}, 32, True),
+    ],
+)
+def test_patience_in_epochs_replaces_that_in_steps(settings, best_step, finished):
+    progress = Progress(epoch=4, step=4 * STEPS, best=0.1, best_step=best_step)
+    assert progress.finished(Settings(**settings)) == finished

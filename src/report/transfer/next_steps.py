@@ -83,13 +83,16 @@ def _longer_training(data: DataSet) -> list[Step]:
         if any(one.end.at_limit for one in broken):
             flags.append(f"--max_epochs {LONGER * run.config['max_epochs']}")
         if not all(one.end.at_limit for one in broken):
-            flags.append(f"--patience_steps {LONGER * run.config['patience_steps']}")
+            unit = "patience_epochs" if run.config.get("patience_epochs") else "patience_steps"
+            flags.append(f"--{unit} {LONGER * run.config[unit]}")
         other = []  # settings that make it another run
         if run.config["lr_schedule"] != CONSTANT:
             other.append(f"--lr_schedule {CONSTANT}")
         if any(one.end.warmed_too_long for one in broken):
             fewest = min(one.end.steps for one in group.ends)
             other.append(f"--warmup_steps {LONGER * fewest // 10}")
+            if run.config.get("warmup_epochs"):
+                other.append("--warmup_epochs 0")
         name = f"--run_name {shlex.quote(f'{_stem(run)}-longer-seed{run.seed}')}"
         again = name if other else "--resume"
         seeds = ", each seed" if len(group.runs) > 1 else ""

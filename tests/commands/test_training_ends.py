@@ -220,6 +220,13 @@ def test_count_models_need_no_training(runs, tmp_path, monkeypatch, capsys):
     assert set(rows.withheld) == {""} and "Unequal" not in text
 
 
+def test_the_table_names_the_models_that_were_not_trained_to_the_end(runs, monkeypatch, capsys):
+    text = run_report(monkeypatch, capsys, "table", runs["joined"], runs["short"], runs["rising"])
+    assert f"\nNot trained to the end: short in B: {RISE[:30]}" in text
+    assert f"; rising: {RISE}" in text and "joined:" not in text
+    assert "Not trained" not in run_report(monkeypatch, capsys, "table", runs["joined"])
+
+
 def test_unequal_budgets_are_named_in_one_line(tmp_path, monkeypatch, capsys):
     first = write_run(tmp_path / "a", LOG, max_epochs=4, lr_schedule="linear", patience_steps=9999)
     second = write_run(tmp_path / "b", LOG, mode="cdsr", steps=2000, lr=0.01)

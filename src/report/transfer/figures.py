@@ -147,7 +147,7 @@ def groups_figure(data: DataSet, levels: pd.DataFrame, names: list[str], metric:
     rows = levels.assign(mark=levels.ranker)
     return dot_plot(
         rows, "group", names, ranker_marks(data),
-        f"{metric.upper()}, 95 % interval (hollow: fewer than {FEW} targets)",
+        f"{metric.upper()}, 95 % interval\n(hollow: fewer than {FEW} targets)",
         hollow=rows.n < FEW,
     )  # fmt: skip
 
@@ -178,7 +178,10 @@ def beyond_figure(data: DataSet, beyond: pd.DataFrame) -> Figure:
             )  # fmt: skip
         if metric == "popularity@10":
             axis.axvline(1, color=style.BLACK, linewidth=0.8)
-        axis.set_yticks(range(len(domains)), list(style.distinct(domains, _label).values()))
+        texts = style.distinct(
+            ["mean" if name == "macro" else name for name in domains], style.short
+        )
+        axis.set_yticks(range(len(domains)), list(texts.values()))
         axis.set(xlabel=text, ylim=(len(domains) - 0.5, -0.5))
     style.legend(figure, axes[0, 0])
     return figure

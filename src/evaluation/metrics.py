@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import digamma
 
 CUTOFFS = (1, 5, 10, 20)
-METRICS = (*(f"hr@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS), "mrr")
+METRICS = (*(f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in CUTOFFS), "mrr")
 TIES = ("expected", "pessimistic")
 
 Array = np.ndarray
@@ -35,14 +35,14 @@ def target_metrics(better: Array, tied: Array, ties: str = "expected") -> dict[s
     elif ties == "optimistic":
         tied = np.ones_like(tied)
     worst = better + tied
-    gains = 1.0 / np.log2(np.arange(2, max(CUTOFFS) + 2))
-    cumulated = np.concatenate([[0.0], np.cumsum(gains)])  # the gain of all ranks up to k
+    ranks = np.arange(1, max(CUTOFFS) + 1)
+    gains = {"hr": 1 + 0 * ranks, "ndcg": 1.0 / np.log2(ranks + 1), "mrr": 1.0 / ranks}
     metrics = {}
-    for k in CUTOFFS:
-        metrics[f"hr@{k}"] = (np.minimum(k, worst) - np.minimum(k, better)) / tied
-    for k in CUTOFFS:
-        within = cumulated[np.minimum(k, worst)] - cumulated[np.minimum(k, better)]
-        metrics[f"ndcg@{k}"] = within / tied
+    for name, gain in gains.items():
+        cumulated = np.concatenate([[0], np.cumsum(gain)])  # the gain of all ranks up to k
+        for k in CUTOFFS:
+            within = cumulated[np.minimum(k, worst)] - cumulated[np.minimum(k, better)]
+            metrics[f"{name}@{k}"] = within / tied
     # the mean of 1 / rank over b + 1 … b + m is a difference of harmonic numbers
     metrics["mrr"] = (digamma(worst + 1) - digamma(better + 1)) / tied
     return metrics
@@ -61,14 +61,14 @@ def summarise(
     better, tied and domains [n]. `n` stands beside each mean. A domain without a target, or with
     fewer than `least`, is left out of the macro mean; the first has n = 0 and no metrics.
     """
-    by_target = target_metrics(better, tied, ties)
-    domains = np.asarray(domains)
-    summary: dict[str, dict[str, float]] = {}
-    for number, name in enumerate(domain_names):
-        rows = domains == number
-        summary[name] = _means(by_target, rows)
+    by_target = np.stack([*target_metrics(better, tied, ties).values()])  # [metrics, n]
+    order = np.argsort(np.asarray(domains), kind="stable")
+    ordered, numbers = by_target[:, order], np.arange(len(domain_names))
+    ends = np.searchsorted(np.asarray(domains)[order], numbers, side="right")
+    parts = np.split(ordered, ends[:-1], axis=1)
+    summary = {name: _means(part) for name, part in zip(domain_names, parts, strict=True)}
     present = [means for means in summary.values() if means["n"] >= max(1, least)]
-    users = _means(by_target, np.ones(len(domains), dtype=bool))
+    users = _means(by_target)
     macro: dict[str, float] = {}
     if present:
         macro = {name: float(np.mean([means[name] for means in present])) for name in METRICS}
@@ -76,8 +76,9 @@ def summarise(
     return summary | {"macro": macro, "users": users}
 
 
-def _means(by_target: dict[str, Array], rows: Array) -> dict[str, float]:
-    count = int(rows.sum())
+def _means(values: Array) -> dict[str, float]:
+    """The mean of each metric [metrics, n], and n."""
+    count = values.shape[1]
     if count == 0:
         return {"n": 0}
-    return {name: float(values[rows].mean()) for name, values in by_target.items()} | {"n": count}
+    return dict(zip(METRICS, values.mean(1).tolist(), strict=True)) | {"n": count}

@@ -133,6 +133,15 @@ class Run:
         paths = self.protocol_scores(split, protocol)
         return _entry(paths, path, f"run {self.name} has no path")
 
+    def check_metric(self, metric: str) -> None:
+        """UserError where the run was scored before there was this metric."""
+        for path, means in self.protocol_scores("test", "full").items():
+            if means["users"]["n"] and metric not in means["users"]:
+                raise UserError(
+                    f"run {self.name} has no {metric} of path {path}: it was scored by an earlier "
+                    "version; score it again with main.py --evaluate, or give another --metric"
+                )
+
     def values(
         self, split: str, protocol: str, path: str, metric: str, ties: str | None = None
     ) -> pd.DataFrame:

@@ -28,6 +28,17 @@ BY_HAND = [
     (3, 4, "hr@5", 2 / 4),  # ranks 4, 5, 6, 7
     (3, 4, "ndcg@5", (1 / LOG5 + 1 / LOG6) / 4),
     (3, 4, "mrr", (1 / 4 + 1 / 5 + 1 / 6 + 1 / 7) / 4),
+    (0, 1, "mrr@1", 1),
+    (1, 1, "mrr@1", 0),
+    (0, 3, "mrr@1", 1 / 3),
+    (4, 1, "mrr@5", 1 / 5),
+    (5, 1, "mrr@5", 0),
+    (3, 4, "mrr@5", (1 / 4 + 1 / 5) / 4),  # ranks 4 and 5 of 4, 5, 6, 7
+    (3, 4, "mrr@10", (1 / 4 + 1 / 5 + 1 / 6 + 1 / 7) / 4),
+    (9, 2, "mrr@10", 1 / 10 / 2),
+    (1, 40, "mrr@10", sum(1 / rank for rank in range(2, 11)) / 40),
+    (19, 2, "mrr@20", 1 / 20 / 2),
+    (20, 7, "mrr@20", 0),
     (20, 7, "hr@20", 0),
     (19, 2, "hr@20", 1 / 2),
 ]
@@ -45,7 +56,7 @@ def metric_of_rank(metric: str, rank: int) -> float:
         return 1 / rank
     name, k = metric.split("@")
     hit = rank <= int(k)
-    return float(hit) if name == "hr" else hit / math.log2(rank + 1)
+    return float(hit) if name == "hr" else hit / (rank if name == "mrr" else math.log2(rank + 1))
 
 
 @pytest.mark.parametrize("size", range(1, 6))

@@ -12,6 +12,7 @@ NAMES = {"mrr": ("recip_rank",)}  # ours: theirs, all of which it must equal
 for k in CUTOFFS:
     NAMES[f"hr@{k}"] = (f"success_{k}", f"recall_{k}")  # the same with one relevant item
     NAMES[f"ndcg@{k}"] = (f"ndcg_cut_{k}",)
+    NAMES[f"mrr@{k}"] = (f"recip_rank_{k}",)
 
 
 def theirs(scores: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -25,7 +26,9 @@ def theirs(scores: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
     wanted = {f"success.{cuts}", f"recall.{cuts}", f"ndcg_cut.{cuts}", "recip_rank"}
     found = pytrec_eval.RelevanceEvaluator(relevant, wanted).evaluate(run)
     rows = [found[f"q{row}"] for row in range(len(targets))]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    metrics = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    whole = metrics["recip_rank"]  # it has no cut-off: 0 where the success at k is 0
+    return metrics | {f"recip_rank_{k}": whole * metrics[f"success_{k}"] for k in CUTOFFS}
 
 
 @pytest.mark.parametrize("items", [1, 2, 7, 30, 300])

@@ -246,3 +246,37 @@ def test_the_context_is_what_tells_inputs_apart():
     assert isinstance(model.settings, Settings)
     actual = encoded(model, dataset, "cross", "paired", np.arange(len(USERS)))
     assert torch.equal(actual[0], actual[1]) and not torch.allclose(actual[0], actual[11])
+
+
+class Calls:
+    """A scorer that counts how often it is asked for a domain's scores."""
+
+    def __init__(self, item_counts):
+        self.item_counts, self.calls = item_counts, 0
+
+    def scores(self, rows, domain):
+        self.calls += 1
+        generator = np.random.default_rng([domain])
+        vectors = torch.from_numpy(generator.integers(0, 99, (self.item_counts[domain], 3)))
+        weights = torch.from_numpy(np.stack([rows % 7, rows % 5, rows % 3], 1))
+        return lambda columns: (weights @ vectors[columns].T).double()
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((20,) * 40, 80), ((600, 30, 20, 20, 20), 10)])
+def test_the_scorings_grow_with_the_domains_not_with_their_square(sizes, most):
+    """Forty domains of two targets: each is scored for its own targets and for all others."""
+    count, rng = 80, np.random.default_rng(0)
+    domains = np.arange(count) % len(sizes)
+    columns = rng.integers(0, 20, count)
+    dataset, targets = split(sizes, columns, domains)
+    plan, rows = Plan(dataset, targets, ("full", "full_all"), {}), np.arange(count)
+    scorer = Calls(sizes)
+    ranks = rank_targets(scorer, plan, rows, list(plan.blocks(rows)))
+    assert scorer.calls <= most
+    for row in rows:  # as if each target were ranked alone
+        every = [scorer.scores(rows[[row]], d)(slice(None))[0] for d in range(len(sizes))]
+        own = every[domains[row]][columns[row]]
+        for name, scores in (("full", every[domains[row]]), ("full_all", torch.cat(every))):
+            assert ranks[name].better[row] == (scores > own).sum()
+            assert ranks[name].tied[row] == (scores == own).sum()
+            assert ranks[name].candidates[row] == len(scores)

@@ -38,7 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
     from src.report.transfer.sections import build
 
     check_replaceable(arguments.out)
-    document = build(data_sets(read_runs(arguments.runs)), arguments.metric)
+    runs = read_runs(arguments.runs)
+    for one in runs:
+        one.check_metric(arguments.metric)
+    document = build(data_sets(runs), arguments.metric)
     replace_folder(arguments.out, document.write)
     print(document.text())
     print(f"report: {arguments.out / PAGE}")

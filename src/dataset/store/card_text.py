@@ -138,9 +138,9 @@ def _split_lines(card: dict) -> list[str]:
     ]
     if "cold_test_targets" in split:
         lines.append(
-            f"cold test targets: {split['cold_test_targets']:,} choose one of "
-            f"{split['cold_test_items']:,} items without a training event, "
-            f"{split['cold_test_users']:,} belong to users without one"
+            f"cold test targets: {split['cold_test_targets']:,} whose item has no training event "
+            f"({split['cold_test_items']:,} items), {split['cold_test_users']:,} whose user has "
+            "none"
         )
     else:
         lines.append(f"test targets choose {split['cold_test_items']:,} items that training lacks")

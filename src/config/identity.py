@@ -29,7 +29,7 @@ ROLES = {
     **{field.name: Role.LOCATION for field in dataclasses.fields(DataSettings)},
     **{field.name: Role.RUN for field in dataclasses.fields(RunSettings)},
     **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
-    **dict.fromkeys(("max_epochs", "min_steps", "patience_steps"), Role.GROWS),
+    **dict.fromkeys(("max_epochs", "min_steps", "patience_steps", "patience_epochs"), Role.GROWS),
     **dict.fromkeys(("sampled_negatives", "candidate_seed", "ties"), Role.SCORING),
 }
 # What must agree for one run to start from the weights of another.
@@ -73,7 +73,8 @@ def architecture(settings: Any) -> dict[str, Any]:
 def difference(before: Any, now: Any, *, resume: bool) -> str | None:
     """The first setting that makes `now` another run than `before`; None for the same run.
 
-    With `resume` a run may grow, but not the number of epochs of a linear schedule.
+    With `resume` a run may grow, but not the number of epochs of a linear schedule, and a patience
+    in steps does not become one in epochs.
     """
     former, latter = identity(before), identity(now)
     for name, value in latter.items():
@@ -82,6 +83,7 @@ def difference(before: Any, now: Any, *, resume: bool) -> str | None:
     former = values_of(before, {Role.GROWS})
     for name, value in values_of(now, {Role.GROWS}).items():
         fixed = name == "max_epochs" and now.lr_schedule == "linear"
+        fixed = fixed or (name == "patience_epochs" and not former[name])
         grows = resume and not fixed and value > former[name]
         if value != former[name] and not grows:
             return name

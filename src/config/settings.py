@@ -185,6 +185,12 @@ class TrainingSettings:
     patience_steps: int = setting(
         720, "stop after this many steps without a better validation", group="training"
     )
+    patience_epochs: int = setting(
+        0,
+        "stop after this many epochs without a better validation, in place of --patience_steps; "
+        "0: --patience_steps decides",
+        group="training",
+    )
     init_from: str = setting(
         "",
         "start from the best weights of a finished run (its run folder); items and domains are "

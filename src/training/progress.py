@@ -22,10 +22,12 @@ class Progress:
             return False
         if self.epoch >= settings.max_epochs:
             return True
-        waited = self.step - self.best_step
-        return (
-            self.epoch > 0 and self.step >= settings.min_steps and waited >= settings.patience_steps
-        )
+        if not self.epoch or self.step < settings.min_steps:
+            return False
+        patience = settings.patience_steps
+        if settings.patience_epochs:  # every epoch has as many steps
+            patience = settings.patience_epochs * (self.step // self.epoch)
+        return self.step - self.best_step >= patience
 
     def note(self, value: float) -> bool:
         """Record the current validation metric; True when it is the best so far."""

@@ -12,6 +12,8 @@ them after the current step, with last.pt written. The connections of gloo and N
 by their environment variables and torchrun's flags.
 """
 
+import src.io.starting  # noqa: F401  # isort: skip
+
 import dataclasses
 import gc
 from contextlib import ExitStack

@@ -3,6 +3,8 @@
 python make_dataset.py --data_name amazon --strd_ym 202312
 """
 
+import src.io.starting  # noqa: F401  # isort: skip
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -5,6 +5,8 @@
 The context is all of a user's events in the log, including validation and test events.
 """
 
+import src.io.starting  # noqa: F401  # isort: skip
+
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

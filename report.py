@@ -8,6 +8,8 @@
 RUN is a run folder of main.py. `python report.py COMMAND --help` lists a command's flags.
 """
 
+import src.io.starting  # noqa: F401  # isort: skip
+
 import argparse
 
 from src.config.cli import OneLineParser

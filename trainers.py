@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from src.config.modes import PATHS
 from src.config.settings import Settings
@@ -39,6 +38,7 @@ from src.training.optimizer import clip_gradients, gradient_values, make_optimiz
 from src.training.processes import Process
 from src.training.progress import Progress
 from src.training.random_state import random_state
+from src.training.run_clock import RunClock, print_start
 from src.training.signals import Interrupted, StopSignals
 
 
@@ -55,10 +55,13 @@ class Trainer:
             grad_accum=settings.grad_accum, batch_by=settings.batch_by,
             context=settings.sdsr_context, share_mim_counts=settings.compares_views,
         )  # fmt: skip
+        lengths = self.loader.window_lengths()
         self.forecast = device_memory.forecast(
-            settings, count_parameters(settings, dataset), dataset.item_rows,
-            self.loader.window_lengths(), process.processes,
+            settings, count_parameters(settings, dataset), dataset.item_rows, lengths,
+            process.processes,
         )  # fmt: skip
+        self.clock = RunClock(settings, self.loader.steps_per_epoch)
+        self.sizes = len(lengths), int(lengths.sum())  # training users, their targets
         advice = device_memory.smaller_tables(settings)
         with device_memory.advise_when_full("making the model", advice):
             self.model = new_model(settings, dataset, process.device)
@@ -204,6 +207,8 @@ class Trainer:
             targets = split_targets(self.dataset, "valid")
             if self.process.leads and not self.progress.finished(self.settings):
                 device_memory.print_forecast(self.forecast, self.settings, self.process.device)
+                amounts = *self.sizes, len(targets.events), self.loader.steps_per_epoch
+                print_start(self.settings, self.process, *amounts)
             while not self.progress.finished(self.settings):
                 self._fit_epoch(tables, targets)
                 self._stop_if_asked()
@@ -237,7 +242,8 @@ class Trainer:
             if improved:
                 write_checkpoint(self.folder / BEST, state)
             write_checkpoint(self.folder / LAST, state)
-            print_epoch(self.progress, statistics, results, tables.names, settings)
+            pace = self.clock.pace(self.progress)
+            print_epoch(self.progress, statistics, results, tables.names, settings, pace)
             tables.show(self.progress, *rows)
 
         self.process.agree(write)
@@ -251,13 +257,7 @@ class Trainer:
         """The remaining steps of the epoch; last.pt is written before the validation."""
         self.model.train()
         every = self.settings.save_every_steps
-        with tqdm(
-            total=self.loader.steps_per_epoch,
-            initial=self.progress.position,
-            desc=f"epoch {self.progress.epoch + 1}",
-            disable=None if self.process.leads else True,
-            leave=False,
-        ) as bar:
+        with self.clock.bar(self.progress, self.process.leads) as bar:
             for step_batches in prefetch(self.steps()):
                 stop = self.train_step(step_batches)
                 bar.update()

@@ -79,7 +79,8 @@ def architecture(settings: Any) -> dict[str, Any]:
 def difference(before: Any, now: Any, *, resume: bool) -> str | None:
     """The first setting that makes `now` another run than `before`; None for the same run.
 
-    With `resume` a run may grow, but not the number of epochs of a linear schedule.
+    With `resume` a run may grow, but not the number of epochs of a linear schedule, and a patience
+    in steps does not become one in epochs.
     """
     former, latter = identity(before), identity(now)
     for name, value in latter.items():
@@ -88,6 +89,7 @@ def difference(before: Any, now: Any, *, resume: bool) -> str | None:
     former = values_of(before, {Role.GROWS})
     for name, value in values_of(now, {Role.GROWS}).items():
         fixed = name == "max_epochs" and now.lr_schedule == "linear"
+        fixed = fixed or (name == "patience_epochs" and not former[name])
         grows = resume and not fixed and value > former[name]
         if value != former[name] and not grows:
             return name

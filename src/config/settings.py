@@ -191,7 +191,10 @@ class TrainingSettings:
         720, "stop after this many steps without a better validation", group="training"
     )
     patience_epochs: int = setting(
-        0, "the same in epochs, in place of --patience_steps; 0: not given", group="training"
+        0,
+        "stop after this many epochs without a better validation, in place of --patience_steps; "
+        "0: --patience_steps decides",
+        group="training",
     )
     init_from: str = setting(
         "",

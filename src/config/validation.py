@@ -17,8 +17,8 @@ MOST_THREADS = 1024  # torch starts as many as requested
 # before anything of that size is allocated.
 WHOLE = {
     **dict.fromkeys(("batch_size", "grad_accum", "max_epochs", "eval_users"), (1, MOST)),
-    **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "patience_epochs"), (0, MOST)),
-    "save_every_steps": (0, MOST),
+    **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "save_every_steps"), (0, MOST)),
+    "patience_epochs": (0, MOST),
     **dict.fromkeys(("seed", "candidate_seed"), (0, MOST_SEED)),
     **dict.fromkeys(("hidden", "heads"), (1, 2**16)),
     **dict.fromkeys(("layers", "experts_cross"), (1, 1024)),

@@ -40,17 +40,17 @@ def check_output(path: Path, flag: str, *, folder: bool = False) -> None:
     """
     if path.exists() and path.is_dir() != folder:
         wrong, right = ("a file", "a folder") if folder else ("a folder", "a file")
-        raise UserError(f"{flag} {path} is {wrong}; give the name of {right}")
+        raise UserError(f"cannot write {flag} {path}: it is {wrong}; give the name of {right}")
     parents = path.resolve().parents
     nearest = next(parent for parent in parents if os.path.lexists(parent))
     if not nearest.is_dir():
-        raise UserError(f"{flag} {path} cannot be written: {nearest} is not a folder")
+        raise UserError(f"cannot write {flag} {path}: {nearest} is not a folder")
     written = path if path.exists() and folder else nearest
     try:  # permissions of a user who may do everything, and a read-only disk, show in no mode
         with tempfile.TemporaryFile(dir=written):
             pass
     except OSError as error:
-        raise UserError(f"{flag} {path} cannot be written ({written}: {error.strerror})") from None
+        raise UserError(f"cannot write {flag} {path}: {error.strerror} in {written}") from None
 
 
 def write_json(path: Path, content: Any) -> None:

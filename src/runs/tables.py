@@ -105,15 +105,18 @@ def print_epoch(
     results: dict[str, dict],
     names: list[str],
     settings: EvaluationSettings,
+    pace: str = "",
 ) -> None:
-    """One line per epoch on the console: its mean losses, if it was trained, and one metric of each
-    path's validation; `*` marks the best so far."""
+    """One line per epoch on the console: its mean losses, if it was trained, one metric of each
+    path's validation, and its `pace`; `*` marks the best so far."""
     average, metric = settings.select_average, settings.select_metric
     parts = [f"epoch {progress.epoch:3d}  step {progress.step:6d}"]
     for path, domain, name, value in statistics.loss_rows(names) if statistics else ():
         if domain == "users" and name == "loss":
             parts.append(f"{path} loss {value:.4f}")
     parts += [f"{path} {metric} {means[average][metric]:.4f}" for path, means in results.items()]
+    if pace:
+        parts.append(pace)
     if statistics and progress.best_step == progress.step:
         parts.append("*")
     print("  ".join(parts), flush=True)

@@ -30,7 +30,7 @@ def places(tmp_path) -> dict[str, tuple[str, str]]:
     (tmp_path / "file").write_text("text")
     return {
         "below a file": (f"{tmp_path}/file/out", f"{tmp_path}/file is not a folder"),
-        "no permission": ("/proc/out", "/proc"),
+        "no permission": ("/proc/out", "in /proc"),
     }
 
 
@@ -59,7 +59,7 @@ def test_report_refuses_a_folder_that_has_the_name_of_its_table(
     (tmp_path / "out.csv").mkdir()
     words = (command, run, run, "--out", tmp_path / "out")
     line = refusal(monkeypatch, capsys, tmp_path, *words)
-    assert "out.csv is a folder; give the name of a file" in line
+    assert "out.csv: it is a folder; give the name of a file" in line
 
 
 @pytest.mark.parametrize("wrong", ["below a file", "no permission"])
@@ -85,15 +85,16 @@ def test_main_refuses_before_it_trains(monkeypatch, capsys, data, tmp_path, plac
     monkeypatch.setattr(main, "train", work)
     words = [f"--data_dir={data}", f"--runs_dir={path}", *TINY]
     line = failing(capsys, tmp_path, lambda: main.main(words))
-    assert f"--runs_dir {path}/tiny/" in line
+    assert f"cannot write --runs_dir {path}/tiny/" in line
     assert said in line
 
 
 @pytest.mark.parametrize("wrong", ["below a file", "no permission", "a folder"])
 def test_recommend_refuses_before_it_opens_the_run(monkeypatch, run, tmp_path, places, wrong):
     (tmp_path / "top.csv").mkdir()
-    path, said = places.get(wrong, (str(tmp_path), "top.csv is a folder"))
+    path, said = places.get(wrong, (str(tmp_path), "top.csv: it is a folder"))
     said = "file/out does not exist" if wrong == "below a file" else said
+    path = "/proc" if wrong == "no permission" else path  # it exists, and takes no files
     monkeypatch.setattr(recommend, "open_trained", work)
     with pytest.raises(UserError, match=said):
         recommend.main([f"--run={run}", f"--out={path}/top.csv"])

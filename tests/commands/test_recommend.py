@@ -242,7 +242,7 @@ def test_the_command_writes_csv_from_anywhere(folders, tmp_path):
         (["--k", "0"], ["--k must be at least 1"]),
         (["--out", "top.txt"], ["--out top.txt", ".parquet or .csv"]),
         (["--out", "nowhere/top.csv"], ["nowhere does not exist"]),
-        (["--out", "/proc/top.csv"], ["--out /proc/top.csv cannot be written"]),
+        (["--out", "/proc/top.csv"], ["cannot write --out /proc/top.csv"]),
         (["--users", "-x"], ["--users: -x"]),
         (["--run", "nowhere"], ["--run nowhere holds no run"]),
         (["--run", ""], ["--run is required"]),

@@ -33,7 +33,8 @@ def start(raw: Path, out: Path, *flags: str) -> subprocess.Popen:
 
 
 def begun(process: subprocess.Popen) -> subprocess.Popen:
-    """Wait for the first line: what comes before it is Python's start."""
+    """Wait for the first line about the log: what comes before it is Python's start."""
+    assert process.stdout.readline() == "make_dataset.py: starting\n"
     assert process.stdout.readline().startswith("reading ")
     return process
 

@@ -16,6 +16,8 @@ import main
 import make_dataset
 import recommend
 import report
+from src.io.errors import UserError
+from src.report.finished_runs import read_runs
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "legacy_run" / "legacy_run.zip"
 RUNS = ("syncrec", "sdsr_separate")
@@ -95,6 +97,27 @@ def test_report_tabulates_the_runs(folder, capsys, monkeypatch):
         for path in ("cross", "single"):
             if path in results:
                 assert f"{results[path]['macro']['ndcg@10']:.4f}".lstrip("0") in printed
+
+
+def test_a_metric_that_came_later_is_in_no_old_result_until_it_is_scored_again(
+    folder, capsys, monkeypatch
+):
+    run = run_in(folder, "syncrec")
+    words = ["report.py", "table", str(run), "--metrics", "mrr"]
+    for metrics, missing in ((["mrr"], False), (["mrr@10"], True)):
+        monkeypatch.setattr(sys, "argv", [*words[:-1], *metrics])
+        if missing:
+            with pytest.raises(UserError, match="no run has the metric mrr@10"):
+                report.main()
+        else:
+            report.main()
+    (one,) = read_runs([run])
+    one.check_metric("mrr")
+    with pytest.raises(UserError, match=r"no mrr@10 .* score it again with main\.py"):
+        one.check_metric("mrr@10")
+    main.main([f"--evaluate={run}"])
+    report.main()
+    read_runs([run])[0].check_metric("mrr@10")
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,0 +1,180 @@
+"""What a command shows while it works: first line, pace, bar; and when a run stops."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from src.config.settings import Settings
+from src.io.starting import starting_line
+from src.training import run_clock
+from src.training.processes import Process
+from src.training.progress import Progress
+from src.training.run_clock import RunClock, print_start
+from tests.support.command_runs import ROOT, failing, make_data, train
+from tests.support.watched import differences
+
+COMMANDS = ("make_dataset.py", "main.py", "recommend.py", "report.py")
+HEAVY = ("numpy", "torch", "pandas", "pyarrow", "scipy", "tqdm", "duckdb", "filelock")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+# ---------------------------------------------------------------- the first line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_speaks_before_it_loads_a_library(tmp_path, name):
+    for library in HEAVY:
+        (tmp_path / f"{library}.py").write_text("raise SystemExit(7)")
+    done = subprocess.run(
+        [sys.executable, ROOT / name, "table", "x"], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (7, f"{name}: starting\n", "")
+
+
+def test_nothing_is_said_for_help_for_other_scripts_and_by_other_processes(monkeypatch, tmp_path):
+    script = str(ROOT / "main.py")
+    assert starting_line(script, ["--hidden=8"]) == "main.py: starting"
+    assert starting_line(script, ["--help"]) == starting_line(script, ["-h"]) == ""
+    assert starting_line(str(tmp_path / "main.py"), []) == ""
+    assert starting_line(str(ROOT / "utils.py"), []) == ""
+    monkeypatch.setenv("RANK", "1")
+    assert starting_line(script, []) == ""
+
+
+# ---------------------------------------------------------------- the run
+
+
+def test_the_lines_of_a_run_say_where_how_much_and_how_fast(data, runs, capsys):
+    train(data, runs, "run", "--max_epochs=2", "--lr=.004", "--warmup_steps=6", "--protocol=full")
+    lines = capsys.readouterr().out.splitlines()
+    (start,) = (line for line in lines if line.startswith("training on"))
+    assert re.fullmatch(
+        r"training on cpu: 50 users, \d+ targets in 3 steps per epoch, at most 2 epochs; "
+        r"50 validation targets; \* marks the best ndcg@10 \(macro\) of the cross path so far",
+        start,
+    )
+    first, second = (line for line in lines if line.startswith("epoch "))
+    assert re.search(r"  lr 0\.002  \d+\.\d s, at most \d\d:\d\d left  \*$", first)
+    assert re.search(r"  lr 0\.004  \d+\.\d s( |$)", second)
+    assert "left" not in second
+    assert lines.index(start) < lines.index(first)
+
+
+def test_a_run_on_several_threads_and_processes_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    settings = Settings(mode="sdsr_separate", max_epochs=1)
+    print_start(settings, Process(torch.device("cpu"), 0, 2), 1234, 5678, 90, 1)
+    assert capsys.readouterr().out == (
+        "training on 2 processes, each on cpu (4 threads): 1,234 users, 5,678 targets in 1 step "
+        "per epoch, at most 1 epoch; 90 validation targets; * marks the best ndcg@10 (macro) of "
+        "the single path so far\n"
+    )
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that the test moves."""
+    times = [100.0]
+    monkeypatch.setattr(run_clock.time, "monotonic", lambda: times[0])
+    return times
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_is_the_run_s_and_its_time_left_counts_validations(now, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    clock = RunClock(Settings(max_epochs=16), steps_per_epoch=10)
+    progress = Progress(epoch=2, step=20)  # resumed: what was trained before does not count
+    with clock.bar(progress, shown=True) as bar:
+        assert clock.left(progress) == ""
+        bar.update(10)
+    assert "epoch 3 of 16 |" in sys.stderr.getvalue()
+    assert "step 20 of 160" in sys.stderr.getvalue()
+    progress.epoch, progress.step = 3, 30
+    now[0] += 20.0  # ten steps and a validation
+    assert clock.left(progress) == "04:20"  # 130 steps at 2 s
+    assert clock.pace(progress) == "lr 0.0003  20.0 s, at most 04:20 left"
+    with clock.bar(progress, shown=True):
+        pass
+    assert "epoch 4 of 16 |" in sys.stderr.getvalue()
+    assert "at most 04:20 left" in sys.stderr.getvalue()
+    progress.step = 160
+    assert clock.left(progress) == ""
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_bar_is_silent_where_the_output_is_no_terminal(monkeypatch, shown):
+    output = io.StringIO() if shown else Terminal()
+    monkeypatch.setattr(sys, "stderr", output)
+    with RunClock(Settings(), 3).bar(Progress(), shown) as bar:
+        bar.update()
+    assert output.getvalue() == ""
+
+
+# ---------------------------------------------------------------- patience in epochs
+
+
+@pytest.mark.parametrize("steps", [3, 700])
+@pytest.mark.parametrize(
+    ("waited", "patience", "stops"), [(1, 2, False), (2, 2, True), (3, 2, True), (0, 1, False)]
+)
+def test_patience_in_epochs_is_the_same_for_small_and_large_models(steps, waited, patience, stops):
+    settings = Settings(patience_epochs=patience, patience_steps=10**9)
+    progress = Progress(epoch=9, step=9 * steps, best_step=(9 - waited) * steps)
+    assert progress.finished(settings) == stops
+    settings = Settings(patience_epochs=patience, patience_steps=0)  # it replaces the steps
+    assert progress.finished(settings) == stops
+    assert not Progress(epoch=9, step=9 * steps, position=1).finished(settings)
+    assert not progress.finished(Settings(patience_epochs=patience, min_steps=10**6))
+
+
+def test_no_patience_in_epochs_is_the_patience_in_steps():
+    progress = Progress(epoch=9, step=90, best_step=50)
+    assert progress.finished(Settings(patience_steps=40))
+    assert not progress.finished(Settings(patience_steps=41))
+
+
+def test_a_run_stops_by_its_epochs_and_trains_on_where_they_grow(data, runs, capsys):
+    more = ("--lr=1e-9", "--max_epochs=6", "--protocol=full", "--no-target_domain_query")
+    run = train(data, runs, "run", *more, "--patience_epochs=2")
+    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    best = max(number for number, line in enumerate(epochs) if line.endswith("*"))
+    assert len(epochs) == best + 1 + 2 < 6
+    for given in ("--patience_epochs=1", "--patience_epochs=0"):  # shorter, another rule
+        line = failing(
+            capsys, runs, lambda given=given: train(data, runs, "run", *more, given, "--resume")
+        )
+        assert "holds a run with --patience_epochs 2, not" in line
+    train(data, runs, "run", *more, "--patience_epochs=3", "--resume")
+    whole = train(data, runs, "whole", *more, "--patience_epochs=3")
+    assert differences(run, whole) == []
+
+
+def test_a_patience_in_steps_does_not_become_one_in_epochs(data, runs, capsys):
+    train(data, runs, "run", "--protocol=full")
+    more = ("--protocol=full", "--patience_epochs=5", "--resume")
+    line = failing(capsys, runs, lambda: train(data, runs, "run", *more))
+    assert "holds a run with --patience_epochs 0, not 5" in line
+
+
+def test_a_negative_patience_is_refused(data, runs, capsys):
+    line = failing(capsys, runs, lambda: train(data, runs, "run", "--patience_epochs=-1"))
+    assert "--patience_epochs must not be negative" in line

@@ -379,8 +379,8 @@ def test_main_warns_before_and_says_at_the_end_why_it_stopped(trained, tmp_path,
     main.main([*words, "--max_epochs=2", f"--runs_dir={tmp_path}"])
     said = capsys.readouterr()
     epoch = said.out.index("epoch   1")
-    assert said.out.index("WARNING: domain A: --warmup_steps 10 is half") < epoch
-    assert said.out.count("WARNING: domain B: --warmup_steps 10 is half") == 1
+    assert said.out.index("WARNING: domain A: the warm-up of 10 steps is half") < epoch
+    assert said.out.count("WARNING: domain B: the warm-up of 10 steps is half") == 1
     last = said.out.splitlines()[-3:]
     for domain, line in zip("AB", last, strict=False):
         start = (

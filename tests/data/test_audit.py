@@ -147,7 +147,7 @@ def test_the_card_for_a_person_says_what_the_audit_says(tmp_path, capsys):
     counts = [card["audit"][name] for name in names]
     assert counts[2] != counts[3] != counts[0]
     said = [f"{count['events']} ({count['share']:.1%})" for count in counts]
-    lines = [line for line in console if line.startswith("test targets ")][1:]
+    lines = [line for line in console if line.startswith("test targets ")]
     assert [line.rpartition(": ")[2] for line in lines] == said
     lines = [line for line in markdown if line.startswith("- Test targets ")]
     assert [line.rpartition(": ")[2] for line in lines] == [f"{text}." for text in said]

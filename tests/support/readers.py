@@ -115,7 +115,8 @@ def as_table(world: World) -> None:
 def as_comparison(world: World) -> None:
     rankers = compare.read_rankers([str(path) for path in world.runs.values()][:2])
     pairs = [compare.compare_pair(*rankers, "test", "full", ["ndcg@10"])]
-    _ = [compare.pair_text(rows) for rows in pairs], compare.legend(pairs, rankers, 1)
+    budgets = compare.budgets_line({one.name: one for one in rankers[:2]})
+    _ = [compare.pair_text(rows, budgets) for rows in pairs], compare.legend(pairs, rankers, 1)
 
 
 def as_protocols(world: World) -> None:

@@ -63,7 +63,8 @@ def summarise(
     """
     by_target = np.stack([*target_metrics(better, tied, ties).values()])  # [metrics, n]
     order = np.argsort(np.asarray(domains), kind="stable")
-    ordered, numbers = by_target[:, order], np.arange(len(domain_names))
+    # rows in one piece: the sum of each is then that of the metric's values alone, bit for bit
+    ordered, numbers = np.take(by_target, order, axis=1), np.arange(len(domain_names))
     ends = np.searchsorted(np.asarray(domains)[order], numbers, side="right")
     parts = np.split(ordered, ends[:-1], axis=1)
     summary = {name: _means(part) for name, part in zip(domain_names, parts, strict=True)}

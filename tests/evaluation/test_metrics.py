@@ -118,6 +118,19 @@ def test_domains_with_fewer_targets_are_left_out_of_the_macro_mean(least, kept):
     assert {key: value for key, value in macro.items() if key != "n"} == pytest.approx(expected)
 
 
+def test_the_means_of_the_summary_are_those_of_the_values_bit_for_bit():
+    rng = np.random.default_rng(0)
+    better, tied, domains = (rng.integers(low, 40, 3000) for low in (0, 1, 0))
+    domains[:1000] = 0  # a large domain, and many small ones
+    values, names = target_metrics(better, tied), [str(number) for number in range(40)]
+    summary = summarise(better, tied, domains, names)
+    for metric, by_target in values.items():
+        means = [float(by_target[domains == number].mean()) for number in range(40)]
+        assert [summary[name][metric] for name in names] == means
+        assert summary["macro"][metric] == float(np.mean(means))
+        assert summary["users"][metric] == float(by_target.mean())
+
+
 def test_a_split_without_targets_gives_no_numbers():
     none = np.zeros(0, dtype=int)
     summary = summarise(none, none, none, ["a"])

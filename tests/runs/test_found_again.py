@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ import torch
 
 import main
 import make_dataset
+from src.config.identity import hash_values
 from src.config.settings import run_settings
+from src.dataset.store.folder import open_dataset
 from src.io.errors import UserError
 from src.nn.dropout import dropout
+from src.runs.checkpoints import read_checkpoint
 from src.runs.records import environment
 from src.training.random_state import seed_everything
 from tests.support.command_runs import contents, failing, make_data, make_log, train
@@ -153,3 +157,14 @@ def test_whether_the_code_is_changed_is_not_known_without_git(tmp_path, monkeypa
     unknown = environment(CPU, "0")
     assert unknown["dirty"] is None
     assert unknown["commit"] is None
+
+
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default(run, data):
+    """As one that this version writes, made by a version without --warmup_epochs."""
+    state = torch.load(run / "last.pt", weights_only=True)
+    del state["settings"]["warmup_epochs"]
+    torch.save(state | {"identity": hash_values(state["settings"])}, run / "last.pt")
+    settings, dataset = run_settings(run), open_dataset(data)
+    read_checkpoint(run / "last.pt", settings, dataset)
+    with pytest.raises(UserError, match=r"--warmup_epochs was 0\.0, now 2\.0"):
+        read_checkpoint(run / "last.pt", replace(settings, warmup_epochs=2.0), dataset)

@@ -26,6 +26,7 @@ from src.config.identity import scored_otherwise
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset, open_named
 from src.dataset.store.verify import check_events
+from src.evaluation.targets import check_macro
 from src.io.errors import UserError, run_command
 from src.io.files import write_json
 from src.runs import divergence, lifecycle, training_state
@@ -35,6 +36,7 @@ from src.runs.models import best_models, model_parts
 from src.runs.records import read_results
 from src.runs.tables import merge_metrics
 from src.runs.warm_start import initial_state, open_former
+from src.training.convergence import ending_lines, warn_of_short_training
 from src.training.device_memory import (
     advise_when_full,
     smaller_batch,
@@ -46,6 +48,11 @@ from src.training.random_state import seed_everything
 from src.training.tensorboard import view_folder
 from trainers import Trainer
 from utils import start_process
+
+NOTHING_SHARED = (
+    "no user is active in two domains, so nothing can be transferred between them; have users the "
+    "same ids in all domains of the log?"
+)
 
 
 def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) -> None:
@@ -66,6 +73,9 @@ def train(settings: Settings, dataset: Dataset, folder: Path, process: Process) 
             fresh = training_state.fresh_states(trainer)
             if states := initial_state(former, part, fresh, trainer.model):
                 training_state.start_from(trainer, states)
+        if process.leads and not trainer.progress.finished(settings):
+            domain = "" if part is dataset else part.domain_names[0]
+            warn_of_short_training(settings, trainer.loader.steps_per_epoch, domain)
         trainer.fit(view and view / part_folder.relative_to(folder))
         trained.append((part_folder, part.domain_names, trainer.progress.epoch))
     if trained[0][0] != folder and process.leads:
@@ -98,6 +108,7 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
     lifecycle.check_data(
         folder, dataset.card["sha256"], "make that dataset again, or give its --data_dir"
     )
+    check_macro(dataset, settings.min_domain_targets)
     before = run_settings(folder)
     others = scored_otherwise(before, settings)
     if others and process.leads:
@@ -110,16 +121,19 @@ def score_again(settings: Settings, dataset: Dataset, folder: Path, process: Pro
 
 def find_or_train(
     settings: Settings, dataset: Dataset, evaluated: Path | None, process: Process
-) -> Path:
+) -> tuple[Path, bool]:
     """Score the run folder `evaluated` again, or train the run of the settings unless it is
-    finished; returns the run folder."""
+    finished; returns the run folder and whether it was trained."""
     run = evaluated or lifecycle.run_folder(settings, dataset)
     with ExitStack() as held:
         process.agree(lambda: lifecycle.lock_run(run, held))
         if evaluated:
             score_again(settings, dataset, run, process)
-            return run
-        if not process.agree(lambda: lifecycle.open_run(settings, run, process, dataset)):
+            return run, False
+        finished = process.agree(lambda: lifecycle.open_run(settings, run, process, dataset))
+        if not finished:
+            if process.leads and not dataset.shares_users():
+                print(f"NOTE: {NOTHING_SHARED}", flush=True)
             train(settings, dataset, run, process)
             gc.collect()  # optimisers and schedulers are reference cycles that hold large tensors
             process.wait()  # for best.pt
@@ -131,7 +145,7 @@ def find_or_train(
                 score_again(settings, dataset, run, process)
         if process.leads:
             lifecycle.clean_up(run)
-    return run
+    return run, not finished
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -146,11 +160,13 @@ def main(arguments: list[str] | None = None) -> None:
         if checkpoint:
             replay(settings, dataset, checkpoint, process)
         else:
-            run = find_or_train(settings, dataset, evaluated, process)
+            run, trained = find_or_train(settings, dataset, evaluated, process)
             if process.leads:
                 if "generated" in dataset.card.get("notes", {}):
                     print("NOTE: the log is generated, not real behaviour")
                 print(results_table(read_results(run)))
+                for line in ending_lines(run, settings) if trained else ():
+                    print(line)
                 print(f"run folder: {run}")
 
 

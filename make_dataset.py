@@ -12,8 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from src.config.cli import build_parser, from_namespace
-from src.config.dataset_settings import DatasetSettings, as_date, content_options, cutoff
+from src.config.dataset_settings import DatasetSettings, as_date, content_options, end_of_log
 from src.dataset.build.card import make_card
+from src.dataset.build.commands import card_commands
 from src.dataset.build.reuse import (
     ExistingDataset,
     check_same_content,
@@ -22,6 +23,7 @@ from src.dataset.build.reuse import (
 )
 from src.dataset.build.selection import select_events
 from src.dataset.build.sequences import Sequences, build_sequences
+from src.dataset.build.spelling import chosen_domains
 from src.dataset.build.staging import remove_leftovers, staging_folder, temporary_folder
 from src.dataset.build.suggest import suggest_filters
 from src.dataset.build.writer import write_rejected, write_tables
@@ -29,10 +31,12 @@ from src.dataset.engine.base import Engine, open_engine
 from src.dataset.ingest.detect_format import choose_format
 from src.dataset.ingest.raw_files import FileRecord, is_remote
 from src.dataset.ingest.read_log import file_records, parse, read_log
+from src.dataset.ingest.rejects import REJECTED, TooManyRejected, first_rejected
 from src.dataset.store.card_text import card_console, card_notes, suggestion_table
 from src.dataset.store.folder import dataset_folder, open_dataset
 from src.dataset.store.verify import verify_dataset
-from src.io.errors import run_command
+from src.io.errors import UserError, run_command
+from src.io.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent
 
@@ -75,9 +79,11 @@ def raw_location(settings: DatasetSettings) -> str:
 def find_log(settings: DatasetSettings, engine: Engine | None = None) -> Log:
     """Recognise the raw log and print its format; a remote log needs the engine."""
     location = raw_location(settings)
-    raw_format, reason = choose_format(location, settings.format, engine)
+    aside = settings.domain_from, settings.exclude
+    raw_format, reason = choose_format(location, settings.format, engine, *aside)
     print(f"reading {location} as {raw_format} ({reason})")
-    return Log(location, raw_format, file_records(engine, location, raw_format))
+    records = file_records(engine, location, raw_format, *aside)
+    return Log(location, raw_format, records)
 
 
 def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict[str, Any], bool]:
@@ -99,18 +105,38 @@ def make_dataset(settings: DatasetSettings, folder: Path) -> tuple[dict[str, Any
             existing = find_existing(settings, folder, log)
             if existing and not existing.changes:
                 return existing.card, False
-            result = process_log(engine, settings, log, staging.folder)
+            try:
+                result = process_log(engine, settings, log, staging.folder)
+            except TooManyRejected as refusal:
+                raise keep_sample(refusal, folder) from None
         # the engine, which holds memory, is closed: the rest does not need it
         card = make_card(result.sequences, **result.card_inputs)
         if existing:
             check_same_content(existing, card)
             print(f"the raw log has {existing.changes}: nothing new up to the cut-off")
             return existing.card, False
-        write_rejected(staging.folder, result.rejected)
-        write_tables(staging.folder, result.sequences, card)
+        write_rejected(staging.folder / REJECTED, result.rejected)
+        write_tables(staging.folder, result.sequences, card, card_commands(settings, card))
         verify_dataset(open_dataset(staging.folder))  # an unreadable folder never gets the name
         staging.complete = True
+    sample_file(folder).unlink(missing_ok=True)  # of an attempt that was refused
     return card, True
+
+
+def sample_file(folder: Path) -> Path:
+    """Where rejected rows are written if the dataset folder is not made: beside it."""
+    target = folder.resolve()
+    return target.with_name(f"{target.name}-{REJECTED}")
+
+
+def keep_sample(refusal: TooManyRejected, folder: Path) -> UserError:
+    """Write the sample of a refusal; returns the refusal, which then names the file."""
+    path = sample_file(folder)
+    try:
+        write_atomically(path, lambda temporary: write_rejected(temporary, refusal.sample))
+    except UserError:  # what is wrong with the log is more important
+        return refusal
+    return UserError(f"{refusal}; see {path}")
 
 
 def find_existing(settings: DatasetSettings, folder: Path, log: Log) -> ExistingDataset | None:
@@ -123,7 +149,7 @@ class ProcessedLog:
     """The result of the engine: the sequences, and the inputs of the card."""
 
     sequences: Sequences
-    card_inputs: dict[str, Any]  # provenance, options, dropped
+    card_inputs: dict[str, Any]  # provenance, options, dropped, named_by_files
     rejected: list[dict[str, Any]]  # a sample of the rejected raw rows
 
 
@@ -131,6 +157,8 @@ def process_log(engine: Engine, settings: DatasetSettings, log: Log, folder: Pat
     """Read, filter, order, split and number the events; writes the arrays into `folder`."""
     with tqdm(total=3, desc="reading", disable=None, leave=False) as progress:
         raw = read_log(engine, log.location, log.format, settings)
+        for remark in raw.remarks:
+            tqdm.write(f"  {remark}")
         parsed = parse(engine, raw, settings)
         advance(progress, "filters and order")
         selection = select_events(engine, parsed.events, settings)
@@ -140,7 +168,7 @@ def process_log(engine: Engine, settings: DatasetSettings, log: Log, folder: Pat
     provenance = {
         "data_name": settings.data_name,
         "strd_ym": settings.strd_ym,
-        "cutoff": as_date(cutoff(settings.strd_ym) - 1),
+        "cutoff": as_date(end_of_log(settings) - 1),
         "source": raw.description,
         "notes": raw.notes,
         "raw_files": log.records,
@@ -151,7 +179,10 @@ def process_log(engine: Engine, settings: DatasetSettings, log: Log, folder: Pat
     card_inputs = {
         "provenance": provenance,
         "options": content_options(settings, log.format),
-        "dropped": {"rejected": sum(parsed.rejected.values())} | selection.dropped,
+        "dropped": {"rejected": sum(parsed.rejected.values())}
+        | parsed.filtered
+        | selection.dropped,
+        "named_by_files": raw.domains_by_name,
     }
     return ProcessedLog(sequences, card_inputs, parsed.sample)
 
@@ -172,7 +203,8 @@ def describe(settings: DatasetSettings) -> None:
         folder.mkdir()
         result = process_log(engine, settings, find_log(settings, engine), folder)
         card = make_card(result.sequences, **result.card_inputs)
-    print_card(settings, card)
+    # the folder's rejected.csv is not written
+    print_card(settings, card, *map(first_rejected, result.rejected[:1]))
     print("nothing was written (--describe)")
 
 
@@ -189,10 +221,10 @@ def suggest(settings: DatasetSettings) -> None:
     print("nothing was written (--suggest)")
 
 
-def print_card(settings: DatasetSettings, card: dict[str, Any]) -> None:
-    """Print the notes and the summary of the card."""
-    notes = card_notes(card)
-    for name in sorted(set(settings.domains) - set(card["domains"])):
+def print_card(settings: DatasetSettings, card: dict[str, Any], *rejected: str) -> None:
+    """Print the notes and the summary of the card; `rejected` describes rejected rows."""
+    notes = card_notes(card, *rejected)
+    for name in sorted(set(chosen_domains(settings)) - set(card["domains"])):
         notes.append(f"NOTE: no event of domain {name} is left")
     print("\n".join([*notes, card_console(card)]))
 

@@ -3,7 +3,8 @@
 # results.
 #
 #     bash train.sh                # the quick configuration on the bundled, generated log
-#     bash train.sh --seed 7       # another run: extra flags pass through to main.py
+#     bash train.sh --seed 7       # another run: extra flags pass through to main.py, and those of
+#                                  # make_dataset.py, such as --min_user_events=5, to it
 #     bash train.sh --data_name=completejourney --strd_ym=201712    # another log
 #
 # What exists is used again: the environment, the dataset, a finished run. A run that was
@@ -30,21 +31,40 @@ case " $* " in
   *) TRAINING+=(--resume) ;;
 esac
 
-dataset_flag=
-for word in "$@"; do # flags that name the dataset are for make_dataset.py too
-  case $word in
-    --data_name=* | --strd_ym=* | --variant=*) DATASET+=("$word") ;;
-    --data_name | --strd_ym | --variant) DATASET+=("$word") && dataset_flag=1 && continue ;;
-    *) [[ -z $dataset_flag ]] || DATASET+=("$word") ;;
+make_environment requirements.txt
+# Flags that name the dataset are for both commands, those that only make_dataset.py knows for it
+MAKER_ONLY=$("$PYTHON" - "$ROOT" <<'END'
+import sys
+from dataclasses import fields
+
+sys.path.insert(0, sys.argv[1])
+from src.config.dataset_settings import DatasetSettings
+from src.config.settings import Settings
+
+print(*{f.name for f in fields(DatasetSettings)} - {f.name for f in fields(Settings)})
+END
+)
+of=TRAINING
+for word in "$@"; do
+  if [[ $word == --* ]]; then
+    name=${word#--} && name=${name%%=*}
+    case " data_name strd_ym variant | $MAKER_ONLY no-shared_items " in
+      *" $name "*"|"*) of=DATASET ;;
+      *"|"*" $name "*) of=MAKING ;;
+      *) of=TRAINING ;;
+    esac
+  fi
+  case $of in
+    DATASET) DATASET+=("$word") ;;
+    MAKING) MAKING+=("$word") ;;
+    TRAINING) TRAINING+=("$word") ;;
   esac
-  dataset_flag=
 done
 
-make_environment requirements.txt
 case " ${DATASET[*]} " in
   *completejourney*) "$PYTHON" -m pip install --quiet --disable-pip-version-check \
     -r "$ROOT/requirements-completejourney.txt" ;;
 esac
 # an empty array counts as unset before bash 4.4 (macOS has 3.2)
 "$PYTHON" "$ROOT/make_dataset.py" "${DATASET[@]}" ${MAKING[@]+"${MAKING[@]}"}
-"$PYTHON" "$ROOT/main.py" "${DATASET[@]}" "${TRAINING[@]}" "$@"
+"$PYTHON" "$ROOT/main.py" "${DATASET[@]}" "${TRAINING[@]}"

@@ -22,7 +22,7 @@ MAKING=(--split=leave_one_out_per_domain --min_item_events=20
 mkdir -p runs/completejourney/logs
 run() { # variant mode
   "$PYTHON" main.py --data_name=completejourney --strd_ym=201712 --variant="$1" --mode="$2" \
-    --config=configs/quick.json --max_epochs=8 --run_name="$1-$2" --threads=1 --strict_context \
+    --config=configs/short.json --max_epochs=8 --run_name="$1-$2" --threads=1 --strict_context \
     --resume >>"runs/completejourney/logs/$1-$2.log" 2>&1 && echo "done: $1-$2"
 }
 export -f run

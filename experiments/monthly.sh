@@ -3,7 +3,7 @@
 #
 #     bash experiments/monthly.sh
 #
-# The quick configuration, three seeds (SEEDS): 202310 from scratch, 202311 from it, then 202312
+# configs/short.json, three seeds (SEEDS): 202310 from scratch, 202311 from it, then 202312
 # from scratch, from 202311, and from 202311 with a quarter of the epochs. JOBS seeds are trained in
 # parallel (default 2, one thread each; five runs of half a minute to two minutes per seed). Finished
 # runs are skipped, interrupted ones resumed. Writes results/monthly.* and results/monthly_differences.*.
@@ -21,7 +21,7 @@ seed() { # all runs of one seed
   run() { # name month flags…
     local name=monthly-$1-seed$seed month=$2
     shift 2
-    "$PYTHON" main.py --config configs/quick.json --threads 1 --strd_ym "$month" --seed "$seed" \
+    "$PYTHON" main.py --config configs/short.json --threads 1 --strd_ym "$month" --seed "$seed" \
       --run_name "$name" --resume "$@" >>"runs/amazon/logs/$name.log" 2>&1
     former=runs/amazon/$name
     echo "done: $name"

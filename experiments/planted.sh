@@ -4,7 +4,7 @@
 #
 #     bash experiments/planted.sh
 #
-# Three seeds of the quick configuration with the default weighting and with uniform weights, one seed
+# Three seeds of configs/short.json with the default weighting and with uniform weights, one seed
 # under weightings of increasing strength, and three seeds of each single-task mode for the
 # negative-transfer report. JOBS runs are trained in parallel (default 2, one thread each). Finished
 # runs are skipped, interrupted ones resumed.
@@ -17,7 +17,7 @@ mkdir -p runs/amazon/logs
 run() { # name flags…
   local name=$1
   shift
-  "$PYTHON" main.py --config configs/quick.json --threads 1 --run_name "$name" "$@" \
+  "$PYTHON" main.py --config configs/short.json --threads 1 --run_name "$name" "$@" \
     --strict_context --resume >>"runs/amazon/logs/$name.log" 2>&1 && echo "done: $name"
 }
 export -f run

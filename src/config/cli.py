@@ -6,6 +6,7 @@ and the choices. What the flags leave at its default is written down as fully as
 
 import argparse
 import dataclasses
+import shlex
 import typing
 from collections.abc import Collection
 from pathlib import Path
@@ -109,6 +110,22 @@ def as_json(config: Any) -> dict[str, Any]:
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(config).items()
     }
+
+
+def as_command(script: str, config: Any, leave_out: Collection[str] = ()) -> str:
+    """The command, quoted for a shell, that gives these settings; defaults are left out."""
+    words = ["python", script]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in leave_out:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{field.name}" if value else f"--no-{field.name}")
+        elif isinstance(value, tuple):
+            words += [f"--{field.name}", *map(str, value)]
+        else:
+            words.append(f"--{field.name}={value}")
+    return shlex.join(words)
 
 
 def config_defaults(config_class: type, path: Path, what: str = "--config") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from math import isfinite
 
 from src.config.cli import setting
 from src.io.errors import UserError
@@ -10,8 +11,8 @@ from src.io.names import folder_name_error
 
 # Settings that do not change the content of the dataset
 NOT_CONTENT = (
-    "data_name", "variant", "raw_dir", "out_dir", "temp_dir", "engine", "threads", "memory_limit",
-    "spark_master", "describe", "suggest", "max_rejected",
+    "data_name", "variant", "raw_dir", "exclude", "out_dir", "temp_dir", "engine", "threads",
+    "memory_limit", "spark_master", "describe", "suggest", "max_rejected",
 )  # fmt: skip
 
 MAX_THREADS = 1024  # the engine starts as many threads as requested
@@ -25,8 +26,18 @@ class DatasetSettings:
     strd_ym: str = setting(
         "", "YYYYMM (required): events up to the end of this month, UTC", group="what and where"
     )
+    until: str = setting(
+        "",
+        "YYYY-MM-DD: events up to the end of this day, UTC; default: the month's end",
+        group="what and where",
+    )
     raw_dir: str = setting(
-        "", "folder of the raw log; default: src/dataset/raw/<data_name>", group="what and where"
+        "",
+        "folder, file or glob of the raw log; default: src/dataset/raw/<data_name>",
+        group="what and where",
+    )
+    exclude: tuple[str, ...] = setting(
+        (), "files of the folder to leave out, by name or glob", group="what and where"
     )
     out_dir: str = setting(
         "",
@@ -72,19 +83,56 @@ class DatasetSettings:
         "format of the log; auto inspects file names and first lines (docs/data.md)",
         group="raw log",
         choices=(
-            "auto", "table", "syncrec", "amazon2014", "amazon2018", "amazon2023", "douban",
-            "movielens", "recbole", "completejourney",
+            "auto", "table", "syncrec", "amazon2014", "amazon2018", "amazon2023", "diginetica",
+            "douban", "foursquare", "goodreads", "hm", "kuairand", "lastfm", "mind", "movielens",
+            "otto", "recbole", "rees46", "retailrocket", "steam", "taobao", "tmall", "xwines",
+            "yelp", "completejourney",
         ),
     )  # fmt: skip
+    delimiter: str = setting(
+        "",
+        "separator of the columns of text files (tab for a tab); default: detected",
+        group="raw log",
+    )
+    columns: str = setting(
+        "",
+        "names of the columns of text files without a header, such as "
+        "user_id,item_id,-,unix_time (-: not needed)",
+        group="raw log",
+    )
     user_col: str = setting("user_id", "column of the user", group="raw log")
     item_col: str = setting("item_id", "column of the item", group="raw log")
     domain_col: str = setting("domain", "column of the domain", group="raw log")
+    domain_from: str = setting(
+        "",
+        "FILE:KEY:COLUMN[:SEPARATOR]: take the domain of an item from another table; KEY is the "
+        "column of the item, COLUMN that of the domain, which ends at the first SEPARATOR; numbers "
+        "from 1 in a file without a header",
+        group="raw log",
+    )
     time_col: str = setting("unix_time", "column of the time", group="raw log")
     time_unit: str = setting(
         "auto",
-        "unit of the times; auto: the unit of most rows, by size; other rows are rejected",
+        "unit of the times; auto: the unit of most rows, by size; other rows are rejected; "
+        "yyyymmdd, mmdd (in the year of --strd_ym): whole numbers that are dates",
         group="raw log",
-        choices=("auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"),
+        choices=(
+            "auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso", "yyyymmdd",
+            "mmdd",
+        ),
+    )  # fmt: skip
+    time_format: str = setting(
+        "",
+        "form of dates that are not ISO, with the directives of strptime, such as %%d.%%m.%%Y",
+        group="raw log",
+    )
+    event_col: str = setting("event", "column of the type of event, for --events", group="raw log")
+    events: tuple[str, ...] = setting(
+        (), "keep only events of these types; default: all", group="raw log"
+    )
+    rating_col: str = setting("rating", "column of the rating, for --min_rating", group="raw log")
+    min_rating: float | None = setting(
+        None, "keep only events with at least this rating; default: all", group="raw log"
     )
     max_rejected: float = setting(
         0.001,
@@ -96,6 +144,13 @@ class DatasetSettings:
         "an item id is the same item in all domains, assigned to the one where it occurs most; "
         "default: an id in two domains is two items",
         group="raw log",
+    )
+
+    strip: bool = setting(
+        False, "ids and domains without the blanks around them: ' ann ' is 'ann'", group="ids"
+    )
+    fold_case: bool = setting(
+        False, "ids and domains in lower case: 'Ann' and 'ANN' are 'ann'", group="ids"
     )
 
     domains: tuple[str, ...] = setting((), "keep only these domains; default: all", group="filters")
@@ -167,8 +222,38 @@ class DatasetSettings:
             raise UserError(f"--threads {self.threads} is too large; give at most {MAX_THREADS}")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max_rejected must be between 0 and 1, not {self.max_rejected}")
-        cutoff(self.strd_ym)
+        end_of_log(self)
+        _check_reading(self)
         _check_split(self)
+
+
+def _check_reading(settings: DatasetSettings) -> None:
+    """UserError for flags about reading a raw log that cannot be meant."""
+    if settings.time_format and settings.time_unit != "auto":
+        raise UserError("--time_format and --time_unit contradict each other; give one of them")
+    if settings.min_rating is not None and not isfinite(settings.min_rating):
+        raise UserError(f"--min_rating must be a number, not {settings.min_rating}")
+    if len(settings.delimiter.encode()) > 4 or settings.delimiter in ('"', "\n", "\r", "\0"):
+        raise UserError(
+            f"--delimiter {settings.delimiter!r} cannot separate columns; give a character, or tab"
+        )
+    names = [name.strip() for name in settings.columns.split(",")] if settings.columns else []
+    for name in names:
+        if not name or (name != "-" and names.count(name) > 1):
+            raise UserError(
+                f"--columns {settings.columns} must name each column once; name one that is not "
+                "needed '-'"
+            )
+    if settings.domain_from:
+        if settings.domain_from.count(":") < 2:
+            raise UserError(
+                f"--domain_from {settings.domain_from!r} must be FILE:KEY:COLUMN, as in "
+                "articles.csv:article_id:index_group_name"
+            )
+        if settings.domain_col != DatasetSettings.domain_col:
+            raise UserError(
+                "--domain_from and --domain_col contradict each other; give one of them"
+            )
 
 
 def _check_split(settings: DatasetSettings) -> None:
@@ -217,6 +302,28 @@ def cutoff(strd_ym: str) -> int:
     return int(first.timestamp())
 
 
+def end_of_log(settings: DatasetSettings) -> int:
+    """The first second after the log: after the day --until, or after the month --strd_ym.
+
+    UserError for a day in another form or another month.
+    """
+    end = cutoff(settings.strd_ym)
+    if not settings.until:
+        return end
+    try:
+        day = datetime.strptime(settings.until, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise UserError(
+            f"--until {settings.until!r} is not a day; write YYYY-MM-DD, as in 2023-12-15"
+        ) from None
+    if day.strftime("%Y%m") != settings.strd_ym:
+        raise UserError(
+            f"--until {settings.until} is not in the month --strd_ym {settings.strd_ym}; both name "
+            "the end of the log"
+        )
+    return int(day.timestamp()) + 86_400
+
+
 def first_second(period: str, flag: str) -> int:
     """The first second of a month YYYYMM or a day YYYYMMDD, since 1970 UTC.
 
@@ -246,4 +353,5 @@ def as_date(unix_time: int) -> str:
 def content_options(settings: DatasetSettings, raw_format: str) -> dict:
     """The settings that decide the content, as the card records them; `auto` resolved."""
     options = {name: value for name, value in asdict(settings).items() if name not in NOT_CONTENT}
-    return options | {"format": raw_format, "domains": sorted(set(settings.domains))}
+    lists = {name: sorted(set(options[name])) for name in ("domains", "events")}
+    return options | {"format": raw_format} | lists

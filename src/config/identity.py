@@ -30,7 +30,9 @@ ROLES = {
     **{field.name: Role.RUN for field in dataclasses.fields(RunSettings)},
     **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
     **dict.fromkeys(("max_epochs", "min_steps", "patience_steps", "patience_epochs"), Role.GROWS),
-    **dict.fromkeys(("sampled_negatives", "candidate_seed", "ties"), Role.SCORING),
+    **dict.fromkeys(
+        ("sampled_negatives", "candidate_seed", "ties", "min_domain_targets"), Role.SCORING
+    ),
 }
 # What must agree for one run to start from the weights of another.
 ARCHITECTURE = (
@@ -55,8 +57,12 @@ def identity(settings: Any) -> dict[str, Any]:
 
 def identity_hash(settings: Any) -> str:
     """SHA-256 of `identity`, which a checkpoint stores."""
-    text = json.dumps(identity(settings), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_values(identity(settings))
+
+
+def hash_values(values: dict[str, Any]) -> str:
+    """SHA-256 of settings."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def deciding(settings: Any) -> dict[str, Any]:

@@ -39,8 +39,8 @@ MODES = {
     "sdsr_separate": Mode("SDSR separate", (SINGLE,), per_domain=True),
 }
 
-# What the transfer report compares, all of DEFAULT_MODEL. The first baseline sees the same events
-# as the joint mode (the paired comparison); the second one is what a single-domain team would run.
-BASELINE_MODES = ("sdsr", "sdsr_separate")
+# What the transfer report compares, all of DEFAULT_MODEL. The first baseline is what a team with
+# separate services runs; the second one sees the same events as the joint mode (the paired one).
+BASELINE_MODES = ("sdsr_separate", "sdsr")
 JOINT_MODE = "cdsr"
 TWO_VIEW_MODE = "syncrec"

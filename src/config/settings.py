@@ -173,6 +173,11 @@ class TrainingSettings:
     lr: float = setting(1e-3, "learning rate", group="training")
     weight_decay: float = setting(0.0, "weight decay (adamw: decoupled)", group="training")
     warmup_steps: int = setting(100, "steps of linear warm-up", group="training")
+    warmup_epochs: float = setting(
+        0.0,
+        "epochs of linear warm-up, in place of --warmup_steps; 0: not given",
+        group="training",
+    )
     lr_schedule: str = setting(
         "constant",
         "after the warm-up: constant, or linear to 0 at max_epochs",
@@ -186,10 +191,7 @@ class TrainingSettings:
         720, "stop after this many steps without a better validation", group="training"
     )
     patience_epochs: int = setting(
-        0,
-        "stop after this many epochs without a better validation, in place of --patience_steps; "
-        "0: --patience_steps decides",
-        group="training",
+        0, "the same in epochs, in place of --patience_steps; 0: not given", group="training"
     )
     init_from: str = setting(
         "",
@@ -218,6 +220,12 @@ class EvaluationSettings:
         "mean of that metric: over domains, or over users",
         group="evaluation",
         choices=("macro", "users"),
+    )
+    min_domain_targets: int = setting(
+        0,
+        "leave domains with fewer targets in a split out of its mean over domains, macro (not of "
+        "the one that selects the checkpoint)",
+        group="evaluation",
     )
     eval_users: int = setting(
         256, "users encoded at a time; does not change results", group="evaluation"

@@ -17,17 +17,20 @@ MOST_THREADS = 1024  # torch starts as many as requested
 # before anything of that size is allocated.
 WHOLE = {
     **dict.fromkeys(("batch_size", "grad_accum", "max_epochs", "eval_users"), (1, MOST)),
-    **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "save_every_steps"), (0, MOST)),
-    "patience_epochs": (0, MOST),
+    **dict.fromkeys(("warmup_steps", "min_steps", "patience_steps", "patience_epochs"), (0, MOST)),
+    "save_every_steps": (0, MOST),
     **dict.fromkeys(("seed", "candidate_seed"), (0, MOST_SEED)),
     **dict.fromkeys(("hidden", "heads"), (1, 2**16)),
     **dict.fromkeys(("layers", "experts_cross"), (1, 1024)),
     "experts_single": (0, 1024),
     "max_len": (2, 2**20),
     "sampled_negatives": (0, 2**20),
+    "min_domain_targets": (0, MOST),
     "threads": (0, MOST_THREADS),
 }
-NOT_NEGATIVE = ("lambda_single", "lambda_mim", "weight_decay", "clip_norm", "lc_ntg_beta")
+NOT_NEGATIVE = (
+    "lambda_single", "lambda_mim", "weight_decay", "clip_norm", "lc_ntg_beta", "warmup_epochs",
+)  # fmt: skip
 LONGEST, LONGEST_NAME = 4000, 255  # bytes of a path, and of a part of it
 FOLDERS = ("data_name", "strd_ym", "variant")
 

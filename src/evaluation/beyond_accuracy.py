@@ -1,5 +1,7 @@
 """Beyond accuracy: how much of the catalogue is recommended, and how popular that part is."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,7 +64,11 @@ def _top_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def beyond_accuracy(
-    recommended: np.ndarray, trained: np.ndarray, item_starts: np.ndarray, names: list[str]
+    recommended: np.ndarray,
+    trained: np.ndarray,
+    item_starts: np.ndarray,
+    names: list[str],
+    left_out: Collection[str] = (),
 ) -> dict[str, dict[str, float]]:
     """{domain: {"coverage@10", "popularity@10"}} of the lists recommended for a split's targets.
 
@@ -71,6 +77,7 @@ def beyond_accuracy(
     recommended: [V + 1] how many lists of ten contain each item.
     trained: [V + 1] its training events.
     item_starts: [D + 1] the first item of each domain, and the end.
+    left_out: the names of the domains that do not count in the macro mean.
 
     Coverage is the share of the domain's items that are in a list. Popularity is the mean number
     of training events of a recommended item, divided by that of an item in a training event: 1 is
@@ -90,7 +97,7 @@ def beyond_accuracy(
             f"coverage@{TOP}": float((lists > 0).mean()),
             f"popularity@{TOP}": float(mean_recommended / mean_chosen),
         }
-    present = [values for values in by_domain.values() if values]
+    present = [values for name, values in by_domain.items() if values and name not in left_out]
     macro = {
         key: float(np.mean([values[key] for values in present]))
         for key in (present[0] if present else ())

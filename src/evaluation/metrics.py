@@ -49,12 +49,17 @@ def target_metrics(better: Array, tied: Array, ties: str = "expected") -> dict[s
 
 
 def summarise(
-    better: Array, tied: Array, domains: Array, domain_names: list[str], ties: str = "expected"
+    better: Array,
+    tied: Array,
+    domains: Array,
+    domain_names: list[str],
+    ties: str = "expected",
+    least: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Mean metrics of each domain, their macro mean, and the mean over all targets (`users`).
 
-    better, tied and domains [n]. `n` stands beside each mean; a domain without a target is left out
-    of the macro mean and has n = 0 and no metrics.
+    better, tied and domains [n]. `n` stands beside each mean. A domain without a target, or with
+    fewer than `least`, is left out of the macro mean; the first has n = 0 and no metrics.
     """
     by_target = np.stack([*target_metrics(better, tied, ties).values()])  # [metrics, n]
     order = np.argsort(np.asarray(domains), kind="stable")
@@ -63,12 +68,13 @@ def summarise(
     ends = np.searchsorted(np.asarray(domains)[order], numbers, side="right")
     parts = np.split(ordered, ends[:-1], axis=1)
     summary = {name: _means(part) for name, part in zip(domain_names, parts, strict=True)}
-    present = [means for means in summary.values() if means["n"]]
+    present = [means for means in summary.values() if means["n"] >= max(1, least)]
     users = _means(by_target)
     macro: dict[str, float] = {}
     if present:
         macro = {name: float(np.mean([means[name] for means in present])) for name in METRICS}
-    return summary | {"macro": macro | {"n": users["n"]}, "users": users}
+    macro["n"] = sum(int(means["n"]) for means in present)
+    return summary | {"macro": macro, "users": users}
 
 
 def _means(values: Array) -> dict[str, float]:

@@ -223,18 +223,21 @@ def summarise_paths(
     dataset: Dataset,
     targets: Targets,
     ties: str,
+    least: int = 0,
 ) -> dict[str, dict[str, dict]]:
-    """{protocol: {path: {domain, macro, users: metrics}}}, as in results.json."""
+    """{protocol: {path: {domain, macro, users: metrics}}}, as in results.json; a domain with fewer
+    than `least` targets is left out of the macro mean."""
     names = dataset.domain_names
+    counts = np.bincount(targets.domains, minlength=len(names))
+    left_out = [name for name, count in zip(names, counts, strict=True) if count < least]
     results: dict[str, dict[str, dict]] = {}
     for path, path_scores in scores.items():
         for protocol, ranks in path_scores.ranks.items():
-            summary = summarise(
-                ranks.better, ranks.tied, targets.domains, names, ties=ties_of(protocol, ties)
-            )
+            policy = ties_of(protocol, ties)
+            summary = summarise(ranks.better, ranks.tied, targets.domains, names, policy, least)
             if protocol == "full" and path_scores.lists is not None:
                 for name, values in beyond_accuracy(
-                    path_scores.lists, dataset.training_counts, dataset.item_starts, names
+                    path_scores.lists, dataset.training_counts, dataset.item_starts, names, left_out
                 ).items():
                     summary[name] |= values
             results.setdefault(protocol, {})[path] = summary

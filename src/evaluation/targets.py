@@ -52,6 +52,18 @@ def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets
     )  # fmt: skip
 
 
+def check_macro(dataset: Dataset, least: int) -> None:
+    """UserError where no domain has `least` targets of a split that has targets
+    (`--min_domain_targets`)."""
+    largest = {name: int(dataset.split_counts[split].max()) for name, split in SPLITS.items()}
+    split = min((name for name in largest if largest[name]), key=largest.__getitem__, default="")
+    if split and largest[split] < least:
+        raise UserError(
+            f"--min_domain_targets {least} leaves no domain in the mean over domains: none has "
+            f"more than {largest[split]} {split} targets; give at most {largest[split]}"
+        )
+
+
 def is_temporal(dataset: Dataset) -> bool:
     """Whether the dataset is split by time, which makes every context strict."""
     return dataset.card.get("split", {}).get("protocol") == "temporal"

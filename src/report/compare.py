@@ -13,17 +13,20 @@ from src.config.modes import PATHS, SERVED
 from src.config.names import COUNT_MODELS
 from src.evaluation.metrics import METRICS
 from src.io.errors import UserError
-from src.report.finished_runs import MEANS, domain_means, read_runs
+from src.report.finished_runs import MEANS, domain_means, least_targets, read_runs
 from src.report.formatting import ALPHA, count_of, interval, join_and, number, p_cell, signed
 from src.report.seed_groups import (
     Ranker,
+    budgets_line,
     check_distinct_names,
     check_same_data,
     check_same_targets,
     group_seeds,
     titles_line,
+    withheld,
 )
 from src.report.table_files import check_tables, markdown, write_tables
+from src.report.training_ends import withheld_lines
 from src.statistics import comparison
 from src.statistics.holm import holm
 
@@ -56,6 +59,12 @@ class Row:
     users: int
     seeds: int
     seed_deviation: float | None
+    withheld: str
+
+    @property
+    def sure(self) -> bool:
+        """Whether the difference is significant and may be called so."""
+        return self.p_holm < ALPHA and not self.withheld
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +103,10 @@ def run(arguments: argparse.Namespace) -> None:
     pairs = [
         compare_pair(first, second, arguments.split, arguments.protocol, metrics) for second in work
     ]
-    texts = [pair_text(rows) for rows in pairs]
+    texts = [
+        pair_text(rows, budgets_line({one.name: one for one in (first, second)}))
+        for rows, second in zip(pairs, others, strict=True)
+    ]
     text = "\n".join([*texts, legend(pairs, [first, *others], len(metrics))])
     if arguments.out:
         columns = [field.name for field in dataclasses.fields(Row)]
@@ -164,15 +176,18 @@ def _metric_rows(
     values = [one.group.values(*what, one.path, metric) for one in (first, second)]
     check_same_targets(values[0], values[1], first.name, second.name)
     names = first.group.runs[0].domains
+    least = least_targets([*first.group.runs, *second.group.runs])
     pairs = comparison.compare(
         values[0].value.to_numpy(),
         values[1].value.to_numpy(),
         pd.factorize(values[0].user_id)[0],
         values[0].domain.map(names.index).to_numpy(),
         names,
+        least=least,
     )
-    means = [domain_means(frame) for frame in values]
+    means = [domain_means(frame, least) for frame in values]
     by_seed = _seed_differences(first, second, *what, metric)
+    reasons = withheld({one.name: one for one in (first, second)})
     return [
         Row(
             first=first.name, second=second.name, split=split, protocol=protocol, metric=metric,
@@ -180,6 +195,7 @@ def _metric_rows(
             difference=pair.difference, low=pair.low, high=pair.high, error=pair.error, p=pair.p,
             p_holm=pair.p, detectable=pair.detectable, targets=pair.targets, users=pair.users,
             seeds=len(by_seed), seed_deviation=_deviation([part[name] for part in by_seed]),
+            withheld=reasons.get(name, ""),
         )
         for name, pair in pairs.items()
     ]  # fmt: skip
@@ -189,13 +205,14 @@ def _seed_differences(
     first: Ranker, second: Ranker, split: str, protocol: str, metric: str
 ) -> list[dict[str, float]]:
     """{domain, macro or users: difference} for each seed that both rankers have."""
+    least = least_targets([*first.group.runs, *second.group.runs])
 
     def by_seed(ranker: Ranker, other: Ranker) -> dict[int, dict[str, float]]:
         runs = ranker.by_seed
         if ranker.path in COUNT_MODELS:  # the same for every seed
             runs = dict.fromkeys(other.by_seed, ranker.group.runs[0])
         return {
-            seed: domain_means(run.values(split, protocol, ranker.path, metric))
+            seed: domain_means(run.values(split, protocol, ranker.path, metric), least)
             for seed, run in runs.items()
         }
 
@@ -211,18 +228,22 @@ def _deviation(values: list[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def pair_text(rows: list[Row]) -> str:
-    """Heading and table of a pair."""
+def pair_text(rows: list[Row], budgets: str) -> str:
+    """Heading and table of a pair; below it what forbids a verdict, and unequal budgets."""
     cells = [_cells(row) for row in rows]
     one = rows[0]
     title = f"{one.first} − {one.second}: {one.split}, protocol `{one.protocol}`"
     table = markdown(list(cells[0]), [list(line.values()) for line in cells], 2)
-    return f"{title}\n\n{table}"
+    reasons = {row.domain: row.withheld for row in rows}
+    notes = withheld_lines(reasons, [name for name in reasons if name not in MEANS])
+    notes += [budgets] if budgets else []
+    below = "".join(f"\n- {note[0].upper()}{note[1:]}" for note in notes)
+    return f"{title}\n\n{table}{below}{chr(10) if below else ''}"
 
 
 def _cells(row: Row) -> dict[str, str]:
     """{column: cell} of a row; the deviation over seeds only if there are several seeds."""
-    difference = f"**{signed(row.difference)}**" if row.p_holm < ALPHA else signed(row.difference)
+    difference = f"**{signed(row.difference)}**" if row.sure else signed(row.difference)
     limits = "–" if np.isnan(row.error) else interval(row.low, row.high)
     mark = "*" if row.users < comparison.FEW_USERS else ""
     users = "" if row.users == row.targets else f" ({count_of(row.users, 'user')})"
@@ -252,9 +273,9 @@ def legend(pairs: list[list[Row]], rankers: list[Ranker], metrics: int) -> str:
     groups = {one.group.label: one.group for one in rankers if one.path not in COUNT_MODELS}
     lines = [f"Models: {titles_line(list(groups.values()))}."] if groups else []
     lines += [
-        f"**Bold**: p (Holm) < {ALPHA}, corrected over the {family} of a pair{means}. p: two-sided "
-        "permutation test that flips the signs of users' differences. Intervals: bootstrap over "
-        "users.",
+        f"**Bold**: p (Holm) < {ALPHA}, corrected over the {family} of a pair{means}, and both "
+        "models trained to the end. p: two-sided permutation test that flips the signs of users' "
+        "differences. Intervals: bootstrap over users.",
         "detectable: the true difference that a test at 5 % detects in 80 % of such data sets. "
         "macro: mean over domains. users: mean over all targets. n: targets.",
     ]
@@ -273,6 +294,12 @@ def legend(pairs: list[list[Row]], rankers: list[Ranker], metrics: int) -> str:
     if any(row.users < comparison.FEW_USERS for row in rows):
         lines.append(
             f"*: fewer than {comparison.FEW_USERS} users; the interval is only approximate."
+        )
+    unknown = [one.name for one in rankers if not one.counted and not one.group.ends]
+    if unknown:
+        lines.append(
+            f"Without metrics.csv it is not known whether {join_and(unknown)} "
+            f"{'was' if len(unknown) == 1 else 'were'} trained to the end."
         )
     if any(np.isnan(row.error) for row in rows):
         lines.append("–: no interval, because only one user has targets (macro: in some domain).")

@@ -1,6 +1,7 @@
 """Finished runs as the reports read them: the files of a run folder, checked when they are read."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,14 @@ class Run:
     def data(self) -> str:
         """sha256 of the data."""
         return self.environment["data_sha256"]
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data, from its card: a run made with --data_dir has another one in its
+        settings. An old run without a name in a card has that of its settings."""
+        if not (self.folder / "data_card.json").is_file():
+            return self.config["data_name"]
+        return self.card.get("data_name", self.config["data_name"])
 
     @property
     def seed(self) -> int:
@@ -164,15 +173,15 @@ class Run:
         """The rows of targets.parquet of a split, indexed by target."""
         return self._target_rows("targets.parquet", {"split": split}, TARGETS_COLUMNS)
 
-    def metrics(self) -> pd.DataFrame:
+    def metrics(self, *, initial: bool = False) -> pd.DataFrame:
         """metrics.csv: epoch, step, split, path, domain, metric, value.
 
-        Only trained epochs: epoch 0, the validation of `--init_from`, is left out.
+        Without `initial` only trained epochs: epoch 0 is the validation of `--init_from`.
         """
         rows = self._training_csv("metrics.csv", METRICS_COLUMNS)
         if not np.isfinite(rows.value).all():
             raise UserError(f"{self.folder / 'metrics.csv'} has non-finite values; {RETRAIN}")
-        return rows[rows.epoch > 0]
+        return rows if initial else rows[rows.epoch > 0]
 
     def transfer(self) -> pd.DataFrame | None:
         """transfer.csv: epoch, domain, phi, s, gamma, weight; None if no gap was recorded."""
@@ -297,7 +306,16 @@ def without_seed(name: str, seed: int) -> str:
     return re.sub(rf"[-_.]*(seed)?[-_.]*{seed}$", "", name)
 
 
-def domain_means(values: pd.DataFrame) -> dict[str, float]:
-    """The means of `Run.values`: of each domain with targets, macro, and users (all targets)."""
-    means = values.groupby("domain").value.mean()
-    return {**means.to_dict(), "macro": float(means.mean()), "users": float(values.value.mean())}
+def domain_means(values: pd.DataFrame, least: int = 0) -> dict[str, float]:
+    """The means of `Run.values`: of each domain with targets, macro (of those with at least
+    `least`), and users (all targets)."""
+    groups = values.groupby("domain").value
+    means = groups.mean()
+    macro = float(means[groups.size() >= least].mean())
+    return {**means.to_dict(), "macro": macro, "users": float(values.value.mean())}
+
+
+def least_targets(runs: Iterable[Run]) -> int:
+    """The targets that a domain needs to count in the macro mean of these runs: what most demands
+    of them (`--min_domain_targets`)."""
+    return max(run.config["min_domain_targets"] for run in runs)

@@ -52,3 +52,13 @@ def count_of(count: int, noun: str) -> str:
 def percent(share: float) -> str:
     """12.5 %; a dash for NaN"""
     return f"{100 * share:.1f} %" if math.isfinite(share) else "–"
+
+
+def level(value: float) -> str:
+    """.535 or .0424: a metric beside others of its size; a dash for NaN"""
+    return number(value, 3 if abs(value) >= 0.1 else 4).removeprefix("0")
+
+
+def relative_change(share: float) -> str:
+    """−47 %; a dash for NaN"""
+    return f"{100 * share:+.0f} %".replace("-", "−") if math.isfinite(share) else "–"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from src.config.names import COUNT_MODELS
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
-from src.report.finished_runs import Run, domain_means, read_runs
+from src.report.finished_runs import Run, domain_means, least_targets, read_runs
 from src.report.formatting import number
 from src.report.seed_groups import (
     SeedGroup,
@@ -132,7 +132,7 @@ def _macro(
         by_target = target_metrics(ranks.better, ranks.tied, ties)
         for metric in metrics:
             values = ranks[["domain"]].assign(value=by_target[metric])
-            means[metric, name] = domain_means(values)["macro"]
+            means[metric, name] = domain_means(values, least_targets([run]))["macro"]
     return means
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from src.config.names import COUNT_MODELS
 from src.io.errors import UserError
 from src.report.finished_runs import Run, without_seed
+from src.report.training_ends import ModelEnd, faults, model_ends, unequal_budgets
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class SeedGroup:
     def title(self) -> str:
         """Model and mode, for people."""
         return self.runs[0].title
+
+    @cached_property
+    def ends(self) -> list[ModelEnd]:
+        """How the models of all seeds ended; none for runs without metrics.csv."""
+        return model_ends(self.runs)
 
     def values(
         self, split: str, protocol: str, path: str, metric: str, ties: str | None = None
@@ -46,17 +53,47 @@ class Ranker:
     @property
     def name(self) -> str:
         """RUN:PATH, by the names of the runs; a baseline, the same in every run, by its own."""
-        return self.path if self.path in COUNT_MODELS else f"{self.group.label}:{self.path}"
+        return self.path if self.counted else f"{self.group.label}:{self.path}"
 
     @property
     def title(self) -> str:
-        """Model and mode, with the path if the model has several."""
+        """Model and mode, with the path if the model has several; a baseline by its name."""
+        if self.counted:
+            return self.path
         several = len(self.group.runs[0].paths) > 1
         return f"{self.group.title} {self.path}" if several else self.group.title
 
     @property
     def by_seed(self) -> dict[int, Run]:
         return {run.seed: run for run in self.group.runs}
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is a count model, which is not trained."""
+        return self.path in COUNT_MODELS
+
+
+def withheld(rankers: dict[str, Ranker]) -> dict[str, str]:
+    """{domain, macro or users: why no verdict is drawn from a difference of these rankers}.
+
+    rankers: {how sentences call it: ranker}.
+    """
+    reasons: dict[str, list[str]] = {}
+    for name, ranker in rankers.items():
+        for domain, fault in ({} if ranker.counted else faults(ranker.group.ends, name)).items():
+            reasons.setdefault(domain, []).append(fault)
+    return {domain: "; ".join(parts) for domain, parts in reasons.items()}
+
+
+def budgets_line(rankers: dict[str, Ranker]) -> str:
+    """What differs in the budgets of rankers that were trained; empty if nothing does."""
+    return unequal_budgets(
+        {
+            name: (one.group.runs[0].settings, one.group.ends)
+            for name, one in rankers.items()
+            if not one.counted
+        }
+    )
 
 
 def group_seeds(runs: list[Run]) -> list[SeedGroup]:

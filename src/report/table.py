@@ -11,6 +11,7 @@ from src.report.finished_runs import Run, read_runs
 from src.report.formatting import number
 from src.report.seed_groups import check_distinct_names, check_same_data, group_seeds
 from src.report.table_files import check_tables, markdown, write_tables
+from src.report.training_ends import faults
 
 COLUMNS = [
     "run", "model", "mode", "loss", "seed", "path", "split", "protocol", "domain", "metric",
@@ -75,10 +76,11 @@ def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str
     """A Markdown table with one row per model and path, one column per domain.
 
     A cell holds the `metrics`, separated by slashes; of several seeds their mean and standard
-    deviation.
+    deviation. Below it stand the models that were not trained to the end.
     """
     by_row: dict[tuple[str, str, str], list[dict[str, dict]]] = {}
-    for group in group_seeds(runs):
+    groups = group_seeds(runs)
+    for group in groups:
         for run in group.runs:
             for path, scores in run.protocol_scores(split, protocol).items():
                 if path in COUNT_MODELS:  # the same in every run
@@ -97,6 +99,9 @@ def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str
     seeds = {row[1]: len(scores) for row, scores in by_row.items() if len(scores) > 1}
     counts = ", ".join(f"{label}: {count}" for label, count in seeds.items())
     legend = f"\n±: standard deviation over seeds ({counts}).\n" if seeds else ""
+    untrained = [faults(group.ends, group.label).get("users") for group in groups]
+    if any(untrained):
+        legend += f"\nNot trained to the end: {'; '.join(filter(None, untrained))}.\n"
     return f"{title}\n\n{markdown(['model', 'run', 'path', *domains], rows, 3)}{legend}"
 
 

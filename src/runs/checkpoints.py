@@ -4,6 +4,7 @@ A checkpoint is one dict in the zip format of `torch.save`, which keeps a CRC-32
 `torch.load` does not check them; reading a checkpoint here does.
 """
 
+import dataclasses
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.config.identity import identity, identity_hash
+from src.config.identity import hash_values, identity, identity_hash
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
 from src.io.errors import UserError
@@ -119,13 +120,14 @@ def read_checkpoint(
             f"not {dataset.card['sha256'][:12]}…)"
         )
     if state.get("identity") != identity_hash(settings):
-        before = state["settings"]  # without the settings added after the run
+        before = state["settings"]
+        # settings added after the run had their defaults
+        defaults = {field.name: field.default for field in dataclasses.fields(settings)}
         for name, value in identity(settings).items():
-            if before.get(name, value) != value:
-                raise Unusable(
-                    f"{path} is of another run: --{name} was {before[name]}, now {value}"
-                )
-        if state["format"] == FORMAT:
+            former = before.get(name, defaults[name])
+            if former != value:
+                raise Unusable(f"{path} is of another run: --{name} was {former}, now {value}")
+        if state["format"] == FORMAT and state.get("identity") != hash_values(before):
             raise Unusable(f"{path} is of another run")
     return state
 

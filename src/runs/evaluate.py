@@ -146,7 +146,9 @@ def write_scores(
     results = _kept_results(folder) if keep else {}
     tables, facts = [], []
     for split in splits:
-        summary = summarise_paths(split.scores, dataset, split.targets, settings.ties)
+        summary = summarise_paths(
+            split.scores, dataset, split.targets, settings.ties, settings.min_domain_targets
+        )
         results[split.targets.split] = results.get(split.targets.split, {}) | summary
         tables.append(rank_tables(split.scores, dataset, split.targets))
         if not split.strict:

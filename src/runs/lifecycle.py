@@ -14,6 +14,7 @@ from src.config.cli import as_json
 from src.config.identity import difference, longer
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import TRAIN, VALID, Dataset
+from src.evaluation.targets import check_macro
 from src.io.errors import UserError
 from src.io.files import TEMPORARY, check_output, write_json
 from src.io.locking import hold_lock
@@ -172,6 +173,7 @@ def check_trainable(settings: Settings, dataset: Dataset, process: Process) -> N
             f"--batch_size {settings.batch_size} is less than one user for each of the "
             f"{process.processes} processes; start fewer, or give a larger one"
         )
+    check_macro(dataset, settings.min_domain_targets)
     names, counts = dataset.domain_names, dataset.split_counts
     if not counts[VALID].any():
         raise UserError(

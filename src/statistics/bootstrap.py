@@ -28,6 +28,7 @@ def estimates(
     domains: np.ndarray,
     names: list[str],
     *,
+    least: int = 0,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
@@ -37,17 +38,18 @@ def estimates(
     ----------
     values, users, domains: [n] a target's value, its user's number, its domain's (0 … D − 1).
     names: D names; the result has those with targets as keys, then `macro` and `users`.
+    least: domains with fewer targets are left out of the macro mean.
     resamples: bootstrap samples of the users. The intervals are percentiles over them, so they
         stay within the range of the values.
 
     Raises ValueError as `sum_by_user` does.
     """
-    return estimates_of(sum_by_user(values, users, domains, names), resamples, seed)
+    return estimates_of(sum_by_user(values, users, domains, names, least), resamples, seed)
 
 
 def estimates_of(table: UserSums, resamples: int, seed: int) -> dict[str, Estimate]:
     """`estimates` of values that are already summed by user."""
-    values = domain_and_overall_means(table.sums.sum(0), table.counts.sum(0))
+    values = domain_and_overall_means(table.sums.sum(0), table.counts.sum(0), table.in_macro)
     spread = np.full((3, len(values)), np.nan)  # low, high, error
     if len(table.sums) > 1:
         rng = np.random.default_rng(seed)
@@ -73,7 +75,7 @@ def _bootstrap(
         times = np.bincount((drawn + block).ravel(), minlength=drawn.size).reshape(drawn.shape)
         totals = weighted_sums(times.astype(float), rows)
         sums, counts = np.split(totals, 2, axis=1)  # [batch, D] each
-        return domain_and_overall_means(sums, counts, means)
+        return domain_and_overall_means(sums, counts, table.in_macro, means)
 
     result = stats.bootstrap(
         (np.arange(users),), statistic, n_resamples=resamples, batch=batch_size(users),

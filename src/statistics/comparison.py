@@ -40,6 +40,7 @@ def compare(
     domains: np.ndarray,
     names: list[str],
     *,
+    least: int = 0,
     resamples: int = 2000,
     permutations: int = 5000,
     seed: int = 0,
@@ -55,7 +56,7 @@ def compare(
     Raises ValueError as `sum_by_user` does.
     """
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    table = sum_by_user(differences, users, domains, names)
+    table = sum_by_user(differences, users, domains, names, least)
     means = estimates_of(table, resamples, seed)
     reach = _interval_reach(table.users)
     return {

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from src.config.settings import Settings
+from src.config.settings import Settings, TrainingSettings
 
 
 def make_optimizers(
@@ -34,9 +34,16 @@ def make_schedulers(
     }
 
 
+def warmup_steps(settings: TrainingSettings, steps_per_epoch: int) -> int:
+    """The steps of the warm-up, which --warmup_epochs scales to the steps of a model."""
+    if settings.warmup_epochs:
+        return round(settings.warmup_epochs * steps_per_epoch)
+    return settings.warmup_steps
+
+
 def lr_share(step: int, settings: Settings, steps_per_epoch: int) -> float:
     """The learning rate of step `step` (from 0) as a share of --lr."""
-    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    warmup = min(1.0, (step + 1) / max(1, warmup_steps(settings, steps_per_epoch)))
     if settings.lr_schedule == "constant":
         return warmup
     return warmup * max(0.0, 1.0 - step / (settings.max_epochs * steps_per_epoch))

@@ -22,7 +22,7 @@ class Progress:
             return False
         if self.epoch >= settings.max_epochs:
             return True
-        if not self.epoch or self.step < settings.min_steps:
+        if self.epoch == 0 or self.step < settings.min_steps:
             return False
         patience = settings.patience_steps
         if settings.patience_epochs:  # every epoch has as many steps

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.support.command_runs import (
     ROOT,
     command,
     contents,
+    data_step,
     flags,
     make_data,
     train,
@@ -85,6 +87,26 @@ def test_the_three_commands_lead_from_nothing_to_a_table(tmp_path):
     for name in (*DOMAINS, "macro", "users"):
         assert any(line.startswith(f"{name} ") for line in lines)
     assert "Traceback" not in done.stderr
+
+
+def test_that_nothing_can_be_transferred_is_said_before_training(data, tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    shutil.copy(
+        ROOT / "tests" / "data" / "cases" / "no_shared_users.csv", tmp_path / "raw" / "a.csv"
+    )
+    place = (f"--raw_dir={tmp_path / 'raw'}", f"--out_dir={tmp_path / 'apart'}")
+    data_step("--data_name=tiny", "--strd_ym=202312", *place, "--threads=1")
+    for mode in ("syncrec", "sdsr_separate"):
+        capsys.readouterr()
+        train(tmp_path / "apart", tmp_path, mode, f"--mode={mode}")
+        lines = capsys.readouterr().out.splitlines()
+        note = "NOTE: no user is active in two domains, so nothing can be transferred between them"
+        (said,) = [n for n, line in enumerate(lines) if line.startswith(note)]
+        assert said < min(n for n, line in enumerate(lines) if line.startswith("epoch"))
+    train(tmp_path / "apart", tmp_path, "syncrec", "--mode=syncrec")  # finished already
+    assert "nothing can be transferred" not in capsys.readouterr().out
+    train(data, tmp_path, "shared")
+    assert "nothing can be transferred" not in capsys.readouterr().out
 
 
 def test_the_run_folder_holds_the_files_of_the_contract(run, data):

@@ -1,5 +1,6 @@
 """`report.py compare`: the same targets, seeds averaged first, the uncertainty beside it."""
 
+import json
 import shutil
 
 import numpy as np
@@ -56,6 +57,24 @@ def test_a_planted_difference_is_bold_where_it_was_planted(runs, monkeypatch, ca
     assert bold == {"A": True, "B": True, "C": False, "macro": True, "users": True}
     assert "**Bold**: p (Holm) < 0.05" in text
     assert sum(int(row[-1]) for row in rows[:3]) == int(rows[3][-1]) == 240
+
+
+def test_small_domains_are_left_out_of_the_macro_mean_as_the_runs_say(
+    tmp_path, monkeypatch, capsys
+):
+    """The run that asks for more targets decides for both."""
+    folders = [write_run(tmp_path / mode, LOG, mode=mode) for mode in ("syncrec", "cdsr")]
+    counts = LOG.targets["test"].groupby("domain").size()
+    least = int(counts.min()) + 1
+    config = json.loads((folders[1] / "config.json").read_text())
+    (folders[1] / "config.json").write_text(json.dumps(config | {"min_domain_targets": least}))
+    _, table = written(monkeypatch, capsys, tmp_path, *folders)
+    table = table.droplevel(["second", "metric"])
+    kept = counts.index[counts >= least]
+    assert 0 < len(kept) < len(counts)
+    for column in ("first_value", "second_value", "difference"):
+        assert table.loc["macro", column] == pytest.approx(table.loc[kept, column].mean())
+    assert table.loc["macro", "targets"] == counts[kept].sum()
 
 
 def test_values_are_averaged_over_seeds_before_users_are_resampled(

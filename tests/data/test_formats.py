@@ -178,7 +178,7 @@ def test_auto_says_what_it_saw(tmp_path):
     amazon2018_ratings(tmp_path / "raw")
     assert choose_format(str(tmp_path / "raw"), "auto") == (
         "amazon2018",
-        "Books.csv has ratings with the ASIN in the first column",
+        "Books.csv has lines such as B00000001X,A1,5.0,1400000000",
     )
 
 
@@ -195,9 +195,13 @@ def test_two_files_of_one_domain_are_refused(tmp_path, capsys):
     assert "both name domain Books" in fail(capsys, tmp_path, tmp_path.parent / "out")
 
 
-def test_a_format_with_names_of_its_own_takes_none(tmp_path, capsys):
+def test_a_format_with_names_of_its_own_takes_only_these(tmp_path, capsys):
     movielens(tmp_path)
     line = fail(capsys, tmp_path, tmp_path.parent / "out", "--user_col=who")
+    assert "no column 'who' (its columns: UserID, MovieID, Rating, Timestamp)" in line
+    (tmp_path / "released").mkdir()
+    released(tmp_path / "released")
+    line = fail(capsys, tmp_path / "released", tmp_path.parent / "out", "--user_col=who")
     assert "--user_col is for event tables" in line
 
 

@@ -24,10 +24,12 @@ def test_a_missing_raw_folder(tmp_path, out, capsys):
     assert "--raw_dir" in line
 
 
-def test_a_raw_folder_that_is_a_file_or_holds_no_log(tmp_path, out, capsys):
+def test_a_raw_folder_that_holds_no_log(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.txt", ROWS)
-    assert "is a file" in fail(capsys, raw / "e.txt", out)
-    assert "holds no raw log" in fail(capsys, raw, out)
+    line = fail(capsys, raw, out)
+    assert "holds no raw log, only e.txt" in line
+    assert "--raw_dir FILE" in line
+    make(raw / "e.txt", out)  # a file of any suffix, where it is named itself
     assert "no log of format syncrec" in fail(capsys, raw, out, "--format=syncrec")
 
 
@@ -42,13 +44,13 @@ def test_a_missing_column(tmp_path, out, capsys, column, flag):
         assert part in line
 
 
-def test_a_missing_domain_column_of_a_lone_file(tmp_path, out, capsys):
+def test_a_domain_column_that_is_missing_where_a_flag_names_it(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS, ("user_id", "item_id", "type", "unix_time"))
-    assert "--domain_col" in fail(capsys, raw, out)
+    assert "--domain_col" in fail(capsys, raw, out, "--domain_col=kind")
     make(raw, out, "--domain_col=type")
 
 
-@pytest.mark.parametrize("time", ["yesterday", "12.5", "1388534400000", "0x10", "nan", "1_000"])
+@pytest.mark.parametrize("time", ["yesterday", "12.5.", "1388534400000", "0x10", "nan", "1_000"])
 def test_an_unparseable_time_is_told_with_its_row_as_an_editor_counts(tmp_path, out, capsys, time):
     rows = [("u", "i", "a", MONTH, '"two\nlines"'), ("u", "i", "a", time, "")]
     rows = [*((*row, "") for row in ROWS[:2]), *rows, *((*row, "") for row in ROWS[2:])]

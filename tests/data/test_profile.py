@@ -71,7 +71,7 @@ def test_ids_that_differ_in_case_or_spaces_stay_different_and_are_told(tmp_path,
     lines = said(capsys, write_log(tmp_path / "raw" / "e.csv", rows), tmp_path / "out")
     assert sorted(sequences_of(tmp_path / "out")) == sorted(names)
     assert card_of(tmp_path / "out")["similar_ids"] == {"users": 2, "items": 1}
-    assert any(line.startswith("NOTE: 2 ids of users differ from another one") for line in lines)
+    assert any(line.startswith("note: user ids that equal another one but for") for line in lines)
 
 
 def test_equal_item_ids_of_two_domains_are_not_similar(tmp_path):
@@ -142,7 +142,16 @@ def test_rejected_rows_are_kept_counted_and_sampled(tmp_path, capsys):
     table = (tmp_path / "out" / "rejected.csv").read_text().splitlines()
     assert table[0] == "file,row,reason,text"
     assert [line.split(",")[:2] for line in table[1:]] == [["e.csv", str(n)] for n in (52, 53, 54)]
-    assert any(line.startswith("NOTE: raw rows were rejected (") for line in lines)
+    (note,) = [line for line in lines if line.startswith("NOTE: raw rows were rejected (")]
+    assert note.endswith("; see the sample in rejected.csv")
+
+
+def test_describe_shows_a_rejected_row_instead_of_a_file_that_is_not_written(tmp_path, capsys):
+    raw = write_log(tmp_path / "raw" / "e.csv", [*random_log(events=50), ("", "1", "Books", MONTH)])
+    lines = said(capsys, raw, tmp_path / "out", "--max_rejected=0.1", "--describe")
+    assert "rejected.csv" not in "\n".join(lines)
+    (note,) = [line for line in lines if line.startswith("NOTE: raw rows were rejected (")]
+    assert note.endswith(f"; the first is e.csv row 52, user_id is empty: ',1,Books,{MONTH}'")
 
 
 def test_without_rejected_rows_there_is_no_such_file(raw, tmp_path):

@@ -1,18 +1,22 @@
 """Raw rows that cannot be used: counted by reason, sampled with their rows, and never silent."""
 
+import csv
+import gzip
+import re
 from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from src.dataset.ingest.rejects import enough
 from src.io.errors import UserError
 from tests.support import raw_reading
-from tests.support.data_logs import HEADER, MONTH, fail, write_log
+from tests.support.data_logs import HEADER, MONTH, fail, make, write_log
 
 GOOD = b"u1,i1,a,1400000000\n"
 TIMES = {
-    "seconds": ["1400000000", "1.4e9", " 1400000000 ", "1400000000.0"],
+    "seconds": ["1400000000", "1.4e9", " 1400000000 ", "1400000000.0", "1400000000.999"],
     "milliseconds": ["1400000000999", "1400000000000.7", "1.400000000001e12"],
     "microseconds": ["1400000000999999"],
     "nanoseconds": ["1400000000999999999"],
@@ -49,14 +53,13 @@ def test_each_fault_is_counted_and_placed(tmp_path):
         b"u,i,,1400000000\n",
         b"u,i,a,\n",
         b"u,i,a,soon\n",
-        b"u,i,a,12.5\n",
         b"u,i,a,1400000000000\n",
         b"u,i,a,-1\n",
         b"u,i,a,2014-05-13\n",
     )
     _, _, parsed, events = raw_reading.read(folder, max_rejected=1.0)
     assert events == [("u", 'said "so"', "a", 1_400_000_000), ("u1", "i1", "a", 1_400_000_000)]
-    unit = "time is not in whole seconds since 1970"
+    unit = "time is not in seconds since 1970"
     assert faults(parsed) == [
         (3, "not UTF-8"),
         (4, "too few columns"),
@@ -69,14 +72,13 @@ def test_each_fault_is_counted_and_placed(tmp_path):
         (14, "time is empty"),
         (15, "time is neither a number nor an ISO date"),
         (16, unit),
-        (17, unit),
-        (18, "time is before 1970"),
-        (19, unit),
+        (17, "time is before 1970"),
+        (18, unit),
     ]
-    assert parsed.rows == 16 == len(events) + sum(parsed.rejected.values())
-    assert next(iter(parsed.rejected.items())) == (unit, 3)
+    assert parsed.rows == 15 == len(events) + sum(parsed.rejected.values())
+    assert list(parsed.rejected.items())[:2] == [("line break or NUL in an id", 2), (unit, 2)]
     assert parsed.sample[1]["text"] == "u,i,a"
-    assert parsed.sample[9]["text"] == "u\ti\ta\tsoon"
+    assert parsed.sample[9]["text"] == "u,i,a,soon"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -84,8 +86,6 @@ def test_rows_are_lines_also_under_comments_and_in_packed_files(tmp_path, end):
     rows = [("u", "i", "a", MONTH)] * 3 + [("u", "", "a", MONTH), ("u", "i", "a", "x"), ("u", "i")]
     folder = write_log(tmp_path / "raw" / "e.csv.gz", rows, comments="# a\n# b\n")
     if end != "\n":
-        import gzip
-
         path = folder / "e.csv.gz"
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"\n", b"\r\n")))
     parsed = raw_reading.read(folder, max_rejected=1.0)[2]
@@ -199,10 +199,112 @@ def test_too_many_bad_rows_stop_with_the_first_of_them(tmp_path, capsys):
     assert "--max_rejected" in line
 
 
-def test_a_log_without_any_usable_row(tmp_path):
-    folder = log(tmp_path / "raw" / "e.csv", b"u,i,a,x\n")
-    with pytest.raises(UserError, match="no row of the log can be used"):
-        raw_reading.read(folder, max_rejected=1.0)
+BAD = [b"u,i,a,x\n", b",i,a,1400000000\n", b"u,,a,1400000000\n", b"u,i,,1400000000\n", b"u,i,a\n"]
+
+
+@pytest.mark.parametrize("bad", range(1, len(BAD) + 1))
+def test_the_refusal_lists_all_reasons_names_the_share_and_leaves_a_sample(tmp_path, capsys, bad):
+    folder = log(tmp_path / "raw" / "e.csv", GOOD * 7, GOOD.replace(b"i1", b"i2"), *BAD[:bad])
+    line = fail(capsys, folder, tmp_path / "made" / "out")
+    reasons = raw_reading.read(folder, max_rejected=1.0)[2].rejected
+    assert len(reasons) == bad
+    assert all(f"{reason}: 1" in line for reason in reasons)
+    sample = tmp_path / "made" / "out-rejected.csv"
+    assert line.endswith(f"; see {sample}\n")
+    assert [path.name for path in sample.parent.iterdir()] == [sample.name]
+    rows = list(csv.DictReader(sample.open(newline="", encoding="utf-8")))
+    assert [row["text"] for row in rows] == [text.decode().strip() for text in BAD[:bad]]
+    assert [row["row"] for row in rows] == [str(10 + n) for n in range(bad)]
+    share = re.search(r"allow them with --max_rejected (\S+) \(now 0\.001\)", line)[1]
+    less = float(share) * 0.99
+    assert "cannot be used" in fail(
+        capsys, folder, tmp_path / "made" / "out", f"--max_rejected={less}"
+    )
+    make(folder, tmp_path / "made" / "out", f"--max_rejected={share}")
+    assert [path.name for path in sample.parent.iterdir()] == ["out"]  # the old sample is gone
+    assert (tmp_path / "made" / "out" / "rejected.csv").is_file()
+
+
+@pytest.mark.parametrize("rows", [3, 7, 999, 1001, 123_457])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_share_that_would_do_is_enough_and_hardly_more(rows, count):
+    share = float(enough(count, rows))
+    assert count <= share * rows <= count * 1.01
+
+
+@pytest.mark.parametrize("flag", ["--describe", "--suggest=5"])
+def test_a_refusal_of_a_command_that_writes_nothing_leaves_nothing(tmp_path, capsys, flag):
+    folder = log(tmp_path / "raw" / "e.csv", GOOD, BAD[0])
+    line = fail(capsys, folder, tmp_path / "out", flag)
+    assert "1 of 2 raw rows cannot be used" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_sample_that_cannot_be_written_does_not_hide_the_refusal(tmp_path, capsys, monkeypatch):
+    folder = log(tmp_path / "raw" / "e.csv", GOOD, BAD[0])
+
+    def full(path, sample):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("make_dataset.write_rejected", full)
+    line = fail(capsys, folder, tmp_path / "out")
+    assert "1 of 2 raw rows cannot be used" in line
+    assert "see " not in line
+
+
+LINES = {
+    "csv": ("e.csv", b"user_id,item_id,domain,unix_time,note\n", [
+        b'u,"an ""item""",a,x,',
+        b'u,i, ,1400000000,"a quoted, field"',
+        b' u ,i,a,,"two\nlines"',
+        b'"u\nv",i,a,1400000000,5" pipe',
+        b"u,i,a,-5,caf\xc3\xa9",
+    ]),
+    "tsv": ("e.tsv", b"user_id\titem_id\tdomain\tunix_time\n", [
+        b"u\ti\ta\tx", b"\ti\ta\t1400000000", b"u\t \ta\t1400000000", b"u\ti\t\t1", b"u\ti\ta\t",
+    ]),
+    "comments and gz": ("e.csv.gz", b"# one\n# two\nuser_id,item_id,domain,unix_time\n", [
+        b"u,i,a,x", b"u,i,a,-1", b",i,a,1400000000", b"u,,a,1400000000", b"u,i,a,1.5.",
+    ]),
+    "json": ("reviews_A.json", b"", [
+        b'{"reviewerID": "u", "asin": "a", "unixReviewTime": "x", "text": "say \\"no\\""}',
+        b'{"reviewerID": "", "asin": "a", "unixReviewTime": 1}',
+        b'{"reviewerID": "u",  "asin": "a"}',
+        b"[1, 2]",
+        b'{"reviewerID": "u\\nv", "asin": "a", "unixReviewTime": 1}',
+    ]),
+    "not quoted": ("A.inter", b"user_id:token\titem_id:token\ttimestamp:float\n", [
+        b'u\t"i\tx', b'u\t5" pipe\t', b"\ti\t1400000000", b"u\t\t1400000000", b"u\ti\t-3",
+    ]),
+}  # fmt: skip
+GOOD_LINES = {
+    "csv": b"u,i,a,1400000000,\n", "tsv": b"u\ti\ta\t1400000000\n",
+    "comments and gz": GOOD, "not quoted": b"u\ti\t1400000000\n",
+    "json": b'{"reviewerID": "u", "asin": "a", "unixReviewTime": 1}\n',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_a_rejected_row_is_kept_as_it_stands_in_the_file(tmp_path, kind):
+    name, head, bad = LINES[kind]
+    content = head + b"".join(GOOD_LINES[kind] + row + b"\n" for row in bad)
+    path = tmp_path / "raw" / name
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    sample = raw_reading.read(path.parent, max_rejected=1.0)[2].sample
+    assert [row["text"] for row in sample] == [row.decode() for row in bad]
+
+
+def test_the_line_of_a_quote_that_never_closes_is_the_first(tmp_path):
+    folder = log(tmp_path / "raw" / "e.csv", GOOD, b'u,"i,a,1400000000\n', GOOD * 300)
+    (row,) = raw_reading.read(folder, max_rejected=1.0)[2].sample
+    assert (row["row"], row["text"]) == (3, 'u,"i,a,1400000000')
+
+
+def test_bytes_that_are_not_utf8_are_kept_as_escapes(tmp_path):
+    folder = log(tmp_path / "raw" / "e.csv", GOOD, b"u,caf\xe9,a,1400000000\n")
+    (row,) = raw_reading.read(folder, max_rejected=1.0)[2].sample
+    assert row["text"] == "u,caf\\xe9,a,1400000000"
 
 
 @pytest.mark.parametrize("name", ["e.csv.gz", "e.csv.zst"])

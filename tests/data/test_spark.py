@@ -24,6 +24,7 @@ OPTIONS = {
         "min_user_events": 3, "min_domains": 2, "dedup": "repeats", "max_len": 12,
         "shared_items": True, "domains": ("Books", "été"), "split": "temporal",
     },
+    "spelling": {"fold_case": True, "strip": True, "domains": ("BOOKS ", "ÉTÉ")},
     "one item an id": {"shared_items": True, "domains": ("Books", "été")},
 }  # fmt: skip
 

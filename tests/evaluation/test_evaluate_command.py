@@ -182,6 +182,55 @@ def test_ties_read_otherwise_change_results_and_no_rank(run, finished):
     assert after["test"]["released"] == before["test"]["released"]  # optimistic all the same
 
 
+def test_small_domains_are_left_out_of_the_macro_mean_and_nothing_else_changes(run, finished):
+    before, whole = results(finished["syncrec"]), contents(run)
+    counts = {name: before["test"]["full"]["cross"][name]["n"] for name in DOMAINS}
+    smallest = min(counts, key=counts.__getitem__)
+    kept = [name for name in DOMAINS if counts[name] > counts[smallest]]
+    evaluate(run, f"--min_domain_targets={counts[smallest] + 1}")
+    assert changed(whole, contents(run)) == {"config.json", "results.json"}
+    after = results(run)
+    for split, protocols in before.items():
+        sizes = {name: protocols["full"]["cross"][name]["n"] for name in DOMAINS}
+        counted = [name for name in DOMAINS if sizes[name] > counts[smallest]]
+        for protocol, paths in protocols.items():
+            for path, means in paths.items():
+                new = after[split][protocol][path]
+                macro = {key: np.mean([means[name][key] for name in counted]) for key in means["A"]}
+                macro["n"] = sum(sizes[name] for name in counted)
+                assert new == means | {"macro": pytest.approx(macro, abs=1e-12)}
+    assert after["test"]["full"]["cross"]["macro"]["n"] == sum(counts[name] for name in kept)
+    evaluate(run)  # with what config.json has now
+    assert results(run) == after
+    evaluate(run, "--min_domain_targets=0")
+    assert contents(run) == whole
+
+
+def test_a_run_with_small_domains_left_out_trains_the_same_and_is_the_same_run(data, run, tmp_path):
+    before = contents(run)
+    most = max(results(run)["test"]["full"]["cross"][name]["n"] for name in DOMAINS)
+    flags = ("--lr=0.02", "--mode=syncrec", f"--min_domain_targets={most}")
+    other = contents(train(data, tmp_path / "other", "syncrec", *flags))
+    differ = changed(before, other)
+    assert {"config.json", "results.json"} <= differ
+    assert not {"best.pt", "ranks.parquet", "serving.json", "metrics.csv"} & differ
+    train(data, tmp_path / "runs", "syncrec", *flags)  # the finished run, scored again
+    assert changed(before, contents(run)) == {"config.json", "results.json"}
+    assert json.loads(contents(run)["results.json"]) == json.loads(other["results.json"])
+
+
+def test_a_minimum_that_no_domain_reaches_is_refused_before_training(data, run, tmp_path, capsys):
+    line = failing(capsys, run, lambda: evaluate(run, "--min_domain_targets=1000"))
+    assert "--min_domain_targets 1000 leaves no domain in the mean over domains" in line
+    most = int(line.split("give at most ")[1])
+    line = failing(
+        capsys, tmp_path / "runs",
+        lambda: train(data, tmp_path / "runs", "new", f"--min_domain_targets={most + 1}"),
+    )  # fmt: skip
+    assert "give at most" in line
+    evaluate(run, f"--min_domain_targets={most}")
+
+
 # ------------------------------------------------------------------- strict contexts, by the rows
 
 

@@ -118,6 +118,19 @@ def test_the_means_of_the_summary_are_those_of_the_values_bit_for_bit():
         assert summary["users"][metric] == float(by_target.mean())
 
 
+@pytest.mark.parametrize(("least", "kept"), [(0, "ab"), (1, "ab"), (2, "a"), (3, "a"), (4, "")])
+def test_domains_with_fewer_targets_are_left_out_of_the_macro_mean(least, kept):
+    better, tied = np.array([0, 1, 4, 0]), np.ones(4, dtype=int)
+    domains, names = np.array([0, 0, 0, 2]), ["a", "empty", "b"]
+    plain = summarise(better, tied, domains, names)
+    summary = summarise(better, tied, domains, names, least=least)
+    macro = summary.pop("macro")
+    assert summary == {name: means for name, means in plain.items() if name != "macro"}
+    assert macro["n"] == sum(plain[name]["n"] for name in kept)
+    expected = {key: np.mean([plain[name][key] for name in kept]) for key in METRICS if kept}
+    assert {key: value for key, value in macro.items() if key != "n"} == pytest.approx(expected)
+
+
 def test_a_split_without_targets_gives_no_numbers():
     none = np.zeros(0, dtype=int)
     summary = summarise(none, none, none, ["a"])

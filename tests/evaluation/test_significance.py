@@ -45,6 +45,28 @@ def test_means_by_hand():
     assert [pair.users for pair in pairs.values()] == [1, 1, 2, 3, 3]
 
 
+def test_a_macro_mean_without_small_domains_is_that_of_the_others_alone():
+    """Its error and p too, but for the draws: as if the small ones' targets were not there."""
+    rows = [column[:150] for column in random_targets()]
+    small = np.random.default_rng(1).permutation(150)[:20]
+    rows[3] = np.where(np.isin(np.arange(150), small), 3, rows[3] % 2)  # 3: few targets
+    with_all = compare(*rows, NAMES)
+    without = compare(*rows, NAMES, least=21)
+    alone = compare(*(column[rows[3] != 3] for column in rows), NAMES)
+    assert list(without) == list(with_all) == ["A", "B", "C", "macro", "users"]
+    for name in without.keys() - {"macro"}:
+        assert without[name] == with_all[name]
+    macro, expected = without["macro"], alone["macro"]
+    assert macro.difference == pytest.approx(expected.difference, abs=1e-15)
+    assert macro.difference != with_all["macro"].difference
+    assert (macro.targets, macro.users) == (expected.targets, expected.users)
+    assert macro.error == pytest.approx(expected.error, rel=0.1)
+    assert macro.p == pytest.approx(expected.p, abs=0.03)
+    means = estimates(rows[0], *rows[2:], NAMES, least=21)
+    assert means["macro"].value == pytest.approx((means["A"].value + means["B"].value) / 2)
+    assert means["macro"].n == means["A"].n + means["B"].n
+
+
 def test_a_domain_with_one_user_has_no_interval_nor_has_the_macro_mean_with_it():
     intervals = estimates([1.0, 0.0, 0.5, 0.25, 0.25], [4, 4, 7, 9, 4], [0, 0, 1, 3, 3], NAMES)
     undefined = {

@@ -16,8 +16,11 @@ import pytest
 import torch
 
 import main as training
+from src.config.identity import hash_values
+from src.dataset.store.folder import open_dataset
 from src.io.errors import UserError, run_command
-from src.runs import training_state
+from src.runs import checkpoints, training_state
+from src.runs.command import parse_command
 from src.training.signals import Interrupted
 from tests.support import watched
 from tests.support.command_runs import contents, failing, flags, make_data, started, train
@@ -230,6 +233,20 @@ def test_a_foreign_checkpoint_is_named_and_the_one_before_it_used(
     train(data, runs, "run", EPOCHS, "--resume")
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"warning: {cut / 'last.pt'} {OTHERS[other]}")
+    assert differences(cut, whole) == []
+
+
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default(cut, data, runs, whole, capsys):
+    """As one that this version writes, made by a version without --warmup_epochs."""
+    state = torch.load(cut / "last.pt", weights_only=True)
+    del state["settings"]["warmup_epochs"]
+    torch.save(state | {"identity": hash_values(state["settings"])}, cut / "last.pt")
+    other = "is of another run: --warmup_epochs was 0.0, now 2.0"
+    settings = parse_command([*flags(data, runs, EPOCHS), "--warmup_epochs=2"]).settings
+    with pytest.raises(UserError, match=re.escape(other)):
+        checkpoints.read_checkpoint(cut / "last.pt", settings, open_dataset(data))
+    train(data, runs, "run", EPOCHS, "--resume")
+    assert "warning" not in capsys.readouterr().err
     assert differences(cut, whole) == []
 
 

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +169,22 @@ def reused_dataset(world: World, draw: Draw) -> None:
         data_step(*data_flags(world.logs["csv"]), f"--out_dir={world.data}")
 
 
+READING = (
+    [], ["--max_rejected=1"], ["--shared_items", "--max_rejected=.5"],
+    ["--events=view", "--max_rejected=1"], ["--min_rating=2", "--max_rejected=1"],
+    ["--columns=user_id,item_id,domain,unix_time", "--max_rejected=1"],
+    ["--time_format=%Y-%m-%d", "--max_rejected=1"], ["--time_unit=yyyymmdd", "--max_rejected=1"],
+    ["--delimiter=;"], ["--format=table", "--max_rejected=1"],
+)  # fmt: skip
+
+
 def raw_log(world: World, draw: Draw) -> None:
-    """A file of a raw log, in any format."""
+    """A file of a raw log, in any format, by an absolute or a relative path."""
     folder = world.logs[draw(st.sampled_from(sorted(world.logs)))]
-    limits = ([], ["--max_rejected=1"], ["--shared_items", "--max_rejected=.5"])
-    with spoiled(draw, draw(st.sampled_from(sorted(folder.iterdir())))):
-        data_step(*data_flags(folder), "--describe", *draw(st.sampled_from(limits)))
+    place = draw(st.sampled_from([folder, folder.relative_to(world.root)]))
+    options = draw(st.sampled_from(READING))
+    with spoiled(draw, draw(st.sampled_from(sorted(folder.iterdir())))), chdir(world.root):
+        data_step(*data_flags(place), "--describe", *options)
 
 
 # ------------------------------------------------------------------------ runs

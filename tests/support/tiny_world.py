@@ -1,9 +1,12 @@
 """A tiny good world for the fuzzer to spoil: raw logs in many formats, a dataset, trained runs."""
 
+import bz2
 import gzip
 import io
 import json
 import random
+import tarfile
+import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 
 import main
 from tests.support.command_runs import data_step
+from tests.support.known_miniatures import LOGS, download
 
 DOMAINS = ("Books", "Film", "Toys")
 MONTH = 1_388_534_400  # 2014-01-01 00:00 UTC
@@ -70,12 +74,12 @@ def data_flags(log: Path) -> list[str]:
 
 def write_logs(folder: Path) -> dict[str, Path]:
     """{format: folder} of the same events in each raw format that can hold them."""
-    found = {}
+    folders = {name: folder / name for name in WRITERS}
     for name, write in WRITERS.items():
-        found[name] = folder / name
-        found[name].mkdir(parents=True)
-        write(found[name], events())
-    return found
+        folders[name].mkdir(parents=True)
+        write(folders[name], events())
+    published = {log: download(folder / "known" / log.replace(" ", "_"), log) for log in LOGS}
+    return folders | published
 
 
 def _lines(rows: list, separator: str) -> str:
@@ -97,6 +101,34 @@ def _gz(folder: Path, _: list) -> None:
 def _zst(folder: Path, _: list) -> None:
     packed = pa.Codec("zstd").compress(_table("\t").encode())
     (folder / "log.tsv.zst").write_bytes(packed.to_pybytes())
+
+
+def _semicolons(folder: Path, _: list) -> None:
+    (folder / "log.csv").write_bytes(_table(";").encode("utf-16"))
+
+
+def _bz2(folder: Path, _: list) -> None:
+    text = _table("|").partition("\n")[2]
+    (folder / "log.csv.bz2").write_bytes(bz2.compress(text.encode()))
+
+
+def _zip(folder: Path, _: list) -> None:
+    with zipfile.ZipFile(folder / "log.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("log.csv", _table(","))
+
+
+def _tar(folder: Path, _: list) -> None:
+    data = _table("\t").encode()
+    with tarfile.open(folder / "log.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("log.tsv")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+
+
+def _json_lines(folder: Path, rows: list) -> None:
+    names = ("user_id", "item_id", "domain", "unix_time")
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _parquet(folder: Path, rows: list) -> None:
@@ -146,6 +178,7 @@ def _syncrec(folder: Path, rows: list) -> None:
 
 
 WRITERS = {
-    "csv": _csv, "gz": _gz, "zst": _zst, "parquet": _parquet, "reviews": _reviews,
+    "csv": _csv, "gz": _gz, "zst": _zst, "semicolons": _semicolons, "bz2": _bz2, "zip": _zip,
+    "tar": _tar, "json lines": _json_lines, "parquet": _parquet, "reviews": _reviews,
     "recbole": _recbole, "movielens": _movielens, "syncrec": _syncrec,
 }  # fmt: skip

@@ -1,8 +1,13 @@
-"""The runs of a negative-transfer report, one set per data set, with planted transfer and γ."""
+"""The runs of a negative-transfer report, with planted transfer and γ, and what it says of them."""
 
 import json
 from pathlib import Path
 
+from src.report.finished_runs import read_runs
+from src.report.transfer import differences, training_history
+from src.report.transfer.data_sets import data_sets, measure
+from src.report.transfer.gamma_correlation import correlation, correlation_points
+from src.report.transfer.summary import prediction_sentences, summary
 from tests.support.run_folders import Log, write_run
 
 AUDIT = {
@@ -39,3 +44,28 @@ def write_models(
             (run / "data_card.json").write_text(json.dumps(card))
             runs.append(run)
     return runs
+
+
+class Analysed:
+    """A data set with the tables that the sentences are made from."""
+
+    def __init__(self, folders, metric="ndcg@10"):
+        (self.data,) = data_sets(read_runs(folders))
+        self.measured = measure(self.data, metric)
+        self.levels = differences.levels(self.data, self.measured)
+        self.differences = differences.differences(self.data, self.measured)
+        self.trajectories = training_history.trajectories(self.data)
+        self.points = correlation_points(self.data, self.measured)
+        self.within = correlation(self.points)
+        self.box = summary(self.data, self.levels, self.differences, self.points, self.within)
+        self.summary = dict(self.box.topics)
+
+    @property
+    def outcomes(self):
+        """{domain: its outcome in the box}"""
+        return {row.name: row.outcome for row in self.box.verdicts}
+
+    @property
+    def prediction(self):
+        rows = differences.of_pair(self.differences, *self.data.transfer_pair)
+        return prediction_sentences(differences.by_outcome(rows), self.points, self.within)

@@ -3,10 +3,9 @@
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from src.config.dataset_settings import as_date
+from src.dataset.build.notes import FIRST_YEAR, data_notes, date_form, read_as_dates
 from src.dataset.build.sequences import Sequences
 from src.dataset.store.content_hash import content_hash
 from src.dataset.store.folder import ARRAYS, FORMAT, TEST, TRAIN, VALID
@@ -14,14 +13,23 @@ from src.dataset.store.folder import ARRAYS, FORMAT, TEST, TRAIN, VALID
 NEVER = np.iinfo(np.int64).min
 
 
-def make_card(sequences: Sequences, *, provenance: dict, options: dict, dropped: dict) -> dict:
+def make_card(
+    sequences: Sequences,
+    *,
+    provenance: dict,
+    options: dict,
+    dropped: dict,
+    named_by_files: bool = False,
+) -> dict:
     """The content of `data_card.json`.
 
     `provenance` holds data_name, strd_ym, cutoff, source, notes, raw_files, rows and rejected;
     rows is the number of events in the raw log, so that rows = events + the sum of `dropped`.
+    `named_by_files`: whether the names of files are the domains.
     """
     totals = count_totals(sequences)
     counts = count_parts(sequences, totals)
+    notes, similar_ids = data_notes(sequences, totals, counts, named_by_files)
     return {
         "format": FORMAT,
         **provenance,
@@ -41,10 +49,8 @@ def make_card(sequences: Sequences, *, provenance: dict, options: dict, dropped:
             **split_counts(sequences, counts),
         },
         "audit": audit(counts, len(sequences.items)),
-        "similar_ids": {
-            "users": similar_ids(sequences.user_ids),
-            "items": similar_ids(sequences.item_ids, sequences.item_domains),
-        },
+        "similar_ids": similar_ids,
+        "data_notes": notes,
         "dropped": dropped,
         "sha256": hash_of(sequences),
     }
@@ -57,25 +63,34 @@ def count_totals(sequences: Sequences) -> dict:
     """First pass: totals that the second pass needs, and others that need no second one.
 
     active [D, D]: users active in both domains; events [D]; trained [items + 1]: whether an item
-    has a training event; newest: time of the last training event; first, last: times.
+    has a training event; newest: time of the last training event; first, last: times; early: events
+    of 1970; date_form: the form of dates as which the first and the last time read; shared_users:
+    users active in several domains; elsewhere [D]: those of them that are active in a domain.
     """
     domains = len(sequences.domain_names)
     active = np.zeros((domains, domains), dtype=np.int64)
     events = np.zeros(domains, dtype=np.int64)
     trained = np.zeros(len(sequences.item_ids) + 1, dtype=bool)
+    elsewhere = np.zeros(domains, dtype=np.int64)
     newest, first, last = NEVER, np.iinfo(np.int64).max, NEVER
+    early = shared_users = 0
     for part in sequences.parts():
         per_user = events_per_domain(part)  # [users, D]
         present = (per_user > 0).astype(np.float64)  # exact, and a fast product
         active += (present.T @ present).astype(np.int64)
         events += per_user.sum(0)
+        several = present.sum(1) > 1
+        shared_users += int(several.sum())
+        elsewhere += present[several].sum(0).astype(np.int64)
         training = part.split == TRAIN
         trained[part.items[training]] = True
         newest = max(newest, part.times[training].max(initial=NEVER))
         first, last = min(first, part.times.min()), max(last, part.times.max())
+        early += int((part.times < FIRST_YEAR).sum()) if first < FIRST_YEAR else 0
     return {
         "active": active, "events": events, "trained": trained, "newest": newest,
-        "first": first, "last": last,
+        "first": first, "last": last, "early": early, "date_form": date_form(first, last),
+        "shared_users": shared_users, "elsewhere": elsewhere,
     }  # fmt: skip
 
 
@@ -89,6 +104,8 @@ def count_parts(sequences: Sequences, totals: dict) -> Counter:
         counts["repeats"] += int(repeats.sum())
         counts.update(tie_counts(part))
         counts.update(target_counts(part))
+        if form := totals["date_form"]:
+            counts["dates"] += int(read_as_dates(part.times, form).sum())
         targets = np.flatnonzero(part.split == TEST)
         counts.update(suspicious_targets(part, targets, repeats, totals["newest"]))
         counts["test_targets"] += len(targets)
@@ -238,14 +255,6 @@ def audit(counts: Counter, events: int) -> dict[str, dict]:
         **{name: _share(counts[name], targets) for name in SHARES_OF_TARGETS},
         "duplicates": _share(counts["duplicates"], events),
     }
-
-
-def similar_ids(ids: pa.ChunkedArray, domains: np.ndarray | None = None) -> int:
-    """The ids that differ from another one (of the same domain) only in case or outer spaces."""
-    folded = pc.utf8_lower(pc.utf8_trim_whitespace(ids))
-    if domains is not None:
-        folded = pc.binary_join_element_wise(pa.array(domains).cast(pa.string()), folded, " ")
-    return len(ids) - len(pc.unique(folded))
 
 
 def hash_of(sequences: Sequences) -> str:

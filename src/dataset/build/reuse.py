@@ -50,7 +50,10 @@ def existing_dataset(folder: Path, options: dict, raw_files: list[dict]) -> Exis
         )
     # an option that is newer than the folder had its default when the folder was made
     defaults = {field.name: field.default for field in dataclasses.fields(DatasetSettings)}
-    old = defaults | old_options
+    old = {
+        name: list(value) if isinstance(value, tuple) else value  # as JSON has it
+        for name, value in (defaults | old_options).items()
+    }
     different = [name for name in options if old[name] != options[name]]
     if different:
         changes = ", ".join(f"--{name} {old[name]}" for name in different)

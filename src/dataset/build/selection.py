@@ -1,13 +1,14 @@
 """Selecting the events of a dataset: the steps of `transforms.py`, run in an engine."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import pyarrow as pa
 from ibis import _
 from ibis.expr.types import Table
 
-from src.config.dataset_settings import DatasetSettings, cutoff, month_of
-from src.dataset.build import transforms
+from src.config.dataset_settings import DatasetSettings, end_of_log, month_of
+from src.dataset.build import spelling, transforms
 from src.dataset.engine.base import Engine, count_rows
 from src.dataset.store.card_schema import domain_name_error
 from src.io.errors import UserError
@@ -97,8 +98,11 @@ def select_events(engine: Engine, events: Table, settings: DatasetSettings) -> S
 
 
 def restrict(events: Table, settings: DatasetSettings) -> tuple[Table, dict[str, int]]:
-    """The events before the cut-off in the requested domains; the number of others by reason."""
-    in_time = transforms.up_to(events, cutoff(settings.strd_ym))
+    """The events before the cut-off in the requested domains, ids and domains as `--strip` and
+    `--fold_case` write them; the number of others by reason."""
+    events = spelling.simplified(events, settings)
+    settings = dataclasses.replace(settings, domains=spelling.chosen_domains(settings))
+    in_time = transforms.up_to(events, end_of_log(settings))
     chosen = in_time & transforms.in_domains(events, settings.domains)
     sums = events.agg(
         all=_.count(), in_time=in_time.sum(), chosen=chosen.sum(), first=_.unix_time.min()
@@ -122,7 +126,7 @@ def _check_restriction(events: Table, settings: DatasetSettings, counts: dict) -
             raise UserError(
                 f"--domains {' '.join(unknown)}: not in the log; its domains are {names}"
             )
-    if counts["first"] >= cutoff(settings.strd_ym):
+    if counts["first"] >= end_of_log(settings):
         raise UserError(
             f"--strd_ym {settings.strd_ym} is before the first event of the log; choose "
             f"{month_of(counts['first'])}, its first month, or a later one"

@@ -20,8 +20,9 @@ from src.dataset.store.card_text import card_markdown
 MAX_NAME_LENGTH = 200  # file systems allow 255 bytes
 
 
-def write_tables(folder: Path, sequences: Sequences, card: dict) -> None:
-    """Write the tables and, last, the card into a folder that has the arrays."""
+def write_tables(folder: Path, sequences: Sequences, card: dict, commands: dict[str, str]) -> None:
+    """Write the tables and, last, the card into a folder that has the arrays; `commands` as
+    `card_markdown` shows them."""
     pq.write_table(_item_table(sequences), folder / "items.parquet")
     (folder / "single").mkdir()
     with ExitStack() as files:
@@ -36,16 +37,16 @@ def write_tables(folder: Path, sequences: Sequences, card: dict) -> None:
             cross(_cross_table(part))
             for write, table in zip(singles, _single_tables(part), strict=True):
                 write(table)
-    (folder / "data_card.md").write_text(card_markdown(card), encoding="utf-8")
+    (folder / "data_card.md").write_text(card_markdown(card, commands), encoding="utf-8")
     text = json.dumps(card, indent=2, ensure_ascii=False)
     (folder / "data_card.json").write_text(text + "\n", encoding="utf-8")
 
 
-def write_rejected(folder: Path, sample: list[dict]) -> None:
-    """Write `rejected.csv`: file, row, reason and text of rejected raw rows, if there are any."""
+def write_rejected(path: Path, sample: list[dict]) -> None:
+    """Write rejected raw rows as CSV: file, row, reason and text; no file if there are none."""
     if not sample:
         return
-    with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, fieldnames=list(sample[0]))
         table.writeheader()
         table.writerows(sample)

@@ -1,19 +1,30 @@
 """The raw format of a log: named by --format, or recognised by file names and first lines."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
 
 from src.dataset.engine.base import Engine
 from src.dataset.ingest.completejourney import package_files
-from src.dataset.ingest.formats import FORMATS, files_of_format
+from src.dataset.ingest.event_table import JSON
+from src.dataset.ingest.formats import FORMATS, files_of_format, is_folder
+from src.dataset.ingest.json_keys import is_json_object
+from src.dataset.ingest.known_logs import is_beside
 from src.dataset.ingest.raw_files import RawFile, first_lines, is_remote, local_files
+from src.dataset.ingest.side_file import is_side_file
 from src.dataset.ingest.table_reader import TableReader
 from src.io.errors import UserError
 
 MAX_INSPECTED = 200  # files whose first lines are compared with the formats
 
 
-def choose_format(location: str, requested: str, engine: Engine | None = None) -> tuple[str, str]:
+def choose_format(
+    location: str,
+    requested: str,
+    engine: Engine | None = None,
+    domain_from: str = "",
+    exclude: tuple[str, ...] = (),
+) -> tuple[str, str]:
     """The raw format and the reason for it.
 
     UserError for a location that does not exist, or holds no log or logs of two formats. A remote
@@ -24,17 +35,27 @@ def choose_format(location: str, requested: str, engine: Engine | None = None) -
     if requested == "auto" and _is_package(location):
         package_files()
         return "completejourney", f"{location} does not exist; the package of this name has the log"
-    files = _list_files(location, engine)
+    files = _list_files(location, engine, domain_from, exclude)
     if requested != "auto":
         files_of_format(files, requested, location)
         return requested, "given by --format"
     recognised: dict[str, tuple[RawFile, str]] = {}  # format: (first file, reason)
+    tables: list[RawFile] = []  # files of no other format than an event table
     for file in files[:MAX_INSPECTED]:
         name, reason = _recognise(file, engine)
+        if name == "table":
+            tables.append(file)
         if name:
             recognised.setdefault(name, (file, reason))
     if "syncrec" in recognised:
         return "syncrec", f"{location} holds {recognised['syncrec'][0].name}"
+    specific = [name for name in recognised if name != "table"]
+    if specific:
+        tables = [file for file in tables if not is_beside(specific[0], file.table)]
+    if len(specific) == 1 and not tables:
+        recognised.pop("table", None)
+    elif specific and tables:
+        recognised["table"] = (tables[0], recognised["table"][1])
     if len(recognised) > 1:
         (one, (first, _)), (two, (second, _)) = list(recognised.items())[:2]
         raise UserError(
@@ -43,17 +64,41 @@ def choose_format(location: str, requested: str, engine: Engine | None = None) -
         )
     for name, (file, reason) in recognised.items():
         return name, f"{file.name} has {reason}"
-    raise UserError(
-        f"{location} holds no raw log; the formats are "
-        + "; ".join(f"{name}: {raw_format.files_said}" for name, raw_format in FORMATS.items())
+    if files and not is_folder(location):
+        return "table", f"{location} names the file"
+    raise UserError(_no_log(location, files, engine))
+
+
+def _no_log(location: str, files: list[RawFile], engine: Engine | None) -> str:
+    """What a location holds instead of a raw log."""
+    listed = ", ".join(file.name for file in files[:3]) + (", …" if len(files) > 3 else "")
+    present = f"only {listed}" if files else "no file"
+    for file in files:
+        if file.table.endswith(JSON):
+            lines = _lines(file, engine)
+            present += f"; the first line of {file.name} is no JSON object" * bool(
+                lines and not is_json_object(lines[0])
+            )
+            break
+    return (
+        f"{location} holds no raw log, {present}; it may be any table of events "
+        f"({FORMATS['table'].files_said}) or a log of docs/data.md; name a file of another suffix "
+        "itself: --raw_dir FILE"
     )
 
 
-def log_files(location: str, raw_format: str, engine: Engine | None) -> list[RawFile]:
+def log_files(
+    location: str,
+    raw_format: str,
+    engine: Engine | None,
+    domain_from: str = "",
+    exclude: tuple[str, ...] = (),
+) -> list[RawFile]:
     """The files of a log of this format; UserError where there is none."""
     if raw_format == "completejourney":
         return package_files()
-    return files_of_format(_list_files(location, engine), raw_format, location)
+    files = _list_files(location, engine, domain_from, exclude)
+    return files_of_format(files, raw_format, location)
 
 
 def open_reader(engine: Engine) -> TableReader:
@@ -70,25 +115,38 @@ def open_reader(engine: Engine) -> TableReader:
 
 def _recognise(file: RawFile, engine: Engine | None) -> tuple[str, str]:
     """The format of a file and what shows it; empty for a file of no format."""
-    base = file.name.rpartition("/")[2]
-    candidates = [name for name, raw in FORMATS.items() if raw.file_names.fullmatch(base)]
-    if candidates in ([], ["table"]) and not base.endswith((".csv", ".tsv")):
+    candidates = [name for name, raw in FORMATS.items() if raw.file_names.fullmatch(file.table)]
+    if not candidates or (candidates == ["table"] and not file.table.endswith(JSON)):
         return (candidates[0], "the suffix of a table") if candidates else ("", "")
-    read_lines = open_reader(engine).first_lines if engine and file.remote else first_lines
-    lines = read_lines(file)
+    lines = _lines(file, engine)
     for name in candidates:
-        reason = FORMATS[name].recognise(lines)
+        reason = FORMATS[name].recognise(file.table, lines)
         if reason:
             return name, reason
     return "", ""
 
 
-def _list_files(location: str, engine: Engine | None) -> list[RawFile]:
+def _lines(file: RawFile, engine: Engine | None) -> list[str]:
+    read_lines = open_reader(engine).first_lines if engine and file.remote else first_lines
+    return read_lines(file)
+
+
+def _list_files(
+    location: str, engine: Engine | None, domain_from: str, exclude: tuple[str, ...]
+) -> list[RawFile]:
+    """The files of a location, without those that --exclude or --domain_from names."""
     if not is_remote(location):
-        return local_files(location)
-    if engine is None or engine.name != "spark":
+        files = local_files(location)
+    elif engine is None or engine.name != "spark":
         raise UserError(f"{location} is not a local folder; other file systems need --engine spark")
-    return open_reader(engine).files(location)
+    else:
+        files = open_reader(engine).files(location)
+    return [
+        file
+        for file in files
+        if not is_side_file(file, location, domain_from)
+        and not any(fnmatchcase(file.name, pattern) for pattern in exclude)
+    ]
 
 
 def _is_package(location: str) -> bool:

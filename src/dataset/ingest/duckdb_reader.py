@@ -17,18 +17,19 @@ from ibis.expr.types import StringValue, Table
 
 from src.dataset.engine.base import Engine
 from src.dataset.ingest import rejects
+from src.dataset.ingest.json_keys import as_json_line
 from src.dataset.ingest.raw_files import (
     FileRecord,
     RawFile,
-    check_complete,
-    copy_without_comments,
     first_lines,
     local_file_records,
     local_files,
     record_starts,
+    record_texts,
 )
 from src.dataset.ingest.rejects import RejectedRow
 from src.dataset.ingest.table_reader import FILE, ROW, RejectedRows, TextLayout
+from src.dataset.ingest.text_bytes import check_complete, is_readable, plain_copy
 from src.io.errors import UserError
 
 NO_DELIMITER = "\x01"  # makes a line one column; JSON cannot hold this character
@@ -58,6 +59,11 @@ def json_extract_string(text: str, paths: list[str]) -> list[str]:  # type: igno
     """DuckDB's function: the values at the paths, in one pass over the text."""
 
 
+@ibis.udf.scalar.builtin(name="json_extract_string")
+def json_extract_strings(text: str, path: str) -> list[str]:  # type: ignore[empty-body]
+    """DuckDB's function: all values at a path with a wildcard."""
+
+
 class DuckDBReader:
     """Local files."""
 
@@ -68,7 +74,7 @@ class DuckDBReader:
         self.backend = engine.backend
         self.texts: dict[str, tuple[RawFile, TextLayout]] = {}  # by the path that DuckDB reads
         self.copies: tempfile.TemporaryDirectory[str] | None = None
-        self._drop_rejects()
+        self.forget_rejected_rows()
 
     def files(self, location: str) -> list[RawFile]:
         return local_files(location)
@@ -96,11 +102,18 @@ class DuckDBReader:
             ]
         )
 
-    def json_lines(self, files: list[RawFile], wanted: dict[str, str]) -> Table:
-        return ibis.union(*[self._json_lines(file, wanted) for file in files])
+    def json_lines(
+        self,
+        files: list[RawFile],
+        wanted: dict[str, str],
+        lists: dict[str, tuple[str, str]] | None = None,
+        python: bool = False,
+    ) -> Table:
+        tables = [self._json_lines(file, wanted, lists or {}, python) for file in files]
+        return ibis.union(*tables)
 
     def parquet(self, files: list[RawFile]) -> Table:
-        paths = [file.path for file in files]
+        paths = [str(Path(file.path).absolute()) for file in files]
         with _as_user_error(paths):
             table = self.backend.read_parquet(
                 list(map(_literal, paths)), union_by_name=True, filename=FILE, file_row_number=True
@@ -138,29 +151,32 @@ class DuckDBReader:
         return RejectedRows(dict(counts), sample)
 
     def with_line_numbers(self, rows: list[RejectedRow]) -> list[RejectedRow]:
-        lines: dict[str, dict[int, int]] = {}
         for path, (file, layout) in self.texts.items():
             wanted = {row.row for row in rows if row.file == file.name and row.row is not None}
-            if wanted:
-                lines[file.name] = self._lines(path, layout, wanted)
-        return [
-            row
-            if row.row is None or row.file not in lines
-            else replace(row, row=lines[row.file].get(row.row, row.row))
-            for row in rows
-        ]
+            lines = self._lines(path, layout, wanted) if wanted else {}
+            starts = {line - layout.comments for line in lines.values()}
+            texts = record_texts(path, starts, layout.delimiter, layout.quoted) if starts else {}
+            rows = [
+                replace(row, row=line, text=texts.get(line - layout.comments, row.text))
+                if row.file == file.name and row.row is not None and (line := lines.get(row.row))
+                else row
+                for row in rows
+            ]
+        return rows
 
     def close(self) -> None:
-        self._drop_rejects()
+        self.forget_rejected_rows()
         if self.copies:
             self.copies.cleanup()
 
-    def _text(self, file: RawFile, layout: TextLayout) -> Table:
-        path = file.path
-        if path.endswith(".zst"):
+    def _text(self, file: RawFile, layout: TextLayout, python: bool = False) -> Table:
+        path = str(Path(file.path).resolve())  # as DuckDB has it in its tables of rejected rows
+        if layout.comments or layout.encoding or python or not is_readable(path):
+            convert = as_json_line if python else None
+            copy = plain_copy(path, self._copies(), layout.comments, layout.encoding, convert)
+            path = str(copy)
+        elif path.endswith(".zst"):
             check_complete(path)  # DuckDB does not notice a truncated one
-        if layout.comments:
-            path = str(copy_without_comments(path, layout.comments, self._copies(file)))
         self.texts[path] = file, layout
         quote = '"' if layout.quoted else ""
         names = [f"column_{n}" for n in range(len(layout.columns))]
@@ -179,8 +195,10 @@ class DuckDBReader:
         row = (ibis.row_number() + 1).cast("int64")
         return table.mutate(file=ibis.literal(file.name), row=row)
 
-    def _json_lines(self, file: RawFile, wanted: dict[str, str]) -> Table:
-        lines = self._text(file, LINES).filter(_.column_0.notnull())
+    def _json_lines(
+        self, file: RawFile, wanted: dict[str, str], lists: dict[str, tuple[str, str]], python: bool
+    ) -> Table:
+        lines = self._text(file, LINES, python).filter(_.column_0.notnull())
         line: StringValue = lines.column_0
         is_object = line.re_search(r"^\s*\{") & json_valid(line)  # stripping a long line is slower
         paths = ibis.array([f'$."{key}"' for key in wanted.values()])
@@ -189,12 +207,19 @@ class DuckDBReader:
             values=is_object.ifelse(json_extract_string(line, paths), None)
         ).view()
         not_json = parsed["values"].isnull()
+        arrays = {
+            name: json_extract_strings(
+                not_json.ifelse("{}", parsed.column_0), ibis.literal(f'$."{key}"[*]."{inner}"')
+            )
+            for name, (key, inner) in lists.items()
+        }
         return (
             parsed.filter(parsed.column_0.re_search(r"\S"))
             .select(
                 "file",
                 "row",
                 **{name: parsed["values"][n] for n, name in enumerate(wanted)},
+                **arrays,
                 read_error=not_json.ifelse(rejects.NOT_JSON, None).cast("int8"),
                 text=not_json.ifelse(parsed.column_0, None),
             )
@@ -229,13 +254,13 @@ class DuckDBReader:
             pass
         return numbers
 
-    def _copies(self, file: RawFile) -> Path:
+    def _copies(self) -> Path:
         """A new folder for a copy, where the engine spills."""
         if not self.copies:
             spill = Path(self._fetch("SELECT current_setting('temp_directory')")[0][0]).parent
             self.copies = tempfile.TemporaryDirectory(dir=spill)
         folder = Path(self.copies.name) / str(len(self.texts))
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         return folder
 
     def _fetch(self, sql: str, values: dict | None = None) -> list[tuple]:
@@ -249,7 +274,7 @@ class DuckDBReader:
         )
         return tables.fetchall()[0][0] > 0
 
-    def _drop_rejects(self) -> None:
+    def forget_rejected_rows(self) -> None:
         for name in REJECT_TABLES:
             self.backend.raw_sql(f"DROP TABLE IF EXISTS {name}")
 

@@ -1,30 +1,41 @@
-"""Event tables: one row per event, as CSV, TSV or Parquet, in one file or many."""
+"""Event tables: one row per event, as text with separators, JSON lines or Parquet, in any number of
+files."""
 
+import re
+import shlex
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 import ibis
 import ibis.expr.datatypes as dt
+import pyarrow.parquet as pq
 from ibis.expr.schema import Schema
 from ibis.expr.types import Table
 
-from src.dataset.ingest.raw_files import RawFile, decompressed_name, parse_notes
+from src.dataset.ingest.json_keys import keys_of_lines
+from src.dataset.ingest.raw_files import RawFile, parse_notes
 from src.dataset.ingest.raw_format import (
-    EVENT_COLUMNS,
+    SPLIT_PART,
     Columns,
     RawLog,
     Source,
     check_columns,
+    check_part,
     complete_columns,
     domain_column,
     list_files,
+    read_head,
     read_text_files,
     text_layout,
+    wanted_columns,
 )
-from src.dataset.ingest.table_reader import FILE, ROW, TextLayout
+from src.dataset.ingest.table_reader import FILE, ROW
+from src.dataset.ingest.text_bytes import read_errors, without_suffixes
+from src.dataset.ingest.text_head import TextHead, missing_column
 from src.io.errors import UserError
 
 PARQUET = (".parquet", ".pq")
+JSON = (".json", ".jsonl", ".ndjson")
 
 
 def read_table(source: Source) -> RawLog:
@@ -33,33 +44,46 @@ def read_table(source: Source) -> RawLog:
     Without a domain column in any file, the name of the file, or of the folder that it is in, is
     the domain of its rows.
     """
-    layouts: dict[RawFile, TextLayout] = {}
-    schemas: dict[RawFile, Schema] = {}
-    comments: list[str] = []
+    wanted = wanted_columns(source, source.columns, domain=not source.domain_from_side_file)
+    schemas = {}
     for file in source.files:
-        if file.name.endswith(PARQUET):
+        if file.table.endswith(PARQUET):
+            _check_spellings(file, wanted)
             schemas[file] = source.reader.parquet_schema(file)
-        else:
-            layouts[file], file_comments = text_layout(source, file)
-            comments += file_comments
-    headers = {file: layout.columns for file, layout in layouts.items()}
-    headers |= {file: tuple(schema.names) for file, schema in schemas.items()}
-    domains = _domains_by_name(source, headers)
-    wanted = {name: getattr(source.columns, name) for name in EVENT_COLUMNS}
+    json_keys = {
+        file: keys_of_lines(source.reader.first_lines(file), file.path)
+        for file in source.files
+        if file.table.endswith(JSON)
+    }
+    heads: dict[RawFile, TextHead] = {
+        file: read_head(source, file, wanted)
+        for file in source.files
+        if file not in schemas and file not in json_keys
+    }
+    headers = {file: head.columns for file, head in heads.items()}
+    headers |= {file: tuple(schema.names) for file, schema in schemas.items()} | json_keys
+    domains = {} if source.domain_from_side_file else _domains_by_name(source, headers)
     if domains:
         del wanted["domain"]
+    _check_side_files(headers, wanted)
+    layouts = {file: text_layout(source, head) for file, head in heads.items()}
     tables = read_text_files(source, layouts, wanted)
+    for file, keys in json_keys.items():
+        check_columns(file, keys, wanted, source.columns)
+    if json_keys:
+        tables.append(source.reader.json_lines(list(json_keys), wanted))
     integer_ids: frozenset[str] = frozenset()
     if schemas:
-        tables += _read_parquet(source, schemas, wanted, times_as_text=bool(layouts))
-        if not layouts:
+        tables += _read_parquet(source, schemas, wanted, times_as_text=bool(tables))
+        if len(schemas) == len(headers):
             integer_ids = _integers(schemas, wanted)
     events = [
         complete_columns(table, **({"domain": domain_column(table, domains)} if domains else {}))
         for table in tables
     ]
-    notes = parse_notes(comments)
+    notes = parse_notes([comment for head in heads.values() for comment in head.comments])
     origin = [notes[key] for key in ("source", "generated") if key in notes]
+    remarks = {head.remark: None for head in heads.values() if head.remark}
     return RawLog(
         ibis.union(*events),
         source.reader,
@@ -67,40 +91,60 @@ def read_table(source: Source) -> RawLog:
         source.columns,
         " · ".join([f"event table {list_files(source.files)}", *origin]),
         notes,
-        cheap_to_rescan=not layouts and not events[0].unix_time.type().is_string(),
+        cheap_to_rescan=len(schemas) == len(headers) and not events[0].unix_time.type().is_string(),
         integer_ids=integer_ids,
+        remarks=tuple(remarks),
+        domains_by_name=bool(domains) and not all("domain=" in name for name in domains),
     )
 
 
 def _domains_by_name(source: Source, headers: dict[RawFile, tuple[str, ...]]) -> dict[str, str]:
-    """{file: domain} if names define the domains; empty if a column does, or for a single file."""
+    """{file: domain} if names define the domains; empty if a column does."""
     if source.columns.domain != Columns.domain:
         return {}
     if any(source.columns.domain in header for header in headers.values()):
         return {}
-    heads: dict[str, str] = {}  # domain: the first part of the names of its files
+    parts: dict[str, dict[str, str]] = {}  # domain: {part of a split: first part of the path}
     domains: dict[str, str] = {}
-    partitioned = False
     for file in source.files:
-        parts = PurePosixPath(file.name).parts
-        partition = [part for part in parts[:-1] if part.startswith("domain=")]
-        partitioned |= bool(partition)
+        path = PurePosixPath(file.name).parts
+        partition = [part for part in path[:-1] if part.startswith("domain=")]
         # engines write `domain=Books/part-0.parquet`, special characters as %20
-        domain = unquote(partition[0].removeprefix("domain=")) if partition else _stem(parts[0])
-        other = heads.setdefault(domain, parts[0])
-        if other != parts[0] and not partition:
-            raise UserError(
-                f"{other} and {parts[0]} in {source.location} both name domain {domain}; keep one"
-            )
-        domains[file.name] = domain
-    return domains if len(heads) > 1 or partitioned else {}
+        if partition:
+            domains[file.name] = unquote(partition[0].removeprefix("domain="))
+            continue
+        table = file.table if len(path) == 1 else without_suffixes(path[0])
+        domains[file.name] = domain = _stem(table)
+        if path[0] not in parts.setdefault(domain, {}).values():
+            check_part(parts[domain], table, path[0], domain)
+    return domains
 
 
-def _stem(part: str) -> str:
-    """The name of a file, or of a folder that an engine wrote as one, without its suffix."""
-    name = decompressed_name(part)
-    suffixes = (".csv", ".tsv", ".txt", *PARQUET)
-    return next((name[: -len(end)] for end in suffixes if name.endswith(end)), part)
+def _stem(table: str) -> str:
+    """The name of a table, or of a folder that an engine wrote as one, without its suffix and the
+    part of a split."""
+    suffixes = (".csv", ".tsv", ".txt", *JSON, *PARQUET)
+    stem = next((table[: -len(end)] for end in suffixes if table.endswith(end)), table)
+    return re.sub(rf"(?<=.){SPLIT_PART}$", "", stem)
+
+
+def _check_side_files(headers: dict[RawFile, tuple[str, ...]], wanted: dict[str, str]) -> None:
+    """UserError for files without a wanted column beside files that have them all."""
+    missing = {
+        file: column
+        for file, header in headers.items()
+        for column in [next((column for column in wanted.values() if column not in header), None)]
+        if column
+    }
+    if not missing or len(missing) == len(headers):
+        return
+    first = next(iter(missing))
+    complete = next(file for file in headers if file not in missing)
+    names = " ".join(shlex.quote(file.name) for file in missing)
+    raise UserError(
+        f"{missing_column(first.path, headers[first], missing[first])}, but {complete.name} has; "
+        f"leave files without events out: --exclude {names}"
+    )
 
 
 def _read_parquet(
@@ -131,8 +175,9 @@ def _read_parquet(
     tables = []
     for files in groups.values():
         table = source.reader.parquet(files)
+        _check_float_ids(table, wanted, files)
         picked = {
-            name: _id(table[column], files[0])
+            name: _text(table[column], files[0])
             for name, column in wanted.items()
             if name != "unix_time"
         }
@@ -142,8 +187,41 @@ def _read_parquet(
     return tables
 
 
-def _id(column: ibis.expr.types.Column, file: RawFile) -> ibis.expr.types.StringValue:
-    """A column as id strings: whole numbers without a decimal point; NaN becomes null."""
+def _check_spellings(file: RawFile, wanted: dict[str, str]) -> None:
+    """UserError for two columns whose names differ in case at most: engines confuse them."""
+    if file.remote:
+        return
+    with read_errors(file.path):
+        names = pq.read_schema(file.path).names
+    for column in wanted.values():
+        same = [name for name in names if name.lower() == column.lower()]
+        if len(same) > 1:
+            raise UserError(
+                f"{file.path} has two columns {same[0]!r} and {same[1]!r}, which engines confuse; "
+                "rename or drop one"
+            )
+
+
+def _check_float_ids(table: Table, wanted: dict[str, str], files: list[RawFile]) -> None:
+    """UserError for ids of floating point unless all are whole numbers below 2^53."""
+    for name in ("user_id", "item_id", "domain"):
+        column = wanted.get(name)
+        if column is None or not table[column].type().is_floating():
+            continue
+        number = table[column]
+        is_number = number - number == 0  # neither NaN, which pandas writes for none, nor infinite
+        is_exact = (number % 1 == 0) & (number.abs() < 2**53)
+        inexact = table.filter(is_number & ~is_exact).select(id=number)
+        if value := inexact.limit(1).to_pyarrow()["id"].to_pylist():
+            raise UserError(
+                f"{files[0].path}: column {column!r} has ids of floating point that are not whole "
+                f"numbers below 2^53 ({value[0]!r} is one), so different ids may be equal; write "
+                "them as integers or text"
+            )
+
+
+def _text(column: ibis.expr.types.Column, file: RawFile) -> ibis.expr.types.StringValue:
+    """A column as strings: whole numbers without a decimal point; NaN becomes null."""
     dtype = column.type()
     if dtype.is_binary():
         raise UserError(

@@ -2,27 +2,26 @@
 
 import csv
 import glob
-import gzip
 import hashlib
-import io
 import re
-import shutil
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
 
-import pyarrow as pa
 from tqdm import tqdm
 
+from src.dataset.ingest.text_bytes import (
+    CHUNK_BYTES,
+    open_text,
+    read_errors,
+    table_name,
+    without_suffixes,
+)
 from src.io.errors import UserError
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t"}
-COMPRESSED = (".gz", ".zst")
 HEAD_BYTES = 1 << 20
-CHUNK_BYTES = 1 << 22
+MAX_RECORD_LINES = 100  # of a record that a message or a sample shows
 REMOTE = re.compile(r"^(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 FileRecord = dict[str, str | int | None]  # what the data card keeps of a file
@@ -39,14 +38,13 @@ class RawFile:
     def remote(self) -> bool:
         return is_remote(self.path)
 
-
-@dataclass(frozen=True)
-class TextHead:
-    """The comments and the header of a text file."""
-
-    comments: list[str]  # leading lines that begin with '#', without the '#'
-    columns: list[str]
-    delimiter: str
+    @cached_property
+    def table(self) -> str:
+        """The name of the table in the file: without folders and suffixes of compression, and
+        that of the file inside an archive."""
+        if self.remote:
+            return without_suffixes(PurePosixPath(self.name).name)
+        return table_name(self.name, self.path)
 
 
 def is_remote(location: str) -> bool:
@@ -60,7 +58,8 @@ def strip_file_scheme(location: str) -> str:
 
 
 def local_files(location: str) -> list[RawFile]:
-    """The files in a folder and below, or those that match a glob, without hidden ones.
+    """The files in a folder and below, or those that match a glob, without hidden ones; or the one
+    file that the location names.
 
     UserError for a location that does not exist.
     """
@@ -69,7 +68,7 @@ def local_files(location: str) -> list[RawFile]:
     if path.is_dir():
         root, paths = path, path.rglob("*")
     elif path.exists():
-        raise UserError(f"{path} is a file; name its folder with --raw_dir")
+        return [RawFile(path.name, str(path))]
     elif not glob.has_magic(str(path)):
         raise UserError(
             f"the raw folder {path} does not exist; name an existing one with --raw_dir"
@@ -94,17 +93,12 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
-def decompressed_name(name: str) -> str:
-    """A file name without the suffix of its compression."""
-    return name[: -len(Path(name).suffix)] if name.endswith(COMPRESSED) else name
-
-
-def first_lines(file: RawFile, count: int = 200) -> list[str]:
+def first_lines(file: RawFile, encoding: str = "", count: int = 200) -> list[str]:
     """The first lines of a local text file, decompressed, without line ends and byte order mark.
 
     Bytes that are not UTF-8 are replaced. UserError when the file cannot be read.
     """
-    with open_decompressed(file.path) as data:
+    with open_text(file.path, encoding) as data:
         head = data.read(HEAD_BYTES)
     return text_lines(head.decode("utf-8", errors="replace"))[:count]
 
@@ -115,36 +109,10 @@ def text_lines(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def parse_head(path: str, lines: list[str]) -> TextHead:
-    """The comments and the header among the first lines; UserError when there is no header."""
-    suffix = Path(decompressed_name(path)).suffix
-    delimiter = DELIMITERS.get(suffix, ",")
-    comments: list[str] = []
-    for line in lines:
-        if not line.startswith("#"):
-            columns = next(csv.reader([line], delimiter=delimiter), [])
-            return TextHead(comments, columns, delimiter)
-        comments.append(line[1:].strip())
-    raise UserError(f"{path} is empty; expected a header and events")
-
-
 def parse_notes(comments: list[str]) -> dict[str, str]:
     """The comments of the form `key: value`."""
     pairs = [re.fullmatch(r"([\w-]+):\s*(.*)", comment) for comment in comments]
     return {pair[1]: pair[2] for pair in pairs if pair}
-
-
-def copy_without_comments(path: str, comments: int, folder: Path) -> Path:
-    """A decompressed copy of a text file without its first `comments` lines.
-
-    Engines cannot skip such lines reliably: a quote in a comment can make them lose the table.
-    """
-    copy = folder / decompressed_name(Path(path).name)
-    with open_decompressed(path) as source, copy.open("wb") as target:
-        for _ in range(comments):
-            source.readline()
-        shutil.copyfileobj(source, target)
-    return copy
 
 
 def record_starts(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, int, bool]]:
@@ -153,7 +121,7 @@ def record_starts(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int
     A quoted field may hold line ends; without quotes, each line is a record. Reads the whole file,
     so it is for error messages only.
     """
-    with open_decompressed(path) as data:
+    with open_text(path) as data:
         if not quoted:
             position = 0
             for number, line in enumerate(data, start=1):
@@ -177,11 +145,42 @@ def record_starts(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int
             number, byte = reader.line_num + 1, position
 
 
-def check_complete(path: str) -> None:
-    """UserError when a compressed file is truncated, which not every engine notices."""
-    with open_decompressed(path) as data:
-        while data.read(CHUNK_BYTES):
-            pass
+def record_texts(path: str, lines: set[int], delimiter: str, quoted: bool) -> dict[int, str]:
+    """{line: text} of the records of a text file that start at these lines, from 1.
+
+    The text is as it stands in the file, bytes that are not UTF-8 as \\xNN. A record with a quoted
+    line end has several lines; one whose quote does not close in time, only the first.
+    """
+    records: dict[int, list[bytes]] = {}  # by the line of their start
+    record: list[bytes] = []  # the last one, while its quote is open
+    with open_text(path) as data:
+        for number, line in enumerate(data, start=1):
+            if number in lines or len(record) == MAX_RECORD_LINES:
+                del record[1:]
+                record = []
+            if number in lines:
+                record = records[number] = [line]
+            elif record:
+                record.append(line)
+            if record and not (quoted and _is_open(record, delimiter)):
+                record = []
+            if len(records) == len(lines) and not record:
+                break
+    del record[1:]
+    return {
+        number: b"".join(record).decode("utf-8", errors="backslashreplace").rstrip("\r\n")
+        for number, record in records.items()
+    }
+
+
+def _is_open(record: list[bytes], delimiter: str) -> bool:
+    """Whether the record's last quoted field goes on in the next line."""
+    lines = [line.decode("latin-1").replace("\0", " ") for line in record]
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
 
 
 def local_file_records(files: list[RawFile]) -> list[FileRecord]:
@@ -194,33 +193,10 @@ def local_file_records(files: list[RawFile]) -> list[FileRecord]:
         for file in files:
             digest = hashlib.sha256()
             size = 0
-            with _as_user_error(file.path), Path(file.path).open("rb") as data:
+            with read_errors(file.path), Path(file.path).open("rb") as data:
                 while chunk := data.read(CHUNK_BYTES):
                     digest.update(chunk)
                     size += len(chunk)
                     progress.update(len(chunk))
             records.append({"name": file.name, "bytes": size, "sha256": digest.hexdigest()})
     return records
-
-
-@contextmanager
-def open_decompressed(path: str) -> Iterator[BinaryIO]:
-    """The decompressed bytes of a local file; reading errors become UserError."""
-    with _as_user_error(path), _open_bytes(path) as data:
-        yield data
-
-
-@contextmanager
-def _as_user_error(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {error}; is it truncated?") from None
-
-
-def _open_bytes(path: str) -> BinaryIO:
-    if path.endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if path.endswith(".zst"):
-        return io.BufferedReader(pa.input_stream(path, compression="zstd"))
-    return Path(path).open("rb")

@@ -1,7 +1,8 @@
 """From a raw log to a clean table of its events: read every row, and accept or reject it."""
 
+import shlex
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ibis
 from ibis import _
@@ -16,8 +17,10 @@ from src.dataset.ingest.formats import FORMATS
 from src.dataset.ingest.raw_files import FileRecord, local_file_records
 from src.dataset.ingest.raw_format import EVENT_COLUMNS, Columns, RawLog, Source
 from src.dataset.ingest.rejects import RejectedRow
+from src.dataset.ingest.side_file import side_file, with_domains
 from src.dataset.ingest.table_reader import RejectedRows
-from src.io.errors import UserError
+from src.dataset.ingest.time_format import guess_format
+from src.io.errors import UserError, plain
 
 KEPT_COLUMNS = [*EVENT_COLUMNS, "file", "row", "index_in_row"]
 REASON_COLUMNS = ("error", "form", "before_1970", "after_9999")
@@ -34,17 +37,34 @@ class ParsedLog:
     events: Table
     rows: int  # of the raw log
     rejected: dict[str, int]  # rows by reason, most frequent first
-    sample: list[dict[str, str | int | None]]  # the first rejected rows: file, row, reason, text
+    # rows that --events or --min_rating left out, by their names in the card
+    filtered: dict[str, int]
+    sample: list[rejects.Record]  # the first rejected rows
     times: str  # the form of the log's times
 
 
 def read_log(engine: Engine, location: str, raw_format: str, settings: DatasetSettings) -> RawLog:
     """The raw log as written, no row rejected yet. UserError for missing columns."""
     reader = open_reader(engine)
-    columns = Columns(settings.user_col, settings.item_col, settings.domain_col, settings.time_col)
-    files = log_files(location, raw_format, engine)
-    raw = FORMATS[raw_format].read(Source(reader, location, files, columns))
-    has_text = any(not file.name.endswith(PARQUET) for file in files)
+    files = log_files(location, raw_format, engine, settings.domain_from, settings.exclude)
+    source = Source(
+        reader,
+        location,
+        files,
+        Columns(
+            settings.user_col, settings.item_col, settings.domain_col, settings.time_col,
+            settings.event_col, settings.rating_col,
+        ),
+        filters=("event",) * bool(settings.events)
+        + ("rating",) * (settings.min_rating is not None),
+        delimiter=settings.delimiter,
+        header=tuple(name.strip() for name in settings.columns.split(",") if settings.columns),
+        domain_from_side_file=bool(settings.domain_from),
+    )  # fmt: skip
+    raw = FORMATS[raw_format].read(source)
+    if settings.domain_from:
+        raw = replace(raw, events=with_domains(source, raw.events, settings.domain_from))
+    has_text = any(not file.table.endswith(PARQUET) for file in files)
     if settings.tie_order == "as_logged" and has_text and not reader.knows_rows:
         raise UserError(
             f"--tie_order as_logged needs the order of rows, which {engine.name} does not know for "
@@ -56,11 +76,13 @@ def read_log(engine: Engine, location: str, raw_format: str, settings: DatasetSe
 def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
     """The usable events, with times in whole seconds.
 
-    UserError when more rows than `max_rejected` allows are rejected, naming the first of them, when
-    a file is truncated, or when there is no event.
+    TooManyRejected when more rows than `max_rejected` allows are rejected, or all; UserError when a
+    file is truncated, or when there is no row.
     """
-    time_unit = settings.time_unit
-    checked = _check_rows(raw, time_unit)
+    time_unit, time_format = _form_of_times(raw, settings)
+    year = int(settings.strd_ym[:4])
+    timed = times.with_times(raw.events, time_unit, time_format, year)
+    checked = _check_rows(raw, timed, time_unit, settings)
     sample: list[RejectedRow] = []
     try:
         if not raw.cheap_to_rescan:
@@ -69,45 +91,76 @@ def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
         unit, counts = _count_reasons(checked, unparsed, time_unit)
         total = sum(counts.values())
         accepted = counts.pop(rejects.ACCEPTED, 0)
+        filtered = {key: counts.pop(reason, 0) for reason, key in rejects.FILTERED.items()}
         if not total:
             raise UserError(f"{raw.files[0].path} is empty; it has no events")
         most_first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         rejected = {rejects.reason_text(reason, unit): count for reason, count in most_first}
         if rejected:
             sample = _sample(raw, checked, unparsed, unit, time_unit)
-            _check_rejected_share(raw, rejected, total, sample[0], unit, settings.max_rejected)
+            _check_rejected_share(raw, rejected, total, sample, unit, settings.max_rejected)
+        if accepted < total:
             checked = checked.filter(rejects.is_accepted(checked, unit, time_unit))
     finally:
         raw.reader.close()
     if not accepted:
-        raise UserError(f"{raw.files[0].path}: no row of the log can be used")
+        raise UserError(
+            f"{raw.files[0].path}: no row of the log can be used"
+            + _no_such_event(raw, filtered, settings)
+        )
     return ParsedLog(
         checked.select(KEPT_COLUMNS).mutate(unix_time=times.in_seconds(_.unix_time, unit)),
         total,
         rejected,
+        {key: count for key, count in filtered.items() if count},
         [rejects.as_record(row, unit) for row in sample],
-        f"{_time_form(raw, unit)} in column {raw.columns.unix_time}",
+        f"{_time_form(raw, unit, time_format)} in column {raw.columns.unix_time}",
     )
 
 
-def file_records(engine: Engine | None, location: str, raw_format: str) -> list[FileRecord]:
-    """What the data card keeps of the raw files: name, bytes, sha256."""
-    files = log_files(location, raw_format, engine)
+def file_records(
+    engine: Engine | None,
+    location: str,
+    raw_format: str,
+    domain_from: str = "",
+    exclude: tuple[str, ...] = (),
+) -> list[FileRecord]:
+    """What the data card keeps of the raw files, --domain_from's included: name, bytes, sha256."""
+    files = log_files(location, raw_format, engine, domain_from, exclude)
+    if domain_from:
+        files.append(side_file(location, domain_from).file)
     if engine and files[0].remote:
         return open_reader(engine).file_records(files)
     return local_file_records(files)
 
 
-def _check_rows(raw: RawLog, time_unit: str) -> Table:
+def _form_of_times(raw: RawLog, settings: DatasetSettings) -> tuple[str, str]:
+    """(unit, format) of the log's times: as the flags say, or else as its format does."""
+    if settings.time_format:
+        return times.FORMATTED, settings.time_format
+    if settings.time_unit != "auto" or not raw.time_format:
+        return settings.time_unit if settings.time_unit != "auto" else raw.time_unit, ""
+    return times.FORMATTED, raw.time_format
+
+
+def _check_rows(raw: RawLog, events: Table, time_unit: str, settings: DatasetSettings) -> Table:
     """Each row with what decides whether it is used; `unix_time` is a number in its own unit."""
-    events = times.with_times(raw.events)
     ids = {name: events[name] for name in EVENT_COLUMNS[:3]}
     unreadable = events.read_error.notnull()
+    unwanted = []
+    if settings.events:
+        is_wanted = events.event.strip().isin(settings.events).fill_null(False)
+        unwanted.append((~is_wanted, rejects.OTHER_EVENT))
+    if settings.min_rating is not None:
+        is_enough = (events.rating.try_cast("float64") >= settings.min_rating).fill_null(False)
+        unwanted.append((~is_enough, rejects.LOW_RATING))
     error = ibis.cases(
-        (unreadable, events.read_error), else_=rejects.id_error(ids, raw.integer_ids)
+        (unreadable, events.read_error),
+        *unwanted,
+        else_=rejects.id_error(ids, raw.integer_ids),
     )
     latest = times.largest_time("nanoseconds" if time_unit == "auto" else time_unit)
-    no_number = events.form.isin((times.MISSING, times.OTHER, times.FRACTION))
+    no_number = events.form.isin((times.MISSING, times.OTHER))
     return events.select(
         *(name for name in KEPT_COLUMNS if name != "unix_time"),
         unix_time=events.number,
@@ -139,7 +192,8 @@ def _sample(
     raw: RawLog, checked: Table, unparsed: RejectedRows, unit: str, time_unit: str
 ) -> list[RejectedRow]:
     """The first rejected rows, by file and row."""
-    rejected = checked.filter(~rejects.is_accepted(checked, unit, time_unit))
+    is_rejected = ~rejects.is_accepted(checked, unit, time_unit)
+    rejected = checked.filter(is_rejected & ~checked.error.isin(tuple(rejects.FILTERED)))
     order = ["file", "row", "index_in_row", *EVENT_COLUMNS[:3]]
     sample = list(unparsed.sample)
     first = rejected.order_by(order).limit(rejects.SAMPLE_SIZE).to_pyarrow().to_pylist()
@@ -166,14 +220,36 @@ def _sample(
 
 
 def _check_rejected_share(
-    raw: RawLog, rejected: dict[str, int], rows: int, first: RejectedRow, unit: str, allowed: float
-) -> None:
+    raw: RawLog, rejected: dict[str, int], rows: int, sample: list[RejectedRow], unit: str,
+    allowed: float,
+) -> None:  # fmt: skip
+    first = sample[0]
     path = next(file.path for file in raw.files if file.name == first.file)
     description = rejects.describe(first, path, vars(raw.columns), unit)
-    rejects.check_rejected_share(rejected, rows, allowed, description)
+    records = [rejects.as_record(row, unit) for row in sample]
+    remedy = "fix them"
+    if first.reason == rejects.NOT_A_TIME and unit != times.FORMATTED:
+        guess = guess_format(first.time or "")
+        example = f"--time_format {shlex.quote(guess)}" if guess else "--time_format (docs/data.md)"
+        remedy = f"if these are dates, describe them with {example}; or fix them"
+    rejects.check_rejected_share(rejected, rows, allowed, description, records, remedy)
 
 
-def _time_form(raw: RawLog, unit: str) -> str:
+def _no_such_event(raw: RawLog, filtered: dict[str, int], settings: DatasetSettings) -> str:
+    """The values of the column of events, where none of them is asked for."""
+    if not filtered.get("other_events"):
+        return ""
+    counts = raw.events.select(event=raw.events.event.strip()).event.value_counts(name="events")
+    names = counts.order_by([ibis.desc("events"), "event"]).limit(8).to_pyarrow()
+    present = ", ".join(plain(str(name)) for name in names["event"].to_pylist())
+    return f" with --events {' '.join(settings.events)} (the log has {present})"
+
+
+def _time_form(raw: RawLog, unit: str, time_format: str) -> str:
+    if unit == times.FORMATTED:
+        return f"dates {time_format}"
+    if unit in times.DAY_NUMBERS:
+        return f"whole numbers {unit.upper()}"
     dtype = raw.events.unix_time.type()
     if dtype.is_timestamp() or dtype.is_date():
         return "timestamps"

@@ -1,5 +1,6 @@
 """Raw rows that cannot be used: the reasons, how they are counted, sampled and reported."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -14,7 +15,8 @@ from src.io.errors import UserError
 (
     ACCEPTED, MALFORMED, TOO_FEW, TOO_MANY, OPEN_QUOTE, NOT_JSON, NOT_UTF8, NO_USER, NO_ITEM,
     NO_DOMAIN, LINE_BREAK, NO_TIME, NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999,
-) = range(16)  # fmt: skip
+    OTHER_EVENT, LOW_RATING,
+) = range(18)  # fmt: skip
 
 # What a user reads; {unit} is the unit of the log's times.
 REASONS = {
@@ -34,14 +36,21 @@ REASONS = {
     BEFORE_1970: "time is before 1970",
     AFTER_9999: "time is after the year 9999",
 }
+# Rows that the user did not ask for are no fault of the log; their names in `dropped` of the card
+FILTERED = {OTHER_EVENT: "other_events", LOW_RATING: "min_rating"}
 TIME_REASONS = (NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999)
 EMPTY = {"user_id": NO_USER, "item_id": NO_ITEM, "domain": NO_DOMAIN}
 SAMPLE_SIZE = 1000
+REJECTED = "rejected.csv"  # the sample in a dataset folder
+
+Record = dict[str, str | int | None]  # a row of rejected.csv: file, row, reason, text
 
 UNIT_NAMES = {
     **{unit: f"{unit} since 1970" for unit in times.PER_SECOND},
-    "seconds": "whole seconds since 1970",
     "iso": "ISO dates",
+    "yyyymmdd": "the form YYYYMMDD",
+    "mmdd": "the form MMDD",
+    times.FORMATTED: "the form of --time_format",
 }
 
 
@@ -102,22 +111,51 @@ def is_accepted(table: ir.Table, unit: str, requested: str) -> ir.BooleanValue:
 
 def reason_text(reason: int, unit: str) -> str:
     """A reason as a user reads it."""
+    if reason == NOT_A_TIME and unit in (*times.DAY_NUMBERS, times.FORMATTED):
+        reason = OTHER_UNIT
     return REASONS[reason].format(unit=UNIT_NAMES[unit])
 
 
-def check_rejected_share(rejected: dict[str, int], rows: int, allowed: float, first: str) -> None:
-    """UserError when more than the allowed share of the rows is rejected.
+class TooManyRejected(UserError):
+    """More rows were rejected than `--max_rejected` allows; `sample` has the first, as records."""
 
-    `first` says what is wrong with the first of them, with its path and row.
+    def __init__(self, message: str, sample: list[Record]):
+        super().__init__(message)
+        self.sample = sample
+
+
+def check_rejected_share(
+    rejected: dict[str, int],
+    rows: int,
+    allowed: float,
+    first: str,
+    sample: list[Record],
+    remedy: str = "fix them",
+) -> None:
+    """TooManyRejected when more than the allowed share of the rows is rejected, or all of them.
+
+    `first` says what is wrong with the first of them, with its path and row; `remedy` what to do.
     """
     count = sum(rejected.values())
-    if count <= allowed * rows:
+    if count <= allowed * rows and count < rows:
         return
-    reasons = ", ".join(f"{reason}: {n:,}" for reason, n in list(rejected.items())[:3])
-    raise UserError(
-        f"{count:,} of {rows:,} raw rows cannot be used ({reasons}), the first at {first}; fix "
-        f"them, or allow more than --max_rejected {allowed:g}"
+    reasons = ", ".join(f"{reason}: {n:,}" for reason, n in rejected.items())
+    numbers = f"{count:,} of {rows:,} raw rows cannot be used ({reasons}), the first at {first}"
+    if count == rows:
+        raise TooManyRejected(f"no row of the log can be used: {numbers}; {remedy}", sample)
+    raise TooManyRejected(
+        f"{numbers}; {remedy}, or allow them with --max_rejected {enough(count, rows)} (now "
+        f"{allowed:g})",
+        sample,
     )
+
+
+def enough(count: int, rows: int) -> str:
+    """The least share, of three digits, that allows `count` of `rows`."""
+    share = count / rows
+    unit = 10.0 ** (math.floor(math.log10(share)) - 2)
+    text = f"{share:.3g}"
+    return text if count <= float(text) * rows else f"{float(text) + unit:.3g}"
 
 
 def describe(row: RejectedRow, path: str, columns: dict[str, str], unit: str) -> str:
@@ -132,7 +170,7 @@ def describe(row: RejectedRow, path: str, columns: dict[str, str], unit: str) ->
     return f"{location}: {reason}: {_short(row.text)}"
 
 
-def as_record(row: RejectedRow, unit: str) -> dict[str, str | int | None]:
+def as_record(row: RejectedRow, unit: str) -> Record:
     """A rejected row as rejected.csv has it."""
     return {
         "file": PurePath(row.file).as_posix(),
@@ -140,6 +178,12 @@ def as_record(row: RejectedRow, unit: str) -> dict[str, str | int | None]:
         "reason": reason_text(row.reason, unit),
         "text": row.text,
     }
+
+
+def first_rejected(record: Record) -> str:
+    """Where the first of the rejected rows is and what is wrong with it, for the console."""
+    location = record["file"] if record["row"] is None else f"{record['file']} row {record['row']}"
+    return f"the first is {location}, {record['reason']}: {_short(str(record['text']))}"
 
 
 def _short(text: str, longest: int = 80) -> str:

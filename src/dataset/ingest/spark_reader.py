@@ -11,14 +11,14 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from src.dataset.engine.spark_engine import SparkEngine, root_cause
 from src.dataset.ingest import rejects
+from src.dataset.ingest.json_keys import as_json_line
 from src.dataset.ingest.raw_files import (
     FileRecord,
     RawFile,
-    copy_without_comments,
     first_lines,
     is_hidden,
     is_remote,
@@ -27,6 +27,7 @@ from src.dataset.ingest.raw_files import (
 )
 from src.dataset.ingest.rejects import RejectedRow
 from src.dataset.ingest.table_reader import FILE, ROW, RejectedRows, TextLayout
+from src.dataset.ingest.text_bytes import is_readable, plain_copy
 from src.io.errors import UserError
 
 BYTES = "ISO-8859-1"  # one character per byte: preserves bytes that are not UTF-8
@@ -79,7 +80,7 @@ class SparkReader:
         return self._table(self._parquet([file])).schema()
 
     def delimited(self, files: list[RawFile], layout: TextLayout, wanted: dict[str, str]) -> Table:
-        paths = [self._readable_path(file, layout.comments) for file in files]
+        paths = [self._readable_path(file, layout.comments, layout.encoding) for file in files]
         names = [f"column_{n}" for n in range(len(layout.columns))]
         fields = [StructField(name, StringType()) for name in [*names, RAW]]
         quote = '"' if layout.quoted else ""
@@ -109,10 +110,20 @@ class SparkReader:
         picked = {new: names[layout.columns.index(old)] for new, old in wanted.items()}
         return self._table(_with_errors(rows, picked, read_error, F.col(RAW)))
 
-    def json_lines(self, files: list[RawFile], wanted: dict[str, str]) -> Table:
-        paths = [self._readable_path(file, comments=0) for file in files]
+    def json_lines(
+        self,
+        files: list[RawFile],
+        wanted: dict[str, str],
+        lists: dict[str, tuple[str, str]] | None = None,
+        python: bool = False,
+    ) -> Table:
+        paths = [self._readable_path(file, python=python) for file in files]
         lines = self._with_file(self.session.read.text(paths), files, paths)
-        fields = [StructField(key, StringType()) for key in [*wanted.values(), RAW]]
+        fields = [StructField(key, StringType()) for key in dict.fromkeys([*wanted.values(), RAW])]
+        members: dict[str, list[StructField]] = {}
+        for key, inner in (lists or {}).values():
+            members.setdefault(key, []).append(StructField(inner, StringType()))
+        fields += [StructField(key, ArrayType(StructType(of))) for key, of in members.items()]
         options = {
             "columnNameOfCorruptRecord": RAW,
             "allowSingleQuotes": "false",
@@ -128,8 +139,11 @@ class SparkReader:
         read_error = F.when(~F.is_valid_utf8("value"), rejects.NOT_UTF8).when(
             ~is_object | F.col(f"parsed.{RAW}").isNotNull(), rejects.NOT_JSON
         )
-        picked = {name: f"parsed.{key}" for name, key in wanted.items()}
-        return self._table(_with_errors(parsed, picked, read_error, F.col("value")))
+        picked = {name: f"parsed.`{key}`" for name, key in wanted.items()}
+        arrays = {
+            name: F.col(f"parsed.`{key}`.`{inner}`") for name, (key, inner) in (lists or {}).items()
+        }
+        return self._table(_with_errors(parsed, picked, read_error, F.col("value"), arrays))
 
     def parquet(self, files: list[RawFile]) -> Table:
         rows = self._parquet(files)
@@ -152,6 +166,9 @@ class SparkReader:
 
     def rejected_rows(self) -> RejectedRows:
         return RejectedRows()  # Spark keeps such rows, with `read_error`
+
+    def forget_rejected_rows(self) -> None:
+        """There are none."""
 
     def with_line_numbers(self, rows: list[RejectedRow]) -> list[RejectedRow]:
         return rows
@@ -206,17 +223,22 @@ class SparkReader:
                 name = F.create_map(*pairs)[uri]
         return rows.withColumns({file: name, row: F.lit(None).cast("long")})
 
-    def _readable_path(self, file: RawFile, comments: int) -> str:
-        """The file, or a copy that Spark can read: without comments, decompressed from .zst."""
-        if not comments and (file.remote or not file.path.endswith(".zst")):
+    def _readable_path(
+        self, file: RawFile, comments: int = 0, encoding: str = "", python: bool = False
+    ) -> str:
+        """The file, or a copy that Spark can read: unpacked UTF-8 without comments."""
+        as_it_is = not (comments or encoding or python)
+        if as_it_is and (file.remote or (is_readable(file.path) and file.path[-4:] != ".zst")):
             return file.path
         if file.remote:
             raise UserError(
-                f"{file.path} begins with comments, which Spark cannot skip; remove them"
+                f"{file.path} begins with comments, or has another encoding or form, which Spark "
+                "cannot read from another file system; copy it to this machine"
             )
         folder = self.engine.spill / gen_name("plain")
         folder.mkdir()
-        return str(copy_without_comments(file.path, comments, folder))
+        convert = as_json_line if python else None
+        return str(plain_copy(file.path, folder, comments, encoding, convert))
 
     def _table(self, rows: DataFrame) -> Table:
         name = gen_name("raw")
@@ -241,7 +263,11 @@ def _as_utf8(text: Column) -> Column:
 
 
 def _with_errors(
-    rows: DataFrame, picked: dict[str, str], read_error: Column, text: Column
+    rows: DataFrame,
+    picked: dict[str, str],
+    read_error: Column,
+    text: Column,
+    arrays: dict[str, Column] | None = None,
 ) -> DataFrame:
     """The picked columns, the reason why a row cannot be read, and only then its text."""
     read_error = read_error.cast("byte")
@@ -249,6 +275,7 @@ def _with_errors(
         "file",
         "row",
         *[F.make_valid_utf8(F.col(column)).alias(name) for name, column in picked.items()],
+        *[column.alias(name) for name, column in (arrays or {}).items()],
         read_error.alias("read_error"),
         F.when(read_error.isNotNull(), F.make_valid_utf8(text)).alias("text"),
     )

@@ -12,6 +12,7 @@ from src.dataset.ingest.raw_format import (
     RawLog,
     Source,
     complete_columns,
+    read_head,
     require_default_columns,
     text_layout,
 )
@@ -61,7 +62,7 @@ def read_syncrec(source: Source) -> RawLog:
 
 
 def _columns(source: Source, file: RawFile, wanted: dict[str, str]) -> Table:
-    layout, _comments = text_layout(source, file)
+    layout = text_layout(source, read_head(source, file, wanted))
     for name in wanted.values():
         if name not in layout.columns:
             raise UserError(

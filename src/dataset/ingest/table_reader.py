@@ -26,6 +26,7 @@ class TextLayout:
     quoted: bool = True  # fields may be in "", and then hold delimiters and line ends
     header: bool = True  # the first line after the comments names the columns
     comments: int = 0  # leading lines to skip
+    encoding: str = ""  # if neither UTF-8 nor UTF-16
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,18 @@ class TableReader(Protocol):
     def delimited(self, files: list[RawFile], layout: TextLayout, wanted: dict[str, str]) -> Table:
         """The wanted columns {new name: name in the layout}."""
 
-    def json_lines(self, files: list[RawFile], wanted: dict[str, str]) -> Table:
-        """The wanted values {new name: key} of one JSON object per line."""
+    def json_lines(
+        self,
+        files: list[RawFile],
+        wanted: dict[str, str],
+        lists: dict[str, tuple[str, str]] | None = None,
+        python: bool = False,
+    ) -> Table:
+        """The wanted values {new name: key} of one JSON object per line, as strings.
+
+        `lists`: {new name: (key of a list of objects, key in each)}, as arrays of strings.
+        `python`: the lines are dictionaries as Python writes them.
+        """
 
     def parquet(self, files: list[RawFile]) -> Table:
         """All columns as they are typed, and FILE and ROW in place of `file` and `row`."""
@@ -73,8 +84,12 @@ class TableReader(Protocol):
     def rejected_rows(self) -> RejectedRows:
         """The rows that `load` left out because they could not be parsed."""
 
+    def forget_rejected_rows(self) -> None:
+        """Leave the rows that `load` has left out so far out of `rejected_rows`."""
+
     def with_line_numbers(self, rows: list[RejectedRow]) -> list[RejectedRow]:
-        """The rows with line numbers as an editor counts them."""
+        """The rows with line numbers as an editor counts them, and their lines as they stand in the
+        file, where the engine knows them."""
 
     def close(self) -> None:
         """Release what reading needed."""

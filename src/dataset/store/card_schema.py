@@ -18,6 +18,12 @@ def sha256_error(value: Any) -> str:
     return "" if valid else "64 hexadecimal digits"
 
 
+def shown_name_error(value: Any) -> str:
+    """What a name that reports show must be; empty for a valid one."""
+    valid = isinstance(value, str) and not name_error(value)
+    return "" if valid else "a name that can be shown"
+
+
 SHARE = {"events": Count(), "share": float}
 # what every reader of a folder needs
 OPEN_SCHEMA: dict[str, Any] = {
@@ -34,6 +40,7 @@ OPEN_SCHEMA: dict[str, Any] = {
 DOMAIN = {"users": Count(), "items": Count(1), "events": Count(), "mean_length": float}
 # what the transfer report shows
 REPORT_SCHEMA: dict[str, Any] = {
+    "data_name": OptionalKey(shown_name_error),
     "sha256": str,
     "users": Count(),
     "items": Count(),
@@ -51,6 +58,10 @@ REPORT_SCHEMA: dict[str, Any] = {
     "audit": OptionalKey(MapOf(SHARE)),
     "dropped": OptionalKey(MapOf(Count())),
 }
+DATA_NOTE = {
+    "key": str, "what": str, "count": Count(), "of": Count(), "share": float, "example": str,
+    "flag": str, "advice": str,
+}  # fmt: skip
 # what the console shows of a folder that is reused
 CONSOLE_SCHEMA: dict[str, Any] = {
     **REPORT_SCHEMA,
@@ -59,6 +70,7 @@ CONSOLE_SCHEMA: dict[str, Any] = {
     "times": OptionalKey(str),
     "rejected": OptionalKey(MapOf(Count())),
     "similar_ids": OptionalKey(MapOf(Count())),
+    "data_notes": OptionalKey([DATA_NOTE]),
     "split": {
         **REPORT_SCHEMA["split"],
         "valid_from": OptionalKey(str),

@@ -1,9 +1,12 @@
 """The data card as text: the Markdown file, and the summary on the console."""
 
+from src.dataset.store.card_alarms import alarms
 from src.io.errors import plain
 
 DROP_REASONS = {
     "rejected": "rejected",
+    "other_events": "of other types than --events",
+    "min_rating": "rated below --min_rating, or not rated",
     "after_cutoff": "after the cut-off",
     "other_domains": "in other domains than --domains",
     "dedup": "duplicates (--dedup)",
@@ -40,25 +43,28 @@ def generated_notes(card: dict) -> list[str]:
     return [f"NOTE: generated log, {notes['generated']}", *planted]
 
 
-def card_notes(card: dict) -> list[str]:
-    """The lines to show first: a generated log, and unusual data."""
+def data_note(entry: dict) -> str:
+    """A line for an entry of `data_notes`: what, how many, the first, what to do."""
+    numbers = f"{entry['count']:,} of {entry['of']:,}, first: {entry['example']}"
+    remedy = " ".join(filter(None, [entry["flag"], entry["advice"]]))
+    return plain(f"note: {entry['what']} ({numbers}); {remedy}")
+
+
+def card_notes(card: dict, rejected: str = "see the sample in rejected.csv") -> list[str]:
+    """The lines to show first: a generated log, and unusual data. `rejected` says where more is
+    known of rejected rows."""
     notes = generated_notes(card)
     if "origin" in card["notes"]:
         notes.append(f"NOTE: {card['notes']['origin']}")
     if card["dropped"].get("rejected"):
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in card["rejected"].items())
-        notes.append(f"NOTE: raw rows were rejected ({reasons}); see the sample in rejected.csv")
+        notes.append(f"NOTE: raw rows were rejected ({reasons}); {rejected}")
     if card["dropped"].get("lone_item"):
         notes.append(
             f"NOTE: {card['dropped']['lone_item']:,} events of domains with only one item were "
             "dropped: every model ranks that item first"
         )
-    for ids, count in card.get("similar_ids", {}).items():
-        if count:
-            notes.append(
-                f"NOTE: {count:,} ids of {ids} differ from another one only in case or outer "
-                "spaces; they are kept as different ids"
-            )
+    notes += [data_note(entry) for entry in card.get("data_notes", [])]
     return [plain(note) for note in notes]  # a log may contain any text
 
 
@@ -132,9 +138,9 @@ def _split_lines(card: dict) -> list[str]:
     ]
     if "cold_test_targets" in split:
         lines.append(
-            f"cold test targets: {split['cold_test_targets']:,} choose one of "
-            f"{split['cold_test_items']:,} items without a training event, "
-            f"{split['cold_test_users']:,} belong to users without one"
+            f"cold test targets: {split['cold_test_targets']:,} whose item has no training event "
+            f"({split['cold_test_items']:,} items), {split['cold_test_users']:,} whose user has "
+            "none"
         )
     else:
         lines.append(f"test targets choose {split['cold_test_items']:,} items that training lacks")
@@ -146,10 +152,11 @@ def _split_lines(card: dict) -> list[str]:
     return lines
 
 
-def card_markdown(card: dict) -> str:
-    """The facts of `data_card.json` as Markdown."""
-    sections = [_title(card), _counts(card), _overlap(card), _order_and_split(card), _origin(card)]
-    return "\n\n".join(sections) + "\n"
+def card_markdown(card: dict, commands: dict[str, str] | None = None) -> str:
+    """The facts of `data_card.json` as Markdown, and commands {what for: command} to paste."""
+    sections = [_title(card), _warnings(card), _commands(commands or {}), _counts(card)]
+    sections += [_overlap(card), _order_and_split(card), _origin(card)]
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _dropped(card: dict) -> str:
@@ -165,6 +172,31 @@ def _title(card: dict) -> str:
     lines.append(f"# {card['data_name']}, events up to {card['cutoff']}")
     lines += ["", f"Source: {card['source']}", "", f"Content sha256: `{card['sha256']}`"]
     return "\n".join(lines)
+
+
+def _warnings(card: dict) -> str:
+    """The notes, and the alarming figures."""
+    notes = [data_note(entry) for entry in card["data_notes"]]
+    block = ["```text", *notes, "```"] if notes else ["- nothing"]  # as printed, not as markup
+    figures = [f"- {sentence}" for sentence in alarms(card)] or ["- none"]
+    return "\n".join(
+        [
+            "## What to look at first",
+            "",
+            "Data that is probably not what it seems:",
+            "",
+            *block,
+            "",
+            "Alarming figures of this card:",
+            "",
+            *figures,
+        ]
+    )
+
+
+def _commands(commands: dict[str, str]) -> str:
+    blocks = [f"{purpose}:\n\n```bash\n{command}\n```" for purpose, command in commands.items()]
+    return "\n\n".join(["## Commands", *blocks]) if blocks else ""
 
 
 def _counts(card: dict) -> str:

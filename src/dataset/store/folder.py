@@ -89,6 +89,16 @@ class Dataset:
         ids = read_ids(self.folder / "items.parquet", "item_id", self.card.get("items"))
         return ids.slice(self.folder_items, self.item_rows - 1)
 
+    def shares_users(self) -> bool:
+        """Whether a user is active in two domains; reads the domains until one is."""
+        for users in user_chunks(self.offsets, CHUNK):
+            first, end = int(self.offsets[users.start]), int(self.offsets[users.stop])
+            changes = np.diff(self.domains[first:end]) != 0
+            changes[self.offsets[users][1:] - first - 1] = False  # from one user to the next
+            if changes.any():
+                return True
+        return False
+
     def only_domain(self, domain: int) -> "Dataset":
         """One domain as a separate dataset: its events, its items from 1, its users.
 

@@ -1,18 +1,30 @@
 """One sentence under each figure, made from the tables that the figure shows.
 
 A difference is called significant only if its p-value is below ALPHA after Holm's correction. If
-none is, the sentence says how large a difference the data could have detected.
+none is, the sentence says how large a difference the data could have detected. None is called so
+where a compared model was not trained to the end. The seeds are spoken of once, in the box.
 """
 
 import pandas as pd
 
 from src.config.modes import JOINT_MODE
-from src.report.formatting import count_of, join_and, join_some, number, percent, signed
+from src.report.finished_runs import MEANS
+from src.report.formatting import (
+    count_of,
+    join_and,
+    join_some,
+    level,
+    number,
+    percent,
+    relative_change,
+    signed,
+)
 from src.report.transfer.data_sets import DataSet
 from src.report.transfer.differences import (
     GAINED,
     HURT,
     UNSURE,
+    WITHHELD,
     by_outcome,
     of_pair,
     significant,
@@ -22,55 +34,70 @@ from src.report.transfer.gamma_correlation import Correlation
 from src.report.transfer.summary import correlation_sentence, detectable_sentence
 from src.report.transfer.target_groups import FEW
 from src.report.transfer.training_history import last_epochs
+from src.report.transfer.verdicts import MACRO
 
-ONE_SEED = "Based on one seed; another seed may give a different result."
-
-
-def with_seed_warning(text: str, seeds: int) -> str:
-    """The text, with a warning if it is based on one seed."""
-    return text if seeds > 1 else f"{text} {ONE_SEED}"
-
-
-def fewest_seeds(data: DataSet) -> int:
-    """The fewest seeds that a model of the data set has."""
-    return min(len(group.runs) for group in data.groups.values())
+MANY = 9  # entries of a caption's list of domains
 
 
 def levels_caption(data: DataSet, levels: pd.DataFrame, differences: pd.DataFrame) -> str:
-    macro = levels[levels.domain == "macro"].sort_values("value", ascending=False, kind="stable")
-    order = [f"{data.label(row.ranker)} {number(row.value)}" for row in macro.itertuples()]
+    """The best of each domain, count models included, and joined against on its own."""
+    best = []
+    for domain in [name for name in levels.domain.unique() if name not in MEANS] + ["macro"]:
+        rows = levels[levels.domain == domain]
+        row = rows.loc[rows.value.idxmax()]
+        where = MACRO if domain == "macro" else domain
+        best.append(f"{where} {data.label(row.ranker)} {level(row.value)}")
+    if len(best) > MANY:
+        best = [*best[: MANY - 1], best[-1]]
     first, second = data.transfer_pair
     rows = without_means(of_pair(differences, first, second))
     above, sure = rows.difference > 0, significant(rows)
-    text = (
-        f"Mean over domains: {join_and(order)}. {data.label(first)} is above {data.label(second)} "
-        f"in {above.sum()} of {count_of(len(rows), 'domain')}; the difference is significantly "
-        f"positive in {(sure & above).sum()} and significantly negative in {(sure & ~above).sum()}."
+    withheld = (rows.withheld != "").sum()
+    unclear = f"; no verdict in {withheld}, because not trained to the end" if withheld else ""
+    above_words = f"{_sentence_case(data.phrase(first))} is above {data.phrase(second)}"
+    return (
+        f"Highest: {'; '.join(best)}. {above_words} in {above.sum()} of "
+        f"{count_of(len(rows), 'domain')}; the difference is significantly positive in "
+        f"{(sure & above).sum()} and significantly negative in {(sure & ~above).sum()}{unclear}."
     )
-    return with_seed_warning(text, fewest_seeds(data))
+
+
+def _sentence_case(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def forest_caption(data: DataSet, differences: pd.DataFrame) -> str:
+    """In which domains joined gains or loses against on its own, with levels."""
     pair = data.transfer_pair
-    first, second = map(data.label, pair)
+    first, second = map(data.phrase, pair)
     outcomes = by_outcome(of_pair(differences, *pair))
-    unsure = outcomes[UNSURE]
+    unsure, withheld = outcomes[UNSURE], outcomes[WITHHELD]
     verbs = {GAINED: "gains in", HURT: "loses in"}
     parts = []
-    for outcome, verb in verbs.items():
-        domains = [f"{row.domain} ({signed(row.difference)})" for row in outcomes[outcome]]
+    for kind, verb in verbs.items():
+        domains = [
+            f"{row.domain} ({level(row.second_value)} to {level(row.first_value)}, "
+            f"{relative_change(row.relative)})"
+            for row in outcomes[kind]
+        ]
         if domains:
             parts.append(f"{verb} {join_some(domains)}")
-    if not parts:
-        count = count_of(len(unsure), "domain")
-        text = f"{first} does not differ significantly from {second} in any of {count}."
-        text += detectable_sentence(unsure)
-    else:
-        text = f"Compared with {second}, {first} {' and '.join(parts)}"
+    names = join_some([row.domain for row in unsure])
+    clauses = []
+    if parts:
+        clauses.append(f"Compared with {second}, {first} {' and '.join(parts)}")
         if unsure:
-            text += f"; no significant difference in {join_some([row.domain for row in unsure])}"
-        text += "."
-    return with_seed_warning(text, fewest_seeds(data))
+            clauses.append(f"no significant difference in {names}")
+    elif unsure:
+        where = f"in any of {count_of(len(unsure), 'domain')}" if not withheld else f"in {names}"
+        clauses.append(
+            f"{_sentence_case(first)} does not differ significantly from {second} {where}"
+        )
+    if withheld:
+        where = join_some([row.domain for row in withheld])
+        verb = "no verdict" if clauses else "No verdict"
+        clauses.append(f"{verb} in {where}, because not trained to the end")
+    return "; ".join(clauses) + "." + ("" if parts else detectable_sentence(unsure))
 
 
 def gamma_caption(trajectories: pd.DataFrame) -> str:
@@ -87,7 +114,7 @@ def gamma_caption(trajectories: pd.DataFrame) -> str:
         by_seed = last.pivot(index="seed", columns="domain", values="share")
         if by_seed.idxmax(axis=1).nunique() > 1 or by_seed.idxmin(axis=1).nunique() > 1:
             text += " The seeds disagree on which domains these are."
-    return with_seed_warning(text, trajectories.seed.nunique())
+    return text
 
 
 def _share_of(ends: pd.DataFrame, domain: str) -> str:
@@ -109,28 +136,33 @@ def phi_caption(data: DataSet, trajectories: pd.DataFrame) -> str:
     clauses = [f"φ is {join_and(parts)}"] if parts else []
     if mixed:
         clauses.append(f"{'it' if parts else 'φ'} has no clear sign in {join_some(mixed)}")
-    text = f"At the last epoch {'; '.join(clauses)}."
-    return with_seed_warning(text, trajectories.seed.nunique())
+    return f"At the last epoch {'; '.join(clauses)}."
 
 
 def curves_caption(data: DataSet, curves: pd.DataFrame) -> str:
-    average = data.two_view.runs[0].config["select_average"]
-    rows = curves[curves.domain == average]
-    parts, late = [], []
-    for key in rows.ranker.unique():
-        curve = rows[rows.ranker == key]
-        best = curve.loc[curve.groupby("seed").value.idxmax()].set_index("seed")
-        last = curve.groupby("seed").epoch.max()
-        epochs = sorted({int(best.epoch.min()), int(best.epoch.max())})
-        epoch = f"epoch{'s' if len(epochs) > 1 else ''} {' to '.join(map(str, epochs))}"
-        parts.append(f"{data.label(key)} {number(best.value.mean())} ({epoch})")
-        if (best.epoch == last).any():
-            late.append(data.label(key))
-    metric = rows.metric.iloc[0].upper()
-    text = f"Best validation {metric} ({average} mean): {join_and(parts)}."
-    if late:
-        text += f" Best at the last epoch, so possibly undertrained: {join_and(late)}."
-    return with_seed_warning(text, fewest_seeds(data))
+    """The epoch of each model's best validation, and which models were not trained to the end."""
+    parts, broken = [], []
+    for key in [key for key in data.rankers if (curves.ranker == key).any()]:
+        ranker = data.rankers[key]
+        if ranker.path != ranker.group.runs[0].default_path:
+            continue  # another path of the same models
+        ends = ranker.group.ends
+        best = sorted({one.end.best_epoch for one in ends})
+        last = sorted({one.end.epochs for one in ends})
+        if ends:
+            parts.append(f"{data.label(key)} {_span(best)} of {_span(last)}")
+        if any(one.fault for one in ends):
+            broken.append(data.label(key))
+    verdict = (
+        f"Not trained to the end: {join_and(broken)}." if broken else "All are flat at the end."
+    )
+    metric = curves.metric.iloc[0].upper()
+    return f"Best epoch by validation {metric}: {join_and(parts)}. {verdict}"
+
+
+def _span(numbers: list[int]) -> str:
+    """7, or 3 to 9"""
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def overlap_caption(card: dict) -> str:
@@ -155,35 +187,25 @@ def overlap_caption(card: dict) -> str:
     )
 
 
-def transfer_map_caption(data: DataSet, differences: pd.DataFrame) -> str:
-    rows = without_means(differences)
-    sure = rows[significant(rows)]
-    if sure.empty:
-        text = f"None of the {len(rows)} differences by domain is significant."
-    else:
-        row = sure.loc[sure.difference.abs().idxmax()]
-        text = (
-            f"{len(sure)} of {len(rows)} differences by domain "
-            f"{'is' if len(sure) == 1 else 'are'} significant; the largest is "
-            f"{data.label(row['first'], row['second'])} in {row.domain} ({signed(row.difference)})."
-        )
-    return with_seed_warning(text, fewest_seeds(data))
-
-
 def groups_caption(data: DataSet, differences: pd.DataFrame) -> str:
-    """CDSR − SDSR in the groups of one grouping; `differences`: rows of group_differences."""
+    """Joined − on its own in the groups of one grouping; `differences`: of group_differences."""
     rows = differences[differences["first"] == JOINT_MODE]
     enough = rows[rows.n >= FEW]
-    parts = [f"{row.group} {signed(row.difference)}" for row in enough.itertuples()]
+    parts = [
+        f"{row.group} {signed(row.difference)} ({relative_change(row.relative)})"
+        for row in enough.itertuples()
+    ]
     sure = enough[significant(enough)].group.tolist()
     verdict = f"significant for {join_and(sure)}" if sure else "no difference is significant"
-    text = f"{data.label(*data.transfer_pair)}: {join_and(parts)}; {verdict}."
+    if (rows.withheld != "").any():
+        verdict = "no verdict, because a model was not trained to the end"
+    text = f"{_sentence_case(data.label(*data.transfer_pair))}: {join_and(parts)}; {verdict}."
     few = [f"{row.group} (n = {row.n})" for row in rows[rows.n < FEW].itertuples()]
     if not parts:
         text = "No group has enough targets to judge."
     if few:
         text += f" Too few targets to judge: {join_and(few)}."
-    return with_seed_warning(text, fewest_seeds(data))
+    return text
 
 
 def beyond_caption(data: DataSet, beyond: pd.DataFrame) -> str:
@@ -198,17 +220,16 @@ def beyond_caption(data: DataSet, beyond: pd.DataFrame) -> str:
             f"{data.label(most)} and {percent(coverage[least])} with {data.label(least)}"
         )
     common = popularity.idxmax()
-    text = (
-        f"{covers} (mean over domains). {data.label(common)} recommends the most popular items, "
+    return (
+        f"{covers} (mean over domains). The most popular items are those of {data.label(common)}: "
         f"{number(popularity[common], 1)} times as popular as the log's mean item. Not tested for "
         "significance."
     )
-    return with_seed_warning(text, fewest_seeds(data))
 
 
 def protocols_caption(data: DataSet, protocols: pd.DataFrame) -> str:
     first, second = data.transfer_pair
-    macro = protocols[(protocols.domain == "macro") & protocols.ranker.isin(data.rankers)]
+    macro = protocols[(protocols.domain == "macro") & protocols.ranker.isin(data.columns)]
     table = macro.pivot_table(index="protocol", columns="ranker", values="value", sort=False)
     table = table.dropna(subset=[first, second])
     positive = (table[first] - table[second]) > 0
@@ -223,16 +244,16 @@ def protocols_caption(data: DataSet, protocols: pd.DataFrame) -> str:
         else f"{data.label(key)} (all protocols)"
         for key in best.unique()
     ]
-    return with_seed_warning(
-        f"{data.label(first, second)} is above 0 {where}. Highest mean over domains: "
-        f"{join_and(leaders)}. Not tested for significance.",
-        fewest_seeds(data),
+    difference = _sentence_case(data.label(first, second))
+    return (
+        f"{difference} is above 0 {where}. Highest mean over domains: {join_and(leaders)}. Not "
+        "tested for significance."
     )
 
 
 def correlation_caption(points: pd.DataFrame, result: Correlation) -> str:
     if points.empty:
-        return "Inconclusive: SDSR, CDSR and SyNCRec share no seed on any data set."
+        return "Inconclusive: joined, on its own and SyNCRec share no seed on any data set."
     text = correlation_sentence(result)
     unused = result.resamples - result.used
     if unused and result.used:

@@ -1,7 +1,8 @@
 """The data sets of the negative-transfer report, and the models that it compares on each.
 
-On each data set the report compares rankers of the default model: SDSR (one or both forms), CDSR,
-and every path of SyNCRec. All of them rank the same targets.
+On each data set the report compares rankers of the default model: each domain on its own (SDSR, one
+or both forms), all domains joined (CDSR), and every path of SyNCRec; beside them the count models
+of the runs. All of them rank the same targets.
 """
 
 from dataclasses import dataclass, field
@@ -19,20 +20,31 @@ from src.config.modes import (
     SERVED,
     TWO_VIEW_MODE,
 )
+from src.config.names import COUNT_MODELS
 from src.io.errors import UserError
-from src.report.finished_runs import RETRAIN, Run
+from src.report.finished_runs import RETRAIN, Run, least_targets
 from src.report.formatting import join_and
 from src.report.seed_groups import (
     Ranker,
     SeedGroup,
+    budgets_line,
     check_distinct_names,
     check_same_data,
     check_same_targets,
     group_seeds,
+    withheld,
 )
 
 PROTOCOL = "full"  # of the targets' ranks, unless a table says otherwise
 COMPARED_MODES = (*BASELINE_MODES, JOINT_MODE, TWO_VIEW_MODE)
+# How the report calls the rankers whose acronyms only its footnote has
+TITLES = {"sdsr_separate": "on its own", "sdsr": "on its own (paired)", JOINT_MODE: "joined"}
+# The same in sentences: about all domains, and about one
+PHRASES = {
+    "sdsr_separate": ("the domains' own models", "the domain's own model"),
+    "sdsr": ("the paired model", "the paired model"),
+    JOINT_MODE: ("the joined model", "the joined model"),
+}
 
 
 def ranker_paths(mode: str) -> dict[str, str]:
@@ -80,30 +92,70 @@ class DataSet:
             for key, path in ranker_paths(mode).items()
         }
 
+    @cached_property
+    def count_models(self) -> dict[str, Ranker]:
+        """{name: ranker} of the simple baselines, which are the same in every run."""
+        run = self.runs[0]
+        scored = run.protocol_scores("test", PROTOCOL)
+        group = SeedGroup(run.name, [run])
+        return {name: Ranker(group, name) for name in COUNT_MODELS if name in scored}
+
+    @property
+    def columns(self) -> dict[str, Ranker]:
+        """{key: ranker}, the count models last."""
+        return self.rankers | self.count_models
+
+    @property
+    def baselines(self) -> list[str]:
+        """The forms of "on its own" that were run; the first one is that of Δ."""
+        return [mode for mode in BASELINE_MODES if mode in self.groups]
+
     @property
     def baseline(self) -> str:
-        """The SDSR of Δ = CDSR − SDSR: the paired one, if it was run."""
-        return next(mode for mode in BASELINE_MODES if mode in self.groups)
+        """What Δ = joined − on its own is measured against: one model per domain, if there is."""
+        return self.baselines[0]
 
     @property
     def transfer_pair(self) -> tuple[str, str]:
-        """(CDSR, SDSR): the keys whose difference is the measured transfer Δ."""
+        """(joined, on its own): the keys whose difference is the measured transfer Δ."""
         return JOINT_MODE, self.baseline
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
         """(first, second): the differences that the report shows, the transfer itself first."""
         base = self.baseline
-        pairs = [
-            self.transfer_pair, (CROSS_KEY, base), (CROSS_KEY, JOINT_MODE), (SERVED, base),
+        return [
+            *((JOINT_MODE, mode) for mode in self.baselines),
+            (CROSS_KEY, base), (CROSS_KEY, JOINT_MODE), (SERVED, base),
         ]  # fmt: skip
-        return pairs + [
-            (JOINT_MODE, mode) for mode in BASELINE_MODES if mode in self.groups and mode != base
-        ]
+
+    @property
+    def count_comparisons(self) -> list[tuple[str, str]]:
+        """(model, count model): whether a look-up table does as well."""
+        return [(key, name) for key in (JOINT_MODE, self.baseline) for name in self.count_models]
+
+    def withheld(self, *keys: str) -> dict[str, str]:
+        """{domain, macro or users: why no verdict is drawn from these rankers' difference}."""
+        return withheld({self.label(key): self.columns[key] for key in keys})
+
+    def untrained(self, domain: str, *keys: str) -> str:
+        """The labels of the rankers that were not trained to the end in a domain, or a mean."""
+        return join_and([self.label(key) for key in keys if domain in self.withheld(key)])
+
+    @property
+    def budgets(self) -> str:
+        """What differs in the budgets of the compared models; empty if nothing does."""
+        keys = (*self.baselines, JOINT_MODE, CROSS_KEY)
+        titles = {key: TITLES.get(key, self.groups[TWO_VIEW_MODE].title) for key in keys}
+        return budgets_line({titles[key]: self.rankers[key] for key in keys})
 
     def label(self, *keys: str) -> str:
         """The label of a ranker, or of the difference of two."""
-        return " − ".join(self.rankers[key].title for key in keys)
+        return " − ".join(TITLES.get(key) or self.columns[key].title for key in keys)
+
+    def phrase(self, key: str, *, one: bool = False) -> str:
+        """A ranker in a sentence, about all domains or about `one`."""
+        return PHRASES[key][one] if key in PHRASES else self.label(key)
 
 
 @dataclass(frozen=True)
@@ -116,6 +168,7 @@ class TargetMetrics:
     values: dict[str, np.ndarray]  # ranker -> [n] mean over the seeds
     by_seed: dict[str, dict[int, np.ndarray]]  # ranker -> seed -> [n]
     targets: pd.DataFrame  # the rows of targets.parquet, in the same order
+    least: int = 0  # domains with fewer targets are left out of the macro mean
 
     def seeds(self, *keys: str) -> list[int]:
         """The seeds that all these rankers were trained with."""
@@ -147,7 +200,7 @@ def data_sets(runs: list[Run]) -> list[DataSet]:
 
 def _data_set(runs: list[Run]) -> DataSet:
     check_same_data(runs)
-    name = runs[0].config["data_name"]
+    name = runs[0].data_name
     groups: dict[str, SeedGroup] = {}
     others = []
     for group in group_seeds(runs):
@@ -169,7 +222,7 @@ def _check_complete(name: str, groups: dict[str, SeedGroup]) -> None:
     """UserError if a mode is missing, or a run of SyNCRec lacks its served path or γ."""
     needed = (BASELINE_MODES, (JOINT_MODE,), (TWO_VIEW_MODE,))
     missing = [
-        f"{MODES[modes[0]].title} (--mode {' or '.join(modes)})"
+        f"{MODES[modes[-1]].title} (--mode {' or '.join(modes)})"
         for modes in needed
         if not set(modes) & set(groups)
     ]
@@ -190,12 +243,16 @@ def measure(data: DataSet, metric: str) -> TargetMetrics:
     """The metric of every test target under every ranker, with the candidates of PROTOCOL."""
     values, by_seed = {}, {}
     first: pd.DataFrame | None = None
-    for key, ranker in data.rankers.items():
+    every_seed = {run.seed for run in data.runs}
+    for key, ranker in data.columns.items():
         frame = ranker.group.values("test", PROTOCOL, ranker.path, metric)
         if first is None:
             first, first_name = frame, ranker.group.runs[0].name
         check_same_targets(first, frame, first_name, ranker.group.runs[0].name)
         values[key] = frame.value.to_numpy()
+        if ranker.counted:
+            by_seed[key] = dict.fromkeys(every_seed, values[key])
+            continue
         by_seed[key] = {
             run.seed: run.values("test", PROTOCOL, ranker.path, metric).value.to_numpy()
             for run in ranker.group.runs
@@ -209,6 +266,7 @@ def measure(data: DataSet, metric: str) -> TargetMetrics:
         values=values,
         by_seed=by_seed,
         targets=_target_facts(data.runs[0], first.index),
+        least=least_targets(data.runs),
     )
 
 

@@ -1,7 +1,7 @@
 """The metric of each ranker, and the paired differences between rankers, by domain.
 
 The results are tidy tables, which captions, figures and tables read. A `ranker` column holds keys
-of `DataSet.rankers`; `macro` and `users` among the domains are the means over domains and targets.
+of `DataSet.columns`; `macro` and `users` among the domains are the means over domains and targets.
 """
 
 import numpy as np
@@ -14,22 +14,26 @@ from src.statistics.bootstrap import Estimate, estimates
 from src.statistics.comparison import compare
 from src.statistics.holm import holm
 
-GAINED, HURT, UNSURE = "gained", "hurt", "no significant difference"
+GAINED, HURT, UNSURE, WITHHELD = "gained", "hurt", "no significant difference", "withheld"
+OUTCOMES = (GAINED, HURT, UNSURE, WITHHELD)
 
 
 def levels(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
-    """The metric of each ranker by domain.
+    """The metric of each ranker and count model by domain.
 
     Columns: ranker, domain, value, low and high of its 95 % interval, error, n, seeds and the
     standard deviation over them.
     """
     rows = []
-    for key in data.rankers:
-        means = estimates(measured.values[key], measured.users, measured.domains, measured.names)
+    for key, ranker in data.columns.items():
+        means = estimates(
+            measured.values[key], measured.users, measured.domains, measured.names,
+            least=measured.least,
+        )  # fmt: skip
+        seeds = list(measured.by_seed[key].values())
+        seeds = seeds[:1] if ranker.counted else seeds
         for domain, estimate in means.items():
-            by_seed = [
-                mean_of(values, measured, domain) for values in measured.by_seed[key].values()
-            ]
+            by_seed = [mean_of(values, measured, domain) for values in seeds]
             deviation = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else np.nan
             row = (key, domain, *value_and_spread(estimate), estimate.n, len(by_seed), deviation)
             rows.append(row)
@@ -47,7 +51,8 @@ def mean_of(values: np.ndarray, measured: TargetMetrics, domain: str) -> float:
     if domain == "users":
         return float(values.mean())
     if domain == "macro":
-        present = np.unique(measured.domains)
+        domains, counts = np.unique(measured.domains, return_counts=True)
+        present = domains[counts >= measured.least]
         return float(np.mean([values[measured.domains == number].mean() for number in present]))
     return float(values[measured.domains == measured.names.index(domain)].mean())
 
@@ -56,12 +61,18 @@ def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
     """The paired differences by domain.
 
     Columns: first, second (keys of rankers), domain, difference, low, high, p, p_holm (over the
-    domains of one comparison; for macro and users the plain p), detectable, n, users, seeds that
-    both have, and same_sign: in how many of them the difference has the sign of the mean.
+    domains of one comparison; for macro and users the plain p), detectable, n, users, first_value
+    and second_value (the metric of both), relative (the difference as a share of second_value),
+    withheld (why no verdict is drawn; empty: it is), untrained (because of which rankers), seeds
+    that both have, and same_sign: in how many of them the difference has the sign of the mean.
     """
     parts = []
-    for first, second in data.comparisons:
-        rows = compare_groups(measured, first, second, measured.domains, measured.names)
+    for first, second in [*data.comparisons, *data.count_comparisons]:
+        groups = (measured.domains, measured.names)
+        rows = compare_groups(measured, first, second, *groups, least=measured.least)
+        reasons = data.withheld(first, second)
+        rows["withheld"] = [reasons.get(name, "") for name in rows.domain]
+        rows["untrained"] = [data.untrained(name, first, second) for name in rows.domain]
         seeds = measured.seeds(first, second)
         gaps = [measured.by_seed[first][seed] - measured.by_seed[second][seed] for seed in seeds]
         rows["seeds"] = len(seeds)
@@ -77,10 +88,16 @@ def differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
 
 
 def compare_groups(
-    measured: TargetMetrics, first: str, second: str, groups: np.ndarray, names: list[str]
+    measured: TargetMetrics,
+    first: str,
+    second: str,
+    groups: np.ndarray,
+    names: list[str],
+    least: int = 0,
 ) -> pd.DataFrame:
     """`compare` of two rankers over groups [n] of targets, as a table with Holm's p."""
-    pairs = compare(measured.values[first], measured.values[second], measured.users, groups, names)
+    values = measured.values[first], measured.values[second]
+    pairs = compare(*values, measured.users, groups, names, least=least)
     rows = pd.DataFrame(
         [
             (first, second, name, one.difference, one.low, one.high, one.p, one.detectable,
@@ -90,6 +107,11 @@ def compare_groups(
         columns=["first", "second", "domain", "difference", "low", "high", "p", "detectable", "n",
                  "users"],
     )  # fmt: skip
+    for column, one in zip(("first_value", "second_value"), values, strict=True):
+        by_group = pd.Series(one).groupby(groups).mean()
+        means = {names[number]: mean for number, mean in by_group.items()}
+        rows[column] = rows.domain.map(means | {"macro": by_group.mean(), "users": one.mean()})
+    rows["relative"] = rows.difference / rows.second_value.where(rows.second_value != 0)
     is_group = ~rows.domain.isin(MEANS)
     rows["p_holm"] = rows.p
     rows.loc[is_group, "p_holm"] = holm(rows.p[is_group].to_numpy())
@@ -112,15 +134,22 @@ def macro_row(rows: pd.DataFrame):
 
 
 def significant(rows: pd.DataFrame) -> pd.Series:
-    """Whether each difference is significant after Holm's correction."""
-    return rows.p_holm < ALPHA
+    """Whether each difference is significant after Holm's correction, and not withheld."""
+    return (rows.p_holm < ALPHA) & (rows.withheld == "")
+
+
+def outcome(row) -> str:
+    """The outcome of a row of `differences`: GAINED, HURT, UNSURE or WITHHELD."""
+    if row.withheld:
+        return WITHHELD
+    if row.p_holm >= ALPHA:
+        return UNSURE
+    return GAINED if row.difference > 0 else HURT
 
 
 def by_outcome(rows: pd.DataFrame) -> dict[str, list]:
-    """The domains' rows of one comparison by outcome: GAINED, HURT, UNSURE."""
-    rows = without_means(rows)
-    outcomes: dict[str, list] = {GAINED: [], HURT: [], UNSURE: []}
-    for row, sure in zip(rows.itertuples(), significant(rows), strict=True):
-        outcome = (GAINED if row.difference > 0 else HURT) if sure else UNSURE
-        outcomes[outcome].append(row)
+    """The domains' rows of one comparison by outcome."""
+    outcomes: dict[str, list] = {name: [] for name in OUTCOMES}
+    for row in without_means(rows).itertuples():
+        outcomes[outcome(row)].append(row)
     return outcomes

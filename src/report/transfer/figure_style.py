@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 390 / 96  # inches: 390 CSS pixels, the width of a phone
+WIDE = 1200 / 96  # inches: a whole row of the page on a desk
 # Okabe and Ito's palette, and grey
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = (
@@ -27,10 +28,11 @@ ORANGE, SKY, BLACK, GREY = (
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Font sizes in points of 1/72 inch: 7.2 points are 9.6 CSS pixels.
+FONT = 8.4  # points of 1/72 inch, for all text: 11.2 CSS pixels
 RC = {
-    "font.family": "DejaVu Sans", "font.size": 7.2, "axes.labelsize": 7.2, "axes.titlesize": 7.2,
-    "xtick.labelsize": 7.2, "ytick.labelsize": 7.2, "legend.fontsize": 7.2,
+    "font.family": "DejaVu Sans", "font.size": FONT, "axes.labelsize": FONT,
+    "axes.titlesize": FONT, "xtick.labelsize": FONT, "ytick.labelsize": FONT,
+    "legend.fontsize": FONT,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "axes.edgecolor": GREY, "xtick.color": "#333333", "ytick.color": "#333333",
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.6,
@@ -47,9 +49,11 @@ def styled() -> AbstractContextManager:
     return matplotlib.rc_context(settings)
 
 
-def new_figure(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, Any]:
-    """(figure, axes [rows, columns]) of the report's width and `height` inches."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def new_figure(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH, **options
+) -> tuple[Figure, Any]:
+    """(figure, axes [rows, columns]) of `height` inches and the report's width, or another one."""
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.config.names import COUNT_MODELS
-from src.report.formatting import signed
 from src.report.transfer import figure_style as style
 from src.report.transfer.data_sets import RANKER_KEYS, DataSet
-from src.report.transfer.differences import significant, without_means
+from src.report.transfer.differences import significant
 from src.report.transfer.sensitivity import BEYOND_ACCURACY
 from src.report.transfer.target_groups import FEW
 
@@ -34,7 +33,9 @@ MARKS = dict(zip(RANKER_KEYS, itertools.cycle(RANKER_MARKS), strict=False)) | {
     for name, marker in zip(COUNT_MODELS, itertools.cycle("x+1234|_"), strict=False)
 }
 MEAN_LABELS = {"macro": "mean over domains", "users": "mean over targets"}
-ROW = 0.115  # inches of a mark's line
+ROW = 0.092  # inches of a mark's line
+ONE_LINE = 0.5  # lines of marks that a row of single dots takes
+LEGEND_LINE = 0.15  # inches
 GAP = 0.16  # inches between two rows of marks
 FRAME = 0.85  # inches for the axis and the legend
 NAMED = 12  # domains up to which each has its own colour and name in the correlation figure
@@ -51,6 +52,8 @@ def dot_plot(
     *,
     hollow: pd.Series | None = None,
     zero: bool = False,
+    one_line: bool = False,
+    legend_columns: int = 2,
 ) -> Figure:
     """Dots with intervals: one row per entry of `order`, with one dot per entry of `marks`.
 
@@ -60,15 +63,19 @@ def dot_plot(
     marks: {value of the column `mark`: (its label, (colour, marker))}.
     hollow: whether each of `rows` is drawn hollow.
     zero: whether to draw a line at 0.
+    one_line: whether a row is one line, without n, for dots without intervals.
     """
     order = [name for name in order if (rows[by] == name).any()]
-    height = len(order) * (ROW * len(marks) + GAP) + FRAME + ROW * -(-len(marks) // 2)
+    lines = ONE_LINE if one_line else len(marks)
+    height = (
+        len(order) * (ROW * lines + GAP) + FRAME + LEGEND_LINE * -(-len(marks) // legend_columns)
+    )
     figure, axes = style.new_figure(height)
     axes = axes[0, 0]
     if zero:
         axes.axvline(0, color=style.BLACK, linewidth=0.8)
     hollow = pd.Series(False, rows.index) if hollow is None else hollow
-    offsets = style.spread(len(marks), ROW * len(marks) / (ROW * len(marks) + GAP))
+    offsets = style.spread(len(marks), 0.0 if one_line else ROW * lines / (ROW * lines + GAP))
     for offset, (mark, (text, (colour, shape))) in zip(offsets, marks.items(), strict=True):
         dots = rows[rows.mark == mark]
         y = dots[by].map(order.index).to_numpy() + offset
@@ -79,14 +86,17 @@ def dot_plot(
         axes.plot(dots.value[empty], y[empty], **line, markerfacecolor="white")
     for number in range(1, len(order)):
         axes.axhline(number - 0.5, color="#bbbbbb", linewidth=0.5)
-    counts, texts = rows.groupby(by).n.first(), style.distinct(order, _label)
-    labels = [f"{texts[name]}\n{_count(counts[name])}" for name in order]
+    counts = rows.groupby(by).n.first()
+    texts = style.distinct(order, style.short if one_line else _label)
+    labels = [
+        texts[name] if one_line else f"{texts[name]}\n{_count(counts[name])}" for name in order
+    ]
     axes.set_yticks(range(len(order)), labels)
     axes.set(xlabel=axis_label, ylim=(len(order) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    style.legend(figure, axes)
+    style.legend(figure, axes, legend_columns)
     return figure
 
 
@@ -100,22 +110,22 @@ def _count(count: int) -> str:
 
 def ranker_marks(data: DataSet, *baselines: str) -> dict[str, tuple[str, tuple[str, str]]]:
     """{ranker or baseline: (its label, (colour, marker))}"""
-    marks = {key: (ranker.title, MARKS[key]) for key, ranker in data.rankers.items()}
+    marks = {key: (data.label(key), MARKS[key]) for key in data.rankers}
     return marks | {name: (name, MARKS[name]) for name in baselines}
 
 
 def levels_figure(data: DataSet, levels: pd.DataFrame, metric: str) -> Figure:
-    """The metric of each ranker by domain."""
+    """The metric of each ranker and count model by domain."""
     rows = levels[levels.domain != "users"].assign(mark=levels.ranker)
     return dot_plot(
-        rows, "domain", [*data.domains, "macro"], ranker_marks(data),
+        rows, "domain", [*data.domains, "macro"], ranker_marks(data, *data.count_models),
         f"{metric.upper()}, 95 % interval",
     )  # fmt: skip
 
 
 def forest_figure(data: DataSet, differences: pd.DataFrame, metric: str) -> Figure:
-    """The paired differences by domain; hollow: not significant."""
-    pairs = list(dict.fromkeys(zip(differences["first"], differences["second"], strict=True)))
+    """The paired differences by domain; hollow: not significant, or withheld."""
+    pairs = data.comparisons
     colours = (style.VERMILION, style.GREEN, style.PURPLE, style.BLACK, style.SKY)
     shapes = ("s", "^", "D", "P", "o")
     marks = {
@@ -124,10 +134,11 @@ def forest_figure(data: DataSet, differences: pd.DataFrame, metric: str) -> Figu
     }
     rows = differences[differences.domain != "users"].rename(columns={"difference": "value"})
     rows = rows.assign(mark=list(zip(rows["first"], rows["second"], strict=True)))
+    rows = rows[rows.mark.isin(pairs)]
     return dot_plot(
         rows, "domain", [*data.domains, "macro"], marks,
         f"difference in {metric.upper()}, 95 % interval\n(filled: p < .05 after Holm's correction)",
-        hollow=~significant(rows), zero=True,
+        hollow=~significant(rows), zero=True, legend_columns=1,
     )  # fmt: skip
 
 
@@ -136,7 +147,7 @@ def groups_figure(data: DataSet, levels: pd.DataFrame, names: list[str], metric:
     rows = levels.assign(mark=levels.ranker)
     return dot_plot(
         rows, "group", names, ranker_marks(data),
-        f"{metric.upper()}, 95 % interval (hollow: fewer than {FEW} targets)",
+        f"{metric.upper()}, 95 % interval\n(hollow: fewer than {FEW} targets)",
         hollow=rows.n < FEW,
     )  # fmt: skip
 
@@ -148,14 +159,14 @@ def protocols_figure(data: DataSet, protocols: pd.DataFrame, metric: str) -> Fig
     baselines = [name for name in COUNT_MODELS if (rows.ranker == name).any()]
     return dot_plot(
         rows, "protocol", list(rows.protocol.unique()), ranker_marks(data, *baselines),
-        f"{metric.upper()}, mean over domains",
+        f"{metric.upper()}, mean over domains", one_line=True,
     )  # fmt: skip
 
 
 def beyond_figure(data: DataSet, beyond: pd.DataFrame) -> Figure:
     """Coverage and popularity of the top 10 by domain, one panel for each."""
     domains = [name for name in [*data.domains, "macro"] if (beyond.domain == name).any()]
-    height = 2 * (len(domains) * 0.34 + 0.45) + ROW * 5
+    height = 2 * (len(domains) * 0.22 + 0.5) + LEGEND_LINE * 3
     figure, axes = style.new_figure(height, rows=2)
     for axis, (metric, text) in zip(axes[:, 0], BEYOND_ACCURACY.items(), strict=True):
         by_metric = beyond[beyond.metric == metric]
@@ -167,7 +178,10 @@ def beyond_figure(data: DataSet, beyond: pd.DataFrame) -> Figure:
             )  # fmt: skip
         if metric == "popularity@10":
             axis.axvline(1, color=style.BLACK, linewidth=0.8)
-        axis.set_yticks(range(len(domains)), list(style.distinct(domains, _label).values()))
+        texts = style.distinct(
+            ["mean" if name == "macro" else name for name in domains], style.short
+        )
+        axis.set_yticks(range(len(domains)), list(texts.values()))
         axis.set(xlabel=text, ylim=(len(domains) - 0.5, -0.5))
     style.legend(figure, axes[0, 0])
     return figure
@@ -199,7 +213,7 @@ def overlap_figure(card: dict) -> Figure:
     names = list(card["overlap"])
     shared = np.array([[card["overlap"][row][column] for column in names] for row in names], float)
     shares = shared / np.maximum(shared.diagonal()[:, None], 1)
-    figure, axes = style.new_figure(len(names) * 0.3 + 0.8)
+    figure, axes = style.new_figure(len(names) * (0.6 if len(names) <= 4 else 0.3) + 0.8)
     texts = np.full(shares.shape, "", dtype=object)
     if len(names) <= PRINTED:
         texts = np.array([[f"{100 * share:.0f}" for share in row] for row in shares], object)
@@ -209,27 +223,6 @@ def overlap_figure(card: dict) -> Figure:
     step = 1 if len(names) <= 2 * PRINTED else 3
     axes[0, 0].set_xticks(range(0, len(names), step), range(1, len(names) + 1, step))
     axes[0, 0].set_xlabel("% of the row's users who are also active\nin the column's domain")
-    return figure
-
-
-def transfer_map_figure(data: DataSet, differences: pd.DataFrame, metric: str) -> Figure:
-    """Domains × differences in diverging colours around 0, with the numbers; *: significant."""
-    rows = without_means(differences)
-    pairs = list(dict.fromkeys(zip(rows["first"], rows["second"], strict=True)))
-    names = [name for name in data.domains if (rows.domain == name).any()]
-    values = np.full((len(names), len(pairs)), np.nan)
-    texts = np.full(values.shape, "", dtype=object)
-    for row, sure in zip(rows.itertuples(), significant(rows), strict=True):
-        cell = names.index(row.domain), pairs.index((row.first, row.second))
-        values[cell] = row.difference
-        texts[cell] = signed(row.difference, 3).replace("0.", ".") + "*" * sure
-    most = max(float(np.nanmax(np.abs(values))), 1e-9)
-    figure, axes = style.new_figure(len(names) * 0.3 + 1.1)
-    heat_map(axes[0, 0], values, (-most, most), "PuOr", texts)
-    axes[0, 0].set_yticks(range(len(names)), list(style.distinct(names, _label).values()))
-    labels = ["\n− ".join(style.label(data.label(key), 9) for key in pair) for pair in pairs]
-    axes[0, 0].set_xticks(range(len(pairs)), labels)
-    axes[0, 0].set_xlabel(f"difference in {metric.upper()} (*: significant)")
     return figure
 
 
@@ -261,7 +254,7 @@ def correlation_figure(points: pd.DataFrame, metric: str) -> Figure:
             )  # fmt: skip
     axes.set(
         xlabel="D·γ at the tested epoch (1: uniform)",
-        ylabel=f"Δ: CDSR − SDSR, {metric.upper()}",
+        ylabel=f"Δ: joined − on its own, {metric.upper()}",
     )
     if len(points):
         style.legend(figure, axes)

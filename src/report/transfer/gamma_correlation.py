@@ -1,8 +1,9 @@
 """The paper's central claim: does γ_d, known while training, predict the measured transfer?
 
 A point is one (data set, domain, seed): D·γ_d of SyNCRec's run (1: uniform) against
-Δ_d = CDSR − SDSR of the runs with the same seed on the test targets. The seeds of a domain are not
-independent, so the interval of Spearman's ρ resamples domains with all their seeds.
+Δ_d = joined − on its own of the runs with the same seed on the test targets. The seeds of a domain
+are not independent, so the interval of Spearman's ρ resamples domains with all their seeds. Fewer
+than ENOUGH domains have no interval: a bootstrap of so few ranks gives one that means nothing.
 """
 
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata, spearmanr
 
+from src.config.modes import BASELINE_MODES
 from src.io.errors import UserError
 from src.report.finished_runs import RETRAIN
 from src.report.transfer.data_sets import DataSet, TargetMetrics
 from src.report.transfer.training_history import tested_epoch
 
-ENOUGH = 10  # with fewer (data set, domain) pairs the report draws no conclusion
+ENOUGH = 10  # with fewer (data set, domain) pairs there is no interval and no conclusion
+PAIRED = BASELINE_MODES[1]
 RESAMPLES = 2000
 POSITIVE, NEGATIVE, INCONCLUSIVE = "positive", "negative", "inconclusive"
 
@@ -25,7 +28,8 @@ POSITIVE, NEGATIVE, INCONCLUSIVE = "positive", "negative", "inconclusive"
 class Correlation:
     """Spearman's ρ over points in clusters, with its 95 % interval.
 
-    rho, low and high are NaN if one of the two variables has fewer than two distinct values.
+    rho, low and high are NaN if one of the two variables has fewer than two distinct values; low
+    and high also with fewer than ENOUGH clusters.
     """
 
     rho: float
@@ -44,15 +48,20 @@ class Correlation:
 
 
 def correlation_points(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
-    """One row per domain and seed that SDSR, CDSR and SyNCRec share.
+    """One row per domain and seed that both sides of Δ and SyNCRec share.
 
     Columns: data, domain, seed, share (D·γ at the epoch of the tested checkpoint), share_last (at
-    the last epoch), phi (nats), transfer (Δ), n. Raises UserError if transfer.csv lacks the epoch.
+    the last epoch), phi (nats), transfer (Δ), transfer_paired (joined − the paired model, where it
+    is not Δ itself and was run with this seed; else NaN), n. Raises UserError if transfer.csv lacks
+    the epoch.
     """
     first, second = data.transfer_pair
     runs, rows = {run.seed: run for run in data.two_view.runs}, []
     for seed in sorted(set(runs) & set(measured.seeds(first, second))):
         gap = measured.by_seed[first][seed] - measured.by_seed[second][seed]
+        paired = np.full(len(gap), np.nan)
+        if second != PAIRED and seed in measured.by_seed.get(PAIRED, {}):
+            paired = measured.by_seed[first][seed] - measured.by_seed[PAIRED][seed]
         trajectory = runs[seed].transfer()
         assert trajectory is not None  # checked by data_sets
         trajectory = trajectory.set_index(["epoch", "domain"])
@@ -70,28 +79,38 @@ def correlation_points(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
                     float(trajectory.gamma[epoch, domain]) * len(measured.names)
                     for epoch in (tested, last)
                 ]
-                phi, transfer = float(trajectory.phi[tested, domain]), float(gap[chosen].mean())
-                rows.append((data.name, domain, seed, *shares, phi, transfer, chosen.sum()))
-    columns = ["data", "domain", "seed", "share", "share_last", "phi", "transfer", "n"]
-    numbers = dict.fromkeys(("share", "share_last", "phi", "transfer"), float)
+                phi = float(trajectory.phi[tested, domain])
+                transfers = [float(one[chosen].mean()) for one in (gap, paired)]
+                rows.append((data.name, domain, seed, *shares, phi, *transfers, chosen.sum()))
+    measures = ["share", "share_last", "phi", "transfer", "transfer_paired"]
+    columns = ["data", "domain", "seed", *measures, "n"]
+    numbers = dict.fromkeys(measures, float)
     return pd.DataFrame(rows, columns=columns).astype(numbers)  # also if there is no row
 
 
 def correlation(
-    points: pd.DataFrame, predictor: str = "share", *, resamples: int = RESAMPLES, seed: int = 0
+    points: pd.DataFrame,
+    predictor: str = "share",
+    outcome: str = "transfer",
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Correlation:
-    """Spearman's ρ of the column `predictor` with `transfer`.
+    """Spearman's ρ of the columns `predictor` and `outcome`.
 
-    The interval is a percentile bootstrap over (data, domain). Points without the predictor (φ of a
-    domain that was not trained) are left out. So are resamples in which a variable is constant and
-    ρ does not exist; `used` counts the others.
+    The interval is a percentile bootstrap over (data, domain), if there are ENOUGH of them. Points
+    without one of the two (φ of a domain that was not trained) are left out. So are resamples in
+    which a variable is constant and ρ does not exist; `used` counts the others.
     """
-    points = points[np.isfinite(points[predictor])].reset_index(drop=True)
-    x, y = points[predictor].to_numpy(), points.transfer.to_numpy()
+    points = points[np.isfinite(points[[predictor, outcome]]).all(axis=1)].reset_index(drop=True)
+    x, y = points[predictor].to_numpy(), points[outcome].to_numpy()
     members = list(points.groupby(["data", "domain"], sort=True).indices.values())
     if not _varies(x, y):
         nan = float("nan")
         return Correlation(nan, nan, nan, len(points), len(members), 0, resamples)
+    rho = float(spearmanr(x, y).statistic)
+    if len(members) < ENOUGH:
+        return Correlation(rho, np.nan, np.nan, len(points), len(members), 0, resamples)
     rng = np.random.default_rng(seed)
     rhos = []
     for drawn in rng.integers(len(members), size=(resamples, len(members))):
@@ -100,7 +119,6 @@ def correlation(
             ranks = rankdata(np.stack([x[rows], y[rows]]), axis=1)
             rhos.append(np.corrcoef(ranks)[0, 1])
     low, high = np.quantile(rhos, [0.025, 0.975])
-    rho = float(spearmanr(x, y).statistic)
     return Correlation(
         rho, float(low), float(high), len(points), len(members), len(rhos), resamples
     )
@@ -117,6 +135,8 @@ def correlations(points: pd.DataFrame) -> dict[str, Correlation]:
         "D·γ, last epoch": correlation(points, "share_last"),
         "φ, tested epoch": correlation(points, "phi"),
     }
+    if points.transfer_paired.notna().any():
+        results["D·γ, with the paired Δ"] = correlation(points, "share", "transfer_paired")
     names = points.data.unique()
     if len(names) > 1:
         for name in names:

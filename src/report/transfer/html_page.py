@@ -13,38 +13,46 @@ from tqdm import tqdm
 from src.report.transfer import figure_style as style
 from src.report.transfer.gamma_correlation import ENOUGH
 from src.report.transfer.report_folder import MARK, PAGE
+from src.report.transfer.summary import Summary
 from src.report.transfer.tables import Table
 from src.report.transfer.target_groups import FEW
+from src.report.transfer.verdicts import explained_metric
 
 
 @dataclass(frozen=True)
 class CaptionedFigure:
-    """A figure with its title, a description of the drawing, and what it shows."""
+    """A figure with its title, a description of the drawing, and what it shows.
+
+    wide: the same for a desk, where it fills a row of the page.
+    """
 
     name: str
     title: str
     figure: Figure
     description: str
     caption: str
+    wide: Figure | None = None
 
 
 @dataclass(frozen=True)
 class Part:
-    """Figures and tables under one heading; the figures grouped by cell of the page's grid."""
+    """Figures and tables under one heading, perhaps with a text; `folded`: closed at first."""
 
     title: str
-    figures: list[list[CaptionedFigure]]
+    figures: list[CaptionedFigure]
     tables: list[Table]
+    text: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A data set: its summary and its parts."""
+    """A data set: its box and its parts."""
 
     name: str
     generated: str  # the note of a generated log; empty for any other
     planted: str
-    summary: list[tuple[str, str]]
+    summary: Summary
     notes: list[str]
     parts: list[Part]
 
@@ -63,11 +71,10 @@ def write_page(folder: Path, sections: list[Section], correlation: Part, metric:
         names=", ".join(section.name for section in sections),
         mark=MARK,
         metric=metric.upper(),
+        explained=explained_metric(metric),
         sections=contexts,
-        correlation={
-            "figure": _figure(folder, correlation.figures[0][0], ""),
-            "tables": [_table(folder, table, "") for table in correlation.tables],
-        },
+        domains=sum(len(section.summary.verdicts) - 1 for section in sections),
+        correlation=_part(folder, correlation, ""),
         enough=ENOUGH,
         few=FEW,
     )
@@ -93,32 +100,40 @@ def _section(folder: Path, section: Section, stem: str) -> dict[str, Any]:
         "planted": section.planted,
         "summary": section.summary,
         "notes": section.notes,
-        "parts": [
-            {
-                "title": part.title,
-                "cells": [
-                    [_figure(folder, one, f"{stem}-") for one in cell] for cell in part.figures
-                ],
-                "tables": [_table(folder, one, f"{stem}-") for one in part.tables],
-            }
-            for part in section.parts
-        ],
+        "parts": [_part(folder, part, f"{stem}-") for part in section.parts],
+    }
+
+
+def _part(folder: Path, part: Part, prefix: str) -> dict[str, Any]:
+    """Write the part's files and return its template context."""
+    return {
+        "title": part.title,
+        "text": part.text,
+        "folded": part.folded,
+        "figures": [_figure(folder, one, prefix) for one in part.figures],
+        "tables": [_table(folder, one, prefix) for one in part.tables],
     }
 
 
 def _figure(folder: Path, one: CaptionedFigure, prefix: str) -> dict[str, Any]:
-    """Write the figure's PNG and return its template context, the SVG inline."""
-    svg, png = style.written(one.figure)
-    (folder / "figures" / f"{prefix}{one.name}.png").write_bytes(png)
-    width, height = (round(96 * inches) for inches in one.figure.get_size_inches())
+    """Write the figure's PNG, the wide one if there is, and return its template context."""
+    images = []
+    for figure in filter(None, (one.figure, one.wide)):
+        svg, png = style.written(figure)
+        width, height = (round(96 * inches) for inches in figure.get_size_inches())
+        source = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+        images.append({"source": source, "width": width, "height": height})
+    name = f"figures/{prefix}{one.name}.png"
+    (folder / name).write_bytes(png)
     return {
         "id": f"figure-{prefix}{one.name}",
         "title": one.title,
         "alt": f"{one.description}. {one.caption}",
         "caption": one.caption,
-        "image": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
-        "width": width,
-        "height": height,
+        "image": images[0],
+        "wide": images[1] if one.wide else None,
+        "text": f"{style.FONT * 96 / 72:.1f}",
+        "file": name,
     }
 
 
@@ -130,6 +145,7 @@ def _table(folder: Path, table: Table, prefix: str) -> dict[str, Any]:
     return {
         "id": f"table-{prefix}{table.name}",
         "title": table.title,
+        "file": f"tables/{prefix}{table.name}.csv",
         "columns": list(table.shown.columns),
         "rows": [[str(cell) for cell in row] for row in table.shown.itertuples(index=False)],
     }

@@ -12,12 +12,18 @@ from tqdm import tqdm
 from src.report.transfer import captions, figures, tables, training_figures
 from src.report.transfer import figure_style as style
 from src.report.transfer.data_sets import DataSet, TargetMetrics, measure
+from src.report.transfer.differences import by_outcome, of_pair
 from src.report.transfer.differences import differences as paired_differences
 from src.report.transfer.differences import levels as metric_levels
-from src.report.transfer.gamma_correlation import correlation, correlation_points, correlations
+from src.report.transfer.gamma_correlation import (
+    ENOUGH,
+    correlation,
+    correlation_points,
+    correlations,
+)
 from src.report.transfer.html_page import CaptionedFigure, Part, Section, write_page
 from src.report.transfer.sensitivity import beyond_accuracy, protocol_table, tie_table
-from src.report.transfer.summary import planted_line, summary_lines
+from src.report.transfer.summary import planted_line, prediction_sentences, summary
 from src.report.transfer.target_groups import (
     GROUPINGS,
     group_differences,
@@ -48,7 +54,7 @@ class Document:
             lines.append(section.name)
             if section.generated:
                 lines.append(f"  Generated log, not real behaviour: {section.generated}")
-            lines += [f"  {topic}: {sentences}" for topic, sentences in section.summary]
+            lines += [f"  {line}" for line in section.summary.text()]
         return "\n".join(lines)
 
 
@@ -73,15 +79,23 @@ def data_section(data: DataSet, metric: str) -> tuple[Section, pd.DataFrame]:
         name=data.name,
         generated=data.card["notes"].get("generated", ""),
         planted=planted_line(data, differences, trajectories),
-        summary=summary_lines(data, differences, points, correlation(points), metric),
+        summary=summary(data, levels, differences, points, correlation(points)),
         notes=notes(data),
         parts=[
             transfer_part(data, levels, differences, metric),
-            training_part(data, trajectories),
+            training_part(data),
             groups_part(data, measured, metric),
             sensitivity_part(data, measured, metric),
-            Part("Data", [], tables.card_tables(data.card)),
-            Part("Runs", [], [tables.runs_table(data), tables.settings_table(data)]),
+            gamma_part(data, differences, trajectories, points),
+            Part(
+                "Data and runs",
+                [],
+                [
+                    *tables.card_tables(data.card),
+                    tables.runs_table(data),
+                    tables.settings_table(data),
+                ],
+            ),
         ],
     )
     return section, points
@@ -103,7 +117,7 @@ def notes(data: DataSet) -> list[str]:
 def transfer_part(
     data: DataSet, levels: pd.DataFrame, differences: pd.DataFrame, metric: str
 ) -> Part:
-    """The metric and the differences by domain, and which users the domains share."""
+    """The metric and the differences by domain."""
     dots = CaptionedFigure(
         "levels",
         "Each model by domain",
@@ -118,30 +132,35 @@ def transfer_part(
         "Forest plot of paired differences by domain",
         captions.forest_caption(data, differences),
     )
-    heat_map = CaptionedFigure(
-        "transfer",
-        "Differences as a map",
-        figures.transfer_map_figure(data, differences, metric),
-        "Heat map of the differences by domain",
-        captions.transfer_map_caption(data, differences),
-    )
-    overlap = CaptionedFigure(
-        "overlap",
-        "Users that the domains share",
-        figures.overlap_figure(data.card),
-        "Heat map of shared users",
-        captions.overlap_caption(data.card),
-    )
     return Part(
         "Transfer by domain",
-        [[dots], [forest], [heat_map, overlap]],
+        [dots, forest],
         [tables.differences_table(data, differences), tables.levels_table(data, levels)],
     )
 
 
-def training_part(data: DataSet, trajectories: pd.DataFrame) -> Part:
-    """γ, φ and the validation metric by epoch."""
+def training_part(data: DataSet) -> Part:
+    """The validation metric by epoch, and how each training ended."""
     curves = validation_curves(data)
+    validation = CaptionedFigure(
+        "curves",
+        "Validation by epoch: was each model trained to the end?",
+        training_figures.curves_figure(data, curves),
+        "Lines of the validation metric by epoch, one panel per domain",
+        captions.curves_caption(data, curves),
+        wide=training_figures.curves_figure(data, curves, wide=True),
+    )
+    return Part(
+        "Training",
+        [validation],
+        [tables.endings_table(data), tables.curves_table(data, curves)],
+    )
+
+
+def gamma_part(
+    data: DataSet, differences: pd.DataFrame, trajectories: pd.DataFrame, points: pd.DataFrame
+) -> Part:
+    """γ and φ by epoch, and whether they knew the transfer; folded where the domains are few."""
     gamma = CaptionedFigure(
         "gamma",
         "γ by epoch",
@@ -157,17 +176,13 @@ def training_part(data: DataSet, trajectories: pd.DataFrame) -> Part:
         "Lines of φ by epoch, one per domain",
         captions.phi_caption(data, trajectories),
     )
-    validation = CaptionedFigure(
-        "curves",
-        "Validation by epoch",
-        training_figures.curves_figure(data, curves),
-        "Lines of the validation metric by epoch, one panel per domain",
-        captions.curves_caption(data, curves),
-    )
+    outcomes = by_outcome(of_pair(differences, *data.transfer_pair))
     return Part(
-        "Training",
-        [[gamma], [phi], [validation]],
-        [tables.trajectory_table(trajectories), tables.curves_table(data, curves)],
+        "γ and φ of SyNCRec: did they know during training who gains?",
+        [gamma, phi],
+        [tables.trajectory_table(trajectories)],
+        text=prediction_sentences(outcomes, points, correlation(points)),
+        folded=len(data.domains) < ENOUGH,
     )
 
 
@@ -185,8 +200,8 @@ def groups_part(data: DataSet, measured: TargetMetrics, metric: str) -> Part:
             f"Dot plot of {metric.upper()} by group and model",
             captions.groups_caption(data, differences[differences.grouping == grouping]),
         )
-        cells.append([figure])
-    by_domain = group_domains(measured)
+        cells.append(figure)
+    by_domain = group_domains(data, measured)
     return Part(
         "Who gains: groups of targets",
         cells,
@@ -195,19 +210,17 @@ def groups_part(data: DataSet, measured: TargetMetrics, metric: str) -> Part:
 
 
 def sensitivity_part(data: DataSet, measured: TargetMetrics, metric: str) -> Part:
-    """Other protocols, tie policies, and metrics beyond accuracy."""
+    """Other protocols, tie policies, metrics beyond accuracy; which users the domains share."""
     protocols = protocol_table(data, metric)
     beyond = beyond_accuracy(data)
     cells = [
-        [
-            CaptionedFigure(
-                "protocols",
-                "Candidate protocols",
-                figures.protocols_figure(data, protocols, metric),
-                f"Dot plot of {metric.upper()} by protocol and model",
-                captions.protocols_caption(data, protocols),
-            )
-        ]
+        CaptionedFigure(
+            "protocols",
+            "Candidate protocols",
+            figures.protocols_figure(data, protocols, metric),
+            f"Dot plot of {metric.upper()} by protocol and model",
+            captions.protocols_caption(data, protocols),
+        )
     ]
     part_tables = [
         tables.protocols_table(data, protocols),
@@ -221,9 +234,17 @@ def sensitivity_part(data: DataSet, measured: TargetMetrics, metric: str) -> Par
             "Dot plots of coverage and popularity by domain and model",
             captions.beyond_caption(data, beyond),
         )
-        cells.append([figure])
+        cells.append(figure)
         part_tables.append(tables.beyond_table(data, beyond))
-    return Part("Other protocols, ties and metrics", cells, part_tables)
+    overlap = CaptionedFigure(
+        "overlap",
+        "Users that the domains share",
+        figures.overlap_figure(data.card),
+        "Heat map of shared users",
+        captions.overlap_caption(data.card),
+    )
+    title = "Other protocols, ties and metrics; shared users"
+    return Part(title, [*cells, overlap], part_tables)
 
 
 def correlation_part(points: pd.DataFrame, metric: str) -> Part:
@@ -236,4 +257,10 @@ def correlation_part(points: pd.DataFrame, metric: str) -> Part:
         "Scatter plot of Δ against D·γ",
         captions.correlation_caption(points, next(iter(results.values()))),
     )
-    return Part("γ and transfer", [[figure]], tables.correlation_tables(points, results))
+    first = next(iter(results.values()))
+    return Part(
+        "Does γ, known during training, predict the measured transfer? All data sets",
+        [figure],
+        tables.correlation_tables(points, results),
+        folded=first.clusters < ENOUGH,
+    )

@@ -1,94 +1,145 @@
-"""The summary of a data set: who gained and who was hurt, SyNCRec, and whether γ predicted it.
+"""The summary of a data set: who gained and who was hurt, the simple baselines, SyNCRec, training.
 
 All sentences are generated from the report's tables.
 """
 
 import json
 import math
+from dataclasses import dataclass
 
 import pandas as pd
 from scipy.stats import spearmanr
 
-from src.config.modes import DEFAULT_MODEL, JOINT_MODE, PATHS, SERVED
+from src.config.modes import BASELINE_MODES, DEFAULT_MODEL, JOINT_MODE, PATHS, SERVED
 from src.report.formatting import (
     ALPHA,
     count_of,
     interval,
     join_and,
     join_some,
+    level,
     number,
-    p_value,
+    relative_change,
     signed,
 )
 from src.report.transfer.data_sets import CROSS_KEY, DataSet
 from src.report.transfer.differences import (
     GAINED,
     HURT,
-    UNSURE,
+    WITHHELD,
     by_outcome,
     macro_row,
     of_pair,
+    outcome,
     without_means,
 )
 from src.report.transfer.gamma_correlation import ENOUGH, NEGATIVE, POSITIVE, Correlation
+from src.report.transfer.next_steps import Step, next_steps
 from src.report.transfer.training_history import last_epochs
+from src.report.transfer.verdicts import (
+    Verdict,
+    count_model_sentences,
+    evidence,
+    headline,
+    paired_sentence,
+    verdicts,
+)
 
-FULL = 8  # with at most so many domains, the summary shows the interval of each
+BASELINE_WORDS = {
+    BASELINE_MODES[0]: "one model per domain on that domain's own data",
+    BASELINE_MODES[1]: "one model that reads each domain's events by themselves",
+}
 
 
-def summary_lines(
+@dataclass(frozen=True)
+class Summary:
+    """The box of a data set: the first answer, then sentences by topic, then what to do next."""
+
+    question: str
+    headline: str
+    labels: tuple[str, str]  # of the models of the first answer: on its own, joined
+    count_models: list[str]
+    verdicts: list[Verdict]
+    topics: list[tuple[str, str]]  # (topic, sentences)
+    steps: list[Step]
+
+    def text(self) -> list[str]:
+        """The lines for the console."""
+        lines = [f"{self.question} {self.headline}"]
+        lines += [f"  {row.text(*self.labels)}" for row in self.verdicts]
+        lines += [f"{topic}: {sentences}" for topic, sentences in self.topics]
+        if self.steps:
+            lines.append("What to do next:")
+            lines += [f"  {what}{f' {command}' if command else ''}" for what, command in self.steps]
+        return lines
+
+
+def summary(
     data: DataSet,
+    levels: pd.DataFrame,
     differences: pd.DataFrame,
     points: pd.DataFrame,
     within: Correlation,
-    metric: str,
-) -> list[tuple[str, str]]:
-    """[(topic, sentences)] of a data set; `points` and `within` are its own alone."""
-    rows = of_pair(differences, *data.transfer_pair)
-    outcomes = by_outcome(rows)
-    unsure = outcomes[UNSURE]
-    lines = [
-        (f"{data.label(*data.transfer_pair)}, {metric.upper()}, test", _macro_sentence(rows)),
-        ("Gained from cross-domain training", _members(outcomes[GAINED])),
-        ("Hurt by it", _members(outcomes[HURT])),
-        ("No significant difference", _members(unsure) + detectable_sentence(unsure)),
+) -> Summary:
+    """The box of a data set; `points` and `within` are its own alone."""
+    topics = [
+        ("Against the paired model", _paired(data, differences)),
+        ("Simple baselines", count_model_sentences(data, levels, differences)),
         ("SyNCRec against both", against_both(data, differences)),
         ("SyNCRec as served", served_sentences(data, differences)),
-        ("Did φ and γ predict it?", prediction_sentences(outcomes, points, within)),
+        ("Training", training_sentences(data)),
         ("Seeds", _seeds_sentence(data)),
     ]
+    if within.clusters >= ENOUGH:
+        outcomes = by_outcome(of_pair(differences, *data.transfer_pair))
+        words = prediction_sentences(outcomes, points, within)
+        topics.append(("Did φ and γ predict it?", words))
     if data.others:
         names = [f"{group.label} ({group.title})" for group in data.others]
-        lines.append(
-            (
-                "Not in this report",
-                f"{join_and(names)}: it compares the modes of {DEFAULT_MODEL}. Use `report.py "
-                "compare` for other models.",
-            )
-        )
-    return lines
-
-
-def _macro_sentence(rows: pd.DataFrame) -> str:
-    row = macro_row(rows)
-    return (
-        f"Mean over domains {signed(row.difference)} ({interval(row.low, row.high)}, "
-        f"{p_value(row.p)}), from {count_of(row.n, 'target')} of {count_of(row.users, 'user')}. "
-        "Intervals (95 %) are over users; the p-values of domains are Holm-corrected."
+        words = f"{join_and(names)}: it compares the modes of {DEFAULT_MODEL}. Use `report.py "
+        topics.append(("Not in this report", f"{words}compare` for other models."))
+    rows = verdicts(data, levels, differences)
+    joint, own = data.transfer_pair
+    return Summary(
+        question=(
+            f"Does training on all domains together ({data.label(joint)}) help each of them, "
+            f"against {BASELINE_WORDS[own]} ({data.label(own)})?"
+        ),
+        headline=headline(rows),
+        labels=(data.label(own), data.label(joint)),
+        count_models=list(data.count_models),
+        verdicts=rows,
+        topics=topics,
+        steps=next_steps(data, differences),
     )
 
 
-def _members(rows: list) -> str:
-    """Each domain with its difference, and with its interval if there are few."""
-    if not rows:
-        return "No domain."
-    if len(rows) > FULL:
-        return "; ".join(f"{row.domain} {signed(row.difference)}" for row in rows) + "."
-    return "; ".join(
-        f"{row.domain} {signed(row.difference)} ({interval(row.low, row.high)}, "
-        f"{p_value(row.p_holm)})"
-        for row in rows
-    ) + "."  # fmt: skip
+def _paired(data: DataSet, differences: pd.DataFrame) -> str:
+    """The second answer, or why there is none."""
+    if len(data.baselines) > 1:
+        return paired_sentence(data, differences)
+    missing = next(mode for mode in BASELINE_MODES if mode not in data.groups)
+    if missing == BASELINE_MODES[0]:
+        return (
+            "The table above is this comparison. No run of one model per domain "
+            f"(--mode {missing}) was given, which is what a team with separate services runs; "
+            "the command stands below."
+        )
+    return f"No run of it (--mode {missing}) was given; the command stands below."
+
+
+def training_sentences(data: DataSet) -> str:
+    """Which models were not trained to the end, and what differs in the budgets."""
+    keys = (*data.baselines, JOINT_MODE, CROSS_KEY)
+    reasons = [data.withheld(key).get("users", "") for key in keys]
+    broken = [reason for reason in reasons if reason]
+    unknown = [data.label(key) for key in keys if not data.rankers[key].group.ends]
+    text = "Every compared model was trained to the end."
+    if broken:
+        text = f"Not trained to the end, so no verdict is drawn: {'; '.join(broken)}."
+    elif unknown:
+        text = f"Not known for {join_and(unknown)}: metrics.csv has no validation."
+    return " ".join(filter(None, [text, data.budgets]))
 
 
 def detectable_sentence(rows: list) -> str:
@@ -101,24 +152,24 @@ def detectable_sentence(rows: list) -> str:
     return f" A true difference of about {size} would be detected in 80 % of such data sets."
 
 
-def significance_phrase(difference: float, p: float, other: str) -> str:
+def significance_phrase(difference: float, p: float, other: str, withheld: str = "") -> str:
     """What a difference with this p-value shows: worse than, better than or not different."""
+    if withheld:
+        return f"not comparable with {other} (not trained to the end)"
     if p >= ALPHA:
         return f"not significantly different from {other}"
     return f"significantly {'better' if difference > 0 else 'worse'} than {other}"
 
 
 def against_both(data: DataSet, differences: pd.DataFrame) -> str:
-    """Whether SyNCRec's cross path beats SDSR and CDSR: macro mean, and in which domains."""
+    """Whether SyNCRec's cross path beats both: in the macro mean, and in which domains."""
     phrases, beats, gained = [], [], []
     for second in (data.baseline, JOINT_MODE):
         rows = of_pair(differences, CROSS_KEY, second)
         row = macro_row(rows)
-        phrases.append(
-            f"{significance_phrase(row.difference, row.p, data.label(second))} "
-            f"({signed(row.difference)}, {interval(row.low, row.high)}, {p_value(row.p)})"
-        )
-        beats.append(row.p < ALPHA and row.difference > 0)
+        phrase = significance_phrase(row.difference, row.p, data.phrase(second), row.withheld)
+        phrases.append(phrase if row.withheld else f"{phrase} ({_levels_and_evidence(row)})")
+        beats.append(outcome(row) == GAINED)
         gained.append({row.domain for row in by_outcome(rows)[GAINED]})
     better = [name for name in data.domains if name in gained[0] & gained[1]]
     verdict = "better than both" if all(beats) else "not shown to be better than both"
@@ -131,13 +182,22 @@ def against_both(data: DataSet, differences: pd.DataFrame) -> str:
     )
 
 
+def _levels_and_evidence(row) -> str:
+    return (
+        f"{level(row.first_value)} against {level(row.second_value)}, "
+        f"{relative_change(row.relative)}: {evidence(row)}"
+    )
+
+
 def served_sentences(data: DataSet, differences: pd.DataFrame) -> str:
-    """What the path that validation chose in each domain gains or loses against SDSR."""
+    """What the path that validation chose in each domain gains or loses against on its own."""
     rows = of_pair(differences, SERVED, data.baseline)
     row, outcomes = macro_row(rows), by_outcome(rows)
     gained, hurt = (
         join_some([row.domain for row in outcomes[name]]) or "none" for name in (GAINED, HURT)
     )
+    withheld = [row.domain for row in outcomes[WITHHELD]]
+    unclear = f" No verdict, because not trained to the end: {join_some(withheld)}."
     seeds: dict[str, list[str]] = {}
     for run in data.two_view.runs:
         serving = run.serving or {}
@@ -148,10 +208,10 @@ def served_sentences(data: DataSet, differences: pd.DataFrame) -> str:
         for names, numbers in seeds.items()
     ]
     return (
-        f"Compared with {data.label(data.baseline)}, the mean over domains changes by "
-        f"{signed(row.difference)} ({interval(row.low, row.high)}, {p_value(row.p)}). "
-        f"Significant gains: {gained}. Significant losses: {hurt}. Domains served by the single "
-        f"path: {'; '.join(chosen)}."
+        f"Compared with {data.phrase(data.baseline)}, the mean over domains changes by "
+        f"{relative_change(row.relative)} ({level(row.second_value)} to {level(row.first_value)}, "
+        f"{evidence(row)}). Significant gains: {gained}. Significant losses: {hurt}."
+        f"{unclear if withheld else ''} Domains served by the single path: {'; '.join(chosen)}."
     )
 
 
@@ -179,16 +239,16 @@ def correlation_sentence(result: Correlation) -> str:
     domains = f"{count_of(result.clusters, 'domain')} ({count_of(result.points, 'point')})"
     if not math.isfinite(result.rho):
         return f"Inconclusive: D·γ and Δ have no rank correlation over {domains}."
-    text = (
-        f"Rank correlation of D·γ with Δ: ρ = {signed(result.rho, 2)} "
-        f"({interval(result.low, result.high, 2)}) over {domains}"
-    )
+    limits = f" ({interval(result.low, result.high, 2)})" if math.isfinite(result.low) else ""
+    text = f"Rank correlation of D·γ with Δ: ρ = {signed(result.rho, 2)}{limits} over {domains}"
     if result.verdict == POSITIVE:
         return f"{text}: γ predicts the order."
     if result.verdict == NEGATIVE:
         return f"{text}: γ predicts the opposite order."
     few = result.clusters < ENOUGH
-    why = f"fewer than {ENOUGH} domains" if few else "the interval contains 0"
+    why = "the interval contains 0"
+    if few:
+        why = f"fewer than {ENOUGH} domains, so there is no interval either"
     return f"{text}: inconclusive ({why})."
 
 
@@ -196,13 +256,15 @@ def _seeds_sentence(data: DataSet) -> str:
     counts = {len(group.runs) for group in data.groups.values()}
     if counts == {1}:
         return (
-            "One seed per model: intervals and p-values are over users; another seed may give a "
-            "different result."
+            "One seed per model, here and in every figure: intervals and p-values are over users; "
+            "another seed may give a different result. The p-values of domains are corrected for "
+            "their number (Holm)."
         )
     each = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
     return (
         f"{each} seeds per model, averaged for each target before anything else: intervals and "
-        "p-values are over users, not seeds; the tables show the spread over seeds."
+        "p-values are over users, not seeds; the tables show the spread over seeds. The p-values "
+        "of domains are corrected for their number (Holm)."
     )
 
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from src.report.formatting import interval, number, percent, signed
+from src.report.formatting import interval, level, number, percent, relative_change, signed
 from src.report.table_files import markdown_row
 from src.report.transfer.data_sets import DataSet
 from src.report.transfer.gamma_correlation import Correlation
 from src.report.transfer.training_history import last_epochs
+from src.report.transfer.verdicts import outcome_words
 
 # Settings that are shown even if all models share them.
 ALWAYS = (
@@ -43,7 +44,7 @@ def _plain(name: str, title: str, shown: pd.DataFrame) -> Table:
 
 def levels_table(data: DataSet, levels: pd.DataFrame) -> Table:
     shown = levels.drop_duplicates("domain")[["domain", "n"]]
-    for key in data.rankers:
+    for key in data.columns:
         rows = levels[levels.ranker == key]
         shown[data.label(key)] = [
             f"{_estimate(row)}"
@@ -59,6 +60,7 @@ def _estimate(row) -> str:
 
 def differences_table(data: DataSet, differences: pd.DataFrame) -> Table:
     shown = _differences(data, differences)
+    shown["verdict"] = [outcome_words(row) for row in differences.itertuples()]
     shown["p (uncorrected)"] = differences.p.map(number)
     shown["detectable"] = differences.detectable.map(number)
     shown["users"] = differences.users
@@ -67,7 +69,7 @@ def differences_table(data: DataSet, differences: pd.DataFrame) -> Table:
     ]
     return Table(
         "differences",
-        "Paired differences; p-values corrected over the domains (Holm)",
+        "Paired differences by domain",
         shown,
         differences,
     )
@@ -80,6 +82,9 @@ def _differences(data: DataSet, rows: pd.DataFrame, by: str = "domain") -> pd.Da
         {
             "difference": [data.label(*pair) for pair in pairs],
             by: rows[by].to_numpy(),
+            "first": rows.first_value.map(level).to_numpy(),
+            "second": rows.second_value.map(level).to_numpy(),
+            "change": rows.relative.map(relative_change).to_numpy(),
             "value": rows.difference.map(signed).to_numpy(),
             "95 % interval": [interval(row.low, row.high) for row in rows.itertuples()],
             "p (Holm)": rows.p_holm.map(number).to_numpy(),
@@ -106,10 +111,10 @@ def group_tables(
     labels = [data.label(key) for key in data.rankers]
     by_domain[labels] = by_domain[labels].map(number)
     return [
-        Table("groups", "Metric by group of targets, over all domains", shown, levels),
+        Table("groups", "Metric by group of targets", shown, levels),
         Table(
             "group_differences",
-            "Differences by group; p-values corrected over the groups (Holm)",
+            "Differences by group",
             pairs,
             differences,
         ),
@@ -124,7 +129,7 @@ def protocols_table(data: DataSet, protocols: pd.DataFrame) -> Table:
     )
     shown = wide[order].map(number).reset_index()
     shown["ranker"] = [data.label(key) if key in data.rankers else key for key in shown["ranker"]]
-    return Table("protocols", "Metric under every candidate protocol of the runs", shown, protocols)
+    return Table("protocols", "Metric by candidate protocol", shown, protocols)
 
 
 def ties_table(data: DataSet, ties: pd.DataFrame) -> Table:
@@ -177,10 +182,16 @@ def correlation_tables(points: pd.DataFrame, results: dict[str, Correlation]) ->
     shown = values.rename(columns={"what": "predictor of Δ", "rho": "ρ"})
     numbers = ["ρ", "low", "high"]
     shown[numbers] = shown[numbers].map(lambda value: signed(value, 2))
-    digits = dict.fromkeys(("share", "share_last", "phi"), 3) | {"transfer": 4}
+    digits = dict.fromkeys(("share", "share_last", "phi"), 3)
+    digits |= dict.fromkeys(("transfer", "transfer_paired"), 4)
     texts = points.assign(
         **{name: points[name].map(lambda v, d=d: signed(v, d)) for name, d in digits.items()}
-    ).rename(columns={"share": "D·γ", "share_last": "D·γ, last epoch", "phi": "φ", "transfer": "Δ"})
+    ).rename(
+        columns={
+            "share": "D·γ", "share_last": "D·γ, last epoch", "phi": "φ", "transfer": "Δ",
+            "transfer_paired": "paired Δ",
+        }
+    )  # fmt: skip
     return [
         Table(
             "claim",
@@ -245,6 +256,26 @@ def runs_table(data: DataSet) -> Table:
         for run in data.runs
     ]
     return _plain("runs", "Runs", pd.DataFrame(rows))
+
+
+def endings_table(data: DataSet) -> Table:
+    """How the training of each model ended, and whether it was trained to the end."""
+    columns = [
+        "run", "seed", "domain", "epochs", "steps", "best epoch", "warm-up steps", "ended by",
+        "rise", "standard error", "error is a bound", "trained to the end",
+    ]  # fmt: skip
+    rows = [
+        (one.run.name, one.run.seed, one.end.domain or "all", one.end.epochs, one.end.steps,
+         one.end.best_epoch, one.end.warmup, "max_epochs" if one.end.at_limit else "patience",
+         one.end.rise, one.error, one.bounded, one.fault or "yes")
+        for group in data.groups.values() for one in group.ends
+    ]  # fmt: skip
+    values = pd.DataFrame(rows, columns=columns)
+    shown = values.assign(
+        **{name: values[name].map(number) for name in ("rise", "standard error")},
+        **{"error is a bound": values["error is a bound"].map({True: "yes", False: "no"})},
+    )
+    return Table("training", "How each training ended", shown, values)
 
 
 def differing(data: DataSet) -> list[str]:

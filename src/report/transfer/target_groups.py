@@ -22,7 +22,7 @@ THIRDS = ("tail", "middle", "head")
 UNTRAINED = "no training event"
 # {grouping: (title, its groups in order)}
 GROUPINGS = {
-    "history": ("Earlier events of the user in the target's domain", list(HISTORY)),
+    "history": ("User's earlier events in the domain", list(HISTORY)),
     "context": ("Domains in the target's context", list(CONTEXT)),
     "popularity": ("Popularity of the target's item", [UNTRAINED, *THIRDS]),
 }
@@ -77,20 +77,23 @@ def group_levels(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
 
 
 def group_differences(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
-    """CDSR − SDSR and SyNCRec cross − SDSR in each group; Holm's correction over the groups.
+    """joined and SyNCRec cross − on its own in each group; Holm's correction over the groups.
 
-    Columns as in `differences.compare_groups`, with `group` for `domain`, and grouping.
+    Columns as in `differences.compare_groups`, with `group` for `domain`, grouping, and withheld: a
+    group has targets of all domains, so every model that was not trained to the end forbids a
+    verdict.
     """
     parts = []
     for grouping, codes, names in _group_codes(measured):
         for first in (JOINT_MODE, CROSS_KEY):
             rows = compare_groups(measured, first, data.baseline, codes, names)
             rows = without_means(rows).rename(columns={"domain": "group"})
-            parts.append(rows.assign(grouping=grouping))
+            reason = data.withheld(first, data.baseline).get("users", "")
+            parts.append(rows.assign(grouping=grouping, withheld=reason))
     return pd.concat(parts, ignore_index=True)
 
 
-def group_domains(measured: TargetMetrics) -> pd.DataFrame:
+def group_domains(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
     """The metric of each ranker by group and domain.
 
     Columns: grouping, group, domain, ranker, value, n.
@@ -102,8 +105,15 @@ def group_domains(measured: TargetMetrics) -> pd.DataFrame:
                 chosen = (codes == group) & (measured.domains == number)
                 if chosen.any():
                     rows += [
-                        (grouping, name, domain, key, float(values[chosen].mean()), chosen.sum())
-                        for key, values in measured.values.items()
+                        (
+                            grouping,
+                            name,
+                            domain,
+                            key,
+                            measured.values[key][chosen].mean(),
+                            chosen.sum(),
+                        )
+                        for key in data.rankers
                     ]
     return pd.DataFrame(rows, columns=["grouping", "group", "domain", "ranker", "value", "n"])
 

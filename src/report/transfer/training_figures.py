@@ -38,11 +38,19 @@ def _mean_over_seeds(rows: pd.DataFrame, column: str) -> pd.Series:
     return rows[rows.epoch <= common].groupby("epoch")[column].mean()
 
 
-def curves_figure(data: DataSet, curves: pd.DataFrame) -> Figure:
-    """The validation metric by epoch: one panel per domain, one line per ranker."""
+def curves_figure(data: DataSet, curves: pd.DataFrame, *, wide: bool = False) -> Figure:
+    """The validation metric by epoch: one panel per domain, one line per ranker.
+
+    wide: for a desk, with three panels in a row; else for a phone, with one. A dot is the epoch of
+    the tested checkpoint, the mean over seeds.
+    """
     domains = [name for name in data.domains if (curves.domain == name).any()]
-    lines = -(-len(domains) // 2)
-    figure, axes = style.new_figure(1.25 * lines + 0.6, lines, min(len(domains), 2), sharex=True)
+    columns = min(len(domains), 3) if wide else 1
+    lines = -(-len(domains) // columns)
+    height = 2.2 * lines + 0.55 if wide else 1.6 * lines + 1.0
+    figure, axes = style.new_figure(
+        height, lines, columns, width=style.WIDE if wide else style.WIDTH, sharex=True
+    )
     keys = [key for key in data.rankers if (curves.ranker == key).any()]
     flat, texts = axes.ravel(), style.distinct(domains, style.short)
     for axis, name in zip(flat, domains, strict=False):
@@ -55,13 +63,13 @@ def curves_figure(data: DataSet, curves: pd.DataFrame) -> Figure:
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel(f"validation {curves.metric.iloc[0].upper()}")
-    style.legend(figure, flat[0])
+    style.legend(figure, flat[0], columns=len(keys) if wide else 2)
     return figure
 
 
 def _panel(axis: Axes, data: DataSet, rows: pd.DataFrame, keys: list[str]) -> None:
     for number, key in enumerate(keys):
-        curve, colour = rows[rows.ranker == key], MARKS[key][0]
+        curve, (colour, marker) = rows[rows.ranker == key], MARKS[key]
         if curve.seed.nunique() > 1:
             for _, seed in curve.groupby("seed"):
                 axis.plot(seed.epoch, seed.value, color=colour, linewidth=0.4, alpha=0.5)
@@ -70,5 +78,14 @@ def _panel(axis: Axes, data: DataSet, rows: pd.DataFrame, keys: list[str]) -> No
             "color": colour,
             "linestyle": style.DASHES[number % len(style.DASHES)],
         }
-        axis.plot(mean.index, mean, **look, linewidth=1.2, label=data.label(key))
+        axis.plot(mean.index, mean, **look, linewidth=1.4, label=data.label(key))
+        tested = _tested_epochs(data, key, str(rows.domain.iloc[0]))
+        if tested and (epoch := round(sum(tested) / len(tested))) in mean.index:
+            axis.plot([epoch], [mean[epoch]], color=colour, marker=marker, markersize=5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+
+
+def _tested_epochs(data: DataSet, key: str, domain: str) -> list[int]:
+    """The best epoch of each seed's model that ranks in a domain."""
+    ends = data.rankers[key].group.ends
+    return [one.end.best_epoch for one in ends if one.end.domain in ("", domain)]

@@ -1,0 +1,62 @@
+"""Objects as a line each: JSON, or dictionaries as Python writes them."""
+
+import ast
+import json
+from typing import Any
+
+from src.io.errors import UserError, plain
+
+NOT_VALUES = (ValueError, SyntaxError, RecursionError, MemoryError)
+
+
+def parse_object(line: str) -> dict[str, Any] | None:
+    """The object on a line, in JSON or as a Python literal; None for anything else."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(line)
+        except NOT_VALUES:
+            continue
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def is_json_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def first_keys(lines: list[str]) -> set[str]:
+    """The keys of the object on the first line; empty for a line that holds none."""
+    return set(parse_object(lines[0]) or ()) if lines else set()
+
+
+def keys_of_lines(lines: list[str], path: str) -> tuple[str, ...]:
+    """The keys of the JSON objects on the lines; UserError when the first is none."""
+    filled = [line for line in lines if line.strip()]
+    if not filled:
+        raise UserError(f"{path} is empty; expected one JSON object per line")
+    keys: dict[str, None] = {}
+    for number, line in enumerate(filled):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            keys |= dict.fromkeys(value)
+        elif number == 0:
+            raise UserError(
+                f"{path}: the first line is no JSON object ({plain(line[:60])}); expected JSON "
+                "lines, one object per event"
+            )
+    return tuple(keys)
+
+
+def as_json_line(line: bytes) -> bytes:
+    """A line that holds a dictionary as Python writes it, as JSON; another line as it is."""
+    value = parse_object(line.decode("utf-8", errors="replace"))
+    if value is None:
+        return line
+    return json.dumps(value, default=str).encode() + b"\n"

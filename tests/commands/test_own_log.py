@@ -1,0 +1,94 @@
+"""experiments/own.sh: from one's own log to report and recommendations, by one command."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from src.config.cli import from_namespace
+from src.config.dataset_settings import DatasetSettings
+from tests.support.data_logs import random_log, write_log
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "hidden": 8, "layers": 1, "batch_size": 16, "warmup_epochs": 1.0, "max_epochs": 2,
+    "threads": 1, "device": "cpu", "protocol": ["full"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own():
+    spec = importlib.util.spec_from_file_location("own", ROOT / "experiments" / "own.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_flag_reaches_its_command(own):
+    flags = ["--data_name=shop", "--strd_ym=202506", "--seeds", "4", "5", "--events", "buy", "cart"]
+    flags += ["--shared_items", "--time_format=%d.%m.%Y", "--hidden", "16", "--no-sc_mim"]
+    given, training = own.parse(flags)
+    assert given.seeds == [4, 5]
+    assert training == ["--hidden", "16", "--no-sc_mim"]
+    assert own.dataset_flags(from_namespace(DatasetSettings, given)) == [
+        "--data_name=shop", "--strd_ym=202506", "--time_format=%d.%m.%Y", "--events", "buy", "cart",
+        "--shared_items",
+    ]  # fmt: skip
+
+
+def test_a_flag_of_no_command_is_refused_before_any_work(own, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        own.parse(["--data_name=shop", "--strd_ym=202506", "--epochs=3"])
+    assert "unrecognized arguments: --epochs" in capsys.readouterr().err
+
+
+def test_the_time_left_is_that_of_the_unfinished_runs(own, tmp_path):
+    plan = own.Plan(tmp_path, "own", [1, 2])
+    assert plan.minutes_left() == ""
+    for mode in own.MODES:
+        plan.path(mode, 1).mkdir()
+        (plan.path(mode, 1) / "results.json").write_text("{}")
+        plan.seconds[mode] = [120.0]
+    assert plan.minutes_left() == ", about 8 min left"
+    (plan.path("syncrec", 1) / "results.json").unlink()
+    assert plan.minutes_left() == ", about 10 min left"
+
+
+def command(folder, name, *flags):
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    return [
+        sys.executable, str(ROOT / "experiments" / "own.py"), f"--data_name={name}",
+        "--strd_ym=201412", f"--raw_dir={folder / 'raw'}", f"--config={folder / 'tiny.json'}",
+        f"--out_dir={folder / 'data'}", f"--runs_dir={folder / 'runs'}", "--seeds=1",
+        f"--out={folder / 'out'}", *flags,
+    ]  # fmt: skip
+
+
+@pytest.mark.nightly
+def test_the_whole_way_stopped_by_time_and_by_a_signal(tmp_path):
+    rows = [row for row in random_log(events=900, items=30) if row[2] != "été"]
+    write_log(tmp_path / "raw" / "log.csv", rows)
+    done = subprocess.run(
+        command(tmp_path, "own", "--max_minutes=0.05"), capture_output=True, text=True, check=True
+    )
+    assert "time is up: 0 of 4 runs finished" in done.stdout
+    assert "no report" in done.stdout
+    process = subprocess.Popen(
+        command(tmp_path, "own"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "runs").rglob("results.json")):
+        time.sleep(0.2)
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    done = subprocess.run(command(tmp_path, "own"), capture_output=True, text=True, check=True)
+    assert "finished already" in done.stdout
+    assert (tmp_path / "out" / "report" / "report.html").is_file()
+    lists = pq.read_table(tmp_path / "out" / "recommendations.parquet")
+    assert set(lists["domain"].to_pylist()) == {"Books", "Music & Film"}

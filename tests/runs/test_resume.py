@@ -457,30 +457,6 @@ def test_an_edited_checkpoint_is_refused_in_one_line(cut, data, runs, keys, valu
 # ---------------------------------------------------------------- checkpoints that were deleted
 
 
-@pytest.mark.parametrize(
-    ("more", "deleted"),
-    [
-        ((), ["last.pt"]),
-        ((), ["last.pt", "best.pt"]),
-        (("--mode=sdsr_separate",), ["domains/1/last.pt"]),
-        (("--mode=sdsr_separate",), ["domains/2/last.pt", "domains/2/best.pt"]),
-    ],
-    ids=["last", "last and best", "last of a domain", "both of a domain"],
-)
-def test_a_finished_run_without_last_pt_is_not_trained_anew(data, runs, capsys, more, deleted):
-    folder = train(data, runs, "run", "--protocol=full", *more)
-    for name in deleted:
-        (folder / name).unlink()
-    longer = (EPOCHS, "--protocol=full", *more, "--resume")
-    line = failing(capsys, runs, lambda: train(data, runs, "run", *longer))
-    assert line == (
-        f"error: {folder / deleted[0]} is missing; no other checkpoint to continue from, rerun "
-        "with --overwrite, or give another --run_name\n"
-    )
-    train(data, runs, "run", "--protocol=full", *more, "--resume")  # no longer: nothing to train
-    assert "finished already" in capsys.readouterr().out
-
-
 def test_an_unfinished_run_without_last_pt_is_not_trained_anew(cut, data, runs, capsys):
     for name in ("last.pt", "former.pt"):
         (cut / name).unlink()

@@ -82,3 +82,27 @@ def test_checkpoints_without_a_config_are_refused(whole, data, runs, capsys, giv
     (folder / "config.json").unlink()
     line = failing(capsys, runs, lambda: train(data, runs, "run", EPOCHS, *given))
     assert f"{folder} holds checkpoints but no config.json" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "deleted"),
+    [
+        ((), ["last.pt"]),
+        ((), ["last.pt", "best.pt"]),
+        (("--mode=sdsr_separate",), ["domains/1/last.pt"]),
+        (("--mode=sdsr_separate",), ["domains/2/last.pt", "domains/2/best.pt"]),
+    ],
+    ids=["last", "last and best", "last of a domain", "both of a domain"],
+)
+def test_a_finished_run_without_last_pt_is_not_trained_anew(data, runs, capsys, more, deleted):
+    folder = train(data, runs, "run", "--protocol=full", *more)
+    for name in deleted:
+        (folder / name).unlink()
+    longer = (EPOCHS, "--protocol=full", *more, "--resume")
+    line = failing(capsys, runs, lambda: train(data, runs, "run", *longer))
+    assert line == (
+        f"error: {folder / deleted[0]} is missing; no other checkpoint to continue from, rerun "
+        "with --overwrite, or give another --run_name\n"
+    )
+    train(data, runs, "run", "--protocol=full", *more, "--resume")  # no longer: nothing to train
+    assert "finished already" in capsys.readouterr().out

@@ -50,8 +50,8 @@ from trainers import Trainer
 from utils import start_process
 
 NOTHING_SHARED = (
-    "no user is active in two domains, so nothing can be transferred between them; have users the "
-    "same ids in all domains of the log?"
+    "no user is active in two domains, so nothing can be transferred: either there is one domain "
+    "(--domain_col of make_dataset.py), or users have other ids in each"
 )
 
 

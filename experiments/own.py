@@ -6,6 +6,7 @@ What is finished is used again, so that the command can be stopped and given aga
 import argparse
 import dataclasses
 import math
+import shutil
 import signal
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.config.cli import build_parser, from_namespace
 from src.config.dataset_settings import DatasetSettings
 from src.config.settings import Settings
+from src.dataset.store.folder import dataset_folder, read_card
 from src.io.errors import EXIT_INTERRUPTED, UserError, run_command
 from src.runs.records import read_results
 
@@ -63,18 +65,26 @@ def main(arguments: list[str] | None = None) -> None:
     given, training = parse(arguments)
     settings = from_namespace(DatasetSettings, given)
     if settings.describe or settings.suggest:
-        raise UserError("--describe and --suggest write nothing; give them to make_dataset.py")
+        raise UserError(
+            "--describe and --suggest write nothing and train nothing: give the same flags to "
+            "python make_dataset.py"
+        )
     deadline = time.monotonic() + 60 * given.max_minutes
     name = "-".join(filter(None, (settings.strd_ym, settings.variant)))
     out = Path(given.out or f"reports/{settings.data_name}-{name}")
 
+    folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+    folder = Path(settings.out_dir) if settings.out_dir else folder
+    was_there = folder.exists()
     call("make_dataset.py", dataset_flags(settings))
+    check_domains(folder, was_there)
     dataset = [f"--data_name={settings.data_name}", f"--strd_ym={settings.strd_ym}"]
     dataset += [f"--variant={settings.variant}"] * bool(settings.variant)
     dataset += [f"--data_dir={settings.out_dir}"] * bool(settings.out_dir)
     seeds = list(dict.fromkeys(given.seeds))
     plan = Plan(Path(given.runs_dir) / settings.data_name, f"own-{name}", seeds)
     common = [f"--config={given.config}", f"--runs_dir={given.runs_dir}"]
+    common += [f"--threads={settings.threads}"] * bool(settings.threads)
     train(plan, [*dataset, *common, *training], deadline)
     report(plan, out, dataset, given.k)
 
@@ -82,7 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """(the flags of this command and of make_dataset.py, the others: those of main.py)."""
     parser = build_parser(DatasetSettings, (__doc__ or "").splitlines()[0])
-    group = parser.add_argument_group("runs")
+    group = parser.add_argument_group(
+        "runs", "flags of main.py, such as --hidden, are for all runs"
+    )
     group.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="seeds")
     group.add_argument(
         "--max_minutes", type=float, default=math.inf, metavar="N",
@@ -107,6 +119,19 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         if flag.startswith("--") and flag not in known:
             parser.error(f"unrecognized arguments: {flag}")
     return given, training
+
+
+def check_domains(folder: Path, was_there: bool) -> None:
+    """UserError for a dataset of one domain, which is removed if it is new: nothing to compare."""
+    domains = read_card(folder)["domains"]
+    if len(domains) > 1:
+        return
+    if not was_there:
+        shutil.rmtree(folder)
+    raise UserError(
+        f"the log has one domain, {next(iter(domains))!r}, so there is nothing to compare: name "
+        "the column of the domain with --domain_col, or a table that has it with --domain_from"
+    )
 
 
 def dataset_flags(settings: DatasetSettings) -> list[str]:

@@ -1,9 +1,10 @@
 """Was a model trained to the end? Asked before training, at its end, and by every report.
 
-A model counts as not trained to the end if its warm-up took half of its steps or more, or if the
-validation metric that selects its checkpoint still rose by more than its standard error over the
-last quarter of its steps (LAST). The rise is the best value of that quarter minus the best value
-before it: what the tested checkpoint would have lost without the quarter.
+A model counts as not trained to the end if its warm-up took half of its steps or more, if
+max_epochs ended it at its best epoch, or if the validation metric that selects its checkpoint still
+rose by more than its standard error over the last quarter of its steps (LAST). The rise is the best
+value of that quarter minus the best value before it: what the tested checkpoint would have lost
+without the quarter.
 """
 
 import math
@@ -64,6 +65,8 @@ class TrainingEnd:
         """
         if self.warmed_too_long:
             return f"its warm-up of {self.warmup} steps took half or more of its {self.steps} steps"
+        if self.at_limit and self.best_epoch == self.epochs:
+            return f"--max_epochs {self.max_epochs} ended it at its best epoch"
         if math.isnan(self.rise):
             return f"no validation before the last quarter of its {self.steps} steps"
         if self.rise > error:

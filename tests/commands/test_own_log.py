@@ -13,7 +13,8 @@ import pytest
 
 from src.config.cli import from_namespace
 from src.config.dataset_settings import DatasetSettings
-from tests.support.data_logs import random_log, write_log
+from src.io.errors import UserError
+from tests.support.data_logs import make, random_log, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -92,3 +93,16 @@ def test_the_whole_way_stopped_by_time_and_by_a_signal(tmp_path):
     assert (tmp_path / "out" / "report" / "report.html").is_file()
     lists = pq.read_table(tmp_path / "out" / "recommendations.parquet")
     assert set(lists["domain"].to_pylist()) == {"Books", "Music & Film"}
+
+
+def test_a_log_of_one_domain_is_refused_before_any_training(own, tmp_path):
+    """And leaves no dataset folder, so that the same command with the right flag makes it."""
+    rows = [row for row in random_log(events=60) if row[2] == "Books"]
+    data = tmp_path / "data"
+    make(write_log(tmp_path / "raw" / "log.csv", rows), data)
+    with pytest.raises(UserError, match=r"one domain, 'Books', .* --domain_col"):
+        own.check_domains(data, was_there=True)
+    assert data.is_dir()
+    with pytest.raises(UserError, match="one domain"):
+        own.check_domains(data, was_there=False)
+    assert not data.exists()

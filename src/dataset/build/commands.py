@@ -1,6 +1,7 @@
 """The commands that the card of a dataset gives to paste."""
 
 import dataclasses
+import re
 import shlex
 from typing import Any
 
@@ -21,7 +22,7 @@ VARIANT = "as-noted"
 def card_commands(settings: DatasetSettings, card: dict) -> dict[str, str]:
     """{purpose: command}: to make the dataset again, to make the variant that the notes suggest,
     and to train on it."""
-    flags = [entry["flag"] for entry in card["data_notes"]]
+    flags = [flag for entry in card["data_notes"] for flag in re.split(r" (?=--)", entry["flag"])]
     changes = dict(REMEDIES[flag] for flag in flags if flag in REMEDIES)
     given = {name for name in changes if getattr(settings, name) != getattr(DatasetSettings, name)}
     changes = {name: value for name, value in changes.items() if name not in given}

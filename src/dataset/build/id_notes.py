@@ -58,6 +58,7 @@ def equal_spellings(
     `columns` holds distinct texts, which are compared within each; `name` begins the keys.
     """
     counts, examples = dict.fromkeys(SPELLINGS, 0), dict.fromkeys(SPELLINGS, "")
+    lower_case_alone = 0  # merged by it without the steps before
     for texts in columns:
         simplest: Strings = texts
         for _what, simplify, _flag, _advice in SPELLINGS.values():
@@ -72,13 +73,18 @@ def equal_spellings(
                 examples[key] = repr_short(_first_merged(texts, before, after))
             counts[key] += merged
             before = after
+        lower_case_alone += len(texts) - len(pc.unique(in_lower_case(texts)))
     total = sum(map(len, columns))
+    spellings = dict(SPELLINGS)
+    if lower_case_alone < counts["case"]:
+        what, fold, flag, _advice = spellings["case"]
+        spellings["case"] = f"{what}, some also blanks", fold, f"--strip {flag}", "make them one"
     notes = [
         note(
             f"{name}_{key}", f"{plural} that equal another one but for {what}", counts[key], total,
             examples[key], flag, advice,
         )
-        for key, (what, _simplify, flag, advice) in SPELLINGS.items()
+        for key, (what, _simplify, flag, advice) in spellings.items()
         if counts[key]
     ]  # fmt: skip
     return notes, counts["blanks"] + counts["case"]

@@ -6,9 +6,8 @@ from typing import cast
 
 from src.dataset.engine.base import Engine
 from src.dataset.ingest.completejourney import package_files
-from src.dataset.ingest.event_table import JSON
 from src.dataset.ingest.formats import FORMATS, files_of_format, is_folder
-from src.dataset.ingest.json_keys import is_json_object
+from src.dataset.ingest.json_keys import JSON, is_json_object
 from src.dataset.ingest.known_logs import is_beside
 from src.dataset.ingest.raw_files import RawFile, first_lines, is_remote, local_files
 from src.dataset.ingest.side_file import is_side_file

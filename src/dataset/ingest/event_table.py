@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ibis.expr.schema import Schema
 from ibis.expr.types import Table
 
-from src.dataset.ingest.json_keys import keys_of_lines
+from src.dataset.ingest.json_keys import JSON, holds_json_lines, keys_of_lines
 from src.dataset.ingest.raw_files import RawFile, parse_notes
 from src.dataset.ingest.raw_format import (
     SPLIT_PART,
@@ -35,7 +35,6 @@ from src.dataset.ingest.text_head import TextHead, missing_column
 from src.io.errors import UserError
 
 PARQUET = (".parquet", ".pq")
-JSON = (".json", ".jsonl", ".ndjson")
 
 
 def read_table(source: Source) -> RawLog:
@@ -50,10 +49,11 @@ def read_table(source: Source) -> RawLog:
         if file.table.endswith(PARQUET):
             _check_spellings(file, wanted)
             schemas[file] = source.reader.parquet_schema(file)
+    lines = {file: source.reader.first_lines(file) for file in source.files if file not in schemas}
     json_keys = {
-        file: keys_of_lines(source.reader.first_lines(file), file.path)
-        for file in source.files
-        if file.table.endswith(JSON)
+        file: keys_of_lines(its_lines, file.path)
+        for file, its_lines in lines.items()
+        if holds_json_lines(file.table, its_lines)
     }
     heads: dict[RawFile, TextHead] = {
         file: read_head(source, file, wanted)

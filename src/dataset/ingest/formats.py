@@ -9,8 +9,8 @@ from pathlib import Path
 import ibis
 
 from src.dataset.ingest.completejourney import read_completejourney
-from src.dataset.ingest.event_table import JSON, read_table
-from src.dataset.ingest.json_keys import is_json_object
+from src.dataset.ingest.event_table import read_table
+from src.dataset.ingest.json_keys import JSON, is_json_object
 from src.dataset.ingest.known_logs import KNOWN_LOGS, is_beside, read_known_log, recognise_known_log
 from src.dataset.ingest.raw_files import RawFile, is_remote, strip_file_scheme
 from src.dataset.ingest.raw_format import (

@@ -6,6 +6,8 @@ from typing import Any
 
 from src.io.errors import UserError, plain
 
+JSON = (".json", ".jsonl", ".ndjson")
+TEXT = (".csv", ".tsv")
 NOT_VALUES = (ValueError, SyntaxError, RecursionError, MemoryError)
 
 
@@ -18,6 +20,14 @@ def parse_object(line: str) -> dict[str, Any] | None:
             continue
         return value if isinstance(value, dict) else None
     return None
+
+
+def holds_json_lines(table: str, lines: list[str]) -> bool:
+    """Whether a table is JSON lines: by its name, or, under a name that says nothing, by its first
+    line."""
+    return table.endswith(JSON) or (
+        not table.endswith(TEXT) and bool(lines) and is_json_object(lines[0])
+    )
 
 
 def is_json_object(line: str) -> bool:

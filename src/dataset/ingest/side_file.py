@@ -5,14 +5,14 @@ from pathlib import Path
 
 from ibis.expr.types import Table
 
-from src.dataset.ingest.json_keys import keys_of_lines
+from src.dataset.ingest.json_keys import holds_json_lines, keys_of_lines
 from src.dataset.ingest.raw_files import RawFile, is_remote, strip_file_scheme
 from src.dataset.ingest.raw_format import Source, text_before
 from src.dataset.ingest.table_reader import TextLayout
 from src.dataset.ingest.text_head import missing_column, parse_head
 from src.io.errors import UserError
 
-PARQUET, JSON = (".parquet", ".pq"), (".json", ".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _rows(source: Source, side: SideFile) -> Table:
         table = source.reader.parquet([file])
         return table.select(**{name: table[old].cast("string") for name, old in wanted.items()})
     lines = source.reader.first_lines(file)
-    if file.table.endswith(JSON):
+    if holds_json_lines(file.table, lines):
         _check(file, keys_of_lines(lines, file.path), side)
         return _readable(source.reader.json_lines([file], wanted))
     has_header = not (side.key.isdigit() and side.column.isdigit())

@@ -44,6 +44,14 @@ def test_a_missing_column(tmp_path, out, capsys, column, flag):
         assert part in line
 
 
+def test_all_missing_columns_are_named_at_once(tmp_path, out, capsys):
+    raw = write_log(tmp_path / "raw" / "e.csv", ROWS, ("who", "what", "shop", "at"))
+    line = fail(capsys, raw, out)
+    assert "no column 'user_id', 'item_id', 'unix_time' (its columns: who, what, shop, at)" in line
+    assert "name the right one with --user_col, --item_col, --time_col" in line
+    assert "and that of the domain, if there is one, with --domain_col" in line
+
+
 def test_a_domain_column_that_is_missing_where_a_flag_names_it(tmp_path, out, capsys):
     raw = write_log(tmp_path / "raw" / "e.csv", ROWS, ("user_id", "item_id", "type", "unix_time"))
     assert "--domain_col" in fail(capsys, raw, out, "--domain_col=kind")

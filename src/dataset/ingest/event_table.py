@@ -31,7 +31,7 @@ from src.dataset.ingest.raw_format import (
 )
 from src.dataset.ingest.table_reader import FILE, ROW
 from src.dataset.ingest.text_bytes import read_errors, without_suffixes
-from src.dataset.ingest.text_head import TextHead, missing_column
+from src.dataset.ingest.text_head import TextHead, missing_columns
 from src.io.errors import UserError
 
 PARQUET = (".parquet", ".pq")
@@ -141,9 +141,9 @@ def _check_side_files(headers: dict[RawFile, tuple[str, ...]], wanted: dict[str,
     first = next(iter(missing))
     complete = next(file for file in headers if file not in missing)
     names = " ".join(shlex.quote(file.name) for file in missing)
+    problem = missing_columns(first.path, headers[first], [missing[first]])
     raise UserError(
-        f"{missing_column(first.path, headers[first], missing[first])}, but {complete.name} has; "
-        f"leave files without events out: --exclude {names}"
+        f"{problem}, but {complete.name} has; leave files without events out: --exclude {names}"
     )
 
 

@@ -10,7 +10,7 @@ from ibis.expr.types import StringValue, Table
 
 from src.dataset.ingest.raw_files import RawFile
 from src.dataset.ingest.table_reader import TableReader, TextLayout
-from src.dataset.ingest.text_head import TextHead, has_no_header, missing_column, parse_head
+from src.dataset.ingest.text_head import TextHead, has_no_header, missing_columns, parse_head
 from src.io.errors import UserError
 
 EVENT_COLUMNS = ("user_id", "item_id", "domain", "unix_time")  # the columns of every event
@@ -125,17 +125,18 @@ def read_text_files(
 def check_columns(
     file: RawFile, header: tuple[str, ...], wanted: dict[str, str], columns: Columns
 ) -> None:
-    """UserError unless each wanted column is in the header, once."""
-    for name, column in wanted.items():
-        if list(header).count(column) != 1:
-            raise UserError(
-                f"{missing_column(file.path, header, column)}; "
-                + (
-                    "name the columns with --columns, such as --columns user_id,item_id,-,unix_time"
-                    if column not in header and has_no_header(header)
-                    else f"name the right one with {columns.flag(name)}"
-                )
-            )
+    """UserError, for all of them at once, unless each wanted column is in the header, once."""
+    missing = [name for name, column in wanted.items() if list(header).count(column) != 1]
+    if not missing:
+        return
+    if has_no_header(header):
+        remedy = "name the columns with --columns, such as --columns user_id,item_id,-,unix_time"
+    else:
+        remedy = f"name the right one with {', '.join(map(columns.flag, missing))}"
+        if "domain" not in wanted and columns.domain == Columns.domain:
+            remedy += ", and that of the domain, if there is one, with --domain_col"
+    names = [wanted[name] for name in missing]
+    raise UserError(f"{missing_columns(file.path, header, names)}; {remedy}")
 
 
 def domains_from_file_names(files: list[RawFile], pattern: re.Pattern[str]) -> dict[str, str]:

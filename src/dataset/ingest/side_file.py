@@ -9,7 +9,7 @@ from src.dataset.ingest.json_keys import holds_json_lines, keys_of_lines
 from src.dataset.ingest.raw_files import RawFile, is_remote, strip_file_scheme
 from src.dataset.ingest.raw_format import Source, text_before
 from src.dataset.ingest.table_reader import TextLayout
-from src.dataset.ingest.text_head import missing_column, parse_head
+from src.dataset.ingest.text_head import missing_columns, parse_head
 from src.io.errors import UserError
 
 PARQUET = (".parquet", ".pq")
@@ -100,9 +100,9 @@ def _readable(rows: Table) -> Table:
 
 
 def _check(file: RawFile, header: tuple[str, ...], side: SideFile) -> None:
-    for column in (side.key, side.column):
-        if header.count(column) != 1:
-            raise UserError(
-                f"--domain_from: {missing_column(file.path, header, column)}; write "
-                "FILE:KEY:COLUMN with two of its columns"
-            )
+    columns = (side.key, side.column)
+    if missing := [column for column in columns if header.count(column) != 1]:
+        raise UserError(
+            f"--domain_from: {missing_columns(file.path, header, missing)}; write "
+            "FILE:KEY:COLUMN with two of its columns"
+        )

@@ -65,16 +65,18 @@ def split_line(line: str, delimiter: str) -> list[str]:
     return [field.strip() for field in fields]
 
 
-def missing_column(path: str, header: tuple[str, ...], column: str) -> str:
-    """Why a wanted column cannot be taken from a file with this header, without the remedy."""
-    if column in header:
-        return f"{path} has more than one column {column!r} (its columns: {_listed(header)})"
+def missing_columns(path: str, header: tuple[str, ...], columns: list[str]) -> str:
+    """Why wanted columns cannot be taken from a file with this header, without the remedy."""
+    names = ", ".join(map(repr, columns))
+    twice = next((column for column in columns if column in header), None)
+    if twice is not None:
+        return f"{path} has more than one column {twice!r} (its columns: {_listed(header)})"
     if has_no_header(header):
         return (
-            f"{path} has no column {column!r}, and its first line looks like data, not like a "
-            f"header ({_listed(header)})"
+            f"{path} has no column {names}, and its first line looks like data, not like a header "
+            f"({_listed(header)})"
         )
-    return f"{path} has no column {column!r} (its columns: {_listed(header)})"
+    return f"{path} has no column {names} (its columns: {_listed(header)})"
 
 
 def has_no_header(header: tuple[str, ...]) -> bool:

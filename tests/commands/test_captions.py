@@ -357,8 +357,7 @@ WORDS = {
 @pytest.mark.parametrize(
     "macro",
     [
-        "gains",
-        *(pytest.param(outcome, marks=pytest.mark.nightly) for outcome in ("loses", "neither")),
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("gains", "loses", "neither")),
         "withheld",
     ],
 )

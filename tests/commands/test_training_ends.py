@@ -339,43 +339,53 @@ def test_the_box_names_unequal_budgets(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """One model per domain and one of both, 16 and 60 epochs of one step, under the same warm-up:
-    {epochs: [joined, own]}, and the flags of the last run."""
+def folder(tmp_path_factory):
+    """A folder with a dataset of two domains."""
     folder = tmp_path_factory.mktemp("trained")
-    data = folder / "data"
     raw = make_log(folder / "raw", users=60)
     data_step(
-        "--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={data}",
+        "--data_name=tiny", "--strd_ym=202312", f"--raw_dir={raw}", f"--out_dir={folder / 'data'}",
         "--threads=1", "--domains", "A", "B",
     )  # fmt: skip
+    return folder
+
+
+def words_of(folder, mode, epochs):
+    """The flags of a run with epochs of one step."""
+    return flags(
+        folder / "data", folder / "runs", f"--mode={mode}", f"--run_name={mode}-{epochs}",
+        f"--max_epochs={epochs}", "--warmup_steps=10", "--lr=0.02", "--batch_size=64",
+        "--protocol=full", "--patience_steps=1000",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """One model per domain and one of both, 16 and 60 epochs under the same warm-up:
+    {epochs: [joined, own]}."""
     made = {}
     for epochs in (16, 60):
         made[epochs] = []
         for mode in ("cdsr", "sdsr_separate"):
-            words = flags(
-                data, folder / "runs", f"--mode={mode}", f"--run_name={mode}-{epochs}",
-                f"--max_epochs={epochs}", "--warmup_steps=10", "--lr=0.02", "--batch_size=64",
-                "--protocol=full", "--patience_steps=1000",
-            )  # fmt: skip
-            main.main(words)
+            main.main(words_of(folder, mode, epochs))
             made[epochs].append(folder / "runs" / "tiny" / f"{mode}-{epochs}")
-    return made, words
+    return made
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("epochs", "told"), [(16, False), (60, True)])
 def test_sixteen_epochs_give_no_verdict_where_sixty_may(
     trained, epochs, told, tmp_path, monkeypatch, capsys
 ):
-    text, rows, bold = compared(monkeypatch, capsys, tmp_path, *trained[0][epochs])
+    text, rows, bold = compared(monkeypatch, capsys, tmp_path, *trained[epochs])
     reason = "its warm-up of 10 steps took half or more of its 16 steps"
     assert (rows.withheld == "").all() == told and (rows.withheld != "").all() == (not told)
     assert (text.count(reason) >= 2) == (not told)
     assert told or bold == set()
 
 
-def test_main_warns_before_and_says_at_the_end_why_it_stopped(trained, tmp_path, capsys):
-    words = trained[1]
+def test_main_warns_before_and_says_at_the_end_why_it_stopped(folder, tmp_path, capsys):
+    words = words_of(folder, "sdsr_separate", 60)
     main.main([*words, "--max_epochs=2", f"--runs_dir={tmp_path}"])
     said = capsys.readouterr()
     epoch = said.out.index("epoch   1")

@@ -85,7 +85,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        "temporal",
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in OPTIONS if name != "temporal"),
+    ],
+)
 def test_later_events_count_under_no_option(tmp_path, capsys, options):
     raw, out = write(tmp_path / "raw", {"a": FIRST}), tmp_path / "out"
     make(raw, out, *OPTIONS[options])

@@ -226,6 +226,7 @@ def test_holm_keeps_the_chance_of_any_false_finding():
     assert not within(p.min(1) <= 0.05, 0.05, "most")  # as it would be without
 
 
+@pytest.mark.nightly
 def test_the_detectable_difference_is_found_in_80_percent():
     population = simulations.make_population("sparse", 2 * simulations.GAIN)
     simulation = simulations.simulate(population, population.needed_users(), 200)

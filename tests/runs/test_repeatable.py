@@ -95,7 +95,11 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "more", [("--gate=sequence",), ("--model=gru4rec", "--mode=cdsr")], ids=["syncrec", "gru4rec"]
+    "more",
+    [
+        pytest.param(("--gate=sequence",), id="syncrec"),
+        pytest.param(("--model=gru4rec", "--mode=cdsr"), id="gru4rec", marks=pytest.mark.nightly),
+    ],
 )
 def test_two_runs_on_two_threads_are_one_run(two_threads, data, tmp_path, more):
     flags = (*LARGE, "--max_epochs=4", *more)

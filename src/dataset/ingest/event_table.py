@@ -56,9 +56,9 @@ def read_table(source: Source) -> RawLog:
         if holds_json_lines(file.table, its_lines)
     }
     heads: dict[RawFile, TextHead] = {
-        file: read_head(source, file, wanted)
-        for file in source.files
-        if file not in schemas and file not in json_keys
+        file: read_head(source, file, its_lines, wanted)
+        for file, its_lines in lines.items()
+        if file not in json_keys
     }
     headers = {file: head.columns for file, head in heads.items()}
     headers |= {file: tuple(schema.names) for file, schema in schemas.items()} | json_keys
@@ -130,18 +130,16 @@ def _stem(table: str) -> str:
 
 def _check_side_files(headers: dict[RawFile, tuple[str, ...]], wanted: dict[str, str]) -> None:
     """UserError for files without a wanted column beside files that have them all."""
-    missing = {
-        file: column
-        for file, header in headers.items()
-        for column in [next((column for column in wanted.values() if column not in header), None)]
-        if column
-    }
-    if not missing or len(missing) == len(headers):
+    incomplete = [
+        file for file, header in headers.items() if not set(wanted.values()) <= set(header)
+    ]
+    if not incomplete or len(incomplete) == len(headers):
         return
-    first = next(iter(missing))
-    complete = next(file for file in headers if file not in missing)
-    names = " ".join(shlex.quote(file.name) for file in missing)
-    problem = missing_columns(first.path, headers[first], [missing[first]])
+    first = incomplete[0]
+    complete = next(file for file in headers if file not in incomplete)
+    names = " ".join(shlex.quote(file.name) for file in incomplete)
+    column = next(column for column in wanted.values() if column not in headers[first])
+    problem = missing_columns(first.path, headers[first], [column])
     raise UserError(
         f"{problem}, but {complete.name} has; leave files without events out: --exclude {names}"
     )

@@ -49,7 +49,7 @@ def read_recbole(source: Source) -> RawLog:
         columns = replace(columns, unix_time="timestamp")
     layouts = {}
     for file in source.files:
-        head = read_head(source, file, {})
+        head = read_head(source, file, source.reader.first_lines(file), {})
         names = tuple(name.split(":")[0] for name in head.columns)
         layouts[file] = TextLayout(names, "\t", quoted=False, comments=len(head.comments))
     has_domain = any(columns.domain in layout.columns for layout in layouts.values())

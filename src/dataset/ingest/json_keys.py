@@ -32,10 +32,16 @@ def holds_json_lines(table: str, lines: list[str]) -> bool:
 
 def is_json_object(line: str) -> bool:
     """Whether a line is a JSON object."""
+    return _json_object(line) is not None
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    """The JSON object on a line; None for anything else."""
     try:
-        return isinstance(json.loads(line), dict)
+        value = json.loads(line)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def first_keys(lines: list[str]) -> set[str]:
@@ -50,11 +56,8 @@ def keys_of_lines(lines: list[str], path: str) -> tuple[str, ...]:
         raise UserError(f"{path} is empty; expected one JSON object per line")
     keys: dict[str, None] = {}
     for number, line in enumerate(filled):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
+        value = _json_object(line)
+        if value is not None:
             keys |= dict.fromkeys(value)
         elif number == 0:
             raise UserError(

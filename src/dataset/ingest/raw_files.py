@@ -93,12 +93,12 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
-def first_lines(file: RawFile, encoding: str = "", count: int = 200) -> list[str]:
+def first_lines(file: RawFile, count: int = 200) -> list[str]:
     """The first lines of a local text file, decompressed, without line ends and byte order mark.
 
     Bytes that are not UTF-8 are replaced. UserError when the file cannot be read.
     """
-    with open_text(file.path, encoding) as data:
+    with open_text(file.path) as data:
         head = data.read(HEAD_BYTES)
     return text_lines(head.decode("utf-8", errors="replace"))[:count]
 

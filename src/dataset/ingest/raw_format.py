@@ -99,9 +99,10 @@ def wanted_columns(source: Source, columns: Columns, domain: bool) -> dict[str, 
     return {name: getattr(columns, name) for name in [*names, *source.filters]}
 
 
-def read_head(source: Source, file: RawFile, wanted: Mapping[str, str]) -> TextHead:
-    """The comments, columns and separator of a text file."""
-    lines = source.reader.first_lines(file)
+def read_head(
+    source: Source, file: RawFile, lines: list[str], wanted: Mapping[str, str]
+) -> TextHead:
+    """The comments, columns and separator of a text file, from its first lines."""
     return parse_head(file, lines, source.delimiter, source.header, set(wanted.values()))
 
 

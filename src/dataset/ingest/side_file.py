@@ -5,14 +5,13 @@ from pathlib import Path
 
 from ibis.expr.types import Table
 
+from src.dataset.ingest.event_table import PARQUET
 from src.dataset.ingest.json_keys import holds_json_lines, keys_of_lines
 from src.dataset.ingest.raw_files import RawFile, is_remote, strip_file_scheme
 from src.dataset.ingest.raw_format import Source, text_before
 from src.dataset.ingest.table_reader import TextLayout
 from src.dataset.ingest.text_head import missing_columns, parse_head
 from src.io.errors import UserError
-
-PARQUET = (".parquet", ".pq")
 
 
 @dataclass(frozen=True)

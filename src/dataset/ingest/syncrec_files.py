@@ -62,7 +62,7 @@ def read_syncrec(source: Source) -> RawLog:
 
 
 def _columns(source: Source, file: RawFile, wanted: dict[str, str]) -> Table:
-    layout = text_layout(source, read_head(source, file, wanted))
+    layout = text_layout(source, read_head(source, file, source.reader.first_lines(file), wanted))
     for name in wanted.values():
         if name not in layout.columns:
             raise UserError(

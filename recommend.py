@@ -8,7 +8,8 @@ The context is all of a user's events in the log, including validation and test 
 import src.io.starting  # noqa: F401  # isort: skip
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,25 @@ import torch
 from tqdm import tqdm
 
 from src.config.cli import build_parser, from_namespace, setting
-from src.config.modes import PATHS
+from src.config.modes import BLEND, PATHS
 from src.config.settings import Settings, run_settings
 from src.config.validation import check_settings
 from src.dataset.store.folder import Dataset, open_named
 from src.evaluation.beyond_accuracy import top_items
+from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, feature_names
+from src.evaluation.path_scores import fit_count_models, model_scorer
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
 from src.evaluation.rank_counts import NonFiniteScore, check_finite, to_device
-from src.evaluation.targets import user_events
+from src.evaluation.ranking import Plan
+from src.evaluation.targets import Targets, user_events
+from src.interfaces import CountModel, Scores
 from src.io.errors import UserError, run_command
 from src.io.files import check_output, write_atomically
 from src.runs.models import best_models
-from src.runs.records import read_serving
+from src.runs.records import read_blend, read_serving
 from utils import start_process
 
+DAY = 86_400  # seconds
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 
 
@@ -50,8 +56,14 @@ class RecommendSettings:
     domains: tuple[str, ...] = setting((), "domains of the log; default: all")
     serve_path: str = setting(
         "auto",
-        "view to rank by; auto: cross, or single in domains where it was better on validation",
-        choices=("auto", *PATHS),
+        "view to rank by; auto: cross, or single in domains where it was better on validation; "
+        "blend: both views, recent counts and habit, as weighed on validation",
+        choices=("auto", *PATHS, BLEND),
+    )
+    now: str = setting(
+        "",
+        "time of the recommendations for --serve_path blend, YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, "
+        "UTC: what came before it counts; default: after the newest event of the log",
     )
     exclude_seen: bool = setting(True, "exclude the items that the user has in the log")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
@@ -67,6 +79,8 @@ class TrainedRun:
     paths: dict[str, str]  # {domain: the path that serves it}
     device: torch.device
     chosen: bool = True  # whether serving.json chose them, or there is a single path
+    blend: Blend | None = None  # if it was asked for
+    count_models: dict[str, CountModel] = field(default_factory=dict)  # of the blend, to date
 
 
 def open_trained(folder: Path, device: torch.device, data_dir: str = "") -> TrainedRun:
@@ -95,6 +109,15 @@ def open_trained(folder: Path, device: torch.device, data_dir: str = "") -> Trai
     return TrainedRun(settings, dataset, ensemble, paths, device, chosen)
 
 
+def with_blend(run: TrainedRun, folder: Path) -> TrainedRun:
+    """The run with the blend of its folder; its count models count every event of the log."""
+    fitted = blended(fit_count_models(run.dataset), run.settings)
+    features = feature_names(run.settings.paths, fitted)
+    blend = read_blend(folder, run.dataset.domain_names, features)
+    to_date = {name: model.to_date() for name, model in fitted.items()}
+    return dataclasses.replace(run, blend=blend, count_models=to_date)
+
+
 def recommend(
     run: TrainedRun,
     *,
@@ -103,14 +126,17 @@ def recommend(
     domains: list[int] | None = None,
     path: str = "auto",
     exclude_seen: bool = True,
+    now: int | None = None,
 ) -> pa.Table:
     """The k best items of each user in each domain, best first; fewer where a domain has fewer.
 
     Parameters
     ----------
     users: dense ids, default all. domains: dense ids, default all.
-    path: `cross`, `single`, or `auto`: in each domain the one that serves it.
+    path: `cross`, `single`, `blend` (of a run `with_blend`), or `auto`: in each domain the one that
+        serves it.
     exclude_seen: leave out every item of the user's events.
+    now: for the blend, seconds since 1970: events before it count. Default: all events do.
 
     Returns the columns user_id, domain, rank (from 1), item_id, score, ordered by user, domain and
     rank.
@@ -118,23 +144,26 @@ def recommend(
     dataset = run.dataset
     users = np.arange(dataset.users) if users is None else np.asarray(users)
     domains = list(range(len(dataset.domain_names))) if domains is None else domains
+    now = int(dataset.times.max()) + DAY if now is None else now
     tables = []
     with tqdm(total=len(users), desc="recommending", unit="user", disable=None, leave=False) as bar:
         for start in range(0, len(users), run.settings.eval_users):
             batch = users[start : start + run.settings.eval_users]
             for domain in domains:
                 serving = run.paths[dataset.domain_names[domain]] if path == "auto" else path
-                tables.append(_next_items(run, batch, domain, serving, k, exclude_seen))
+                if serving == BLEND:
+                    scored = _blend_scores(run, batch, domain, now)
+                else:
+                    scored = _path_scores(run, batch, domain, serving)
+                tables.append(_next_items(run, batch, domain, scored, k, exclude_seen))
             bar.update(len(batch))
     columns = pa.concat_tables(tables)
     order = [("user", "ascending"), ("domain", "ascending"), ("rank", "ascending")]
     return _named(dataset, columns.sort_by(order))
 
 
-def _next_items(
-    run: TrainedRun, users: np.ndarray, domain: int, path: str, k: int, exclude_seen: bool
-) -> pa.Table:
-    """Dense (user, domain, rank, item, score) of the k best items of each of `users`."""
+def _path_scores(run: TrainedRun, users: np.ndarray, domain: int, path: str) -> Scores:
+    """Scores of a domain's items for the users, by a path of the model."""
     data, ensemble = run.dataset, run.ensemble
     queries = Queries(users, data.offsets[users + 1], np.full(len(users), domain))
     hidden = encode_queries(
@@ -144,10 +173,33 @@ def _next_items(
         users_at_once=run.settings.eval_users, device=run.device,
     )  # fmt: skip
     model, number = ensemble.of(domain)
+    return lambda columns: domain_scores(model, hidden, number, columns)
+
+
+def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> Scores:
+    """Scores of a domain's items for the users at the time `now`, by the blend."""
+    ends, rows = run.dataset.offsets[users + 1], np.arange(len(users))
+    same = np.ones_like(rows)
+    requests = Targets("now", ends, users, 0 * same, domain * same, ends, now * same)
+    plan = Plan(run.dataset, requests, ("full",), {}, run.device)
+    paths = {
+        path: model_scorer(run.ensemble, run.settings, plan, rows, path, bar=False)
+        for path in run.settings.paths
+    }
+    source = FeatureSource(run.dataset, requests, paths, run.count_models, run.device)
+    assert run.blend is not None
+    return BlendScorer(run.blend, source).scores(rows, domain)
+
+
+def _next_items(
+    run: TrainedRun, users: np.ndarray, domain: int, scored: Scores, k: int, exclude_seen: bool
+) -> pa.Table:
+    """Dense (user, domain, rank, item, score) of the k best items of each of `users`."""
+    data = run.dataset
     first, end = data.item_starts[domain : domain + 2].tolist()
 
     def scores(columns: slice | torch.Tensor) -> torch.Tensor:
-        return _finite(domain_scores(model, hidden, number, columns), data, users, domain)
+        return _finite(scored(columns), data, users, domain)
 
     excluded = _seen(data, users, domain, run.device) if exclude_seen else None
     best, columns = (
@@ -243,6 +295,20 @@ def chosen_domains(dataset: Dataset, names: tuple[str, ...]) -> list[int] | None
     return sorted({dataset.domain_names.index(name) for name in names}) or None
 
 
+def time_of(settings: RecommendSettings) -> int | None:
+    """--now in seconds since 1970; None where it is not given. UserError for another form."""
+    if not settings.now:
+        return None
+    if settings.serve_path != BLEND:
+        raise UserError(f"--now needs --serve_path {BLEND}: the other paths don't read the time")
+    try:
+        return int(datetime.fromisoformat(settings.now).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise UserError(
+            f"--now {settings.now!r} is no time; write YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, UTC"
+        ) from None
+
+
 def output_path(settings: RecommendSettings) -> Path:
     """The output file; UserError, before any work, where it cannot be written."""
     path = Path(settings.out) if settings.out else Path(settings.run) / "recommendations.parquet"
@@ -294,9 +360,9 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(settings.run)
     if not (folder / "config.json").is_file():
         raise UserError(f"--run {folder} holds no run (no config.json); train it with main.py")
-    out = output_path(settings)
+    out, now = output_path(settings), time_of(settings)
     run = open_trained(folder, start_process(settings.device).device, settings.data_dir)
-    if settings.serve_path not in ("auto", *run.settings.paths):
+    if settings.serve_path not in ("auto", BLEND, *run.settings.paths):
         raise UserError(
             f"--serve_path {settings.serve_path}: a run of --mode {run.settings.mode} has only the "
             f"path {' and '.join(run.settings.paths)}"
@@ -308,6 +374,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"{folder} has no serving.json: {run.settings.paths[0]} serves every domain; main.py "
             f"--evaluate {folder} chooses the path of each on validation"
         )
+    if settings.serve_path == BLEND:
+        run = with_blend(run, folder)
     table = recommend(
         run,
         k=settings.k,
@@ -315,6 +383,7 @@ def main(arguments: list[str] | None = None) -> None:
         domains=domains,
         path=settings.serve_path,
         exclude_seen=settings.exclude_seen,
+        now=now,
     )
     write_atomically(out, lambda temporary: WRITERS[out.suffix](table, temporary))
     if line := missing_lists(run, table, users, domains):

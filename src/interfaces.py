@@ -15,6 +15,8 @@ from torch import Tensor, nn
 # (columns) -> scores [rows, columns] of a block of rows, the same however often they are asked for.
 # The columns are a slice, or their numbers, among which one may stand more than once.
 Scores = Callable[[slice | Tensor], Tensor]
+# (columns) -> the values [rows, columns] float32 of each feature, of the same rows
+Features = Callable[[slice | Tensor], list[Tensor]]
 
 
 class StepLosses(NamedTuple):
@@ -73,6 +75,8 @@ class Recommender(Protocol):
 class CountModel(Protocol):
     """A model that is counted, not trained."""
 
+    feature_names: ClassVar[tuple[str, ...]]  # of what it contributes to a blend
+
     @classmethod
     def fit(cls, dataset: Any) -> "CountModel":
         """Count the training events of a dataset."""
@@ -86,6 +90,15 @@ class CountModel(Protocol):
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
         """[n, N] scores of single items [n, N], of any domain, when `domain` is asked for."""
+
+    def features(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
+    ) -> Features:
+        """What a blend (src/evaluation/blend.py) weighs, of a domain's items: terms of a logit, so
+        counts as logarithms."""
+
+    def to_date(self) -> "CountModel":
+        """The same model for serving: it also counts what was held out to validate and test."""
 
 
 class LossWeighting(Protocol):

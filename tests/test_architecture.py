@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config.modes import MODES, PATHS, SERVED
+from src.config.modes import BLEND, MODES, PATHS, SERVED
 from src.config.names import COUNT_MODELS, MODELS, WEIGHTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,8 +149,11 @@ def test_what_the_architecture_names_is_there(path):
 
 
 def names_compared(tree: ast.AST) -> set[str]:
-    """Names of models, modes, paths and weightings that code compares with or tests a text for."""
-    names = {*MODELS, *MODES, *PATHS, SERVED, *WEIGHTINGS, *COUNT_MODELS}
+    """Names of models, modes, paths and weightings that code compares with or tests a text for.
+
+    `own` is also a value of --sdsr_context.
+    """
+    names = {*MODELS, *MODES, *PATHS, SERVED, BLEND, *WEIGHTINGS, *COUNT_MODELS} - {"own"}
     found = set()
     for node in ast.walk(tree):
         asked = []

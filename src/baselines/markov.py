@@ -5,6 +5,7 @@ on the ABXI log ranks better than a chain over all domains does.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from src.baselines.popularity import Popularity
 from src.dataset.store.folder import TRAIN, Dataset
-from src.interfaces import Scores
+from src.interfaces import Features, Scores
 
 
 @dataclass(frozen=True)
 class Markov:
     """Counts of training transitions between items of one domain."""
 
+    feature_names: ClassVar[tuple[str, ...]] = ("transitions",)
     transitions: csr_array  # [V + 1, V + 1]
     popularity: Popularity
     dataset: Dataset  # whose events are the contexts
@@ -65,6 +67,16 @@ class Markov:
         last = np.repeat(self.last_items(domain, users, ends), items.shape[1])
         counts = np.asarray(self.transitions[last, items.ravel()]).reshape(items.shape)
         return torch.from_numpy(counts + self._shares()[items])
+
+    def features(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
+    ) -> Features:
+        """log(1 + transitions from the last item of the domain)."""
+        scores = self.scorer(domain, users, ends, times)
+        return lambda columns: [scores(columns).floor_().log1p_().float()]
+
+    def to_date(self) -> "Markov":
+        return self
 
     def last_items(self, domain: int, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """The last item of a domain among each user's events before `ends` [n]; 0 without one."""

@@ -31,7 +31,8 @@ ROLES = {
     **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
     **dict.fromkeys(("max_epochs", "min_steps", "patience_steps", "patience_epochs"), Role.GROWS),
     **dict.fromkeys(
-        ("sampled_negatives", "candidate_seed", "ties", "min_domain_targets"), Role.SCORING
+        ("sampled_negatives", "candidate_seed", "ties", "min_domain_targets", "trend", "repeat"),
+        Role.SCORING,
     ),
 }
 # What must agree for one run to start from the weights of another.

@@ -2,12 +2,13 @@
 
 A *mode* says which tasks a run trains: CDSR (all domains in one sequence), SDSR (each domain by
 itself), or both. A *path* is a way to rank: from the cross view, from the single view, or, per
-domain, from whichever of the two validation chose (`served`).
+domain, from whichever of the two validation chose (`served`), or from a weighted sum of these and
+of the count models (`blend`).
 """
 
 from dataclasses import dataclass
 
-CROSS, SINGLE, SERVED = "cross", "single", "served"
+CROSS, SINGLE, SERVED, BLEND = "cross", "single", "served", "blend"
 DEFAULT_MODEL = "syncrec"  # the model of a run whose config.json names none
 
 

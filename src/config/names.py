@@ -26,7 +26,13 @@ MODELS = {
 COUNT_MODELS = {
     "popularity": "src.baselines.popularity:Popularity",
     "markov": "src.baselines.markov:Markov",
+    "recent": "src.baselines.recent:Recent",
+    "own": "src.baselines.own:Own",
+    "covisit": "src.baselines.covisit:Covisit",
 }
+
+# {setting: the count models that a blend (src/evaluation/blend.py) leaves out without it}
+BLENDED_BY = {"trend": ("recent", "covisit"), "repeat": ("own",)}
 
 WEIGHTINGS = {
     "lc_ntg": "src.objective.lc_ntg:LCNTG",

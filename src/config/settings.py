@@ -239,6 +239,14 @@ class EvaluationSettings:
         "the one that selects the checkpoint)",
         group="evaluation",
     )
+    trend: bool = setting(
+        True,
+        "the blend also weighs what was frequent, and what followed the user's items, of late",
+        group="evaluation",
+    )
+    repeat: bool = setting(
+        True, "the blend also weighs how often the user had an item", group="evaluation"
+    )
     eval_users: int = setting(
         256, "users encoded at a time; does not change results", group="evaluation"
     )

@@ -8,17 +8,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from src.config.modes import SERVED
+from src.config.modes import BLEND, SERVED
 from src.config.names import COUNT_MODELS, load
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
 from src.evaluation.beyond_accuracy import TOP, beyond_accuracy, top_items
+from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, fit_blend
 from src.evaluation.metrics import summarise, target_metrics
 from src.evaluation.protocols import Ranks, no_ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.ranking import Block, CountScorer, ModelScorer, Plan, Scorer, rank_targets
 from src.evaluation.serving_choice import Choice, serve_paths
-from src.evaluation.targets import Targets, target_columns
+from src.evaluation.targets import Targets, split_targets, target_columns
 from src.interfaces import CountModel
 from src.training.processes import Process
 
@@ -62,11 +63,13 @@ def score_paths(
     process: Process,
     count_models: dict[str, CountModel],
     lists: bool,
+    blend: Blend | None = None,
 ) -> dict[str, PathScores]:
-    """{path: scores} of the run's paths and of the fitted count models; each process scores its
-    share of the targets. With `lists`, also what each path recommends in the targets' domains."""
+    """{path: scores} of the run's paths, of their blend and of the fitted count models; each
+    process scores its share of the targets. With `lists`, also what each path recommends in the
+    targets' domains."""
     ranks, listed = process.together(
-        lambda: _process_share(ensemble, settings, plan, process, count_models, lists)
+        lambda: _process_share(ensemble, settings, plan, process, count_models, lists, blend)
     )
     return {
         path: PathScores(
@@ -84,17 +87,19 @@ def _process_share(
     process: Process,
     count_models: dict[str, CountModel],
     lists: bool,
+    blend: Blend | None,
 ) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
     """The ranks of all targets and the lists, by path; 0 where another process has the target."""
     count = len(plan.targets.events)
     rows = np.arange(process.rank, count, process.processes)
-    paths = [*settings.paths, *count_models]
+    paths = [*settings.paths, *((BLEND,) if blend else ()), *count_models]
     ranks = {path: {name: no_ranks(count) for name in plan.protocols} for path in paths}
     listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in paths}
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
         blocks = list(plan.blocks(part))
-        for path, scorer in _scorers(ensemble, settings, plan, part, process, count_models):
+        scorers = _scorers(ensemble, settings, plan, part, process, count_models, blend)
+        for path, scorer in scorers:
             by_protocol = rank_targets(scorer, plan, part, blocks, bar=process.leads)
             for name, part_ranks in by_protocol.items():
                 ranks[path][name].put(part, part_ranks)
@@ -110,11 +115,40 @@ def _scorers(
     rows: np.ndarray,
     process: Process,
     count_models: dict[str, CountModel],
+    blend: Blend | None,
 ) -> Iterator[tuple[str, Scorer]]:
+    models = {}
     for path in settings.paths:
-        yield path, model_scorer(ensemble, settings, plan, rows, path, bar=process.leads)
+        models[path] = model_scorer(ensemble, settings, plan, rows, path, bar=process.leads)
+        yield path, models[path]
+    if blend:
+        used = blended(count_models, settings)
+        source = FeatureSource(plan.dataset, plan.targets, models, used, plan.device)
+        yield BLEND, BlendScorer(blend, source)
     for name, model in count_models.items():
         yield name, CountScorer(model, plan.targets, plan.device)
+
+
+def validation_blend(
+    ensemble: Ensemble,
+    settings: Settings,
+    dataset: Dataset,
+    process: Process,
+    count_models: dict[str, CountModel],
+) -> Blend:
+    """The blend of a run's paths and of the fitted count models, from the validation targets."""
+    targets = split_targets(dataset, "valid")
+    plan = Plan(dataset, targets, ("full",), {}, process.device)
+    used = blended(count_models, settings)
+
+    def source(rows: np.ndarray) -> FeatureSource:
+        models = {
+            path: model_scorer(ensemble, settings, plan, rows, path, bar=False)
+            for path in settings.paths
+        }
+        return FeatureSource(dataset, targets, models, used, process.device)
+
+    return process.agree(lambda: fit_blend(dataset, targets, source, settings.seed))
 
 
 def model_scorer(

@@ -312,6 +312,25 @@ class ModelScorer:
 
         return scores
 
+    def centred_scores(
+        self, rows: np.ndarray, domain: int, trained: Tensor, asked: int | None = None
+    ) -> Scores:
+        """The scores less their mean over the domain's items with training events, `trained` [V_d];
+        0 for the others, of which the model knows nothing. `asked` is the domain that the query
+        asks for, if it is another one."""
+        model, number = self.ensemble.of(domain)
+        outputs = self._outputs(rows, domain if asked is None else asked)
+        table = model.item_table[model.item_starts[number] : model.item_starts[number + 1]]
+        share = trained.to(table.dtype) / trained.sum().clamp(min=1)
+        mean = outputs @ (share @ table.detach())  # [n]
+
+        @torch.no_grad()
+        def scores(columns: slice | Tensor) -> Tensor:
+            values = domain_scores(model, outputs, number, columns) - mean[:, None]
+            return values.mul_(trained[columns])
+
+        return scores
+
     @torch.no_grad()
     def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
         """Each score is a separate sum of products, so equal rows of the item table tie exactly."""

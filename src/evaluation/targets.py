@@ -45,7 +45,7 @@ def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets
     events = np.flatnonzero(np.asarray(dataset.split) == SPLITS[split])
     users = np.searchsorted(dataset.offsets, events, side="right") - 1
     items, domains = dataset.items[events], dataset.domains[events]
-    ends = time_starts(dataset, users, events) if strict or is_temporal(dataset) else events
+    ends = time_starts(dataset, users, events) if strict or dataset.is_temporal else events
     return Targets(
         split, events, users, items.astype(np.int64), domains.astype(np.int64), ends,
         dataset.times[events],
@@ -62,11 +62,6 @@ def check_macro(dataset: Dataset, least: int) -> None:
             f"--min_domain_targets {least} leaves no domain in the mean over domains: none has "
             f"more than {largest[split]} {split} targets; give at most {largest[split]}"
         )
-
-
-def is_temporal(dataset: Dataset) -> bool:
-    """Whether the dataset is split by time, which makes every context strict."""
-    return dataset.card.get("split", {}).get("protocol") == "temporal"
 
 
 def time_starts(dataset: Dataset, users: np.ndarray, events: np.ndarray) -> np.ndarray:

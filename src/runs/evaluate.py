@@ -15,6 +15,7 @@ from src.config.identity import scored_otherwise
 from src.config.names import RELEASED, STRICT
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset
+from src.evaluation.blend import Blend
 from src.evaluation.path_scores import (
     PathScores,
     add_served,
@@ -23,6 +24,7 @@ from src.evaluation.path_scores import (
     rank_tables,
     score_paths,
     summarise_paths,
+    validation_blend,
     with_suffix,
 )
 from src.evaluation.protocols import chosen_protocols, drawn_sets
@@ -33,7 +35,6 @@ from src.evaluation.targets import (
     SPLITS,
     Targets,
     drawn_candidates,
-    is_temporal,
     split_targets,
     target_facts,
 )
@@ -85,7 +86,7 @@ def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
 
 def _suffixes(settings: Settings, dataset: Dataset) -> tuple[str, ...]:
     """Of plain and strict contexts; in a temporal split every context is strict."""
-    return ("", STRICT) if settings.strict_context and not is_temporal(dataset) else ("",)
+    return ("", STRICT) if settings.strict_context and not dataset.is_temporal else ("",)
 
 
 def evaluate_run(
@@ -103,6 +104,7 @@ def evaluate_run(
     """
     protocols = run_protocols(settings)
     count_models = fit_count_models(dataset)
+    blend = validation_blend(ensemble, settings, dataset, process, count_models)
     splits: list[SplitScores] = []
     choices: dict[str, Choice] = {}
     for split in SPLITS:  # validation first: it decides the serving paths
@@ -112,13 +114,13 @@ def evaluate_run(
             drawn = drawn or _drawn(settings, dataset, targets, protocols, folder.parent)
             plan = Plan(dataset, targets, protocols, drawn, process.device)
             lists = split == "test" and not suffix
-            scores = score_paths(ensemble, settings, plan, process, count_models, lists)
+            scores = score_paths(ensemble, settings, plan, process, count_models, lists, blend)
             if len(settings.paths) == 2:
                 choices = choices or choose_serving(scores, targets, settings, dataset.domain_names)
                 starts = dataset.item_starts
                 scores = add_served(scores, choices, settings.paths, targets, starts)
             splits.append(SplitScores(targets, with_suffix(scores, suffix), bool(suffix)))
-    process.agree(lambda: write_scores(splits, choices, settings, dataset, folder, keep))
+    process.agree(lambda: write_scores(splits, choices, blend, settings, dataset, folder, keep))
 
 
 def _drawn(
@@ -133,13 +135,15 @@ def _drawn(
 def write_scores(
     splits: list[SplitScores],
     choices: dict[str, Choice],
+    blend: Blend,
     settings: Settings,
     dataset: Dataset,
     folder: Path,
     keep: bool,
 ) -> None:
-    """Write ranks.parquet, targets.parquet, serving.json, the data card and items.parquet (the ids
-    of the item table's rows); results.json last, because it marks the run as finished."""
+    """Write ranks.parquet, targets.parquet, serving.json, blend.json, the data card and
+    items.parquet (the ids of the item table's rows); results.json last, because it marks the run
+    as finished."""
     for line in lone_targets(splits):
         print(line, flush=True)
     path, ranks = folder / "results.json", folder / "ranks.parquet"
@@ -161,6 +165,7 @@ def write_scores(
             folder / "serving.json",
             {name: _as_json(choice) for name, choice in choices.items()},
         )
+    write_json(folder / "blend.json", blend.by_domain(dataset.domain_names))
     write_json(folder / "data_card.json", dataset.card)
     ids = dataset.folder / "items.parquet"
     write_atomically(folder / ids.name, lambda temporary: shutil.copyfile(ids, temporary))

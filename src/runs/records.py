@@ -7,11 +7,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from src.config.cli import as_json
 from src.config.modes import PATHS
 from src.config.settings import run_settings
+from src.evaluation.blend import Blend
 from src.io.errors import UserError
 from src.io.json_schema import Count, MapOf, NamedMap, OptionalKey, read_json, schema_error
 from src.io.paths import ROOT
@@ -34,6 +36,7 @@ ENVIRONMENT = {
     "init_from": OptionalKey((dict, None)),
 }
 SERVING = NamedMap({"path": lambda value: "" if value in list(PATHS) else " or ".join(PATHS)})
+BLEND = NamedMap(MapOf(float))  # {domain: {feature: weight}}
 AGAIN = "score the run again with main.py --evaluate"
 
 
@@ -106,3 +109,15 @@ def read_serving(folder: Path, domains: list[str]) -> dict[str, dict[str, Any]]:
         if name not in serving:
             raise UserError(f"{path} has no path for domain {name}; {AGAIN}")
     return serving
+
+
+def read_blend(folder: Path, domains: list[str], features: tuple[str, ...]) -> Blend:
+    """blend.json of a run: the weights of its features in each domain."""
+    path = folder / "blend.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no blend: an earlier version scored it; {AGAIN} {folder}")
+    weights = read_json(path, "weights of the run's blend", BLEND, AGAIN)
+    for name in domains:
+        if tuple(weights.get(name, ())) != features:
+            raise UserError(f"{path} has other features for domain {name}; {AGAIN}")
+    return Blend(features, np.array([list(weights[name].values()) for name in domains]))

@@ -7,6 +7,7 @@ import re
 import pandas as pd
 import pytest
 
+from src.config.names import COUNT_MODELS
 from src.report.formatting import join_some
 from src.report.transfer import captions, differences, target_groups, training_history
 from src.report.transfer.figure_style import distinct, label, short
@@ -396,7 +397,7 @@ def test_other_models_are_named_and_left_out(tmp_path, planted):
     )
     assert len(analysed.data.runs) == 3
     assert set(analysed.levels.ranker) == {
-        "sdsr", "cdsr", "cross", "single", "served", "popularity", "markov",
+        "sdsr", "cdsr", "cross", "single", "served", *COUNT_MODELS,
     }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from main import main, parse_command
 from src.config.cli import as_json
-from src.config.names import PROTOCOLS
+from src.config.modes import BLEND
+from src.config.names import COUNT_MODELS, PROTOCOLS
 from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, target_metrics
 from src.io.errors import UserError
@@ -30,7 +31,6 @@ from tests.support.command_runs import (
 )
 from tests.support.watched import differences
 
-COUNT_MODELS = {"popularity", "markov"}
 BEYOND = {"coverage@10", "popularity@10"}
 
 
@@ -112,8 +112,8 @@ def test_that_nothing_can_be_transferred_is_said_before_training(data, tmp_path,
 def test_the_run_folder_holds_the_files_of_the_contract(run, data):
     assert {path.name for path in run.iterdir()} == {
         "config.json", "environment.json", "metrics.csv", "transfer.csv", "transfer_steps.csv",
-        "last.pt", "best.pt", "results.json", "ranks.parquet", "targets.parquet", "serving.json",
-        "data_card.json", "items.parquet",
+        "last.pt", "best.pt", "results.json", "ranks.parquet", "targets.parquet",
+        "serving.json", "blend.json", "data_card.json", "items.parquet",
     }  # fmt: skip
     metrics = table(run / "metrics.csv")
     assert list(metrics[0]) == ["epoch", "step", "split", "path", "domain", "metric", "value"]
@@ -151,7 +151,7 @@ def test_the_ranks_are_a_row_group_a_split_protocol_and_path(run):
         assert rows.target.tolist() == list(range(len(rows)))
         for column in ("target", "user_id", "domain", "item_id"):
             assert (rows[column].astype(object) == known[column].astype(object)).all()
-    assert len(actual) == file.num_row_groups == 2 * len(PROTOCOLS) * 5
+    assert len(actual) == file.num_row_groups == 2 * len(PROTOCOLS) * (4 + len(COUNT_MODELS))
 
 
 def test_results_have_every_split_protocol_path_and_domain(run):
@@ -160,7 +160,7 @@ def test_results_have_every_split_protocol_path_and_domain(run):
     for split, protocols in scores.items():
         assert set(protocols) == set(PROTOCOLS)
         for protocol, paths in protocols.items():
-            assert list(paths) == ["cross", "single", "served", "popularity", "markov"]
+            assert list(paths) == ["cross", "single", "served", BLEND, *COUNT_MODELS]
             beyond = BEYOND if (split, protocol) == ("test", "full") else set()
             for by_domain in paths.values():
                 assert list(by_domain) == [*DOMAINS, "macro", "users"]
@@ -270,7 +270,7 @@ def test_every_mode_trains_and_is_ranked_beside_the_baselines(data, runs, mode, 
     for split in ("valid", "test"):
         assert set(results(folder)[split]) == wanted
         for actual in results(folder)[split].values():
-            assert set(actual) == paths | served | COUNT_MODELS
+            assert set(actual) == paths | served | {BLEND} | COUNT_MODELS.keys()
             assert len({rows["users"]["n"] for rows in actual.values()}) == 1
     losses = train_losses(folder)
     assert {path for _, path, _ in losses} == paths

@@ -17,6 +17,7 @@ import recommend
 from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import Windows
 from src.dataset.store.folder import TEST, open_dataset
+from src.evaluation.path_scores import fit_count_models
 from src.evaluation.queries import domain_scores
 from tests.support.command_runs import DOMAINS, ROOT, command, failing, make_data, train
 
@@ -151,6 +152,71 @@ def test_without_the_test_events_it_ranks_as_the_test_did(folders, mode):
         for row in rows.itertuples():
             items = [item for item, _ in actual[row.user_id, row.domain]]
             assert row.better <= items.index(row.item_id) < row.better + row.tied
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_blend_ranks_as_the_test_did_with_what_was_known_then(folders, mode):
+    run = recommend.with_blend(recommend.open_trained(folders[mode], CPU), folders[mode])
+    dataset = run.dataset
+    ranks = pq.read_table(folders[mode] / "ranks.parquet").to_pandas()
+    rows = ranks[(ranks.split == "test") & (ranks.protocol == "full") & (ranks.path == "blend")]
+    users = dataset.user_ids.to_pylist()
+    as_tested = dataclasses.replace(run, count_models=fit_count_models(dataset))
+    for row in rows.iloc[::7].itertuples():
+        user = users.index(row.user_id)
+        first, end = dataset.offsets[user : user + 2]
+        (event,) = first + np.flatnonzero(dataset.split[first:end] == TEST)
+        earlier = dataclasses.replace(dataset, offsets=dataset.offsets.copy())
+        earlier.offsets[user + 1] = event
+        listed = recommend.recommend(
+            dataclasses.replace(as_tested, dataset=earlier), k=1000, users=np.array([user]),
+            domains=[DOMAINS.index(row.domain)], path="blend", exclude_seen=False,
+            now=int(dataset.times[event]),
+        )  # fmt: skip
+        items = listed["item_id"].to_pylist()
+        assert row.better <= items.index(row.item_id) < row.better + row.tied
+
+
+def test_the_blend_of_a_later_day_counts_more(folders, tmp_path):
+    scores = {}
+    for now in ("1990-01-01", "2100-01-01T12:00:00", ""):
+        words = [f"--run={folders['syncrec']}", "--serve_path=blend", f"--out={tmp_path / 'o.csv'}"]
+        recommend.main([*words, *([f"--now={now}"] if now else [])])
+        scores[now] = pyarrow.csv.read_csv(tmp_path / "o.csv")["score"].to_numpy()
+    before, after, to_date = scores.values()
+    assert not np.array_equal(before, to_date) and not np.array_equal(after, to_date)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--now=2024-01-01"], "--now needs --serve_path blend"),
+        (["--serve_path=blend", "--now=soon"], "--now 'soon' is no time; write YYYY-MM-DD"),
+        (["--serve_path=blend"], "has no blend: an earlier version scored it; score the run again"),
+    ],
+)
+def test_a_blend_that_cannot_be_served(capsys, folders, tmp_path, words, said):
+    folder = shutil.copytree(folders["syncrec"], tmp_path / "run")
+    (folder / "blend.json").unlink()
+    assert said in failing(capsys, folder, lambda: recommend.main([f"--run={folder}", *words]))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda blend: blend.pop("A"),
+        lambda blend: blend["B"].pop("cross"),
+        lambda blend: blend["B"].update(cross="much"),
+    ],
+    ids=["no domain", "no feature", "no number"],
+)
+def test_a_damaged_blend_is_one_line(capsys, folders, tmp_path, spoil):
+    folder = shutil.copytree(folders["syncrec"], tmp_path / "run")
+    blend = json.loads((folder / "blend.json").read_text())
+    spoil(blend)
+    (folder / "blend.json").write_text(json.dumps(blend))
+    words = [f"--run={folder}", "--serve_path=blend"]
+    assert "blend.json" in failing(capsys, folder, lambda: recommend.main(words))
 
 
 def test_auto_follows_what_serves_each_domain(folders, tmp_path):

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from src.config.names import COUNT_MODELS
 from src.evaluation.metrics import target_metrics
 from src.io.errors import UserError
 from src.report.finished_runs import domain_means, read_runs
@@ -90,7 +91,7 @@ def test_every_command_labels_a_run_by_its_model_and_mode(tmp_path, monkeypatch,
     ]
     labels = "Models: a: CDSR; b: gru4rec cdsr; c: gru4rec sdsr_separate."
     text = run_report(monkeypatch, capsys, "table", *runs, "--out", tmp_path / "out")
-    rows = [row[:3] for row in cells_of(text)[3:]]
+    rows = [row[:3] for row in cells_of(text)[1 + len(COUNT_MODELS) :]]
     assert rows == [
         ["CDSR", "a", "cross"],
         ["gru4rec cdsr", "b", "cross"],
@@ -101,8 +102,7 @@ def test_every_command_labels_a_run_by_its_model_and_mode(tmp_path, monkeypatch,
         "a": "syncrec",
         "b": "gru4rec",
         "c": "gru4rec",
-        "popularity": "",
-        "markov": "",
+        **dict.fromkeys(COUNT_MODELS, ""),
     }
     text = run_report(monkeypatch, capsys, "compare", *runs)
     assert labels in text
@@ -183,12 +183,12 @@ def test_protocols_stand_side_by_side_under_both_tie_policies(seeds, monkeypatch
     text = run_report(monkeypatch, capsys, "protocols", seeds[0], "--metrics", "ndcg@10")
     head, *rows = cells_of(text)
     name = seeds[0].name
-    assert head == ["protocol", "candidates", "popularity", "markov",
+    assert head == ["protocol", "candidates", *COUNT_MODELS,
                     *(f"{name}:{path}" for path in ("cross", "single", "served"))]  # fmt: skip
     assert [row[0] for row in rows] == [f"`{protocol}`" for protocol in PROTOCOLS]
     brackets = 0
     for protocol, row in zip(PROTOCOLS, rows, strict=True):
-        for path, cell in zip(("popularity", "markov", "cross", "single"), row[2:], strict=False):
+        for path, cell in zip((*COUNT_MODELS, "cross", "single"), row[2:], strict=False):
             shared, worst = (
                 f"{macro(seeds[0], protocol, path, ties):.4f}"
                 for ties in ("expected", "pessimistic")

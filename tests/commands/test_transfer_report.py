@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import report
+from src.config.names import COUNT_MODELS
 from src.report.finished_runs import read_runs
 from src.report.transfer import differences, figures, sections, tables, training_history
 from src.report.transfer.data_sets import data_sets, measure
@@ -163,11 +164,11 @@ def test_the_summary_stands_on_the_page(page):
 
 def test_the_first_figure_and_the_first_table_have_the_simple_baselines(made, page):
     levels = values(made, "one-i-log-levels")
-    assert {"popularity", "markov"} < set(levels.ranker)
+    assert COUNT_MODELS.keys() < set(levels.ranker)
     head = (made / "tables" / "one-i-log-levels.md").read_text().splitlines()[2]
-    assert head.endswith("| popularity | markov |")
+    assert head.endswith(f"| {' | '.join(COUNT_MODELS)} |")
     cells = [data.strip() for data in page.text]
-    assert cells.count("popularity") >= 2 and cells.count("markov") >= 2  # a column of both boxes
+    assert all(cells.count(name) >= 2 for name in COUNT_MODELS)  # a column of both boxes
 
 
 def test_the_page_is_laid_out_for_a_desk_a_phone_and_paper(made, page):
@@ -238,12 +239,12 @@ def test_levels_and_differences_are_the_means_of_the_ranks(runs, made):
     pairs = {(first, second) for first, second, _ in gaps.index}
     assert pairs == {
         ("cdsr", "sdsr_separate"), ("cdsr", "sdsr"), ("cross", "sdsr_separate"), ("cross", "cdsr"),
-        ("served", "sdsr_separate"), ("cdsr", "popularity"), ("cdsr", "markov"),
-        ("sdsr_separate", "popularity"), ("sdsr_separate", "markov"),
+        ("served", "sdsr_separate"),
+        *((key, name) for key in ("cdsr", "sdsr_separate") for name in COUNT_MODELS),
     }  # fmt: skip
     expected |= {
         name: by_target(next(run for run in runs if "log-cdsr-seed" in run.name), name)
-        for name in ("popularity", "markov")
+        for name in COUNT_MODELS
     }
     for first, second in pairs:
         means = (expected[first] - expected[second]).groupby(domain).mean()

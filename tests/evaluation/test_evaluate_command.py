@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import main
-from src.config.names import PROTOCOLS
+from src.config.modes import BLEND
+from src.config.names import COUNT_MODELS, PROTOCOLS
 from src.dataset.store.folder import open_dataset
 from src.evaluation.targets import SPLITS
 from tests.support.command_runs import (
@@ -287,7 +288,7 @@ def test_models_of_single_domains_rank_over_all_domains_too(finished):
     for split in ("valid", "test"):
         assert set(scores[split]) == wanted
         assert all(
-            set(paths) == {"single", "popularity", "markov"} for paths in scores[split].values()
+            set(paths) == {"single", BLEND, *COUNT_MODELS} for paths in scores[split].values()
         )
     rows = groups(finished["sdsr_separate"])["test", "full_all", "single"]
     assert {row["candidates"] for row in rows} == {36}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models import MIM_LOSS
-from src.config.names import PROTOCOLS
+from src.config.names import COUNT_MODELS, PROTOCOLS
 from src.config.settings import Settings
 from src.dataset.batching.packing import build_batch
 from src.evaluation.path_scores import fit_count_models, score_paths
@@ -115,7 +115,7 @@ def test_a_split_is_ranked_as_on_the_cpu(tmp_path):
         ensemble, baselines = Ensemble([model.to(device)]), fit_count_models(dataset)
         scores[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
     for path, expected in scores["cpu"].items():
-        got, exact = scores["cuda"][path], path in ("popularity", "markov")
+        got, exact = scores["cuda"][path], path in COUNT_MODELS
         assert (got.lists.sum() == expected.lists.sum()) and got.lists[0] == 0
         for protocol, ranks in expected.ranks.items():
             counted = got.ranks[protocol]

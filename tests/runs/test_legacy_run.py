@@ -71,7 +71,9 @@ def test_evaluate_reproduces_every_rank(folder, name):
     written = (run / "ranks.parquet").stat().st_mtime_ns
     main.main([f"--evaluate={run}"])
     assert (run / "ranks.parquet").stat().st_mtime_ns != written
-    assert ranks_of(run) == ranks
+    # later versions rank more paths
+    paths = {row[2] for row in ranks}
+    assert [row for row in ranks_of(run) if row[2] in paths] == ranks
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -117,7 +117,7 @@ def write_run(
     Parameters
     ----------
     gains: {path: how far its targets move up, in logits of the rank's share; or {domain: that}};
-        a path that is left out gains nothing. Popularity and Markov are the same in every run.
+        a path that is left out gains nothing. Count models are the same in every run.
     gaps: {domain: φ after the last epoch}, for transfer.csv; with `mode` syncrec only.
     noise: standard deviation of what a seed adds to a target's logit.
     model: the trained model, for config.json.
@@ -126,7 +126,7 @@ def write_run(
     """
     folder.mkdir(parents=True)
     chosen = Settings(data_name=log.name, run_name=folder.name, **settings)
-    gains = {"popularity": -1.5, "markov": -0.5} | (gains or {})
+    gains = dict.fromkeys(COUNT_MODELS, -1.5) | {"markov": -0.5} | (gains or {})
     ranks = _ranks(log, chosen, gains, protocols, noise)
     _write_ranks(folder, log, ranks)
     (folder / "results.json").write_text(json.dumps(_results(log, ranks, chosen.ties)))

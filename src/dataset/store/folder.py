@@ -56,6 +56,11 @@ class Dataset:
         """Items plus one: row 0 is padding."""
         return int(self.item_starts[-1])
 
+    @property
+    def is_temporal(self) -> bool:
+        """Whether the dataset is split by time, which makes every context strict."""
+        return self.card.get("split", {}).get("protocol") == "temporal"
+
     @cached_property
     def training_counts(self) -> np.ndarray:
         """[item_rows] int64 training events of each item; row 0 is padding."""

@@ -1,0 +1,125 @@
+"""What each part of the blend adds: runs ranked by blends of more and more components.
+
+    python experiments/blend_parts.py runs/abxi/syncrec-seed* --out results/abxi_blend
+    python experiments/blend_parts.py runs/abxi/cdsr-seed1+runs/abxi/sdsr_separate-seed1 --out …
+
+Two run folders joined by + are blended as one model has its two paths: a rival of SyncRec's blend.
+Every blend is fitted on validation; the table has NDCG@10 on test under `full`, per domain and the
+macro mean. Seeds of a model stand in one row, as mean ± standard deviation.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.config.names import BLENDED_BY
+from src.config.settings import Settings, run_settings
+from src.dataset.store.folder import Dataset, open_named
+from src.evaluation.blend import BlendScorer, FeatureSource, fit_blend
+from src.evaluation.metrics import summarise
+from src.evaluation.path_scores import fit_count_models, model_scorer
+from src.evaluation.queries import Ensemble
+from src.evaluation.ranking import Plan, rank_targets
+from src.evaluation.targets import split_targets
+from src.interfaces import CountModel
+from src.io.errors import UserError, run_command
+from src.io.files import write_atomically
+from src.runs.models import best_models
+
+CPU = torch.device("cpu")
+TREND, HABIT = BLENDED_BY["trend"], BLENDED_BY["repeat"]
+PARTS = {  # {row: the count models that are blended with the model's paths}
+    "paths": (),
+    "+ habit": HABIT,
+    "+ trend": ("popularity", "markov", *TREND),
+    "+ both": ("popularity", "markov", *TREND, *HABIT),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN[+RUN]")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.csv and OUT.md")
+    given = parser.parse_args(arguments)
+    rows, fitted = [], {}
+    for run in given.runs:
+        opened = [open_run(Path(folder)) for folder in run.split("+")]
+        dataset = opened[0][1]
+        if any(other.card["sha256"] != dataset.card["sha256"] for _, other, _ in opened):
+            raise UserError(f"{run}: the runs have different data")
+        key = dataset.card["sha256"]
+        if key not in fitted:
+            fitted[key] = fit_count_models(dataset)
+        for part, names in PARTS.items():
+            counted = {name: fitted[key][name] for name in names}
+            scores = test_scores(opened, dataset, counted)
+            label = "+".join(settings.run_name or settings.subject for settings, _, _ in opened)
+            rows.append({"run": label, "seed": opened[0][0].seed, "blend": part} | scores)
+            print(label, part, f"macro {scores['macro']:.4f}", flush=True)
+    write(pd.DataFrame(rows), given.out)
+
+
+def open_run(folder: Path) -> tuple[Settings, Dataset, Ensemble]:
+    """A finished run with its models."""
+    settings = run_settings(folder)
+    dataset = open_named(settings)
+    return settings, dataset, best_models(settings, dataset, folder, CPU)
+
+
+def test_scores(
+    opened: list[tuple[Settings, Dataset, Ensemble]],
+    dataset: Dataset,
+    counted: dict[str, CountModel],
+) -> dict[str, float]:
+    """{domain or macro: NDCG@10} of the blend of the runs' paths and the count models."""
+    sources = {}
+    for split in ("valid", "test"):
+        targets = split_targets(dataset, split)
+        plan = Plan(dataset, targets, ("full",), {})
+
+        def source(rows: np.ndarray, targets=targets, plan=plan) -> FeatureSource:
+            paths = {
+                path: model_scorer(ensemble, settings, plan, rows, path, bar=False)
+                for settings, _, ensemble in opened
+                for path in settings.paths
+            }
+            return FeatureSource(dataset, targets, paths, counted, CPU)
+
+        sources[split] = targets, plan, source
+    targets, _, source = sources["valid"]
+    blend = fit_blend(dataset, targets, source, opened[0][0].seed)
+    targets, plan, source = sources["test"]
+    rows = np.arange(len(targets.events))
+    blocks = list(plan.blocks(rows))
+    ranks = rank_targets(BlendScorer(blend, source(rows)), plan, rows, blocks)["full"]
+    names = dataset.domain_names
+    means = summarise(ranks.better, ranks.tied, targets.domains, names)
+    return {name: means[name]["ndcg@10"] for name in (*names, "macro")}
+
+
+def write(table: pd.DataFrame, out: Path) -> None:
+    """OUT.csv has every run; OUT.md the seeds of a model in one row."""
+    write_atomically(out.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
+    model = table.run.str.replace(r"-?seed\d+", "", regex=True)
+    values = table.columns[3:]
+    groups = table.groupby([model, "blend"], sort=False)[list(values)]
+    mean, deviation = groups.mean(), groups.std()
+    lines = ["| model | blend | " + " | ".join(values) + " |"]
+    lines.append("|---|---|" + "---:|" * len(values))
+    for (name, part), row in mean.iterrows():
+        cells = []
+        for value in values:
+            spread = deviation.loc[(name, part), value]
+            cells.append(f"{row[value]:.4f}" + ("" if np.isnan(spread) else f" ± {spread:.4f}"))
+        lines.append(f"| {name} | {part} | " + " | ".join(cells) + " |")
+    text = "\n".join(lines) + "\n"
+    write_atomically(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,160 @@
+"""Co-visitation: items by how often they came soon after the items of the user's context.
+
+The counts run over all domains and to the time of the request, newer ones counting more. Item
+Markov reads only the last item of the domain and what followed it directly.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.sparse import csc_array, csr_array
+from torch import Tensor
+
+from src.baselines.decayed_counts import (
+    LONGER,
+    as_scores,
+    best_half_lives,
+    in_columns,
+    known_events,
+    log_counts,
+    tick_of,
+)
+from src.dataset.batching.ragged import expand_ranges, positions_in_runs
+from src.dataset.store.folder import Dataset
+from src.interfaces import Features, Scores
+
+REACH = 10  # events of a user within which one item follows another
+MOST_PAIRS = 10**8  # in memory: of a larger log the reach is shorter
+CONTEXT = 20  # newest events of a context whose followers are counted
+FOLLOWERS = 1000  # newest followers of an item that are counted
+OFFSET = 0.1  # what an item that followed none counts in a logarithm
+
+
+@dataclass(frozen=True)
+class Covisit:
+    """What followed each item among the events that may be counted, in order of time."""
+
+    feature_names: ClassVar[tuple[str, ...]] = tuple(f"covisit x{longer}" for longer in LONGER[:2])
+    dataset: Dataset
+    starts: np.ndarray  # [V + 2] where the followers of each item start
+    followers: np.ndarray  # [pairs] int32 items
+    ticks: np.ndarray  # [pairs] when they followed, ascending for each item
+    tick: int  # seconds
+    half_lives: np.ndarray  # [D] seconds
+
+    @classmethod
+    def fit(cls, dataset: Dataset) -> "Covisit":
+        model = cls.of(dataset, known_events(dataset))
+
+        def scores(domain, users, ends, times, half_life):
+            (counts,) = model.counts(domain, users, ends, times, (half_life,))
+            return counts.toarray()
+
+        return dataclasses.replace(model, half_lives=best_half_lives(dataset, scores))
+
+    @classmethod
+    def of(cls, dataset: Dataset, known: np.ndarray) -> "Covisit":
+        """Of the events `known` of a dataset, without half-lives."""
+        users = np.searchsorted(dataset.offsets, known, side="right")
+        tick = tick_of(dataset)
+        items, ticks = dataset.items[known], dataset.times[known] // tick
+        reach = int(np.clip(MOST_PAIRS // max(1, len(known)), 1, REACH))
+        leaders, followers, when = [], [], []
+        for lag in range(1, reach + 1):
+            later = np.flatnonzero(users[lag:] == users[:-lag]) + lag
+            leaders.append(items[later - lag])
+            followers.append(items[later])
+            when.append(ticks[later])
+        leader, follower, ticks = map(np.concatenate, (leaders, followers, when))
+        order = np.lexsort((ticks, leader))
+        starts = np.searchsorted(leader[order], np.arange(dataset.item_rows + 1))
+        none = np.zeros(len(dataset.domain_names))
+        return cls(dataset, starts, follower[order], ticks[order], tick, none)
+
+    def to_date(self) -> "Covisit":
+        everything = self.of(self.dataset, np.arange(len(self.dataset.items)))
+        return dataclasses.replace(everything, half_lives=self.half_lives)
+
+    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
+        """Users [n], ends of their contexts [n], times [n] -> (columns) -> [n, columns] float64."""
+        (counts,) = self.counts(domain, users, ends, times, (self.half_lives[domain],))
+        return lambda columns: as_scores(counts[:, in_columns(columns)].toarray(order="C"))
+
+    def pairs(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        items: np.ndarray,
+    ) -> Tensor:  # fmt: skip
+        """Scores of single items of any domain: [n, N] float64."""
+        shape = len(users), self.dataset.item_rows
+        cells, followers, weights = self._followers(users, ends, times)
+        decay = np.exp2(-weights.age / self.half_lives[domain])
+        counts = csr_array((weights.place * decay, (cells, followers)), shape=shape)
+        rows = np.repeat(np.arange(len(users)), items.shape[1])
+        return as_scores(np.asarray(counts[rows, items.ravel()]).reshape(items.shape))
+
+    def features(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
+    ) -> Features:
+        """log(counts + ε), with the half-life and a longer one."""
+        lives = tuple(self.half_lives[domain] * longer for longer in LONGER[:2])
+        both = list(self.counts(domain, users, ends, times, lives))
+
+        def values(columns: slice | Tensor) -> list[Tensor]:
+            where = in_columns(columns)
+            return [log_counts(counts[:, where].toarray(order="C"), OFFSET) for counts in both]
+
+        return values
+
+    def counts(
+        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        half_lives: tuple[float, ...],
+    ) -> Iterator[csc_array]:  # fmt: skip
+        """[n, V_d] for each half-life: Σ over the k-th newest event of the context (k from 0) and
+        the followers of its item before the time, 2^(−age / half-life) / √(1 + k)."""
+        first, end = (int(start) for start in self.dataset.item_starts[domain : domain + 2])
+        cells, followers, weights = self._followers(users, ends, times)
+        inside = np.flatnonzero((followers >= first) & (followers < end))
+        where = cells[inside], followers[inside] - first
+        for life in half_lives:
+            values = weights.place[inside] * np.exp2(-weights.age[inside] / life)
+            yield csc_array((values, where), shape=(len(users), end - first))
+
+    def _followers(
+        self, users: np.ndarray, ends: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, "_Weights"]:
+        """For each follower of an item of a context: which context, which item, and its weight."""
+        starts = np.maximum(self.dataset.offsets[users], ends - CONTEXT)
+        events, row = expand_ranges(starts, ends)
+        leaders = self.dataset.items[events]
+        newest = (ends - starts)[row] - 1 - positions_in_runs(ends - starts)
+        moments = (times // self.tick)[row]
+        first, end = self.starts[leaders], self.starts[leaders + 1]
+        end = _first_not_before(self.ticks, first, end, moments)
+        pairs, cell = expand_ranges(np.maximum(first, end - FOLLOWERS), end)
+        age = (moments[cell] - self.ticks[pairs]) * float(self.tick)
+        place = 1 / np.sqrt(1.0 + newest[cell])
+        return row[cell], self.followers[pairs], _Weights(place, age)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Of each follower: by the place of its leader in the context, and its age in seconds."""
+
+    place: np.ndarray
+    age: np.ndarray
+
+
+def _first_not_before(
+    ticks: np.ndarray, first: np.ndarray, end: np.ndarray, moments: np.ndarray
+) -> np.ndarray:
+    """[n] for each range of ascending ticks the first place whose tick is not before the moment."""
+    low, high = first.copy(), end.copy()
+    while (searched := low < high).any():
+        middle = (low + high) // 2
+        before = searched & (ticks[np.minimum(middle, len(ticks) - 1)] < moments)
+        low = np.where(before, middle + 1, low)
+        high = np.where(searched & ~before, middle, high)
+    return low

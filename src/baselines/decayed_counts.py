@@ -1,0 +1,139 @@
+"""How often each item occurred until a given time, older events counting less.
+
+c_h(i, t) = Σ 2^(−(t − t_e) / h) over the events e of item i that were known before t. Time runs in
+ticks: seconds, or days (UTC) where the log has no times of day, since the order inside a tick is
+not known. An event counts from the next tick on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.dataset.batching.ragged import expand_ranges
+from src.dataset.store.folder import TRAIN, Dataset
+from src.evaluation.metrics import target_metrics
+from src.evaluation.targets import split_targets
+
+DAY = 86_400
+HALF_LIVES = tuple(  # seconds, from half an hour to two years
+    round(days * DAY) for days in (1 / 48, 1 / 8, 1, 3, 7, 14, 30, 90, 365, 730)
+)
+# A half-life is tried on this many validation targets of a domain, and on this many scores of them
+TRIED_TARGETS, TRIED_SCORES = 1000, 2**22
+LONGER = (1, 8, 64)  # half-lives of features, as multiples of the one that validates best
+
+
+@dataclass(frozen=True)
+class DecayedCounts:
+    """The known events of every item, by item and time."""
+
+    item_starts: np.ndarray  # [D + 1]
+    starts: np.ndarray  # [V + 2] where the events of each item start
+    ticks: np.ndarray  # [events] int64, ascending for each item
+    tick: int  # seconds
+
+    @classmethod
+    def of(cls, dataset: Dataset, known: np.ndarray) -> "DecayedCounts":
+        """Of the events `known` of a dataset."""
+        tick = tick_of(dataset)
+        items, ticks = dataset.items[known], dataset.times[known] // tick
+        order = np.lexsort((ticks, items))
+        starts = np.searchsorted(items[order], np.arange(dataset.item_rows + 1))
+        return cls(dataset.item_starts, starts, ticks[order], tick)
+
+    def at(
+        self, domain: int, times: np.ndarray, half_life: float, columns: slice | np.ndarray
+    ) -> np.ndarray:
+        """c_h of a domain's items before each of the times [n], in seconds: [n, columns] float64.
+
+        The columns are a slice of the domain's items, or their numbers.
+        """
+        first, end = self.item_starts[domain : domain + 2]
+        items = np.arange(first, end)[columns]
+        moments, row = np.unique(times // self.tick, return_inverse=True)
+        events, column = expand_ranges(self.starts[items], self.starts[items + 1])
+        ticks = self.ticks[events]
+        since = np.searchsorted(moments, ticks, side="right")  # the first moment that knows it
+        known = np.flatnonzero(since < len(moments))
+        since, ticks, column = since[known], ticks[known], column[known]
+        weights = self._decay(moments[since] - ticks, half_life)
+        counts = np.bincount(since * len(items) + column, weights, len(moments) * len(items))
+        counts = counts.reshape(len(moments), len(items)).astype(np.float64, copy=False)
+        decay = self._decay(np.diff(moments), half_life)
+        for moment in range(1, len(moments)):
+            counts[moment] += counts[moment - 1] * decay[moment - 1]
+        return counts[row]
+
+    def of_items(self, times: np.ndarray, half_life: float, items: np.ndarray) -> np.ndarray:
+        """c_h of single items [n, N] before each of the times [n]: [n, N] float64."""
+        flat = items.ravel()
+        events, cell = expand_ranges(self.starts[flat], self.starts[flat + 1])
+        age = np.repeat(times // self.tick, items.shape[1])[cell] - self.ticks[events]
+        weights = np.where(age > 0, self._decay(age, half_life), 0.0)
+        return np.bincount(cell, weights, len(flat)).reshape(items.shape)
+
+    def _decay(self, age: np.ndarray, half_life: float) -> np.ndarray:
+        """The weight of events of this age, in ticks."""
+        return np.exp2(-np.maximum(age, 0) * (self.tick / half_life))
+
+
+def known_events(dataset: Dataset) -> np.ndarray:
+    """The events that may be counted, once their time is past: those of training. In a temporal
+    split all: what lies before a target is known at its time, as it is in its context."""
+    if dataset.is_temporal:
+        return np.arange(len(dataset.items))
+    return np.flatnonzero(np.asarray(dataset.split) == TRAIN)
+
+
+def tick_of(dataset: Dataset) -> int:
+    """Seconds of a tick: a day where at least half of the events have one time of day."""
+    times = np.asarray(dataset.times[:: max(1, len(dataset.times) // 100_000)]) % DAY
+    _, counts = np.unique(times, return_counts=True)
+    return DAY if counts.max(initial=0) * 2 >= max(1, len(times)) else 1
+
+
+def best_half_lives(dataset: Dataset, scores: Callable[..., np.ndarray]) -> np.ndarray:
+    """[D] seconds: the half-life whose scores rank each domain's validation targets best (NDCG@10,
+    `full`).
+
+    `scores(domain, users, ends, times, half_life)` are those of all items of a domain [n, V_d].
+    Of many validation targets, evenly spaced ones are tried. The middle one of `HALF_LIVES`
+    without any.
+    """
+    targets = split_targets(dataset, "valid")
+    chosen = np.full(len(dataset.domain_names), HALF_LIVES[len(HALF_LIVES) // 2])
+    lives = [life for life in HALF_LIVES if life >= tick_of(dataset)]
+    for domain, size in enumerate(np.diff(dataset.item_starts)):
+        rows = np.flatnonzero(targets.domains == domain)
+        most = min(TRIED_TARGETS, max(1, TRIED_SCORES // size))
+        rows = rows[:: -(-len(rows) // most) or 1]
+        if not len(rows):
+            continue
+        columns = (targets.items[rows] - dataset.item_starts[domain])[:, None]
+        requests = targets.users[rows], targets.ends[rows], targets.times[rows]
+        gains = []
+        for life in lives:
+            values = scores(domain, *requests, life)
+            target = np.take_along_axis(values, columns, axis=1)
+            better, level = (values > target).sum(1), (values == target).sum(1)
+            gains.append(target_metrics(better, level)["ndcg@10"].mean())
+        chosen[domain] = lives[int(np.argmax(gains))]
+    return chosen
+
+
+def in_columns(columns: slice | Tensor) -> slice | np.ndarray:
+    """Columns as numpy takes them."""
+    return columns if isinstance(columns, slice) else columns.numpy()
+
+
+def as_scores(values: np.ndarray) -> Tensor:
+    """An array of scores as a tensor, in one piece."""
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def log_counts(counts: np.ndarray, offset: float) -> Tensor:
+    """log(counts + offset) in float32."""
+    return as_scores(np.log(counts.astype(np.float32) + np.float32(offset)))

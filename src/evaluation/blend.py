@@ -1,0 +1,277 @@
+"""The blend: a run's paths and the count models in one score, with weights from validation.
+
+The score of an item is Σ_f w_{d,f} · x_f: x_f are the centred scores of the model's paths and the
+features of the count models (logarithms of counts), w_{d,f} the weights of the domain d. They
+maximise the likelihood of the domain's validation targets in a softmax over its items (conditional
+logit: McFadden, 1974), shrunk towards those of all domains by their uncertainty. Each target is
+ranked from what was known before it; no weight is learned from a test target.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.config.modes import CROSS, PATHS
+from src.config.names import BLENDED_BY
+from src.config.settings import Settings
+from src.dataset.store.folder import Dataset
+from src.evaluation.rank_counts import to_device
+from src.evaluation.ranking import ModelScorer
+from src.evaluation.targets import Targets, user_events
+from src.interfaces import CountModel, Features, Scores
+
+FIT_TARGETS = 1000  # of a domain, evenly spaced, that its weights are fitted on
+FIT_ITEMS = 4096  # of a domain that they are ranked among; of a larger one a sample
+PAIR_ROWS = 16  # targets whose single items are scored together
+ROWS = 64  # targets whose second derivatives are computed at a time
+PRIOR = 1.0  # standard deviation of a weight around that of all domains, before the data
+STEPS, CLOSE = 30, 1e-7  # Newton steps at most, and the improvement per target that ends them
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The features of a run, and their weights in each domain."""
+
+    names: tuple[str, ...]
+    weights: np.ndarray  # [D, F] float64
+
+    def by_domain(self, domain_names: list[str]) -> dict[str, dict[str, float]]:
+        """{domain: {feature: weight}}, as in blend.json."""
+        return {
+            domain: dict(zip(self.names, weights, strict=True))
+            for domain, weights in zip(domain_names, self.weights.tolist(), strict=True)
+        }
+
+
+def blended(count_models: dict[str, CountModel], settings: Settings) -> dict[str, CountModel]:
+    """The count models that a run's blend weighs: those that no setting leaves out."""
+    left_out = {
+        name for flag, names in BLENDED_BY.items() if not getattr(settings, flag) for name in names
+    }
+    return {name: model for name, model in count_models.items() if name not in left_out}
+
+
+def feature_names(paths: tuple[str, ...], count_models: dict[str, CountModel]) -> tuple[str, ...]:
+    """The features that a run's paths and count models give a blend, in order."""
+    counted = (model.feature_names for model in count_models.values())
+    return (*paths, *(name for names in counted for name in names))
+
+
+class FeatureSource:
+    """All features of the targets `plan.targets`, for targets whose queries have been encoded.
+
+    `paths` {path: scorer} are those of the run's model, the first one its main path.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        targets: Targets,
+        paths: dict[str, ModelScorer],
+        count_models: dict[str, CountModel],
+        device: torch.device,
+    ):
+        self.dataset, self.targets, self.device = dataset, targets, device
+        self.paths, self.count_models = paths, count_models
+        self.names = feature_names(tuple(paths), count_models)
+
+    def of(self, rows: np.ndarray, domain: int, asked: int | None = None) -> Features:
+        """The features of a domain's items for the targets `rows`, whose queries ask for the domain
+        `asked`, if it is another one."""
+        first, end = (int(start) for start in self.dataset.item_starts[domain : domain + 2])
+        trained = to_device(self.dataset.training_counts[first:end] > 0, self.device)
+        scores = {
+            path: scorer.centred_scores(rows, domain, trained, asked)
+            for path, scorer in self.paths.items()
+        }
+        requests = self.targets.users[rows], self.targets.ends[rows], self.targets.times[rows]
+        counted = [model.features(domain, *requests) for model in self.count_models.values()]
+        knows = to_device(self._knows_domain(rows, domain)[:, None], self.device)
+
+        def values(columns: slice | Tensor) -> list[Tensor]:
+            features: list[Tensor] = []
+            for path, of_path in scores.items():
+                value = of_path(columns).float()
+                if PATHS[path].single_domain and CROSS in scores:
+                    # without an event of the domain the view is empty: the cross view stands in
+                    value = torch.where(knows, value, features[0])
+                features.append(value)
+            on_cpu = columns if isinstance(columns, slice) else columns.cpu()
+            for of_model in counted:
+                features += [value.to(self.device) for value in of_model(on_cpu)]
+            return features
+
+        return values
+
+    def _knows_domain(self, rows: np.ndarray, domain: int) -> np.ndarray:
+        """[n] whether the context of each target has an event of the domain."""
+        events, row = user_events(self.dataset, self.targets.users[rows], self.targets.ends[rows])
+        inside = self.dataset.domains[events] == domain
+        return np.bincount(row[inside], minlength=len(rows)) > 0
+
+
+class BlendScorer:
+    """Scores by a blend; a Scorer (src/evaluation/ranking.py)."""
+
+    def __init__(self, blend: Blend, source: FeatureSource):
+        self.blend, self.source = blend, source
+
+    def scores(self, rows: np.ndarray, domain: int, asked: int | None = None) -> Scores:
+        features = self.source.of(rows, domain, asked)
+        weights = self.blend.weights[domain].tolist()
+
+        def scores(columns: slice | Tensor) -> Tensor:
+            values = features(columns)
+            total = values[0] * weights[0]
+            for weight, value in zip(weights[1:], values[1:], strict=True):
+                total.add_(value, alpha=weight)
+            return total
+
+        return scores
+
+    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
+        """[rows, N] scores of single items, of any domain, each by the weights of its domain."""
+        starts = self.source.dataset.item_starts
+        values = np.zeros(items.shape, dtype=np.float32)
+        for first in range(0, len(rows), PAIR_ROWS):
+            part = slice(first, first + PAIR_ROWS)
+            domains = np.searchsorted(starts, items[part], side="right") - 1
+            for other in np.unique(domains).tolist():
+                row, place = np.nonzero(domains == other)
+                columns, column = np.unique(items[part][row, place], return_inverse=True)
+                scores = self.scores(rows[part], other, domain)(
+                    torch.from_numpy(columns - starts[other])
+                )
+                values[first + row, place] = scores.cpu().numpy()[row, column]
+        return torch.from_numpy(values).to(self.source.device)
+
+
+def fit_blend(
+    dataset: Dataset, targets: Targets, source: Callable[[np.ndarray], FeatureSource], seed: int
+) -> Blend:
+    """Fit the weights of every domain on targets of the validation split.
+
+    `source(rows)` makes the features of the targets `rows`, which a domain's fit asks for once.
+    """
+    names: tuple[str, ...] = ()
+    fits: list[tuple[np.ndarray, np.ndarray]] = []
+    for domain in range(len(dataset.domain_names)):
+        rows = np.flatnonzero(targets.domains == domain)
+        rows = rows[:: -(-len(rows) // FIT_TARGETS) or 1]
+        features = source(rows)
+        names = features.names
+        start = np.zeros(len(names))
+        start[0] = 1.0  # the main path alone
+        if len(rows):
+            fits.append(_fit(*_table(dataset, targets, features, rows, domain, seed), start))
+        else:
+            fits.append((start, np.zeros((len(names), len(names)))))
+    return Blend(
+        names, shrunk(np.stack([fit[0] for fit in fits]), np.stack([fit[1] for fit in fits]))
+    )
+
+
+def shrunk(weights: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """[D, F] weights of each domain, between its own fit and the mean of all domains, as their
+    uncertainty says: the posterior mean under a normal prior with standard deviation `PRIOR`.
+
+    weights [D, F]: the fits. information [D, F, F]: their observed information.
+    """
+    prior = np.eye(weights.shape[1]) / PRIOR**2
+    of_all = np.linalg.solve(
+        information.sum(0) + prior,
+        (information @ weights[:, :, None]).sum(0)[:, 0] + prior @ weights.mean(0),
+    )
+    return np.stack(
+        [
+            np.linalg.solve(known + prior, known @ fit + prior @ of_all)
+            for fit, known in zip(weights, information, strict=True)
+        ]
+    )
+
+
+def _table(
+    dataset: Dataset,
+    targets: Targets,
+    features: FeatureSource,
+    rows: np.ndarray,
+    domain: int,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The features [n, m, F] of m items, the target's column [n], and the logarithm of how often an
+    item is in the sample [m].
+
+    Of a large domain the m items are the targets, and others drawn in proportion to 1 + their
+    training events: a sampled softmax whose expectation is that of the whole one.
+    """
+    first, end = (int(start) for start in dataset.item_starts[domain : domain + 2])
+    size, wanted = end - first, targets.items[rows] - first
+    share = np.ones(size)
+    if size > FIT_ITEMS:
+        counts = dataset.training_counts[first:end] + 1.0
+        share = np.minimum(1.0, counts * (FIT_ITEMS / counts.sum()))
+        share[wanted] = 1.0
+    drawn = np.random.default_rng([seed, domain]).random(size) < share
+    columns = np.flatnonzero(drawn)
+    values = features.of(rows, domain)(torch.from_numpy(columns))
+    table = torch.stack(values, dim=2)
+    target = torch.from_numpy(np.searchsorted(columns, wanted))
+    return table, target.to(table.device), torch.from_numpy(np.log(share[columns])).to(table)
+
+
+def _fit(
+    table: Tensor, target: Tensor, log_share: Tensor, start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights [F] that maximise the likelihood, slightly held to `start`, and the information
+    [F, F] of the data about them. Newton's method, halving steps that go too far."""
+    weights = start.copy()
+    value, slope, curvature = _derivatives(table, target, log_share, weights)
+    hold = np.eye(len(start)) / (10 * PRIOR) ** 2
+
+    def held(weights: np.ndarray, value: float) -> float:
+        return value + 0.5 * (weights - start) @ hold @ (weights - start)
+
+    for _ in range(STEPS):
+        step = np.linalg.solve(curvature + hold, slope + hold @ (weights - start))
+        before, size = held(weights, value), 1.0
+        while size > 1e-4:
+            tried = weights - size * step
+            value, slope, curvature = _derivatives(table, target, log_share, tried)
+            if held(tried, value) <= before:
+                break
+            size /= 2
+        else:
+            break
+        weights = tried
+        if before - held(weights, value) < CLOSE * len(target):
+            break
+    return weights, _derivatives(table, target, log_share, weights)[2]
+
+
+def _derivatives(
+    table: Tensor, target: Tensor, log_share: Tensor, weights: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """−log likelihood of the targets, its gradient [F] and its second derivatives [F, F]."""
+    parameters = torch.from_numpy(weights).to(table)
+    count = len(weights)
+    value, slope, curvature = 0.0, np.zeros(count), np.zeros((count, count))
+    for part, column in _parts(table, target):
+        logits = part @ parameters - log_share  # [n, m]
+        log_share_of = logits.log_softmax(1)
+        probability = log_share_of.exp()
+        mean = (probability[:, None] @ part)[:, 0]  # [n, F]
+        of_target = part[torch.arange(len(column), device=column.device), column]
+        weighted = (part * probability[:, :, None]).flatten(0, 1)
+        value -= float(log_share_of.gather(1, column[:, None]).double().sum())
+        slope += (mean - of_target).double().sum(0).cpu().numpy()
+        second = weighted.T @ part.flatten(0, 1) - mean.T @ mean
+        curvature += second.double().cpu().numpy()
+    return value, slope, curvature
+
+
+def _parts(table: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(target), ROWS):
+        yield table[start : start + ROWS], target[start : start + ROWS]

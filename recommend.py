@@ -276,7 +276,8 @@ def _ids_in(path: str) -> list[str]:
     if not path:
         return []
     try:
-        ids = [line for line in Path(path).read_text("utf-8-sig").splitlines() if line]
+        # not `splitlines`, which also splits at characters that an id may have, such as U+2028
+        ids = [line for line in Path(path).read_text("utf-8-sig").split("\n") if line]
     except OSError as error:
         raise UserError(f"--users_file {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from src.config.names import COUNT_MODELS
 from src.report.formatting import join_some
 from src.report.transfer import captions, differences, target_groups, training_history
 from src.report.transfer.figure_style import distinct, label, short
+from src.report.transfer.next_steps import next_steps
 from src.report.transfer.sensitivity import beyond_accuracy, protocol_table
 from src.report.transfer.summary import (
     against_both,
@@ -345,8 +347,18 @@ def test_without_any_verdict_the_sentence_says_so(planted):
 
 FAULTS = re.compile(
     r"  |\bis (cannot|is|not to be)|\b(\w+) \2\b|\(\)|[;,:] ?[.;,](?!\d)|\.\.|\bnan\b"
-    r"|\b(in|of|than|with|from|and|the)[.;,:)]"
+    r"|\b(in|of|than|with|from|and|the)[.;,:)]|\b(of|with|than) (on its own|joined)\b"
+    r"|\b1 (domain|point|seed|target|user|epoch|step)s\b|\b[02-9] (domain|point|seed|user)\b"
+    r"|\w+ and [^.:;]+, a look-up table, is\b"
 )
+
+
+def assert_grammatical(sentences):
+    for sentence in map(str.strip, sentences):
+        assert not FAULTS.search(sentence), sentence
+        assert sentence.count("(") == sentence.count(")"), sentence
+
+
 WORDS = {
     "gains": "gained",
     "loses": "hurt",
@@ -375,11 +387,77 @@ def test_every_sentence_is_grammatical_with_every_verdict(planted, macro):
             captions.levels_caption(*args),
             prediction_sentences(by_outcome, planted.points, planted.within),
         ]
-        for sentence in map(str.strip, sentences):
-            assert not FAULTS.search(sentence), sentence
-            assert sentence.count("(") == sentence.count(")"), sentence
+        assert_grammatical(sentences)
         assert all(sentence.endswith(".") for _, sentence in box.topics)
         assert [row.words for row in box.verdicts] == [WORDS[one] for one in (*outcomes, macro)]
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory):
+    """(domains, seeds) -> a data set of so many."""
+
+    @cache
+    def made(domains, seeds):
+        log = Log(domains=tuple("ABCDEFGHIJKL"[:domains]), users=60)
+        folder = tmp_path_factory.mktemp("made")
+        gaps, numbers = {"A": 0.3}, tuple(range(1, seeds + 1))
+        return Analysed(write_models(folder, log, transfer={"A": 1.5}, gaps=gaps, seeds=numbers))
+
+    return made
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize(("domains", "seeds"), [(1, 1), (1, 2), (2, 1), (12, 1)])
+def test_every_sentence_is_grammatical_for_any_number_of_domains(analysed, domains, seeds, outcome):
+    made = analysed(domains, seeds)
+    data, names = made.data, made.data.domains
+    rows = with_outcomes(made, dict.fromkeys(names[: domains - 1] or names, outcome), outcome)
+    by_outcome = differences.by_outcome(differences.of_pair(rows, "cdsr", "sdsr"))
+    groups = target_groups.group_differences(data, made.measured)
+    protocols = protocol_table(data, "ndcg@10")
+    assert_grammatical(
+        [
+            *summary(data, made.levels, rows, made.points, made.within).text(),
+            captions.forest_caption(data, rows),
+            captions.levels_caption(data, made.levels, rows),
+            captions.gamma_caption(made.trajectories),
+            captions.phi_caption(data, made.trajectories),
+            captions.curves_caption(data, training_history.curves(data)),
+            captions.overlap_caption(data.card),
+            *(captions.groups_caption(data, part) for _, part in groups.groupby("grouping")),
+            captions.beyond_caption(data, beyond_accuracy(data)),
+            captions.protocols_caption(data, protocols[protocols.protocol == "full"]),
+            captions.correlation_caption(made.points, made.within),
+            prediction_sentences(by_outcome, made.points, made.within),
+        ]
+    )
+
+
+@pytest.mark.parametrize("ranker", ["sdsr", "cdsr", "cross", "served", "markov"])
+def test_the_sentence_on_coverage_names_any_model(planted, ranker):
+    table = beyond_accuracy(planted.data)
+    table.loc[table.ranker == ranker, "value"] *= 2
+    assert_grammatical([captions.beyond_caption(planted.data, table)])
+    table.loc[table.ranker == ranker, "value"] /= 4
+    assert_grammatical([captions.beyond_caption(planted.data, table)])
+
+
+@pytest.mark.parametrize(
+    ("winners", "words"),
+    [
+        (("markov",), "markov, a look-up table, is significantly better than the trained models; "
+                      "train those further, or serve that table."),
+        (("popularity", "markov"), "popularity and markov, look-up tables, are significantly "
+                      "better than the trained models; train those further, or serve one of these "
+                      "tables."),
+    ],
+)  # fmt: skip
+def test_the_look_up_tables_that_win_are_named_in_one_sentence(planted, winners, words):
+    rows = planted.differences.copy()
+    beaten = rows.second.isin(winners) & (rows.domain == "Flat")
+    rows.loc[beaten, ["difference", "p", "p_holm"]] = -0.1, 0.001, 0.001
+    steps = [what for what, _ in next_steps(planted.data, rows)]
+    assert f"Flat: {words}" in steps
 
 
 @pytest.mark.parametrize("p", [0.0, 0.049, 0.05, 1.0])

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import main
+from src.config.settings import DataSettings
 from src.dataset.store import folder
+from src.io.errors import UserError
 from tests.support.command_runs import ROOT, command, contents, failing, flags, make_data, train
 
 
@@ -143,6 +145,39 @@ def test_a_variant_that_is_missing_names_those_that_exist(
     ) in line
     line = failing(capsys, runs, lambda: main.main(["--data_name=shops", *words[1:]]))
     assert line.endswith("is not a dataset folder (no data_card.json); run make_dataset.py\n")
+
+
+@pytest.mark.parametrize(
+    ("exist", "given", "listed"),
+    [
+        (["202312-a"], {"variant": "b"}, "--strd_ym 202312 --variant a"),
+        (["202312", "202401"], {"variant": "a"}, "--strd_ym 202312, --strd_ym 202401"),
+        (["202401-a-b_c.d"], {}, "--strd_ym 202401 --variant a-b_c.d"),
+        (["202312-core", "202312"], {"strd_ym": "202401", "variant": "core"},
+         "--strd_ym 202312, --strd_ym 202312 --variant core"),
+        (["202312-a", "202312-torn/"], {"variant": "torn"}, "--strd_ym 202312 --variant a"),
+        (["202312-a", ".202312-b.partial/dataset"], {"variant": "b"},
+         "--strd_ym 202312 --variant a"),
+        (["202312-torn/"], {"variant": "torn"}, ""),
+    ],
+)  # fmt: skip
+def test_a_missing_dataset_is_answered_by_the_flags_of_those_that_exist(
+    tmp_path, monkeypatch, exist, given, listed
+):
+    """A folder with a / has no data card: it is being made, or was spoiled."""
+    monkeypatch.setattr(folder, "ROOT", tmp_path)
+    for name in exist:
+        path = folder.dataset_folder(tmp_path, "shop", name)
+        path.mkdir(parents=True)
+        if not name.endswith("/"):
+            (path / "data_card.json").write_text("{}")
+    settings = DataSettings(**{"data_name": "shop", "strd_ym": "202312"} | given)
+    with pytest.raises(UserError) as error:
+        folder.open_named(settings)
+    ways = f"of shop there are {listed}; give one of these, or run" if listed else "run"
+    assert str(error.value).endswith(
+        f"is not a dataset folder (no data_card.json); {ways} make_dataset.py"
+    )
 
 
 def test_a_dataset_of_another_version(data, runs, tmp_path, capsys):

@@ -1,12 +1,14 @@
 """Flags of several values: given twice they add up, and a value may begin with a dash."""
 
 import argparse
+import dataclasses
 
 import pytest
 
 from recommend import RecommendSettings
 from src.config.cli import OneLineParser, build_parser, from_namespace
 from src.config.dataset_settings import DatasetSettings
+from src.config.settings import Settings
 from src.report import compare, protocols, table
 from src.runs.command import parse_command
 
@@ -30,6 +32,22 @@ def parsed(config_class, *words: str):
 )
 def test_a_list_is_the_values_of_all_its_flags(config_class, words):
     assert parsed(config_class, *words).domains == ("A", "B", "C")
+
+
+LISTS = [
+    (config_class, field.name)
+    for config_class in (RecommendSettings, DatasetSettings, Settings)
+    for field in dataclasses.fields(config_class)
+    if isinstance(field.default, tuple)
+]
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name"), LISTS, ids=lambda part: getattr(part, "__name__", part)
+)
+def test_every_list_of_a_command_adds_up_and_takes_a_dash(config_class, name):
+    words = (f"--{name}", "a", f"--{name}=-b", f"--{name}", "-c", "d")
+    assert getattr(parsed(config_class, *words), name) == ("a", "-b", "-c", "d")
 
 
 def test_two_parses_do_not_share_their_lists():

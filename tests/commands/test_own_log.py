@@ -14,6 +14,7 @@ import pytest
 from src.config.cli import from_namespace
 from src.config.dataset_settings import DatasetSettings
 from src.io.errors import UserError
+from src.runs.command import parse_command
 from tests.support.data_logs import make, random_log, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,14 @@ def test_each_flag_reaches_its_command(own):
         "--data_name=shop", "--strd_ym=202506", "--time_format=%d.%m.%Y", "--events", "buy", "cart",
         "--shared_items",
     ]  # fmt: skip
+
+
+def test_lists_that_are_given_twice_add_up(own):
+    flags = ["--data_name=shop", "--strd_ym=202506", "--seeds", "4", "--seeds=5", "--seeds", "6"]
+    flags += ["--events", "buy", "--events=-1", "--protocol", "full", "--protocol=popular"]
+    given, training = own.parse(flags)
+    assert (given.seeds, given.events) == ([4, 5, 6], ["buy", "-1"])
+    assert parse_command(training).settings.protocol == ("full", "popular")
 
 
 def test_a_flag_of_no_command_is_refused_before_any_work(own, capsys):

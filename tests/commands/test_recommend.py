@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -263,6 +265,81 @@ def test_users_of_a_file_and_of_flags_add_up(folders, tmp_path):
     recommend.main([*words, "--k=1", "--device=cpu", f"--out={tmp_path / 'top.csv'}"])
     users = pyarrow.csv.read_csv(tmp_path / "top.csv")["user_id"].to_pylist()
     assert sorted(set(users)) == ["g00002", "g00004", "g00007"]
+
+
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        ("a\nb", ["a", "b"]),
+        ("a\r\n\r\nb\r\n", ["a", "b"]),
+        ("\ufeff007\n7\n7.0\n", ["007", "7", "7.0"]),
+        ("-x\n--k\n#y\n-\n", ["-x", "--k", "#y", "-"]),
+        (" a \n\tb\n", [" a ", "\tb"]),
+        ('a,b\n"c"\n', ["a,b", '"c"']),
+        ("é\u2028ü\nx\x85y\nv\x0bw\x0c\x1c\n", ["é\u2028ü", "x\x85y", "v\x0bw\x0c\x1c"]),
+    ],
+)
+def test_a_file_of_users_has_an_id_per_line_whatever_it_holds(tmp_path, content, ids):
+    (tmp_path / "ids").write_bytes(content.encode())
+    dataset = SimpleNamespace(user_ids=pa.chunked_array([[*reversed(ids), "another"]]), folder="ds")
+    users = recommend.chosen_users(dataset, (), str(tmp_path / "ids"))
+    assert users.tolist() == list(range(len(ids)))
+
+
+EVERY = [("u", "A"), ("u", "B"), ("v", "A"), ("v", "B"), ("w", "A"), ("w", "B")]
+MISSING = {  # the lists that are there, users and domains asked for, the line
+    "none": (EVERY, None, None, ""),
+    "one": (EVERY[1:], None, None, "1 of 6 lists … user u, A); 0 of 3 users"),
+    "a domain": (EVERY[::2], None, None, "3 of 6 lists … user u, B); 0 of 3 users"),
+    "a user": ([*EVERY[:2], *EVERY[4:]], None, None, "2 of 6 lists … user v, A); 1 of 3 users"),
+    "all": ([], None, None, "6 of 6 lists … user u, A); 3 of 3 users"),
+    "of chosen users": (EVERY[4:5], [1, 2], None, "3 of 4 lists … user v, A); 1 of 2 users"),
+    "of a chosen domain": (EVERY[1:4:2], None, [1], "1 of 3 lists … user w, B); 1 of 3 users"),
+    "none of those asked for": (EVERY[2:3], [1], [0], ""),
+}
+
+
+@pytest.mark.parametrize("form", MISSING)
+def test_lists_that_stay_empty_are_counted(form):
+    present, users, domains, expected = MISSING[form]
+    columns = list(zip(*present, strict=True)) or [[], []]
+    names = ("user_id", "domain")
+    table = pa.table(
+        {name: pa.array(ids, pa.string()) for name, ids in zip(names, columns, strict=True)}
+    )
+    dataset = SimpleNamespace(domain_names=["A", "B"], user_ids=pa.chunked_array([["u", "v", "w"]]))
+    line = recommend.missing_lists(SimpleNamespace(dataset=dataset), table, users, domains)
+    if not expected:
+        assert line == ""
+        return
+    lists, first = expected.split(" … ")
+    first, without = first.split("; ")
+    assert line == (
+        f"no candidate is left for {lists}, because the user has every item of the domain (first: "
+        f"{first}; {without} have no list at all; --no-exclude_seen ranks those items too"
+    )
+
+
+SERVED_BY = {  # mode, further flags, what serves without serving.json
+    "both views": ("syncrec", (), "cross serves every domain"),
+    "a query per domain": ("query", (), "cross serves every domain"),
+    "chosen domains": ("syncrec", ("--domains=B", "--users=g00001"), "cross serves every domain"),
+    "a path that is given": ("syncrec", ("--serve_path=cross",), ""),
+    "the other path": ("query", ("--serve_path=single",), ""),
+    "a run of one path": ("sdsr_separate", (), ""),
+}
+
+
+@pytest.mark.parametrize("form", SERVED_BY)
+def test_a_run_without_serving_json_says_what_serves(folders, tmp_path, capsys, form):
+    mode, given, words = SERVED_BY[form]
+    folder = shutil.copytree(folders[mode], tmp_path / "run")
+    (folder / "serving.json").unlink(missing_ok=True)
+    recommend.main([f"--run={folder}", "--device=cpu", "--k=1", *given])
+    line = f"{folder} has no serving.json: {words}; main.py --evaluate {folder} chooses"
+    out = capsys.readouterr().out
+    assert (line in out) == bool(words)
+    assert ("serving.json" in out) == bool(words)
 
 
 @pytest.mark.parametrize(

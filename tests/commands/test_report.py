@@ -17,6 +17,7 @@ from src.report.finished_runs import domain_means, read_runs
 from src.report.parquet_rows import read_rows
 from src.report.protocols import candidates
 from src.report.seed_groups import group_seeds
+from src.report.transfer.data_sets import data_sets
 from tests.support.report_commands import cells_of, refusal, run_report
 from tests.support.run_folders import PROTOCOLS, Log, write_old_run, write_run
 
@@ -265,6 +266,55 @@ def test_runs_that_differ_in_the_seed_alone_are_one_model(tmp_path):
     models = group_seeds(read_runs(folders))
     assert [model.label for model in models] == ["base", "low"]
     assert [[run.seed for run in model.runs] for model in models] == [[42, 43], [1, 2]]
+
+
+NAMED = {  # the name in the settings, in the card (None: a card of before), and of the data set
+    "of --data_dir": ("amazon", "shop", "shop"),
+    "a default that was used": ("amazon", "amazon", "amazon"),
+    "a dataset that was renamed": ("shop-2024", "shop-2025", "shop-2025"),
+    "an old card": ("shop", None, "shop"),
+    "letters and signs": ("amazon", "a.b_c-1", "a.b_c-1"),
+}
+
+
+def named_runs(
+    folder, settings_name, card_name, sha256="a" * 64, modes=("sdsr", "cdsr", "syncrec")
+):
+    """Runs whose settings have one name of the data and whose data card has another."""
+    log, folders = Log(users=20, name=card_name or "log", sha256=sha256), []
+    for mode in modes:
+        run = write_run(folder / f"{folder.name}-{mode}", log, mode=mode, protocols=("full",))
+        for name, value in (("config.json", settings_name), ("data_card.json", card_name)):
+            content = json.loads((run / name).read_text()) | {"data_name": value}
+            content = {key: entry for key, entry in content.items() if entry is not None}
+            (run / name).write_text(json.dumps(content))
+        folders.append(run)
+    return folders
+
+
+@pytest.mark.parametrize("form", NAMED)
+def test_a_data_set_has_the_name_of_its_card(tmp_path, form):
+    settings_name, card_name, expected = NAMED[form]
+    (data,) = data_sets(read_runs(named_runs(tmp_path / "a", settings_name, card_name)))
+    assert data.name == expected
+
+
+def test_a_run_without_a_card_has_the_name_in_its_settings(tmp_path):
+    (run,) = named_runs(tmp_path / "a", "shop", "other", modes=("cdsr",))
+    (run / "data_card.json").unlink()
+    assert read_runs([run])[0].data_name == "shop"
+
+
+def test_data_sets_of_one_name_in_their_settings_are_reported_together(tmp_path):
+    folders = [
+        run
+        for name in ("one", "two", "three")
+        for run in named_runs(tmp_path / name, "amazon", name, sha256=name)
+    ]
+    assert [data.name for data in data_sets(read_runs(folders))] == ["one", "two", "three"]
+    alike = named_runs(tmp_path / "more", "four", "one", sha256="another")
+    with pytest.raises(UserError, match="two different data sets named one"):
+        data_sets(read_runs([*folders, *alike]))
 
 
 def test_runs_of_two_models_are_two_models_and_an_old_run_is_the_default_one(tmp_path):

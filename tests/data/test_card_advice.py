@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.dataset.store.card_alarms import alarms
-from src.dataset.store.card_text import card_markdown
+from src.dataset.store.card_text import card_console, card_markdown
 from src.runs.command import parse_command
 from tests.support.command_runs import data_step
 from tests.support.data_logs import MONTH, card_of, make, write_log
@@ -66,6 +66,38 @@ def test_the_command_to_train_leaves_tiny_domains_out(tmp_path):
     (_, train) = commands_of(tmp_path / "out")
     assert train == ["main.py", f"--data_dir={tmp_path / 'out'}", "--min_domain_targets", "100"]
     assert parse_command(train[1:]).settings.min_domain_targets == 100
+
+
+COLD = {  # test targets of cold items, these items, test targets of cold users: as they are shown
+    "many": ((280, 129, 7), ("280", "129 items", "7")),
+    "one of each": ((1, 1, 1), ("1", "1 item", "1")),
+    "none": ((0, 0, 0), ("0", "0 items", "0")),
+    "thousands": ((12_000, 1_000, 0), ("12,000", "1,000 items", "0")),
+    "users alone": ((0, 0, 9), ("0", "0 items", "9")),
+    "an old card": ((None, 129, None), ("", "129 items", "")),
+    "an old card of one item": ((None, 1, None), ("", "1 item", "")),
+}
+
+
+@pytest.fixture(scope="module")
+def plain_card(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    make(write_log(folder / "raw" / "e.csv", plain_log()), folder / "out")
+    return card_of(folder / "out")
+
+
+@pytest.mark.parametrize("form", COLD)
+def test_cold_test_targets_are_one_line_on_the_console_and_in_the_card(plain_card, form):
+    counts, (targets, items, users) = COLD[form]
+    line = f"{targets} whose item has no training event ({items}), {users} whose user has none"
+    line = line if targets else f"those of {items} without a training event"
+    names = ("cold_test_targets", "cold_test_items", "cold_test_users")
+    split = {name: value for name, value in plain_card["split"].items() if name not in names}
+    split |= {name: value for name, value in zip(names, counts, strict=True) if value is not None}
+    card = plain_card | {"split": split}
+    assert f"cold test targets: {line}" in card_console(card).splitlines()
+    if targets:  # data_card.md is written with the card, which is never old
+        assert f"- Cold test targets: {line}." in card_markdown(card).splitlines()
 
 
 ALARMING = {

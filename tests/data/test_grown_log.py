@@ -56,6 +56,7 @@ GROWN = {
     "the same rows in two files": (
         {"a": FIRST[:20], "b": FIRST[20:]}, "1 file added (b.csv), 1 file changed (a.csv)"
     ),
+    "an empty file": ({"a": FIRST, "b": []}, "1 file added (b.csv)"),
     "another name": ({"z": FIRST}, "1 file added (z.csv), 1 file removed (a.csv)"),
 }  # fmt: skip
 
@@ -112,6 +113,11 @@ OTHERS = {
         "73 events instead of 72, 13 users instead of 12",
     ),
     "an event that is gone": ({"a": FIRST[1:]}, "there are now 71 events instead of 72"),
+    "another domain": (
+        {"a": [*FIRST[:-1], FIRST[-1].replace("B,", "C,").replace("A,", "C,")]},
+        "1 file changed (a.csv); up to the cut-off",
+    ),
+    "an event that is there twice": ({"a": FIRST, "b": FIRST[:1]}, "now 73 events instead of 72"),
     "another item": (
         {"a": [FIRST[0].replace("a0", "a1"), *FIRST[1:]]}, "there are now other events",
     ),

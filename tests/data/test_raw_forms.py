@@ -7,8 +7,6 @@ import json
 import tarfile
 import zipfile
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from src.io.errors import UserError
@@ -322,26 +320,6 @@ def test_a_format_of_dates_that_cannot_be_meant_is_refused(tmp_path, capsys, for
     assert "--time_format" in fail(capsys, raw, tmp_path / "out", f"--time_format={form}")
 
 
-@pytest.mark.parametrize("ids", [[1.5, 2.0], [float(2**53), 2.0]])
-def test_ids_of_floating_point_that_are_no_integers_are_refused(tmp_path, capsys, ids):
-    columns = {"item_id": ["i"] * 2, "domain": ["a"] * 2, "unix_time": [1, 2]}
-    path = parquet(tmp_path / "raw" / "a.parquet", user_id=ids, **columns)
-    line = fail(capsys, path.parent, tmp_path / "out")
-    assert (
-        "column 'user_id' has ids of floating point that are not whole numbers below 2^53" in line
-    )
-
-
-@pytest.mark.parametrize("second", ["User_ID", "user_id"])
-def test_columns_that_engines_confuse_are_refused(tmp_path, capsys, second):
-    names = ["user_id", second, "item_id", "domain", "unix_time"]
-    path = tmp_path / "raw" / "a.parquet"
-    path.parent.mkdir()
-    pq.write_table(pa.table([["u"], ["v"], ["i"], ["a"], [1]], names=names), path)
-    line = fail(capsys, path.parent, tmp_path / "out")
-    assert f"two columns 'user_id' and '{second}', which engines confuse" in line
-
-
 def test_a_relative_folder_with_a_malformed_row(tmp_path, capsys, monkeypatch):
     raw = write_log(tmp_path / "raw" / "a.csv", [*ROWS, ("u", "i", "a", 1, 2)])
     monkeypatch.chdir(raw.parent)
@@ -349,6 +327,38 @@ def test_a_relative_folder_with_a_malformed_row(tmp_path, capsys, monkeypatch):
         line = fail(capsys, folder, tmp_path / "out")
         assert "too many columns: 1" in line
         assert "a.csv row 4" in line
+
+
+TABLE = "user_id,item_id,domain,unix_time\nu,i,a,1\n"
+TOO_FEW = "too few columns"
+MALFORMED = {  # where the command is given the log, its file, its bytes, the line and the fault
+    "too few columns": ("raw", "a.csv", TABLE + "u,i\n", 3, TOO_FEW),
+    "an open quote": ("./raw/", "a.csv", TABLE + 'u,"i,a,1\n', 3, "unclosed quote"),
+    "not UTF-8": ("link", "a.csv", TABLE.encode() + b"u,caf\xe9,a,1\n", 3, "not UTF-8"),
+    "in gzip": ("sub/../raw", "a.csv.gz", gzip.compress((TABLE + "u,i\n").encode()), 3, TOO_FEW),
+    "in a zip": ("raw", "a.zip", zipped(a_dot_csv=TABLE + "u,i\n"), 3, TOO_FEW),
+    "in UTF-16": ("raw/a.csv", "a.csv", (TABLE + "u,i\n").encode("utf-16"), 3, TOO_FEW),
+    "under comments": ("link", "a.csv", "# x\n# y\n" + TABLE + "u,i\n", 5, TOO_FEW),
+    "between tabs": ("raw/*", "a.tsv", (TABLE + "u,i\n").replace(",", "\t"), 3, TOO_FEW),
+    "in a folder below": ("raw/**/*", "my log/b c.csv", TABLE + "u,i\n", 3, TOO_FEW),
+    "JSON lines": ("raw", "a.jsonl", json_lines() + "[1]\n", 3, "not a JSON object"),
+    "a known log": (
+        "./raw", "A.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\nu\n", 3,
+        TOO_FEW,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", MALFORMED)
+def test_a_malformed_row_in_a_relative_folder_has_its_line(tmp_path, monkeypatch, form):
+    place, name, data, row, reason = MALFORMED[form]
+    put(tmp_path / "raw" / name, data)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to("raw")
+    monkeypatch.chdir(tmp_path)
+    with raw_reading.duck(tmp_path / "duck") as engine:
+        (fault,) = raw_reading.read_with(engine, place, max_rejected=1.0)[2].sample
+    assert (fault["file"], fault["row"], fault["reason"]) == (name, row, reason)
 
 
 # --- both engines -------------------------------------------------------------------------------
@@ -362,19 +372,7 @@ def test_spark_reads_the_forms_alike(tmp_path, spark):
 
 
 @pytest.mark.nightly
-def test_spark_reads_times_and_ids_alike(tmp_path, spark):
-    columns = {"item_id": ["i"] * 4, "domain": ["a"] * 4}
-    moments = pa.array([-500, 500, -1, 0], pa.timestamp("ms"))
-    parquet(
-        tmp_path / "a" / "a.parquet", user_id=["u", "v", "w", "x"], **columns, unix_time=moments
-    )
-    _, _, parsed, events = raw_reading.read_with(spark, tmp_path / "a", max_rejected=0.5)
-    assert events == [("v", "i", "a", 0), ("x", "i", "a", 0)]
-    ids = [1.0, None, 2.0, 3.0]
-    parquet(tmp_path / "b" / "b.parquet", user_id=ids, **columns, unix_time=[1.9, 2.0, 3.0, -0.5])
-    _, _, parsed, events = raw_reading.read_with(spark, tmp_path / "b", max_rejected=0.5)
-    assert events == [("1", "i", "a", 1), ("2", "i", "a", 3)]
-    assert parsed.rejected == {"user_id is empty": 1, "time is before 1970": 1}
+def test_spark_reads_dates_and_filters_alike(tmp_path, spark):
     for form, texts in FORMATS.items():
         rows = [(f"u{n}", "i", "a", f'"{text}"') for n, text in enumerate(texts)]
         folder = write_log(tmp_path / str(len(form)) / f"{abs(hash(form))}" / "a.csv", rows)

@@ -47,6 +47,26 @@ def test_of_equal_scores_the_lower_item_comes_first(levels, k, side):
     assert (values == np.take_along_axis(scores.numpy(), order, axis=1)).all()
 
 
+EQUAL = {
+    "zeros of both signs": torch.tensor([0.0, -0.0, 0.0, -0.0, 1.0]).repeat(2, 14),
+    "halves": torch.tensor([1.0, 2.0]).repeat(2, 40).bfloat16(),
+    "rounded to halves": (1 + torch.rand(2, 67) / 500).bfloat16(),
+    "doubles": torch.tensor([[1.0, 1 + 1e-9, 1.0]]).double().repeat(2, 25),
+    "whole numbers": torch.arange(67).div(3, rounding_mode="floor").float().repeat(2, 1),
+    "the best last": torch.cat([torch.zeros(2, 60), torch.ones(2, 9)], 1),
+    "all but one": torch.ones(2, 67).index_fill(1, torch.tensor([3]), 0.0),
+    "very large": torch.full((2, 70), 3e38).index_fill(1, torch.tensor([69]), 3.1e38),
+}
+
+
+@pytest.mark.parametrize("kind", EQUAL)
+def test_equal_scores_of_any_kind_come_in_the_order_of_items(kind, side):
+    scores = EQUAL[kind]
+    _, columns = top_items(lambda chosen: scores[:, chosen], scores.shape[1], 10, CPU)
+    order = np.argsort(-scores.double().numpy(), axis=1, kind="stable")[:, :10]
+    assert columns.tolist() == order.tolist()
+
+
 def test_of_equal_scores_the_lower_item_that_is_not_barred_comes_first(side):
     scores = torch.zeros(2, 67)
     barred = (torch.tensor([0, 0, 0, 1]), torch.tensor([0, 2, 66, 1]))

@@ -84,6 +84,31 @@ def test_checkpoints_without_a_config_are_refused(whole, data, runs, capsys, giv
     assert f"{folder} holds checkpoints but no config.json" in line
 
 
+def dangling(path):
+    path.unlink()
+    path.symlink_to(path.parent / "on another disk.pt")
+
+
+@pytest.mark.parametrize(
+    ("lose", "given"),
+    [
+        (Path.unlink, ("--max_epochs=4",)),
+        (dangling, ("--max_epochs=4",)),
+        (lambda path: path.rename(path.with_name("last-old.pt")), ("--max_epochs=9",)),
+        (Path.unlink, ("--max_epochs=4", "--save_every_steps=1")),
+        (lambda path: (path.unlink(), path.mkdir()), ("--max_epochs=4",)),
+    ],
+    ids=["deleted", "a dangling link", "renamed", "other saves", "a folder"],
+)
+def test_however_last_pt_was_lost_the_trained_run_stays(data, runs, whole, capsys, lose, given):
+    folder = shutil.copytree(whole, runs / "tiny" / "run")
+    lose(folder / "last.pt")
+    line = failing(capsys, runs, lambda: train(data, runs, "run", *given, "--resume"))
+    assert f"{folder / 'last.pt'} is missing; no other checkpoint to continue from" in line
+    for name in ("best.pt", "metrics.csv", "results.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("more", "deleted"),
     [

@@ -201,19 +201,22 @@ def _check_spellings(file: RawFile, wanted: dict[str, str]) -> None:
 
 
 def _check_float_ids(table: Table, wanted: dict[str, str], files: list[RawFile]) -> None:
-    """UserError for ids of floating point unless all are whole numbers below 2^53."""
+    """UserError for ids of floating point unless all are whole numbers that their type holds
+    exactly: below 2^53, or 2^24 for 32 bits."""
     for name in ("user_id", "item_id", "domain"):
         column = wanted.get(name)
         if column is None or not table[column].type().is_floating():
             continue
-        number = table[column]
+        number = table[column].cast("float64")
+        bits = 53 if table[column].type().is_float64() else 24
         is_number = number - number == 0  # neither NaN, which pandas writes for none, nor infinite
-        is_exact = (number % 1 == 0) & (number.abs() < 2**53)
-        inexact = table.filter(is_number & ~is_exact).select(id=number)
-        if value := inexact.limit(1).to_pyarrow()["id"].to_pylist():
+        is_exact = (number % 1 == 0) & (number.abs() < 2**bits)
+        inexact = table.filter(is_number & ~is_exact).select(file=table[FILE], id=number)
+        if row := inexact.order_by(["file", "id"]).limit(1).to_pyarrow().to_pylist():
+            path = next(file.path for file in files if file.name == row[0]["file"])
             raise UserError(
-                f"{files[0].path}: column {column!r} has ids of floating point that are not whole "
-                f"numbers below 2^53 ({value[0]!r} is one), so different ids may be equal; write "
+                f"{path}: column {column!r} has ids of floating point that are not whole numbers "
+                f"below 2^{bits} ({row[0]['id']!r} is one), so different ids may be equal; write "
                 "them as integers or text"
             )
 
@@ -240,7 +243,10 @@ def _time(column: ibis.expr.types.Column) -> ibis.expr.types.Value:
     if target:
         return column.try_cast(target)
     zoned = dtype.is_timestamp() and dtype.timezone is not None
-    return column.cast("timestamp('UTC')" if zoned else "timestamp")
+    time = column.cast("timestamp('UTC')" if zoned else "timestamp")
+    if isinstance(dtype, dt.Timestamp) and dtype.scale == 9:  # DuckDB rounds nanoseconds
+        time = (time > column).ifelse(time - ibis.interval(microseconds=1), time)
+    return time
 
 
 def _time_type(dtype: dt.DataType) -> str:

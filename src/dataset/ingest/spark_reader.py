@@ -48,6 +48,8 @@ class SparkReader:
         # otherwise a row with too many columns passes when not all of them are selected
         self.session.conf.set("spark.sql.csv.parser.columnPruning.enabled", "false")
         self.session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
+        # otherwise two names that differ by case are refused, also where neither is wanted
+        self.session.conf.set("spark.sql.caseSensitive", "true")
 
     def files(self, location: str) -> list[RawFile]:
         if not is_remote(location):
@@ -150,7 +152,7 @@ class SparkReader:
         paths = [file.path for file in files]
         named = self._with_file(rows, files, paths, FILE, ROW)
         nanoseconds = {
-            name: F.timestamp_micros(F.floor(F.col(name) / 1000).cast("long"))
+            name: F.timestamp_micros(_floor_div(F.col(name), 1000))
             for name in _nanoseconds(files[0])
             if rows.schema[name].dataType.typeName() == "long"
         }
@@ -283,6 +285,11 @@ def _with_errors(
 
 def _literal(delimiter: str) -> str:
     return f"\\Q{delimiter}\\E"
+
+
+def _floor_div(number: Column, by: int) -> Column:
+    """Whole numbers divided downwards; a quotient by / is a double, which has too few digits."""
+    return F.call_function("div", number - F.pmod(number, F.lit(by)), F.lit(by))
 
 
 def _nanoseconds(file: RawFile) -> list[str]:

@@ -49,8 +49,8 @@ def with_times(
     elif dtype.is_string():
         timed = _of_text(table)
     elif dtype.is_timestamp():
-        seconds = table.unix_time.epoch_seconds().cast("int64")
-        # engines round half a second before 1970 to -1 or to 0
+        # without `truncate` DuckDB rounds to the nearest second; before 1970 engines differ
+        seconds = table.unix_time.truncate("s").epoch_seconds().cast("int64")
         early = table.unix_time < ibis.timestamp("1970-01-01 00:00:00", timezone=dtype.timezone)
         number = early.ifelse(-1, seconds)
         timed = table.mutate(number=number, form=_present(table.unix_time, DATE))

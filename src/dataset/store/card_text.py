@@ -136,20 +136,24 @@ def _split_lines(card: dict) -> list[str]:
         f"split {split['protocol']}{cuts}: {split['valid_events']:,} validation and "
         f"{split['test_events']:,} test targets"
     ]
-    if "cold_test_targets" in split:
-        lines.append(
-            f"cold test targets: {split['cold_test_targets']:,} whose item has no training event "
-            f"({split['cold_test_items']:,} items), {split['cold_test_users']:,} whose user has "
-            "none"
-        )
-    else:
-        lines.append(f"test targets choose {split['cold_test_items']:,} items that training lacks")
+    lines.append(_cold_line(split))
     lines += [
         f"test targets {text}: {_events(audit[key])}"
         for key, text in TARGET_AUDIT.items()
         if key in audit
     ]
     return lines
+
+
+def _cold_line(split: dict) -> str:
+    """The test targets that nothing was learned about; an old card counts only their items."""
+    items = f"{split['cold_test_items']:,} item{'s' * (split['cold_test_items'] != 1)}"
+    if "cold_test_targets" not in split:
+        return f"cold test targets: those of {items} without a training event"
+    return (
+        f"cold test targets: {split['cold_test_targets']:,} whose item has no training event "
+        f"({items}), {split['cold_test_users']:,} whose user has none"
+    )
 
 
 def card_markdown(card: dict, commands: dict[str, str] | None = None) -> str:
@@ -246,9 +250,7 @@ def _order_and_split(card: dict) -> str:
             f"- A user's events of equal time are ordered {order}.",
             f"- Split `{split['protocol']}`: {SPLIT_TEXTS[split['protocol']].format(**split)}. "
             f"{split['valid_events']:,} validation targets, {split['test_events']:,} test targets.",
-            f"- {split['cold_test_items']:,} distinct test items (of "
-            f"{split['cold_test_targets']:,} test targets) never occur in training; "
-            f"{split['cold_test_users']:,} test targets belong to users without a training event.",
+            f"- C{_cold_line(split)[1:]}.",
             f"- Events that share user and time with another: {_events(audit['ties'])}; in groups "
             f"that span domains: {_events(audit['ties_across_domains'])}.",
             *(

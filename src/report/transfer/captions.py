@@ -217,11 +217,11 @@ def beyond_caption(data: DataSet, beyond: pd.DataFrame) -> str:
     else:
         covers = (
             f"The top 10s of all users cover {percent(coverage[most])} of a domain's items with "
-            f"{data.label(most)} and {percent(coverage[least])} with {data.label(least)}"
+            f"{data.phrase(most)} and {percent(coverage[least])} with {data.phrase(least)}"
         )
     common = popularity.idxmax()
     return (
-        f"{covers} (mean over domains). The most popular items are those of {data.label(common)}: "
+        f"{covers} (mean over domains). The most popular items are those of {data.phrase(common)}: "
         f"{number(popularity[common], 1)} times as popular as the log's mean item. Not tested for "
         "significance."
     )

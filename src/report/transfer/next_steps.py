@@ -165,9 +165,12 @@ def _serving(data: DataSet, differences: pd.DataFrame) -> list[Step]:
             steps.append((what, _recommend(data, key, domains)))
     for name, winners in tables.items():
         if winners:
+            what, which = "a look-up table, is", "that table"
+            if len(winners) > 1:
+                what, which = "look-up tables, are", "one of these tables"
             steps.append(
-                (f"{name}: {join_and(winners)}, a look-up table, is significantly better than the "
-                 "trained models; train them further, or serve that table.", "")
+                (f"{name}: {join_and(winners)}, {what} significantly better than the trained "
+                 f"models; train those further, or serve {which}.", "")
             )  # fmt: skip
     if unknown:
         names = [name for name in data.domains if name in unknown]

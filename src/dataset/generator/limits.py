@@ -124,7 +124,7 @@ def run(config: InterestConfig) -> None:
     width = max(map(len, config.domains))
     print(" " * width, f"{'n':>7}", *(f"{name.replace('_', ' '):>17}" for name in columns))
     for row in summary.to_dict("records"):
-        cells = (f"{row[name]:9.4f} ± {row[f'{name}_se']:.4f}" for name in columns)
+        cells = (f"{row[name]:z9.4f} ± {row[f'{name}_se']:.4f}" for name in columns)
         print(f"{row['domain']:<{width}}", f"{row['targets']:>7}", *cells)
 
 

@@ -19,7 +19,7 @@ from src.dataset.generator.log_file import DAY, END_SECOND, FILE_NAME, FIRST_SEC
 from src.dataset.generator.posterior import VIEWS, item_probabilities, read_history
 from src.dataset.store.folder import TEST, open_dataset
 from src.io.errors import UserError
-from tests.support.command_runs import data_step
+from tests.support.command_runs import ROOT, data_step
 
 END = cutoff("202312")
 TINY = InterestConfig(
@@ -179,7 +179,7 @@ def test_nothing_at_or_after_a_target_changes_its_limits(mixed):
     later = log.times >= last
     assert later.sum() > len(limits)  # the targets, and what lies after the cut-off
     domains = np.where(log.times > last, (log.domains + 1) % 5, log.domains)
-    items = np.where(later, (log.items + 7) % 120, log.items)
+    items = np.where(later, (log.items + 7) % 96, log.items)
     changed = target_limits(MIXED, dataclasses.replace(log, domains=domains, items=items), laws)
     assert (changed["item"] != limits["item"]).all()
     pd.testing.assert_frame_equal(changed[[*VIEWS]], limits[[*VIEWS]], check_exact=True)
@@ -197,14 +197,14 @@ def test_events_in_the_midst_of_a_history_are_ranked_by_what_was_before_them(mix
     shift = np.where(before, 0, 31)
     other = dataclasses.replace(
         past,
-        slots=(past.slots + shift) % 120,
+        slots=(past.slots + shift) % 96,
         signal=np.where(before, past.signal, 0.01),
         noise=np.where(before, past.noise, 0.02),
         times=past.times,
     )
     a, b = (item_probabilities(MIXED, laws, events, middle, view, 50) for events in (past, other))
     assert (a == b).all()
-    earlier = dataclasses.replace(past, slots=(past.slots + 31) % 120)
+    earlier = dataclasses.replace(past, slots=(past.slots + 31) % 96)
     assert (item_probabilities(MIXED, laws, earlier, middle, view, 50) != a).any()
 
 
@@ -312,10 +312,17 @@ def test_a_trend_moves_items_with_the_days():
 @pytest.mark.parametrize(
     ("flags", "sha256"),
     [
-        ((), "PLANTED"),
-        (("--preset=planted", "--users=60", "--events=12", "--seed=7"), "PLANTED7"),
-        (("--preset=interests",), "INTERESTS"),
+        ((), "aff18e6f20366b4a260bf1bbb1ec4917a5c921b18f74c27f7b23b267acab926b"),
+        (
+            ("--preset=planted", "--users=60", "--events=12", "--seed=7"),
+            "e448572df29059a4b0e76695b1248c826b314e6b1fe6a9f98ec98e48b154a9b4",
+        ),
+        (
+            ("--preset=interests",),
+            "e481d02b02692273ffe4b4e4ba790a229ce02f1ad24d337fe64f147b4f8700bb",
+        ),
     ],
+    ids=["planted", "planted-small", "interests"],
 )
 def test_the_log_of_a_preset_never_changes(tmp_path, flags, sha256):
     main([*flags, "--out", str(tmp_path)])
@@ -349,6 +356,23 @@ def test_the_command_prints_the_limits_and_writes_them(tmp_path, capsys):
     assert record["window"] == 20 and "--users 60" in record["log"]
     assert table["targets"].sum() == sum(row["targets"] for row in record["domains"]) == 60
     assert table["joined"].tolist() == [row["joined"] for row in record["domains"]]
+
+
+def test_the_published_limits_are_those_of_the_defaults_and_as_documented():
+    """Two domains where other domains tell much, two where they tell nothing."""
+    published = json.loads((ROOT / "results" / "limits" / "limits.json").read_text())
+    config = InterestConfig()
+    assert published["log"] == interests.command_line(config)
+    assert published["window"] == 50
+    summary = summarise(config, target_limits(config, *generate(config)))
+    table = pd.DataFrame(published["domains"])
+    pd.testing.assert_frame_equal(table, summary, rtol=0, atol=2e-6)
+    gains = table.set_index("domain")["joined_minus_own"]
+    assert gains[["gen_Clothing", "gen_Toys"]].min() >= 0.03
+    assert gains[["gen_Books", "gen_Sports"]].abs().max() <= 0.005
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    for row in published["domains"]:
+        assert f"| {row['domain']} | {row['targets']} | {row['own']:.4f} ±" in text
 
 
 @pytest.mark.parametrize(

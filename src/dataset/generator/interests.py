@@ -51,7 +51,7 @@ class InterestConfig:
     out: str = setting("", f"folder for {FILE_NAME}, or for the files of --limits")
     users: int = setting(4000, "users", group="size")
     events: int = setting(40, "mean events per user", group="size")
-    states: int = setting(20, "states of an interest", group="size")
+    states: int = setting(16, "states of an interest", group="size")
     cluster_items: int = setting(6, "items of a state in each domain", group="size")
     domains: tuple[str, ...] = setting(
         ("gen_Books", "gen_Clothing", "gen_Games", "gen_Sports", "gen_Toys"),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+TINY = np.finfo(float).tiny  # of events that are impossible: without noise, under a wrong reading
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -48,7 +50,7 @@ def forward(evidence: Evidence, law: np.ndarray) -> tuple[np.ndarray, np.ndarray
         after = before * evidence.noise[rows, column, None]
         here = np.arange(len(rows)), states
         after[here] += before[here] * signal
-        total = after.sum(axis=1)
+        total = np.maximum(after.sum(axis=1), TINY)
         belief[rows] = after / total[:, None]
         likelihood[rows] += np.log(total)
     unseen = np.take_along_axis(evidence.unseen, evidence.lengths[:, None], axis=1)[:, 0]

@@ -13,6 +13,7 @@ import pytest
 from src.config.dataset_settings import cutoff
 from src.dataset.generator import interests, planted
 from src.dataset.generator.__main__ import main
+from src.dataset.generator.filtering import Evidence, forward
 from src.dataset.generator.interests import MEAN_DAYS, InterestConfig, InterestLog, Laws, generate
 from src.dataset.generator.limits import expected_ndcg, summarise, target_limits
 from src.dataset.generator.log_file import DAY, END_SECOND, FILE_NAME, FIRST_SECOND
@@ -147,6 +148,16 @@ def test_the_probabilities_are_those_of_enumerating_all_hidden_paths(view, windo
             assert found == pytest.approx(right, rel=1e-9, abs=1e-12)
             compared += 1
     assert compared >= 8
+
+
+def test_events_that_are_impossible_under_a_reading_rule_it_out():
+    """Without noise and changes, an interest cannot show the items of two states."""
+    events = np.array([[0, 1]])
+    chances = np.full((1, 2), 0.5)
+    evidence = Evidence(np.array([2]), events, chances, 0 * chances, np.zeros((1, 3)))
+    belief, likelihood = forward(evidence, law=np.array([1.0, 0.0]))
+    assert np.isfinite(belief).all()
+    assert likelihood[0] < -500
 
 
 # --- the limits -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 
 Writes exports/travel.csv, books.csv and games.csv: separated by semicolons, dates such as
 17.08.2024 12:58, views beside purchases, a few rows that cannot be used; and exports/items.csv,
-which holds no events. The events are generated (src/dataset/generator.py): books and games follow
+which holds no events. The events are generated (src/dataset/generator): books and games follow
 one interest of a user, travel hardly.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.dataset.generator import SyntheticConfig, generate
+from src.dataset.generator.planted import SyntheticConfig, generate
 from src.io.errors import UserError, run_command
 
 SERVICES = ("travel", "books", "games")

@@ -10,11 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.dataset import generator
-from src.dataset.generator import SyntheticConfig, SyntheticLog, generate, header, write_log
+from src.dataset.generator import log_file
+from src.dataset.generator.__main__ import main
+from src.dataset.generator.log_file import FILE_NAME
+from src.dataset.generator.planted import (
+    SHIFTS,
+    SyntheticConfig,
+    SyntheticLog,
+    generate,
+    header,
+    write_log,
+)
 from src.io.errors import run_command
+from src.io.paths import ROOT
 
-BUNDLED = Path(generator.__file__).parent / "raw" / "amazon" / generator.FILE_NAME
+BUNDLED = ROOT / "src" / "dataset" / "raw" / "amazon" / FILE_NAME
 SMALL = SyntheticConfig(users=60, events=12, clusters=4, cluster_items=5)
 
 
@@ -40,14 +50,14 @@ def by_user(log: SyntheticLog) -> np.ndarray:
 
 def run(monkeypatch, *flags: str) -> None:
     monkeypatch.setattr(sys, "argv", ["generator", *flags])
-    run_command(generator.main)
+    run_command(main)
 
 
 def test_the_bundled_log_is_what_its_documented_command_writes(tmp_path, monkeypatch):
     command = next(line for line in bundled_lines() if line.startswith("# command: "))
     flags = command.split("src.dataset.generator ")[1].replace("DIR", str(tmp_path)).split()
     run(monkeypatch, *flags)
-    assert lines_of(tmp_path / generator.FILE_NAME) == bundled_lines()
+    assert lines_of(tmp_path / FILE_NAME) == bundled_lines()
 
 
 def test_the_bundled_log_is_small():
@@ -64,7 +74,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
         ]
     ]
     assert files[0] == files[1] != files[2]
-    assert [file.name for file in (tmp_path / "a").iterdir()] == [generator.FILE_NAME]
+    assert [file.name for file in (tmp_path / "a").iterdir()] == [FILE_NAME]
 
 
 def test_the_file_says_that_it_is_generated_and_what_is_planted():
@@ -90,8 +100,8 @@ def test_the_order_of_relatedness_is_not_that_of_the_names():
 
 def test_times_are_distinct_rising_and_some_lie_after_the_cut_off(log):
     assert (np.diff(log.times) > 0).all()
-    assert log.times[0] >= generator.FIRST_SECOND
-    assert log.times[-1] < generator.END_SECOND
+    assert log.times[0] >= log_file.FIRST_SECOND
+    assert log.times[-1] < log_file.END_SECOND
     january = np.mean(log.times >= 1_704_067_200)  # 2024-01-01
     assert 0 < january < 0.02
 
@@ -110,7 +120,7 @@ def test_events_take_an_item_at_the_interest_or_a_few_places_on_in_its_ring(log)
     signal = ~log.noise
     assert (slots[signal] // ring == log.interests[signal] // ring).all()
     steps = (slots[signal] - log.interests[signal]) % ring
-    assert set(np.unique(steps)) == set(range(generator.SHIFTS))
+    assert set(np.unique(steps)) == set(range(SHIFTS))
     assert np.mean(log.noise) == pytest.approx(SyntheticConfig().noise, abs=0.01)
 
 

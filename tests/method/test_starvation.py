@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from src.config.settings import Settings
-from src.dataset.generator import SyntheticConfig, generate
+from src.dataset.generator.planted import SyntheticConfig, generate
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
 from src.training.random_state import seed_everything
 from trainers import Trainer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import main
-from src.dataset.generator import SyntheticConfig, generate, write_log
+from src.dataset.generator.planted import SyntheticConfig, generate, write_log
 from src.io.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[2]

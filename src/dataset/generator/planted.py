@@ -1,6 +1,6 @@
-"""Generate a multi-domain log in which it is known how much other domains help each domain.
+"""A log in which it is known which domains help each other (preset `planted`).
 
-    python -m src.dataset.generator --out DIR --users 2000 --events 40 --seed 42
+    python -m src.dataset.generator --preset planted --out DIR --users 2000 --events 40 --seed 42
 
 Each user drifts through interests. An interest is a cluster of items and a position in it. It lasts
 for several events, advances by one position at each, then jumps along a fixed graph of clusters or
@@ -22,23 +22,28 @@ that remembers more than the last item ranks better than item-to-item Markov.
 """
 
 import dataclasses
-import gzip
-import io
-import json
-import os
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from src.config.cli import build_parser, from_namespace, setting
-from src.io.errors import UserError, run_command
+from src.config.cli import setting
+from src.dataset.generator import log_file
+from src.dataset.generator.log_file import (
+    END_SECOND,
+    FILE_NAME,
+    FIRST_SECOND,
+    check_domains,
+    check_fractions,
+    check_least,
+    distinct,
+    draw_indices,
+    write_events,
+)
+from src.io.errors import UserError
 
-FILE_NAME = "interactions.csv.gz"
-FIRST_SECOND = 1_577_836_800  # 2020-01-01 00:00 UTC
-END_SECOND = 1_706_745_600  # 2024-02-01 00:00 UTC
+FORMER_MODULE = "src/dataset/generator.py"  # as the header says, so that its bytes stay the same
 SHORTEST_HISTORY = 180 * 86_400  # seconds between a user's first and last possible event
 SHIFTS = 8  # an item is 0 … 7 positions after the interest's, with equal probability
 SESSION_ENDS = 0.4  # probability that the next event starts a new session in a new domain
@@ -51,7 +56,7 @@ POPULARITY_EXPONENT = 0.8  # Zipf law of the noise over the items of a domain
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """The flags of the generator; the defaults write the bundled log."""
+    """The flags of the preset `planted`; the defaults write the bundled log."""
 
     out: str = setting("", f"folder that {FILE_NAME} is written to (required)")
     users: int = setting(2000, "users", group="size")
@@ -130,7 +135,7 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
         users[filled][order],
         domains[filled][order],
         items[filled][order],
-        _distinct(times[filled][order]),
+        distinct(times[filled][order]),
         interests[filled][order],
         noise[filled][order],
         related,
@@ -140,31 +145,13 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
 
 def _check(config: SyntheticConfig) -> None:
     """UserError for settings that contradict each other or are out of range."""
-    if len(config.domains) != len(config.relatedness):
-        raise UserError(
-            f"--relatedness has {len(config.relatedness)} values for {len(config.domains)} "
-            "--domains; give one value per domain"
-        )
-    if not config.domains or len(set(config.domains)) != len(config.domains):
-        raise UserError("--domains is empty or repeats a name; give one or more different names")
-    for name in config.domains:
-        if not name or any(mark in name for mark in ',"\n\r#'):
-            raise UserError(
-                f"--domains has the name {name!r}; remove commas, quotes, # and line ends"
-            )
-    for flag in ("users", "events", "clusters", "cluster_items"):
-        lowest = {"clusters": SUCCESSORS, "events": 2}.get(flag, 1)
-        if getattr(config, flag) < lowest:
-            raise UserError(
-                f"--{flag} {getattr(config, flag)} is too small; give at least {lowest}"
-            )
-    if config.seed < 0:
-        raise UserError(f"--seed {config.seed} is negative; give at least 0")
-    shares = {"relatedness": config.relatedness, "jump": (config.jump,), "noise": (config.noise,)}
-    for flag, values in shares.items():
-        for value in values:
-            if not 0 <= value <= 1:
-                raise UserError(f"--{flag} has the value {value}; give a fraction from 0 to 1")
+    check_domains(config.domains, {"relatedness": config.relatedness})
+    least = {"users": 1, "events": 2, "clusters": SUCCESSORS, "cluster_items": 1, "seed": 0}
+    for flag, value in least.items():
+        check_least(flag, getattr(config, flag), value)
+    check_fractions("relatedness", *config.relatedness)
+    check_fractions("jump", config.jump)
+    check_fractions("noise", config.noise)
 
 
 def _lengths(rng: np.random.Generator, users: int, mean: int) -> np.ndarray:
@@ -182,13 +169,7 @@ def _draw(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
 
 def _zipf_draw(rng: np.random.Generator, n: int, size: int, exponent: float) -> np.ndarray:
     """[n] indices below `size` by Zipf's law: index 0 is the likeliest."""
-    return _draw_common(rng, n, np.arange(1, size + 1) ** -exponent)
-
-
-def _draw_common(rng: np.random.Generator, n: int, weights: np.ndarray) -> np.ndarray:
-    """[n] indices, all by the same weights [choices]."""
-    cumulative = np.cumsum(weights)
-    return np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+    return draw_indices(rng, n, np.arange(1, size + 1) ** -exponent)
 
 
 def _domain_sequences(rng: np.random.Generator, sessions: np.ndarray, n_domains: int) -> np.ndarray:
@@ -255,44 +236,15 @@ def _times(rng: np.random.Generator, filled: np.ndarray) -> np.ndarray:
     return np.sort(np.where(filled, drawn, END_SECOND), axis=1).astype(np.int64)
 
 
-def _distinct(times: np.ndarray) -> np.ndarray:
-    """Make increasing times strictly increasing: a repeated time moves to the next free second."""
-    position = np.arange(len(times))
-    return np.maximum.accumulate(times - position) + position
-
-
 def write_log(config: SyntheticConfig, log: SyntheticLog, folder: Path) -> Path:
-    """Write the log as a gzipped event table below comments that describe it.
-
-    The file appears whole or not at all; the same settings give the same bytes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, temporary = folder / FILE_NAME, folder / f".{FILE_NAME}.{os.getpid()}"
-    try:
-        with (
-            temporary.open("wb") as raw,
-            gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as packed,
-            io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
-        ):
-            text.writelines(f"# {key}: {value}\n" for key, value in header(config).items())
-            text.write("user_id,item_id,domain,unix_time\n")
-            text.writelines(_rows(config, log))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    """Write the log into a folder, whole or not at all; the same settings give the same bytes."""
+    return write_events(folder, header(config), config.domains, log)
 
 
 def header(config: SyntheticConfig) -> dict[str, str]:
     """The comment lines above the table, by key."""
     planted = dict(zip(config.domains, config.relatedness, strict=True))
-    return {
-        "generated": "by src/dataset/generator.py; these events are not real behaviour of anyone",
-        "command": command_line(config),
-        "seed": str(config.seed),
-        "planted_relatedness": json.dumps(planted),
-        "planted_sequential": json.dumps(list(config.domains)),
-    }
+    return log_file.header(FORMER_MODULE, command_line(config), config.seed, planted)
 
 
 def command_line(config: SyntheticConfig) -> str:
@@ -306,20 +258,8 @@ def command_line(config: SyntheticConfig) -> str:
     return f"python -m src.dataset.generator --out DIR {' '.join(flags)}"
 
 
-def _rows(config: SyntheticConfig, log: SyntheticLog) -> Iterator[str]:
-    """The lines of the table."""
-    for user, domain, item, time in zip(
-        *(column.tolist() for column in (log.users, log.domains, log.items, log.times)),
-        strict=True,
-    ):
-        name = config.domains[domain]
-        yield f"g{user:05d},{name}-{item:04d},{name},{time}\n"
-
-
-def main() -> None:
-    """The command."""
-    parser = build_parser(SyntheticConfig, "Generate a multi-domain log with planted transfer.")
-    config = from_namespace(SyntheticConfig, parser.parse_args())
+def run(config: SyntheticConfig) -> None:
+    """Write the log and print what is planted."""
     if not config.out:
         raise UserError("--out is missing; give the folder to write the log to")
     log = generate(config)
@@ -327,7 +267,3 @@ def main() -> None:
     print(f"GENERATED log, not real behaviour: {len(log.items)} events in {path}")
     for name, share in zip(config.domains, config.relatedness, strict=True):
         print(f"  {name}: planted relatedness {share:g}, planted sequential structure")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,0 +1,239 @@
+"""The grid of a spec: datasets that are missing, then the runs that have no record yet."""
+
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.runner.pool import POLL_S, Pool, Running, last_lines, status_words
+from experiments.runner.spec import Job, Log, Spec, dataset_flags
+from src.dataset.store.folder import CARD, read_card
+from src.io.errors import UserError
+from src.io.paths import ROOT
+from src.report.finished_runs import read_runs
+from src.report.formatting import level
+from src.report.run_records import Record, Records, read_records, run_key, write_run
+from src.runs.checkpoints import LAST
+
+CODE = (".", ":!results", ":!experiments/specs", ":!docs", ":!*.md")  # what decides a result
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are, as the command line says."""
+
+    runs: Path
+    records: Path
+    datasets: Path | None  # below which datasets are made; None: where make_dataset.py puts them
+    raw: Path | None  # the folder of real logs (--data)
+
+    def logs(self, data_name: str) -> Path:
+        """The folder of the commands' output."""
+        return self.runs / data_name / "logs"
+
+
+@dataclass
+class Grid:
+    """A spec at work: the data of each log, and what happened to the runs."""
+
+    spec: Spec
+    places: Places
+    pool: Pool
+    data: dict[str, str] = field(default_factory=dict)  # {log: sha256}
+    failed: list[str] = field(default_factory=list)  # a line for each
+
+    def find_data(self, records: Records, needed: set[str]) -> None:
+        """The sha256 of each log's data, from its dataset folder or a record; the datasets of the
+        logs `needed` are made where they are missing. UserError where that is impossible."""
+        to_make = []
+        for log in self.spec.logs.values():
+            folder = log.folder(self.places.datasets)
+            if (folder / CARD).is_file():
+                self.data[log.name] = _sha256(log, folder)
+            elif log.name in needed:
+                to_make.append(log)
+            elif sha256 := recorded_data(log, records):
+                self.data[log.name] = sha256
+        raw = {log.name: self._raw_flags(log) for log in to_make}  # refused before any work
+        for log in to_make:
+            self._make(log, raw[log.name])
+
+    def _raw_flags(self, log: Log) -> list[str]:
+        """Where the raw log is; UserError where it is missing."""
+        if not log.raw:
+            return []
+        if not self.places.raw:
+            raise UserError(
+                f"log {log.name}: its raw data is missing; name the folder that has {log.raw}/ "
+                "with --data"
+            )
+        folder = self.places.raw / log.raw
+        if not folder.exists():
+            raise UserError(f"log {log.name}: its raw data is missing: {folder} does not exist")
+        return [f"--raw_dir={folder.resolve()}"]
+
+    def _make(self, log: Log, raw: list[str]) -> None:
+        folder = log.folder(self.places.datasets)
+        output = self.places.logs(log.dataset.data_name) / f"dataset-{log.name}.log"
+        print(f"log {log.name}: making {folder}", flush=True)
+        flags = [*dataset_flags(log.dataset), *raw, f"--out_dir={folder}"]
+        done = self.pool.call(log, [str(ROOT / "make_dataset.py"), *flags], output)
+        if done.status:
+            raise UserError(f"log {log.name}: {last_lines(output)} (output: {output})")
+        self.data[log.name] = _sha256(log, folder)
+
+    # ------------------------------------------------------------------------ runs
+
+    def key(self, job: Job) -> str:
+        return run_key(job.settings, self.data[job.log.name])
+
+    def missing(self, jobs: list[Job], records: Records) -> list[Job]:
+        """The runs without a record."""
+        return [
+            job
+            for job in jobs
+            if job.log.name not in self.data or self.key(job) not in records.runs
+        ]
+
+    def run_folder(self, job: Job) -> Path:
+        name = f"{job.log.name}-{job.model}-seed{job.seed}-{self.key(job)[:8]}"
+        return self.places.runs / job.log.dataset.data_name / name
+
+    def start(self, job: Job, folder: Path, slot: str) -> Running:
+        """Start the run of a job, or continue it."""
+        log = job.log
+        command = [
+            str(ROOT / "main.py"), *job.flags, f"--data_name={log.dataset.data_name}",
+            f"--strd_ym={log.dataset.strd_ym}", f"--variant={log.dataset.variant}",
+            f"--data_dir={log.folder(self.places.datasets)}", f"--runs_dir={self.places.runs}",
+            f"--run_name={folder.name}", "--resume", f"--threads={self.pool.threads}",
+            f"--device={slot}",
+        ]  # fmt: skip
+        output = self.places.logs(log.dataset.data_name) / f"{folder.name}.log"
+        return self.pool.start(job, command, output, slot)
+
+    def work(self, jobs: list[Job]) -> None:
+        """Run these jobs, record each that finishes, and note those that fail."""
+        waiting, total, done = list(jobs), len(jobs), 0
+        times = Times(read_records(self.places.records), self.spec, self.data)
+        print(f"{total} run{'s' * (total != 1)} to train{times.left(jobs, self.pool)}", flush=True)
+        while waiting or self.pool.running:
+            for slot in self.pool.free[: len(waiting)]:
+                job = waiting.pop(0)
+                self.start(job, self.run_folder(job), slot)
+            for ended in self.pool.ended():
+                done += 1
+                line = self.finish(ended, times)
+                remaining = [*waiting, *(one.what for one in self.pool.running)]
+                left = times.left(remaining, self.pool)
+                print(f"[{done}/{total}] {ended.what}: {line}{left}", flush=True)
+            time.sleep(POLL_S)
+
+    def finish(self, ended: Running, times: "Times") -> str:
+        """Record a run that has ended; returns what to say of it."""
+        job: Job = ended.what
+        folder = self.run_folder(job)
+        if ended.status:
+            words = f"failed ({status_words(ended.status)}): {last_lines(ended.log)}"
+            self.failed.append(f"{job}: {words}; output: {ended.log}")
+            return words
+        (run,) = read_runs([folder])
+        cost = {"seconds": round(ended.seconds, 1), "peak_memory_mib": ended.memory}
+        path, note = write_run(self.places.records, run, cost, code_state(run.environment))
+        drop_checkpoints(folder)
+        times.note(job, ended.seconds)
+        metric = run.config["select_metric"]
+        levels = ", ".join(
+            f"{split} {level(run.scores(split, 'full', run.default_path)['macro'][metric])}"
+            for split in ("valid", "test")
+        )
+        return f"{ended.seconds:.0f} s, {metric} {levels} -> {path.name}{f' ({note})' * bool(note)}"
+
+
+@dataclass
+class Times:
+    """How long runs took, by log and model, from their records and this call."""
+
+    records: Records
+    spec: Spec
+    data: dict[str, str]
+    seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for job in self.spec.jobs():
+            if job.log.name in self.data:
+                key = run_key(job.settings, self.data[job.log.name])
+                if key in self.records.runs:
+                    self.note(job, self.records.runs[key].content["cost"]["seconds"])
+
+    def note(self, job: Job, seconds: float) -> None:
+        self.seconds.setdefault((job.log.name, job.model), []).append(seconds)
+
+    def left(self, jobs: list[Job], pool: Pool) -> str:
+        """The time that these runs take, in words; empty where nothing is known, or nothing left.
+        A run that was started counts for what it has left."""
+        every = [one for times in self.seconds.values() for one in times]
+        if not every or not jobs:
+            return ""
+        spent = {id(one.what): time.monotonic() - one.began for one in pool.running}
+        seconds = sum(max(0.0, self._expected(job) - spent.get(id(job), 0.0)) for job in jobs)
+        return f"; about {max(1, round(seconds / len(pool.slots) / 60))} min left"
+
+    def _expected(self, job: Job) -> float:
+        """The mean of the runs that are most like it."""
+        same_log = [t for (log, _), ts in self.seconds.items() if log == job.log.name for t in ts]
+        every = [one for times in self.seconds.values() for one in times]
+        return statistics.mean(self.seconds.get((job.log.name, job.model)) or same_log or every)
+
+
+def _sha256(log: Log, folder: Path) -> str:
+    """The hash of a dataset folder; UserError where it was made with other options."""
+    card = read_card(folder)
+    if not log.made_with(card["options"]):
+        raise UserError(
+            f"log {log.name}: {folder} was made with other options; give the log a variant, or "
+            "remove the folder"
+        )
+    return card["sha256"]
+
+
+def recorded_data(log: Log, records: Records) -> str:
+    """The sha256 of a log's data from the record of its dataset; empty without one. UserError where
+    several fit."""
+    fitting = [
+        record
+        for record in records.datasets.values()
+        if record.content["data"]["name"] == log.dataset.data_name
+        and log.made_with(record.content["options"])
+    ]
+    if len(fitting) > 1:
+        names = " and ".join(record.path.name for record in fitting)
+        raise UserError(
+            f"log {log.name}: {names} are of the same options and different data; make the "
+            "dataset, whose hash decides"
+        )
+    return fitting[0].data_sha256 if fitting else ""
+
+
+def recorded(job: Job, data: dict[str, str], records: Records) -> Record | None:
+    """The record of a run."""
+    sha256 = data.get(job.log.name, "")
+    return records.runs.get(run_key(job.settings, sha256)) if sha256 else None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what only a run that trains on would need; best.pt stays."""
+    for path in folder.rglob(LAST):
+        path.unlink()
+
+
+def code_state(environment: dict[str, Any]) -> dict[str, Any]:
+    """{"commit", "dirty"} of a run: dirty where code or settings differ from the commit. Records
+    and tables, which the queue itself writes, don't count."""
+    commit = environment.get("commit")
+    done = subprocess.run(
+        ["git", "status", "--porcelain", "--", *CODE], cwd=ROOT, capture_output=True, text=True
+    )
+    return {"commit": commit, "dirty": None if commit is None else bool(done.stdout.strip())}

@@ -1,0 +1,312 @@
+"""Specs: the runs of an experiment as a TOML file, and what each part of it may say."""
+
+import dataclasses
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.config.cli import checked_values
+from src.config.dataset_settings import DatasetSettings, content_options
+from src.config.settings import Settings, names_in, settings_class
+from src.dataset.store.folder import dataset_folder
+from src.io.errors import UserError
+from src.io.json_schema import repr_short
+from src.io.paths import ROOT
+from src.runs.command import parse_command
+
+PARTS = ("seeds", "defaults", "logs", "models", "compare", "search")
+# What the runner decides for each run, so that a spec may not
+DECIDED = ("data_dir", "runs_dir", "run_name", "resume", "overwrite", "seed", "init_from")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log of a spec and the dataset that is made of it."""
+
+    name: str
+    dataset: DatasetSettings
+    raw: str  # its folder below --data; empty: what make_dataset.py takes by itself
+    training: dict[str, Any]  # settings of main.py on this log
+
+    def folder(self, datasets: Path | None) -> Path:
+        """The dataset folder, below `datasets` or where it is by default."""
+        named = (self.dataset.data_name, self.dataset.strd_ym, self.dataset.variant)
+        if datasets is None:
+            return dataset_folder(ROOT, *named)
+        return datasets / self.dataset.data_name / "-".join(filter(None, named[1:]))
+
+    def made_with(self, options: dict[str, Any]) -> bool:
+        """Whether these options, of a data card, are those of the log."""
+        raw_format = self.dataset.format
+        raw_format = str(options.get("format")) if raw_format == "auto" else raw_format
+        wanted = json.loads(json.dumps(content_options(self.dataset, raw_format)))
+        return all(options.get(name, value) == value for name, value in wanted.items())
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a spec."""
+
+    log: Log
+    model: str
+    seed: int
+    settings: Settings
+    flags: list[str]  # of main.py, without those that name the data, the run and the device
+
+    def __str__(self) -> str:
+        return f"{self.log.name} {self.model} seed {self.seed}"
+
+    @property
+    def label(self) -> str:
+        """The name of the run in tables."""
+        return f"{self.model}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for the settings of a model on a log, chosen on the validation targets."""
+
+    name: str
+    model: str
+    log: str
+    space: dict[str, Any]  # {setting: choices, or {"low", "high", "log"}}
+    trials: int
+    seed: int
+    pruned: bool
+    best: int  # how many of its trials become models of the grid
+    seeds: list[int]  # of these
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A checked spec."""
+
+    name: str
+    defaults: dict[str, Any]
+    logs: dict[str, Log]
+    models: dict[str, dict[str, Any]]  # settings of main.py
+    runs: list[tuple[str, str, int]]  # (log, model, seed) of the grid
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    searches: dict[str, Search] = field(default_factory=dict)
+
+    def jobs(self) -> list[Job]:
+        """The runs of the grid: all models and logs of the first seed, then those of the next."""
+        return [self.job(*one) for one in self.runs]
+
+    def job(self, log: str, model: str, seed: int, **trial: Any) -> Job:
+        """A run of the grid, or a trial of a search with other settings. UserError where they
+        contradict each other."""
+        where = f"spec {self.name}, model {model} on {log}"
+        values = self.defaults | self.logs[log].training | self.models[model] | trial
+        values |= {"protocol": ["full"], "seed": seed}
+        try:
+            checked_values(settings_class(*names_in(values)), values, where)
+            settings = parse_command(flags := setting_flags(values)).settings
+        except KeyError as error:
+            raise UserError(f"{where}: {error} is unknown") from None
+        except UserError as error:
+            line = str(error)
+            raise UserError(line if line.startswith(where) else f"{where}: {line}") from None
+        return Job(self.logs[log], model, seed, settings, flags)
+
+
+def read_spec(path: Path) -> Spec:
+    """A spec, checked. UserError names the entry that is wrong."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the spec {path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"the spec {path} cannot be read: {error}") from None
+    _check_names(content, PARTS, f"spec {path}")
+    where = f"spec {path.stem}"
+    seeds = _numbers(content.get("seeds", [42]), f"{where}: seeds")
+    entries = {part: _tables(content, part, where) for part in ("logs", "models")}
+    runs = _grid(entries, seeds, where)
+    logs = {name: _log(name, entry, where) for name, entry in entries["logs"].items()}
+    models = {
+        name: _training(entry, f"{where}, models.{name}")
+        for name, entry in entries["models"].items()
+    }
+    spec = Spec(
+        name=path.stem,
+        runs=runs,
+        defaults=_training(content.get("defaults", {}), f"{where}, defaults"),
+        logs=logs,
+        models=models,
+        pairs=_pairs(content.get("compare", []), models, where),
+        searches={
+            name: _search(name, entry, logs, models, f"{where}, search.{name}")
+            for name, entry in content.get("search", {}).items()
+        },
+    )
+    _check_folders(spec)
+    return spec
+
+
+def _tables(content: dict[str, Any], part: str, where: str) -> dict[str, dict[str, Any]]:
+    """The named tables of a part; UserError where there are none, or a name cannot name a file."""
+    tables = content.get(part)
+    if not isinstance(tables, dict) or not tables:
+        raise UserError(f"{where} has no [{part}.NAME]")
+    for name, entry in tables.items():
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"{where}: {part}.{name!r}: use letters, digits, '.', '_' and '-'")
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: {part}.{name} must be a table")
+    return {name: dict(entry) for name, entry in tables.items()}
+
+
+def _check_names(given: Any, known: Any, where: str) -> None:
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"{where}: unknown {repr_short(unknown[0])}; give {', '.join(known)}")
+
+
+def _numbers(value: Any, where: str) -> list[int]:
+    if not isinstance(value, list) or not value or any(type(one) is not int for one in value):
+        raise UserError(f"{where} must be a list of whole numbers, not {repr_short(value)}")
+    return list(dict.fromkeys(value))
+
+
+def _grid(
+    entries: dict[str, dict[str, dict[str, Any]]], seeds: list[int], where: str
+) -> list[tuple[str, str, int]]:
+    """(log, model, seed) of each run: all of the first seed, then those of the next. Takes what
+    restricts an entry (`logs`, `models`, `seeds`) out of it."""
+    other = {"logs": "models", "models": "logs"}
+    partners: dict[str, dict[str, list[str]]] = {}
+    own_seeds: dict[str, dict[str, list[int]]] = {}
+    for part, tables in entries.items():
+        names = entries[other[part]]
+        for name, entry in tables.items():
+            place = f"{where}, {part}.{name}"
+            chosen = entry.pop(other[part], list(names))
+            _check_names(chosen, names, f"{place}: {other[part]}")
+            partners.setdefault(part, {})[name] = chosen
+            given = entry.pop("seeds", None)
+            only = seeds if given is None else _numbers(given, f"{place}: seeds")
+            own_seeds.setdefault(part, {})[name] = only
+    every = dict.fromkeys(
+        [*seeds, *(seed for by_name in own_seeds.values() for s in by_name.values() for seed in s)]
+    )
+    return [
+        (log, model, seed)
+        for seed in every
+        for log in entries["logs"]
+        for model in entries["models"]
+        if model in partners["logs"][log]
+        and log in partners["models"][model]
+        and seed in own_seeds["logs"][log]
+        and seed in own_seeds["models"][model]
+    ]
+
+
+def _log(name: str, entry: dict[str, Any], where: str) -> Log:
+    place = f"{where}, logs.{name}"
+    raw, training = entry.pop("raw", ""), entry.pop("training", {})
+    if not isinstance(raw, str):
+        raise UserError(f"{place}: raw must name a folder, not {repr_short(raw)}")
+    for key in ("raw_dir", "out_dir", "describe", "suggest"):
+        if key in entry:
+            raise UserError(
+                f"{place}: {key} is not part of a spec; raw names the folder of the log"
+            )
+    values = checked_values(DatasetSettings, entry, place)
+    try:
+        return Log(name, DatasetSettings(**values), raw, _training(training, f"{place}.training"))
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def _training(entry: dict[str, Any], place: str) -> dict[str, Any]:
+    """Settings of main.py, those of `config` included. Their values are checked with the job's."""
+    values = dict(entry)
+    if config := values.pop("config", None):
+        path = ROOT / str(config)
+        values = json.loads(path.read_text()) | values if path.is_file() else values
+        if not path.is_file():
+            raise UserError(
+                f"{place}: config {config} does not exist; it is relative to the project"
+            )
+    for name in ("data_name", "strd_ym", "variant"):
+        values.pop(name, None)  # the log's are those that count
+    for name in values:
+        if name in DECIDED:
+            raise UserError(f"{place}: {name} is not a setting of a spec: the runner decides it")
+    return values
+
+
+def _pairs(value: Any, models: dict[str, Any], where: str) -> list[tuple[str, str]]:
+    """The pairs of `compare`, each MODEL[:PATH] or a count model."""
+    pairs = []
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(type(x) is str for x in pair):
+            raise UserError(
+                f'{where}: compare must hold pairs such as ["a:cross", "b"], not {repr_short(pair)}'
+            )
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def _search(name: str, entry: dict, logs: dict, models: dict, place: str) -> Search:
+    """A search: model, log, space, and defaults for the rest."""
+    known = ("model", "log", "space", "trials", "seed", "prune", "best", "seeds")
+    _check_names(entry, known, place)
+    for key, table in (("model", models), ("log", logs)):
+        _check_names([entry.get(key)], table, f"{place}: {key}")
+    space = entry.get("space")
+    if not isinstance(space, dict) or not space:
+        raise UserError(f"{place} has no [search.{name}.space]")
+    for setting, choices in space.items():
+        is_range = isinstance(choices, dict) and choices.keys() >= {"low", "high"}
+        if not is_range and not (isinstance(choices, list) and choices):
+            raise UserError(
+                f"{place}: {setting} must be a list of choices, or {{low, high, log}}, not "
+                + repr_short(choices)
+            )
+    seed = entry.get("seed", 42)
+    seeds = _numbers(entry.get("seeds", [seed]), f"{place}: seeds")
+    return Search(
+        name, entry["model"], entry["log"], space, entry.get("trials", 24), seed,
+        entry.get("prune", True), entry.get("best", 0), seeds,
+    )  # fmt: skip
+
+
+def _check_folders(spec: Spec) -> None:
+    """UserError where two logs would be made into one folder."""
+    folders: dict[Path, str] = {}
+    for log in spec.logs.values():
+        other = folders.setdefault(log.folder(None), log.name)
+        if other != log.name:
+            raise UserError(
+                f"spec {spec.name}: logs {other} and {log.name} are made into the same folder; "
+                "give one of them a variant"
+            )
+
+
+def setting_flags(values: dict[str, Any]) -> list[str]:
+    """Settings as flags of a command."""
+    flags = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list | tuple):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def dataset_flags(settings: DatasetSettings) -> list[str]:
+    """The settings that differ from their defaults, as flags of make_dataset.py."""
+    return setting_flags(
+        {
+            option.name: getattr(settings, option.name)
+            for option in dataclasses.fields(settings)
+            if getattr(settings, option.name) != option.default
+        }
+    )

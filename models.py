@@ -149,7 +149,9 @@ class SyNCRec(nn.Module):
         domain = view.domains if task == "single" else torch.zeros_like(view.domains)
         start = F.embedding(domain, parts.start)  # [M, H]
         tokens = torch.where((view.inputs == 0)[:, None], start, items)
-        tokens = tokens + F.embedding(view.positions, parts.position)
+        from_end = self.settings.positions == "end"
+        positions = view.reversed_positions if from_end else view.positions
+        tokens = tokens + F.embedding(positions, parts.position)
         if task == "cross" and self.settings.target_domain_query:
             tokens = tokens + F.embedding(view.domains, self.query)
         return dropout(parts.norm(tokens), self.settings.dropout, self.training)

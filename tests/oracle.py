@@ -55,7 +55,8 @@ def view_outputs(model, items, domains, task):
             row = own.start[domain if task == "single" else 0]
         else:
             row = model.item_table[items[position - 1]]
-        row = row + own.position[position]
+        count = len(items) - 1 - position if settings.positions == "end" else position
+        row = row + own.position[count]
         if task == "cross" and settings.target_domain_query:
             row = row + model.query[domain]
         rows.append(F.layer_norm(row, row.shape, own.norm.weight, own.norm.bias))

@@ -52,6 +52,8 @@ EXCEPTIONS: dict[str, dict[str, float]] = {
 RENAMED_TENSORS: dict[str, str] = {r"^model/gap_state$": "lc_ntg"}
 # {flag of the base's commands: the checkout's flag}
 RENAMED_FLAGS: dict[str, str] = {}
+# flags of the checkout's runs that choose what the base had no flag for
+NEW_FLAGS = ("--positions=start",)
 
 ABXI = ROOT.parent / "shared" / "data" / "abxi"
 BUNDLED = ("--data_name=amazon", "--strd_ym=202312")
@@ -258,6 +260,7 @@ class Side:
             ]  # fmt: skip
         if self.name == "checkout":
             words = [renamed(word) for word in words]
+            words += NEW_FLAGS if name in RUNS else ()
         if name in PROCESSES:
             launcher = ["-m", "torch.distributed.run", "--standalone"]
             words = [*launcher, f"--nproc_per_node={PROCESSES[name]}", *words]

@@ -10,7 +10,7 @@ from typing import Any
 
 from src.config.cli import checked_values
 from src.config.dataset_settings import DatasetSettings, content_options
-from src.config.settings import Settings, names_in, settings_class
+from src.config.settings import Settings, names_in, read_settings, settings_class
 from src.dataset.store.folder import dataset_folder
 from src.io.errors import UserError
 from src.io.json_schema import repr_short
@@ -225,13 +225,9 @@ def _log(name: str, entry: dict[str, Any], where: str) -> Log:
 def _training(entry: dict[str, Any], place: str) -> dict[str, Any]:
     """Settings of main.py, those of `config` included. Their values are checked with the job's."""
     values = dict(entry)
-    if config := values.pop("config", None):
-        path = ROOT / str(config)
-        values = json.loads(path.read_text()) | values if path.is_file() else values
-        if not path.is_file():
-            raise UserError(
-                f"{place}: config {config} does not exist; it is relative to the project"
-            )
+    if config := values.pop("config", ""):
+        given = read_settings(ROOT / str(config), f"{place}: config")
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in given.items()} | values
     for name in ("data_name", "strd_ym", "variant"):
         values.pop(name, None)  # the log's are those that count
     for name in values:

@@ -16,6 +16,9 @@ from src.config.names import MODELS, PROTOCOLS, WEIGHTINGS, load
 from src.io.errors import UserError
 from src.io.json_schema import read_json
 
+# {setting added later: the value that reproduces a run made before it existed}
+BEFORE = {"positions": "start"}
+IN_EVERY_RECORD = {"mode", "run_name", "resume", "overwrite", "device"}
 LC_NTG, SC_MIM = "negative transfer (LC-NTG)", "mutual information (SC-MIM)"
 
 
@@ -55,6 +58,12 @@ class ModelSettings:
     dropout: float = setting(0.3, "dropout on embeddings and block outputs", group="model")
     attention_dropout: float = setting(0.0, "dropout on attention weights", group="model")
     max_len: int = setting(50, "newest events kept per user, L", group="model")
+    positions: str = setting(
+        "end",
+        "count positions from the newest event, or from the start token (the paper's)",
+        group="model",
+        choices=("end", "start"),
+    )
     experts_cross: int = setting(2, "experts that CDSR owns, K_c", group="model")
     experts_single: int = setting(1, "experts that SDSR owns, K_s", group="model")
     share_experts: bool = setting(
@@ -370,7 +379,8 @@ def read_settings(path: Path, what: str, *, of_a_run: bool = False) -> dict[str,
     """The settings in a JSON file, validated (UserError).
 
     With `of_a_run` the file is the record of a run, perhaps of an earlier version: settings that no
-    longer exist are ignored.
+    longer exist are ignored. A copy of such a record is recognised by settings that no other file
+    needs, and has the same values.
     """
     return _checked_settings(read_json(path, what), f"{what} {path}", of_a_run)
 
@@ -383,7 +393,7 @@ def _checked_settings(content: Any, where: str, of_a_run: bool) -> dict[str, Any
     for name, table in ((model, MODELS), (weighting, WEIGHTINGS)):
         if not isinstance(name, str) or name not in table:
             raise UserError(f"{where}: {name!r} is unknown; give one of {', '.join(table)}")
-    if of_a_run or "mode" in content:
+    if of_a_run or content.keys() >= IN_EVERY_RECORD:
         _migrate(content)
     config_class = settings_class(model, weighting)
     return checked_values(config_class, content, where, ignore_unknown=of_a_run)
@@ -407,5 +417,7 @@ def recorded_settings(content: Any, where: str) -> Settings:
 
 def _migrate(content: dict[str, Any]) -> None:
     """Convert, in place, the record of a run of an earlier version."""
+    for name, value in BEFORE.items():
+        content.setdefault(name, value)
     if "weighting" not in content and content.get("lc_ntg_beta") == 0:
         content["lc_ntg_beta"] = None  # 0 stood for 1 − α

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from src.config.identity import hash_values, identity, identity_hash
-from src.config.settings import Settings
+from src.config.settings import BEFORE, Settings
 from src.dataset.store.folder import Dataset
 from src.io.errors import UserError
 from src.io.files import write_atomically
@@ -121,8 +121,8 @@ def read_checkpoint(
         )
     if state.get("identity") != identity_hash(settings):
         before = state["settings"]
-        # settings added after the run had their defaults
-        defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+        # what a setting was that was added after the run
+        defaults = {field.name: field.default for field in dataclasses.fields(settings)} | BEFORE
         for name, value in identity(settings).items():
             former = before.get(name, defaults[name])
             if former != value:

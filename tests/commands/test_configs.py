@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from models import SyNCRec
+from src.config.cli import as_json
 from src.config.names import MODELS
+from src.config.settings import BEFORE, Settings
 from src.runs.command import parse_command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -42,6 +44,7 @@ def test_the_config_of_the_paper_is_the_paper_s_run():
     assert paper.sc_mim
     assert not paper.share_experts
     assert not paper.target_domain_query
+    assert paper.positions == "start"
     assert (paper.warmup_steps, paper.clip_norm, paper.weight_decay) == (0, 0, 0)
 
 
@@ -52,6 +55,18 @@ def test_the_released_config_differs_from_the_paper_s_by_what_the_code_does_inst
     assert released.share_experts
     assert not released.lc_ntg
     assert released.weighting == "uniform"
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_copied_record_of_a_run_has_what_reproduces_it(tmp_path, name):
+    """A file of a few settings has today's defaults, whichever they are."""
+    record, few = tmp_path / "record.json", tmp_path / "few.json"
+    settings = as_json(Settings(mode="cdsr"))
+    del settings[name]
+    record.write_text(json.dumps(settings))
+    few.write_text(json.dumps({"mode": "cdsr", "hidden": 16}))
+    values = {path: parse_command(["--config", str(path)]).settings for path in (record, few)}
+    assert getattr(values[record], name) == BEFORE[name] != getattr(values[few], name)
 
 
 def test_a_flag_wins_over_the_config():

@@ -46,11 +46,15 @@ def test_the_first_step_is_adams(tmp_path, clip_norm):
         before = trainer.model.item_table.detach().clone()
         needed = step(trainer, [0, 1])
         tables.append(trainer.model.item_table.detach().clone())
+        gradient = trainer.model.item_table.grad.to_dense()
         moved = {int(row) for row in (tables[-1] != before).any(1).nonzero()}
         assert moved <= needed
         assert len(moved) > 3
     # torch adds ε at another place in SparseAdam; it shows where a gradient is tiny
-    torch.testing.assert_close(*tables, rtol=1e-5, atol=0.005 * trainer.settings.lr)
+    plain = (gradient == 0) | (gradient.abs() > 1e-4)
+    assert plain.sum() > 0.9 * plain.numel()
+    dense, sparse = (table[plain] for table in tables)
+    torch.testing.assert_close(dense, sparse, rtol=1e-5, atol=0.005 * trainer.settings.lr)
 
 
 def test_the_rows_of_an_earlier_batch_stand_still(tmp_path):

@@ -24,6 +24,7 @@ class View:
 
     inputs: Tensor  # [M] the item before the target in this view; 0: the start token
     positions: Tensor  # [M] from 0 at the start token
+    reversed_positions: Tensor  # [M] from 0 at the newest token
     domains: Tensor  # [M] domain of the target
     sequence_ids: Tensor  # [M]
     sequences: int

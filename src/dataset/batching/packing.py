@@ -128,6 +128,7 @@ def _view(items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, order: np
     return View(
         inputs=lay_out(inputs),
         positions=lay_out(positions),
+        reversed_positions=lay_out(np.repeat(lengths, lengths) - 1 - positions),
         domains=lay_out(domains),
         sequence_ids=lay_out(np.repeat(np.arange(len(lengths)), lengths), empty=len(lengths)),
         sequences=len(lengths),

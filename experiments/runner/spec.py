@@ -10,6 +10,7 @@ from typing import Any
 
 from src.config.cli import checked_values
 from src.config.dataset_settings import DatasetSettings, content_options
+from src.config.names import COUNT_MODELS
 from src.config.settings import Settings, names_in, read_settings, settings_class
 from src.dataset.store.folder import dataset_folder
 from src.io.errors import UserError
@@ -176,33 +177,31 @@ def _grid(
     entries: dict[str, dict[str, dict[str, Any]]], seeds: list[int], where: str
 ) -> list[tuple[str, str, int]]:
     """(log, model, seed) of each run: all of the first seed, then those of the next. Takes what
-    restricts an entry (`logs`, `models`, `seeds`) out of it."""
-    other = {"logs": "models", "models": "logs"}
-    partners: dict[str, dict[str, list[str]]] = {}
-    own_seeds: dict[str, dict[str, list[int]]] = {}
-    for part, tables in entries.items():
-        names = entries[other[part]]
-        for name, entry in tables.items():
+    restricts an entry (`logs`, `models`, `seeds`) out of it. UserError for an entry without a
+    run."""
+    partners: dict[str, list[str]] = {}
+    own_seeds: dict[str, list[int]] = {}
+    for part, other in (("logs", "models"), ("models", "logs")):
+        for name, entry in entries[part].items():
             place = f"{where}, {part}.{name}"
-            chosen = entry.pop(other[part], list(names))
-            _check_names(chosen, names, f"{place}: {other[part]}")
-            partners.setdefault(part, {})[name] = chosen
-            given = entry.pop("seeds", None)
-            only = seeds if given is None else _numbers(given, f"{place}: seeds")
-            own_seeds.setdefault(part, {})[name] = only
-    every = dict.fromkeys(
-        [*seeds, *(seed for by_name in own_seeds.values() for s in by_name.values() for seed in s)]
-    )
-    return [
-        (log, model, seed)
-        for seed in every
-        for log in entries["logs"]
-        for model in entries["models"]
-        if model in partners["logs"][log]
-        and log in partners["models"][model]
-        and seed in own_seeds["logs"][log]
-        and seed in own_seeds["models"][model]
-    ]
+            partners[f"{part}.{name}"] = entry.pop(other, list(entries[other]))
+            _check_names(partners[f"{part}.{name}"], entries[other], f"{place}: {other}")
+            if "seeds" in entry:
+                own_seeds[f"{part}.{name}"] = _numbers(entry.pop("seeds"), f"{place}: seeds")
+    runs = []
+    for log in entries["logs"]:
+        for model in entries["models"]:
+            if model in partners[f"logs.{log}"] and log in partners[f"models.{model}"]:
+                of_log = own_seeds.get(f"logs.{log}")
+                of_model = own_seeds.get(f"models.{model}", of_log or seeds)
+                runs += [(log, model, seed) for seed in of_model if seed in (of_log or of_model)]
+    for part, position in (("logs", 0), ("models", 1)):
+        if idle := [name for name in entries[part] if name not in {run[position] for run in runs}]:
+            raise UserError(
+                f"{where}, {part}.{idle[0]} has no run: `logs`, `models` and `seeds` exclude them"
+            )
+    order = list(dict.fromkeys([*seeds, *(seed for *_, seed in runs)]))
+    return sorted(runs, key=lambda run: order.index(run[2]))
 
 
 def _log(name: str, entry: dict[str, Any], where: str) -> Log:
@@ -212,9 +211,7 @@ def _log(name: str, entry: dict[str, Any], where: str) -> Log:
         raise UserError(f"{place}: raw must name a folder, not {repr_short(raw)}")
     for key in ("raw_dir", "out_dir", "describe", "suggest"):
         if key in entry:
-            raise UserError(
-                f"{place}: {key} is not part of a spec; raw names the folder of the log"
-            )
+            raise UserError(f"{place}: {key} is no part of a spec; raw names its folder")
     values = checked_values(DatasetSettings, entry, place)
     try:
         return Log(name, DatasetSettings(**values), raw, _training(training, f"{place}.training"))
@@ -239,11 +236,15 @@ def _training(entry: dict[str, Any], place: str) -> dict[str, Any]:
 def _pairs(value: Any, models: dict[str, Any], where: str) -> list[tuple[str, str]]:
     """The pairs of `compare`, each MODEL[:PATH] or a count model."""
     pairs = []
+    if not isinstance(value, list):
+        raise UserError(f"{where}: compare must be a list of pairs, not {repr_short(value)}")
     for pair in value:
         if not isinstance(pair, list) or len(pair) != 2 or not all(type(x) is str for x in pair):
             raise UserError(
                 f'{where}: compare must hold pairs such as ["a:cross", "b"], not {repr_short(pair)}'
             )
+        names = [word.partition(":")[0] for word in pair]
+        _check_names(names, [*models, *COUNT_MODELS], f"{where}: compare")
         pairs.append((pair[0], pair[1]))
     return pairs
 

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.runner.grid import Grid, Places
 from experiments.runner.pool import Pool
+from experiments.runner.search import read_studies, search, with_best_trials
 from experiments.runner.spec import read_spec
 from experiments.runner.tables import write_spec_tables
 from src.config.cli import OneLineParser
@@ -69,7 +70,7 @@ def main(words: list[str] | None = None) -> None:
     grid = Grid(spec, places, Pool(slots, given.threads))
     if not given.tables:
         try:
-            train(grid)
+            train(grid, given.results)
         except KeyboardInterrupt:
             count = len(grid.pool.stop())
             print(f"stopped {count} run{'s' * (count != 1)}; the same command goes on", flush=True)
@@ -82,12 +83,19 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def train(grid: Grid) -> None:
-    """Make the datasets that runs without a record need, and train these."""
-    records, jobs = read_records(grid.places.records), grid.spec.jobs()
+def train(grid: Grid, results: Path) -> None:
+    """Make the datasets that are needed; run the trials that searches lack, then the runs without a
+    record, those of the best trials among them."""
+    records = read_records(grid.places.records)
     grid.find_data(records, needed=set())
-    needed = {job.log.name for job in grid.missing(jobs, records)}
+    needed = {job.log.name for job in grid.missing(grid.spec.jobs(), records)}
+    done = {study.search.name for study in read_studies(grid, results) if study.done}
+    needed |= {one.log for one in grid.spec.searches.values() if one.name not in done}
     grid.find_data(records, needed)
+    studies = read_studies(grid, results)
+    search(grid, studies)
+    grid.spec = with_best_trials(grid.spec, studies)
+    jobs = grid.spec.jobs()
     missing = grid.missing(jobs, records)
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are recorded", flush=True)
     if missing:

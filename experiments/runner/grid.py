@@ -82,7 +82,10 @@ class Grid:
         done = self.pool.call(log, [str(ROOT / "make_dataset.py"), *flags], output)
         if done.status:
             raise UserError(f"log {log.name}: {last_lines(output)} (output: {output})")
-        self.data[log.name] = _sha256(log, folder)
+        sha256 = _sha256(log, folder)
+        if self.data.get(log.name, sha256) != sha256:
+            print(f"log {log.name}: its data is not that of the records", flush=True)
+        self.data[log.name] = sha256
 
     # ------------------------------------------------------------------------ runs
 
@@ -97,12 +100,15 @@ class Grid:
             if job.log.name not in self.data or self.key(job) not in records.runs
         ]
 
-    def run_folder(self, job: Job) -> Path:
-        name = f"{job.log.name}-{job.model}-seed{job.seed}-{self.key(job)[:8]}"
-        return self.places.runs / job.log.dataset.data_name / name
+    def run_folder(self, job: Job, name: str = "") -> Path:
+        """The folder of a run: the one that has its hash, perhaps under the name of another spec,
+        or a new one."""
+        name, key = name or f"{job.log.name}-{job.model}-seed{job.seed}", self.key(job)[:8]
+        runs = self.places.runs / job.log.dataset.data_name
+        return next(iter(sorted(runs.glob(f"*-{key}"))), runs / f"{name}-{key}")
 
-    def start(self, job: Job, folder: Path, slot: str) -> Running:
-        """Start the run of a job, or continue it."""
+    def start(self, job: Job, folder: Path, slot: str, what: Any = None) -> Running:
+        """Start a run, or continue it; `what` is what `Pool.ended` names it by, else the job."""
         log = job.log
         command = [
             str(ROOT / "main.py"), *job.flags, f"--data_name={log.dataset.data_name}",
@@ -112,7 +118,7 @@ class Grid:
             f"--device={slot}",
         ]  # fmt: skip
         output = self.places.logs(log.dataset.data_name) / f"{folder.name}.log"
-        return self.pool.start(job, command, output, slot)
+        return self.pool.start(what or job, command, output, slot)
 
     def work(self, jobs: list[Job]) -> None:
         """Run these jobs, record each that finishes, and note those that fail."""

@@ -29,7 +29,7 @@ class Running:
     slot: str
     began: float
     stopped: bool = False  # asked to end before it is done
-    status: int | None = None
+    status: int = 0  # once it has ended
     seconds: float = 0.0  # of this and of earlier attempts
     memory: float = 0.0  # MiB, the peak of all attempts
 

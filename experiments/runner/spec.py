@@ -81,6 +81,11 @@ class Search:
     best: int  # how many of its trials become models of the grid
     seeds: list[int]  # of these
 
+    @property
+    def best_names(self) -> list[str]:
+        """The names of its best trials as models of the grid, the best first."""
+        return [f"{self.name}.{place}" for place in range(1, self.best + 1)]
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -127,23 +132,25 @@ def read_spec(path: Path) -> Spec:
     where = f"spec {path.stem}"
     seeds = _numbers(content.get("seeds", [42]), f"{where}: seeds")
     entries = {part: _tables(content, part, where) for part in ("logs", "models")}
-    runs = _grid(entries, seeds, where)
+    given = _tables(content, "search", where) if "search" in content else {}
+    runs = _grid(entries, seeds, _searched(given, entries, where), where)
     logs = {name: _log(name, entry, where) for name, entry in entries["logs"].items()}
     models = {
         name: _training(entry, f"{where}, models.{name}")
         for name, entry in entries["models"].items()
     }
+    searches = {
+        name: _search(name, entry, f"{where}, search.{name}") for name, entry in given.items()
+    }
+    bests = [name for search in searches.values() for name in search.best_names]
     spec = Spec(
         name=path.stem,
         runs=runs,
         defaults=_training(content.get("defaults", {}), f"{where}, defaults"),
         logs=logs,
         models=models,
-        pairs=_pairs(content.get("compare", []), models, where),
-        searches={
-            name: _search(name, entry, logs, models, f"{where}, search.{name}")
-            for name, entry in content.get("search", {}).items()
-        },
+        pairs=_pairs(content.get("compare", []), [*models, *bests], where),
+        searches=searches,
     )
     _check_folders(spec)
     return spec
@@ -173,12 +180,22 @@ def _numbers(value: Any, where: str) -> list[int]:
     return list(dict.fromkeys(value))
 
 
+def _searched(given: dict[str, Any], entries: dict[str, Any], where: str) -> set[str]:
+    """The names of the models and logs of the searches. UserError for an unknown one."""
+    names = set()
+    for search, entry in given.items():
+        for key, part in (("model", "models"), ("log", "logs")):
+            _check_names([entry.get(key)], list(entries[part]), f"{where}, search.{search}: {key}")
+            names.add(entry[key])
+    return names
+
+
 def _grid(
-    entries: dict[str, dict[str, dict[str, Any]]], seeds: list[int], where: str
+    entries: dict[str, dict[str, dict[str, Any]]], seeds: list[int], searched: set, where: str
 ) -> list[tuple[str, str, int]]:
     """(log, model, seed) of each run: all of the first seed, then those of the next. Takes what
-    restricts an entry (`logs`, `models`, `seeds`) out of it. UserError for an entry without a
-    run."""
+    restricts an entry (`logs`, `models`, `seeds`) out of it. UserError for an entry without a run
+    that is not `searched`."""
     partners: dict[str, list[str]] = {}
     own_seeds: dict[str, list[int]] = {}
     for part, other in (("logs", "models"), ("models", "logs")):
@@ -187,7 +204,8 @@ def _grid(
             partners[f"{part}.{name}"] = entry.pop(other, list(entries[other]))
             _check_names(partners[f"{part}.{name}"], entries[other], f"{place}: {other}")
             if "seeds" in entry:
-                own_seeds[f"{part}.{name}"] = _numbers(entry.pop("seeds"), f"{place}: seeds")
+                given = entry.pop("seeds")  # []: no runs, for a model that is only searched
+                own_seeds[f"{part}.{name}"] = given and _numbers(given, f"{place}: seeds")
     runs = []
     for log in entries["logs"]:
         for model in entries["models"]:
@@ -196,7 +214,8 @@ def _grid(
                 of_model = own_seeds.get(f"models.{model}", of_log or seeds)
                 runs += [(log, model, seed) for seed in of_model if seed in (of_log or of_model)]
     for part, position in (("logs", 0), ("models", 1)):
-        if idle := [name for name in entries[part] if name not in {run[position] for run in runs}]:
+        used = {run[position] for run in runs} | searched
+        if idle := [name for name in entries[part] if name not in used]:
             raise UserError(
                 f"{where}, {part}.{idle[0]} has no run: `logs`, `models` and `seeds` exclude them"
             )
@@ -233,7 +252,7 @@ def _training(entry: dict[str, Any], place: str) -> dict[str, Any]:
     return values
 
 
-def _pairs(value: Any, models: dict[str, Any], where: str) -> list[tuple[str, str]]:
+def _pairs(value: Any, models: list[str], where: str) -> list[tuple[str, str]]:
     """The pairs of `compare`, each MODEL[:PATH] or a count model."""
     pairs = []
     if not isinstance(value, list):
@@ -249,12 +268,10 @@ def _pairs(value: Any, models: dict[str, Any], where: str) -> list[tuple[str, st
     return pairs
 
 
-def _search(name: str, entry: dict, logs: dict, models: dict, place: str) -> Search:
+def _search(name: str, entry: dict[str, Any], place: str) -> Search:
     """A search: model, log, space, and defaults for the rest."""
     known = ("model", "log", "space", "trials", "seed", "prune", "best", "seeds")
     _check_names(entry, known, place)
-    for key, table in (("model", models), ("log", logs)):
-        _check_names([entry.get(key)], table, f"{place}: {key}")
     space = entry.get("space")
     if not isinstance(space, dict) or not space:
         raise UserError(f"{place} has no [search.{name}.space]")
@@ -265,6 +282,12 @@ def _search(name: str, entry: dict, logs: dict, models: dict, place: str) -> Sea
                 f"{place}: {setting} must be a list of choices, or {{low, high, log}}, not "
                 + repr_short(choices)
             )
+        ends = [choices["low"], choices["high"]] if isinstance(choices, dict) else []
+        if any(type(end) not in (int, float) for end in ends) or ends != sorted(ends):
+            raise UserError(f"{place}: {setting}: low and high must be numbers, low the smaller")
+    for key, least in (("trials", 1), ("seed", 0), ("best", 0)):
+        if type(entry.get(key, least)) is not int or entry.get(key, least) < least:
+            raise UserError(f"{place}: {key} must be a whole number from {least}")
     seed = entry.get("seed", 42)
     seeds = _numbers(entry.get("seeds", [seed]), f"{place}: seeds")
     return Search(

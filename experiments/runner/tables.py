@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.runner.grid import Grid, recorded
+from experiments.runner.search import read_studies, search_text, with_best_trials
 from experiments.runner.spec import Job
 from src.config.names import COUNT_MODELS
 from src.io.errors import UserError
@@ -28,13 +29,15 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
     records, name = read_records(grid.places.records), grid.spec.name
     check_tables(results / name)
     grid.find_data(records, needed=set())
+    studies = read_studies(grid, results)
+    grid.spec = with_best_trials(grid.spec, studies)
     jobs = grid.spec.jobs()
     by_log: dict[str, list[RecordedRun]] = {}
     for job in jobs:
         if run := _run(job, grid, records):
             by_log.setdefault(job.log.name, []).append(run)
     missing = len(jobs) - sum(map(len, by_log.values()))
-    if not by_log:
+    if not by_log and not any(study.finished for study in studies):
         raise UserError(f"no run of spec {name} is recorded in {grid.places.records}; run it first")
     texts, levels, differences = [], [], []
     for log, runs in by_log.items():
@@ -42,6 +45,7 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
         texts.append(log_text(log, runs, rows))
         levels += [(log, *row) for row in table.tidy_rows(list[Run](runs))]
         differences += [(log, *dataclasses.astuple(row)) for row in rows]
+    texts += [search_text(study) for study in studies if study.finished]
     if missing:
         texts.append(f"{missing} of {len(jobs)} runs of the spec are not recorded yet.\n")
     text = "\n".join(texts)
@@ -54,7 +58,7 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
 
 def _run(job: Job, grid: Grid, records: Records) -> RecordedRun | None:
     record = recorded(job, grid.data, records)
-    return record and recorded_run(record, job.label, job.settings, records)
+    return recorded_run(record, job.label, job.settings, records) if record else None
 
 
 def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
@@ -76,9 +80,9 @@ def pair_rows(grid: Grid, log: str, runs: list[RecordedRun]) -> list[Row]:
     groups = {_model(group): group for group in group_seeds(list[Run](runs))}
     rows = []
     for pair in grid.spec.pairs:
-        rankers = [ranker(word, groups) for word in pair]
-        if all(rankers):
-            rows += compare_pair(*rankers, "test", "full", [METRIC])
+        first, second = (ranker(word, groups) for word in pair)
+        if first and second:
+            rows += compare_pair(first, second, "test", "full", [METRIC])
     return rows
 
 

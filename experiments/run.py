@@ -69,13 +69,14 @@ def main(words: list[str] | None = None) -> None:
     places = Places(*(folder and folder.resolve() for folder in folders))
     grid = Grid(spec, places, Pool(slots, given.threads))
     if not given.tables:
-        try:
+        with grid.pool:
             train(grid, given.results)
-        except KeyboardInterrupt:
-            count = len(grid.pool.stop())
-            print(f"stopped {count} run{'s' * (count != 1)}; the same command goes on", flush=True)
+    try:
+        write_spec_tables(grid, given.results)
+    except UserError as error:
+        if not grid.failed:  # else these are the reason
             raise
-    write_spec_tables(grid, given.results)
+        print(f"no tables: {error}")
     if grid.failed:
         print(f"{len(grid.failed)} run{'s' * (len(grid.failed) != 1)} failed:", file=sys.stderr)
         for line in grid.failed:
@@ -88,8 +89,10 @@ def train(grid: Grid, results: Path) -> None:
     record, those of the best trials among them."""
     records = read_records(grid.places.records)
     grid.find_data(records, needed=set())
-    needed = {job.log.name for job in grid.missing(grid.spec.jobs(), records)}
-    done = {study.search.name for study in read_studies(grid, results) if study.done}
+    studies = read_studies(grid, results)
+    done = {study.search.name for study in studies if study.done}
+    jobs = with_best_trials(grid.spec, studies).jobs()
+    needed = {job.log.name for job in grid.missing(jobs, records)}
     needed |= {one.log for one in grid.spec.searches.values() if one.name not in done}
     grid.find_data(records, needed)
     studies = read_studies(grid, results)

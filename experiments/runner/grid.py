@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.runner.pool import POLL_S, Pool, Running, last_lines, status_words
+from experiments.runner.pool import Pool, Running, last_lines, status_words
 from experiments.runner.spec import Job, Log, Spec, dataset_flags
 from src.dataset.store.folder import CARD, read_card
 from src.io.errors import UserError
@@ -135,16 +135,23 @@ class Grid:
                 remaining = [*waiting, *(one.what for one in self.pool.running)]
                 left = times.left(remaining, self.pool)
                 print(f"[{done}/{total}] {ended.what}: {line}{left}", flush=True)
-            time.sleep(POLL_S)
+            self.pool.pause()
 
     def finish(self, ended: Running, times: "Times") -> str:
         """Record a run that has ended; returns what to say of it."""
         job: Job = ended.what
         folder = self.run_folder(job)
-        if ended.status:
-            words = f"failed ({status_words(ended.status)}): {last_lines(ended.log)}"
-            self.failed.append(f"{job}: {words}; output: {ended.log}")
-            return words
+        words = f"({status_words(ended.status)}): {last_lines(ended.log)}" if ended.status else ""
+        if not words:
+            try:
+                return self._record(job, folder, ended, times)
+            except UserError as error:
+                words = f"(not recorded): {error}"
+        self.failed.append(f"{job}: failed {words}; output: {ended.log}")
+        return f"failed {words}"
+
+    def _record(self, job: Job, folder: Path, ended: Running, times: "Times") -> str:
+        """Record a finished run and remove what it no longer needs; returns what to say of it."""
         (run,) = read_runs([folder])
         cost = {"seconds": round(ended.seconds, 1), "peak_memory_mib": ended.memory}
         path, note = write_run(self.places.records, run, cost, code_state(run.environment))

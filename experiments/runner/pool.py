@@ -13,6 +13,7 @@ from typing import Any
 from src.io.errors import UserError, plain
 from src.io.files import write_json
 from src.io.json_schema import MapOf, read_json
+from src.training.signals import StopSignals
 
 POLL_S = 0.1
 LAST_LINES = 3  # of the output of a command that failed
@@ -40,10 +41,28 @@ class Running:
 
 
 class Pool:
-    """At most one command per slot; a slot is the device that its commands use."""
+    """At most one command per slot; a slot is the device that its commands use. Within its context
+    a signal is met in `pause` alone, and no command outlives an error."""
 
     def __init__(self, slots: list[str], threads: int):
         self.slots, self.threads, self.running = slots, threads, list[Running]()
+        self.signals = StopSignals()
+
+    def __enter__(self) -> "Pool":
+        self.signals.__enter__()
+        return self
+
+    def __exit__(self, *_) -> None:
+        try:
+            self.stop()
+        finally:
+            self.signals.__exit__()
+
+    def pause(self) -> None:
+        """Wait a moment; KeyboardInterrupt after a SIGINT or SIGTERM."""
+        time.sleep(POLL_S)
+        if self.signals.received:
+            raise KeyboardInterrupt(self.signals.received)
 
     @property
     def free(self) -> list[str]:
@@ -80,17 +99,19 @@ class Pool:
         """Run a command to its end, alone."""
         one = self.start(what, command, log, self.slots[0])
         while one not in self.ended():
-            time.sleep(POLL_S)
+            self.pause()
         return one
 
-    def stop(self) -> list[Running]:
+    def stop(self) -> None:
         """Ask all commands to save and end, and wait for them."""
         stopping, self.running = self.running, []
         for one in stopping:
             one.stop()
         for one in stopping:
             self._measured(one, 0)
-        return stopping
+        if stopping:
+            count = f"{len(stopping)} command{'s' * (len(stopping) > 1)}"
+            print(f"stopped {count}; the same call goes on", flush=True)
 
     def _measured(self, one: Running, how: int) -> bool:
         """Whether the command has ended; then its status and cost are known, and stored."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runner.grid import Grid, drop_checkpoints
-from experiments.runner.pool import POLL_S, Running, last_lines, status_words
+from experiments.runner.pool import Running, last_lines, status_words
 from experiments.runner.spec import Job, Search, Spec
 from src.config.identity import values_of
 from src.config.settings import Settings, recorded_settings
@@ -275,7 +275,7 @@ def search(grid: Grid, studies: list[Study]) -> None:
             looked = time.monotonic()
             for one in grid.pool.running:
                 _look(*one.what, one, grid)
-        time.sleep(POLL_S)
+        grid.pool.pause()
     for study in studies:
         _remove_runs(study, grid)
 

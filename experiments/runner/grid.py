@@ -1,5 +1,6 @@
 """The grid of a spec: datasets that are missing, then the runs that have no record yet."""
 
+import dataclasses
 import statistics
 import subprocess
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 from experiments.runner.pool import Pool, Running, last_lines, status_words
 from experiments.runner.spec import Job, Log, Spec, dataset_flags
+from src.config.settings import Settings
 from src.dataset.store.folder import CARD, read_card
 from src.io.errors import UserError
 from src.io.paths import ROOT
@@ -17,6 +19,7 @@ from src.report.formatting import level
 from src.report.run_records import Record, Records, read_records, run_key, write_run
 from src.runs.checkpoints import LAST
 
+DATA = "{data}"  # in a command that generates a log: the folder of --data
 CODE = (".", ":!results", ":!experiments/specs", ":!docs", ":!*.md")  # what decides a result
 
 
@@ -56,49 +59,71 @@ class Grid:
                 to_make.append(log)
             elif sha256 := recorded_data(log, records):
                 self.data[log.name] = sha256
-        raw = {log.name: self._raw_flags(log) for log in to_make}  # refused before any work
         for log in to_make:
-            self._make(log, raw[log.name])
+            self._raw_folder(log)  # refused before any work
+        for log in to_make:
+            self._make(log)
 
-    def _raw_flags(self, log: Log) -> list[str]:
-        """Where the raw log is; UserError where it is missing."""
-        if not log.raw:
-            return []
-        if not self.places.raw:
+    def _raw_folder(self, log: Log) -> Path | None:
+        """Where the raw log is, or is generated; None for what make_dataset.py finds by itself.
+        UserError where it is missing."""
+        needs = log.raw or next((word for word in log.generate if DATA in word), "")
+        if needs and not self.places.raw:
             raise UserError(
-                f"log {log.name}: its raw data is missing; name the folder that has {log.raw}/ "
-                "with --data"
+                f"log {log.name}: its raw data is missing; name the folder that has "
+                f"{needs.removeprefix(DATA).strip('/')}/ with --data"
             )
-        folder = self.places.raw / log.raw
-        if not folder.exists():
+        if log.generate:
+            folder = log.folder(self.places.datasets)
+            return folder.with_name(f"{folder.name}-raw")
+        folder = (self.places.raw or Path()) / log.raw
+        if needs and not folder.exists():
             raise UserError(f"log {log.name}: its raw data is missing: {folder} does not exist")
-        return [f"--raw_dir={folder.resolve()}"]
+        return folder if needs else None
 
-    def _make(self, log: Log, raw: list[str]) -> None:
-        folder = log.folder(self.places.datasets)
-        output = self.places.logs(log.dataset.data_name) / f"dataset-{log.name}.log"
+    def _make(self, log: Log) -> None:
+        """Make the dataset of a log, and the raw log first where it is generated."""
+        folder, raw = log.folder(self.places.datasets), self._raw_folder(log)
         print(f"log {log.name}: making {folder}", flush=True)
-        flags = [*dataset_flags(log.dataset), *raw, f"--out_dir={folder}"]
-        done = self.pool.call(log, [str(ROOT / "make_dataset.py"), *flags], output)
-        if done.status:
-            raise UserError(f"log {log.name}: {last_lines(output)} (output: {output})")
+        if log.generate and raw and not raw.is_dir():
+            words = [word.replace(DATA, str(self.places.raw)) for word in log.generate]
+            self._call(log, [*words, "--out", str(raw)])
+        flags = [*dataset_flags(log.dataset), f"--out_dir={folder}"]
+        flags += [f"--raw_dir={raw}"] if raw else []
+        self._call(log, [str(ROOT / "make_dataset.py"), *flags])
         sha256 = _sha256(log, folder)
         if self.data.get(log.name, sha256) != sha256:
             print(f"log {log.name}: its data is not that of the records", flush=True)
         self.data[log.name] = sha256
 
+    def _call(self, log: Log, command: list[str]) -> None:
+        """Run a command for a log. UserError where it fails."""
+        output = self.places.logs(log.dataset.data_name) / f"dataset-{log.name}.log"
+        if self.pool.call(log, command, output).status:
+            raise UserError(f"log {log.name}: {last_lines(output)} (output: {output})")
+
     # ------------------------------------------------------------------------ runs
 
     def key(self, job: Job) -> str:
-        return run_key(job.settings, self.data[job.log.name])
+        return run_key(self.recorded_settings(job), self.data[job.log.name])
+
+    def recorded_settings(self, job: Job) -> Settings:
+        """The settings as a record has them: a run that it starts from is named by its key."""
+        former = self.spec.former(job)
+        if not former:
+            return job.settings
+        return dataclasses.replace(job.settings, init_from=f"record {self.key(former)}")
 
     def missing(self, jobs: list[Job], records: Records) -> list[Job]:
         """The runs without a record."""
-        return [
-            job
-            for job in jobs
-            if job.log.name not in self.data or self.key(job) not in records.runs
-        ]
+        return [job for job in jobs if not self.record(job, records)]
+
+    def record(self, job: Job, records: Records) -> Record | None:
+        """The record of a run; None without one, or where its data is unknown."""
+        former = self.spec.former(job)
+        if any(one.log.name not in self.data for one in (job, former) if one):
+            return None
+        return records.runs.get(self.key(job))
 
     def run_folder(self, job: Job, name: str = "") -> Path:
         """The folder of a run: the one that has its hash, perhaps under the name of another spec,
@@ -117,18 +142,21 @@ class Grid:
             f"--run_name={folder.name}", "--resume", f"--threads={self.pool.threads}",
             f"--device={slot}",
         ]  # fmt: skip
+        if former := self.spec.former(job):
+            command.append(f"--init_from={self.run_folder(former)}")
         output = self.places.logs(log.dataset.data_name) / f"{folder.name}.log"
         return self.pool.start(what or job, command, output, slot)
 
     def work(self, jobs: list[Job]) -> None:
         """Run these jobs, record each that finishes, and note those that fail."""
         waiting, total, done = list(jobs), len(jobs), 0
-        times = Times(read_records(self.places.records), self.spec, self.data)
+        times = Times(self, read_records(self.places.records))
         print(f"{total} run{'s' * (total != 1)} to train{times.left(jobs, self.pool)}", flush=True)
         while waiting or self.pool.running:
-            for slot in self.pool.free[: len(waiting)]:
-                job = waiting.pop(0)
-                self.start(job, self.run_folder(job), slot)
+            for slot in self.pool.free:
+                if job := self._next(waiting):
+                    waiting.remove(job)
+                    self.start(job, self.run_folder(job), slot)
             for ended in self.pool.ended():
                 done += 1
                 line = self.finish(ended, times)
@@ -136,6 +164,15 @@ class Grid:
                 left = times.left(remaining, self.pool)
                 print(f"[{done}/{total}] {ended.what}: {line}{left}", flush=True)
             self.pool.pause()
+
+    def _next(self, waiting: list[Job]) -> Job | None:
+        """The next run to start: one that starts from no run that is still to end."""
+        busy = {str(job) for job in (*waiting, *(one.what for one in self.pool.running))}
+        for job in waiting:
+            former = self.spec.former(job)
+            if not former or str(former) not in busy:
+                return job
+        return None
 
     def finish(self, ended: Running, times: "Times") -> str:
         """Record a run that has ended; returns what to say of it."""
@@ -154,7 +191,10 @@ class Grid:
         """Record a finished run and remove what it no longer needs; returns what to say of it."""
         (run,) = read_runs([folder])
         cost = {"seconds": round(ended.seconds, 1), "peak_memory_mib": ended.memory}
-        path, note = write_run(self.places.records, run, cost, code_state(run.environment))
+        code = code_state(run.environment)
+        init_from = self.recorded_settings(job).init_from
+        path, note = write_run(self.places.records, run, cost, code, init_from)
+        assert path.stem == self.key(job), "the run was trained with other settings"
         drop_checkpoints(folder)
         times.note(job, ended.seconds)
         metric = run.config["select_metric"]
@@ -169,17 +209,14 @@ class Grid:
 class Times:
     """How long runs took, by log and model, from their records and this call."""
 
+    grid: Grid
     records: Records
-    spec: Spec
-    data: dict[str, str]
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for job in self.spec.jobs():
-            if job.log.name in self.data:
-                key = run_key(job.settings, self.data[job.log.name])
-                if key in self.records.runs:
-                    self.note(job, self.records.runs[key].content["cost"]["seconds"])
+        for job in self.grid.spec.jobs():
+            if record := self.grid.record(job, self.records):
+                self.note(job, record.content["cost"]["seconds"])
 
     def note(self, job: Job, seconds: float) -> None:
         self.seconds.setdefault((job.log.name, job.model), []).append(seconds)
@@ -228,12 +265,6 @@ def recorded_data(log: Log, records: Records) -> str:
             "dataset, whose hash decides"
         )
     return fitting[0].data_sha256 if fitting else ""
-
-
-def recorded(job: Job, data: dict[str, str], records: Records) -> Record | None:
-    """The record of a run."""
-    sha256 = data.get(job.log.name, "")
-    return records.runs.get(run_key(job.settings, sha256)) if sha256 else None
 
 
 def drop_checkpoints(folder: Path) -> None:

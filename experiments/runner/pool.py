@@ -13,6 +13,7 @@ from typing import Any
 from src.io.errors import UserError, plain
 from src.io.files import write_json
 from src.io.json_schema import MapOf, read_json
+from src.io.paths import ROOT
 from src.training.signals import StopSignals
 
 POLL_S = 0.1
@@ -83,7 +84,7 @@ class Pool:
             print(f"== {' '.join(map(plain, command))}", file=output, flush=True)
             process = subprocess.Popen(
                 [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True, env=environment,
+                stderr=subprocess.STDOUT, start_new_session=True, env=environment, cwd=ROOT,
             )  # fmt: skip
         one = Running(what, process, log, slot, time.monotonic())
         self.running.append(one)

@@ -20,7 +20,7 @@ from src.runs.command import parse_command
 
 PARTS = ("seeds", "defaults", "logs", "models", "compare", "search")
 # What the runner decides for each run, so that a spec may not
-DECIDED = ("data_dir", "runs_dir", "run_name", "resume", "overwrite", "seed", "init_from")
+DECIDED = ("data_dir", "runs_dir", "run_name", "resume", "overwrite", "seed")
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 
@@ -31,6 +31,7 @@ class Log:
     name: str
     dataset: DatasetSettings
     raw: str  # its folder below --data; empty: what make_dataset.py takes by itself
+    generate: list[str]  # a Python command that writes the raw log into the folder --out, instead
     training: dict[str, Any]  # settings of main.py on this log
 
     def folder(self, datasets: Path | None) -> Path:
@@ -44,13 +45,20 @@ class Log:
         """Whether these options, of a data card, are those of the log."""
         raw_format = self.dataset.format
         raw_format = str(options.get("format")) if raw_format == "auto" else raw_format
-        wanted = json.loads(json.dumps(content_options(self.dataset, raw_format)))
-        return all(options.get(name, value) == value for name, value in wanted.items())
+        wanted = _as_json(content_options(self.dataset, raw_format))
+        before = _as_json({one.name: one.default for one in dataclasses.fields(self.dataset)})
+        return all(options.get(name, before[name]) == value for name, value in wanted.items())
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they come back from a JSON file: tuples are lists."""
+    return json.loads(json.dumps(values))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a spec."""
+    """One run of a spec. Where it starts from another run of the grid, `settings.init_from` is
+    LOG:MODEL, of the same seed."""
 
     log: Log
     model: str
@@ -109,6 +117,7 @@ class Spec:
         where = f"spec {self.name}, model {model} on {log}"
         values = self.defaults | self.logs[log].training | self.models[model] | trial
         values |= {"protocol": ["full"], "seed": seed}
+        former = values.pop("init_from", "")
         try:
             checked_values(settings_class(*names_in(values)), values, where)
             settings = parse_command(flags := setting_flags(values)).settings
@@ -117,7 +126,13 @@ class Spec:
         except UserError as error:
             line = str(error)
             raise UserError(line if line.startswith(where) else f"{where}: {line}") from None
+        settings = dataclasses.replace(settings, init_from=former)
         return Job(self.logs[log], model, seed, settings, flags)
+
+    def former(self, job: Job) -> Job | None:
+        """The run that a run starts from."""
+        log, _, model = job.settings.init_from.partition(":")
+        return self.job(log, model, job.seed) if log else None
 
 
 def read_spec(path: Path) -> Spec:
@@ -153,6 +168,7 @@ def read_spec(path: Path) -> Spec:
         searches=searches,
     )
     _check_folders(spec)
+    _check_formers(spec)
     return spec
 
 
@@ -225,17 +241,24 @@ def _grid(
 
 def _log(name: str, entry: dict[str, Any], where: str) -> Log:
     place = f"{where}, logs.{name}"
-    raw, training = entry.pop("raw", ""), entry.pop("training", {})
+    raw, training, generate = (
+        entry.pop(key, empty) for key, empty in (("raw", ""), ("training", {}), ("generate", []))
+    )
     if not isinstance(raw, str):
         raise UserError(f"{place}: raw must name a folder, not {repr_short(raw)}")
+    if not isinstance(generate, list) or any(type(word) is not str for word in generate):
+        raise UserError(f"{place}: generate must be a list of words, not {repr_short(generate)}")
+    if raw and generate:
+        raise UserError(f"{place}: raw and generate contradict each other; give one of them")
     for key in ("raw_dir", "out_dir", "describe", "suggest"):
         if key in entry:
             raise UserError(f"{place}: {key} is no part of a spec; raw names its folder")
     values = checked_values(DatasetSettings, entry, place)
     try:
-        return Log(name, DatasetSettings(**values), raw, _training(training, f"{place}.training"))
+        dataset = DatasetSettings(**values)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+    return Log(name, dataset, raw, generate, _training(training, f"{place}.training"))
 
 
 def _training(entry: dict[str, Any], place: str) -> dict[str, Any]:
@@ -306,6 +329,24 @@ def _check_folders(spec: Spec) -> None:
                 f"spec {spec.name}: logs {other} and {log.name} are made into the same folder; "
                 "give one of them a variant"
             )
+
+
+def _check_formers(spec: Spec) -> None:
+    """UserError where a run starts from one that is not in the grid, or in the end from itself."""
+    for run in spec.runs:
+        chain = [run]
+        while len(chain) <= len(spec.runs):
+            log, model, seed = chain[-1]
+            values = spec.defaults | spec.logs[log].training | spec.models[model]
+            if not (former := values.get("init_from")):
+                break
+            where = f"spec {spec.name}, model {model} on {log}: init_from {former!r}"
+            other, _, name = str(former).partition(":")
+            chain.append((other, name, seed))
+            if chain[-1] not in spec.runs:
+                raise UserError(f"{where} must be LOG:MODEL of a run with seed {seed}")
+        else:
+            raise UserError(f"{where} leads back to the run itself")
 
 
 def setting_flags(values: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.runner.grid import Grid, recorded
+from experiments.runner.grid import Grid
 from experiments.runner.search import read_studies, search_text, with_best_trials
 from experiments.runner.spec import Job
 from src.config.names import COUNT_MODELS
@@ -57,7 +57,7 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
 
 
 def _run(job: Job, grid: Grid, records: Records) -> RecordedRun | None:
-    record = recorded(job, grid.data, records)
+    record = grid.record(job, records)
     return recorded_run(record, job.label, job.settings, records) if record else None
 
 

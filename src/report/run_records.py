@@ -6,7 +6,9 @@ number of each target) and of a count model on a dataset, which is the same for 
 user nor item ids are stored, nor paths of a machine.
 """
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,26 +186,32 @@ def run_key(settings: Settings, data_sha256: str) -> str:
 
 
 def write_run(
-    folder: Path, run: Run, cost: dict[str, float], code: dict[str, Any]
+    folder: Path, run: Run, cost: dict[str, float], code: dict[str, Any], init_from: str = ""
 ) -> tuple[Path, str]:
     """Write the record of a finished run, and those of its dataset and count models if they are
     missing; returns its JSON file and a line about ranks that had to be rounded, or "".
 
-    cost: seconds and memory. code: {"commit", "dirty"}.
+    cost: seconds and memory. code: {"commit", "dirty"}. init_from: what is recorded instead of the
+    folder of the run that it started from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known, sha256 = read_records(folder), run.data
+    settings = dataclasses.replace(run.trained_settings, init_from=init_from)
     if sha256 not in known.datasets:
         _write_dataset(folder, run)
     data = {"name": run.data_name, "sha256": sha256}
-    scoring = values_of(run.trained_settings, SCORING)
+    scoring = values_of(settings, SCORING)
     for path in run.protocol_scores("test", PROTOCOL):
-        if path in COUNT_MODELS and (sha256, path) not in known.count_models:
+        if path not in COUNT_MODELS:
+            continue
+        if former := known.count_models.get((sha256, path)):
+            _check_unchanged(former, run, path)
+        else:
             counted = {"kind": COUNT_MODEL, "path": path, "data": data, "scoring": scoring}
             _write_ranked(folder / f"{path}-{sha256[:16]}", counted, run, [path])
     content: dict[str, Any] = {
         "kind": RUN,
-        "settings": values_of(run.trained_settings, TRAINED | SCORING),
+        "settings": values_of(settings, TRAINED | SCORING),
         "data": data,
         "code": code,
         "machine": {
@@ -217,9 +225,22 @@ def write_run(
         ],
         "serving": {name: choice["path"] for name, choice in (run.serving or {}).items()},
     }
-    key = run_key(run.trained_settings, sha256)
+    key = run_key(settings, sha256)
     precision = _write_ranked(folder / key, content, run, run.paths)
     return folder / f"{key}.json", _rounding_line(precision)
+
+
+def _check_unchanged(record: Record, run: Run, path: str) -> None:
+    """UserError where a count model no longer ranks as its record says: tables that are made from
+    old and new records together would mix both."""
+    now = run.scores("test", PROTOCOL, path)["users"]["ndcg@10"]
+    before = record.stored("test", path)["users"]["ndcg@10"]
+    same_ties = record.content["scoring"].get("ties") == run.trained_settings.ties
+    if same_ties and not math.isclose(now, before, abs_tol=1e-6):  # devices round differently
+        raise UserError(
+            f"{path} has ndcg@10 {now:.6f}, but {before:.6f} in its record {record.path.name}; if "
+            "it is meant to have changed, remove both files of the record and run the spec again"
+        )
 
 
 def _write_dataset(folder: Path, run: Run) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments import run as runner
+from experiments.runner.grid import Grid, Places
 from experiments.runner.pool import Pool
 from experiments.runner.spec import read_spec
 from src.config.settings import run_settings
@@ -50,6 +51,10 @@ mode = "syncrec"
 [models.sdsr]
 mode = "sdsr"
 """
+GENERATED = """generate = [
+  "-m", "src.dataset.generator", "--users", "50", "--events", "10", "--clusters", "3",
+  "--cluster_items", "4", "--domains", "A", "B", "--relatedness", "1", "0",
+]"""
 BROKEN = SPEC + '\n[models.broken]\nmode = "sdsr"\nlr = 1e30\n'
 COST = {"seconds": 1.0, "peak_memory_mib": 2.0}
 CODE = {"commit": None, "dirty": None}
@@ -282,6 +287,17 @@ def test_a_record_that_is_older_than_a_setting_is_found(tmp_path):
     assert run_key(finished.trained_settings, finished.data) in read_records(file.parent).runs
 
 
+def test_a_count_model_that_ranks_otherwise_than_its_record_is_refused(tmp_path):
+    drawn_record(tmp_path, Log())
+    (path,) = (tmp_path / "records").glob("markov-*.json")
+    path.write_text(
+        path.read_text().replace(f'"users": [{Log().users}, 0.', f'"users": [{Log().users}, 1.')
+    )
+    (finished,) = read_runs([tmp_path / "run-seed1"])
+    with pytest.raises(UserError, match=r"markov has ndcg@10 .* remove both files"):
+        write_run(tmp_path / "records", finished, COST, CODE)
+
+
 def test_another_mean_over_domains_is_computed_from_the_ranks(tmp_path):
     log = Log(domains=("A", "B", "C"), users=100)
     finished, again, _ = drawn_record(tmp_path, log)
@@ -331,6 +347,15 @@ MISTAKES = {
         "configs/x.json does not exist",
     ),
     "a pair": (SPEC.replace('["syncrec", "markov"]', '["syncrec"]'), "compare must hold pairs"),
+    "two logs in one": (SPEC + '\n[logs.b]\nraw = "x"\ngenerate = ["y"]\n', "raw and generate"),
+    "no former": (
+        SPEC + '\n[models.b]\ninit_from = "made:x"\n',
+        "model b on made: init_from 'made:x' must be LOG:MODEL of a run with seed 1",
+    ),
+    "a former cycle": (
+        SPEC + '\n[models.b]\ninit_from = "made:c"\n[models.c]\ninit_from = "made:b"\n',
+        "leads back to the run itself",
+    ),
     "an unknown pair": (
         SPEC.replace('"markov"', '"x"'),
         "compare: unknown 'x'; give syncrec, sdsr",
@@ -363,3 +388,55 @@ def test_entries_restrict_each_other(tmp_path):
 def test_the_committed_specs_can_be_read():
     for path in (Path(runner.__file__).parent / "specs").glob("*.toml"):
         assert read_spec(path).jobs(), path
+
+
+# ------------------------------------------------------------------------ further runs and logs
+
+WARM = (
+    SPEC.replace('raw = "tiny"', GENERATED)
+    .replace("[logs.made]", '[logs.before]\nmodels = ["syncrec"]', 1)
+    .replace('strd_ym = "202312"', 'strd_ym = "202311"')
+    + f"""
+[logs.made]
+{GENERATED}
+data_name = "tiny"
+strd_ym = "202312"
+
+[models.warm]
+mode = "syncrec"
+logs = ["made"]
+init_from = "before:syncrec"
+"""
+)
+
+
+def grid_of(folder: Path, text: str, data: dict[str, str]) -> Grid:
+    (folder / "x.toml").write_text(text)
+    places = Places(folder / "runs", folder / "records", folder / "datasets", None)
+    return Grid(read_spec(folder / "x.toml"), places, Pool(["cpu"], 1), data)
+
+
+def test_a_run_that_starts_from_another_waits_for_it_and_is_known_by_its_key(tmp_path):
+    grid = grid_of(tmp_path, WARM, {"before": "a" * 64, "made": "b" * 64})
+    jobs = {str(job): job for job in grid.spec.jobs()}
+    warm, former = jobs["made warm seed 1"], jobs["before syncrec seed 1"]
+    assert grid.spec.former(warm) == former
+    assert grid.recorded_settings(warm).init_from == f"record {grid.key(former)}"
+    assert grid._next([warm, former]) == former
+    assert grid._next([warm]) == warm
+    other = grid_of(tmp_path, WARM.replace("hidden = 8", "hidden = 16"), grid.data)
+    assert other.key(other.spec.jobs()[-1]) != grid.key(warm)
+
+
+@pytest.mark.nightly
+def test_logs_are_generated_and_runs_start_from_others(tmp_path, capsys):
+    runner.main(flags(tmp_path, WARM))
+    output = capsys.readouterr().out
+    assert "log before: making" in output
+    assert "| SyNCRec | warm-seed1 | cross |" in output
+    (warm,) = (tmp_path / "runs_dir" / "tiny").glob("made-warm-seed1-*/environment.json")
+    assert json.loads(warm.read_text())["init_from"]["run"].startswith("before-syncrec-seed1-")
+    runner.main(flags(tmp_path, WARM))
+    assert "4 of 4 runs are recorded" in capsys.readouterr().out
+    for path in (tmp_path / "records").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()

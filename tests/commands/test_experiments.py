@@ -276,15 +276,18 @@ def test_ranks_are_rounded_only_where_they_do_not_fit(tmp_path, monkeypatch, lim
 
 
 def test_a_record_that_is_older_than_a_setting_is_found(tmp_path):
-    """By the value that reproduces it."""
+    """By the value that reproduces it, although its name is a hash without that setting."""
     finished, again, _ = drawn_record(tmp_path, Log(), positions="start")
-    (file,) = (
-        path for path in (tmp_path / "records").glob("*.json") if path.stem in str(again.folder)
-    )
+    for suffix in (".json", ".npz"):
+        again.folder.with_suffix(suffix).rename(again.folder.with_name(f"0123{suffix}"))
+    file = again.folder.with_name("0123.json")
     content = json.loads(file.read_text())
     del content["settings"]["positions"]
     file.write_text(json.dumps(content))
-    assert run_key(finished.trained_settings, finished.data) in read_records(file.parent).runs
+    records = read_records(file.parent)
+    record = records.runs[run_key(finished.trained_settings, finished.data)]
+    twin = recorded_run(record, "x", finished.trained_settings, records)
+    assert twin.ranks("test", "full", "served").equals(again.ranks("test", "full", "served"))
 
 
 def test_a_count_model_that_ranks_otherwise_than_its_record_is_refused(tmp_path):

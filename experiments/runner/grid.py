@@ -19,6 +19,7 @@ from src.report.formatting import level
 from src.report.run_records import Record, Records, read_records, run_key, write_run
 from src.runs.checkpoints import LAST
 
+SAY_S = 300.0  # between two lines about what is running
 DATA = "{data}"  # in a command that generates a log: the folder of --data
 CODE = (".", ":!results", ":!experiments/specs", ":!docs", ":!*.md")  # what decides a result
 
@@ -52,9 +53,8 @@ class Grid:
         logs `needed` are made where they are missing. UserError where that is impossible."""
         to_make = []
         for log in self.spec.logs.values():
-            folder = log.folder(self.places.datasets)
-            if (folder / CARD).is_file():
-                self.data[log.name] = _sha256(log, folder)
+            if sha256 := made_data(log, log.folder(self.places.datasets)):
+                self.data[log.name] = sha256
             elif log.name in needed:
                 to_make.append(log)
             elif sha256 := recorded_data(log, records):
@@ -91,7 +91,8 @@ class Grid:
         flags = [*dataset_flags(log.dataset), f"--out_dir={folder}"]
         flags += [f"--raw_dir={raw}"] if raw else []
         self._call(log, [str(ROOT / "make_dataset.py"), *flags])
-        sha256 = _sha256(log, folder)
+        sha256 = made_data(log, folder)
+        assert sha256, "the dataset was made with other options"
         if self.data.get(log.name, sha256) != sha256:
             print(f"log {log.name}: its data is not that of the records", flush=True)
         self.data[log.name] = sha256
@@ -149,7 +150,7 @@ class Grid:
 
     def work(self, jobs: list[Job]) -> None:
         """Run these jobs, record each that finishes, and note those that fail."""
-        waiting, total, done = list(jobs), len(jobs), 0
+        waiting, total, done, said = list(jobs), len(jobs), 0, time.monotonic()
         times = Times(self, read_records(self.places.records))
         print(f"{total} run{'s' * (total != 1)} to train{times.left(jobs, self.pool)}", flush=True)
         while waiting or self.pool.running:
@@ -163,6 +164,10 @@ class Grid:
                 remaining = [*waiting, *(one.what for one in self.pool.running)]
                 left = times.left(remaining, self.pool)
                 print(f"[{done}/{total}] {ended.what}: {line}{left}", flush=True)
+            if time.monotonic() - said > SAY_S:
+                said = time.monotonic()
+                for one in self.pool.running:
+                    print(f"  running: {one.what}: {last_lines(one.log, 1)}", flush=True)
             self.pool.pause()
 
     def _next(self, waiting: list[Job]) -> Job | None:
@@ -238,15 +243,13 @@ class Times:
         return statistics.mean(self.seconds.get((job.log.name, job.model)) or same_log or every)
 
 
-def _sha256(log: Log, folder: Path) -> str:
-    """The hash of a dataset folder; UserError where it was made with other options."""
+def made_data(log: Log, folder: Path) -> str:
+    """The hash of a log's dataset folder; empty where there is none of its options, in which case
+    make_dataset.py makes it, or refuses to replace another."""
+    if not (folder / CARD).is_file():
+        return ""
     card = read_card(folder)
-    if not log.made_with(card["options"]):
-        raise UserError(
-            f"log {log.name}: {folder} was made with other options; give the log a variant, or "
-            "remove the folder"
-        )
-    return card["sha256"]
+    return card["sha256"] if log.made_with(card["options"]) else ""
 
 
 def recorded_data(log: Log, records: Records) -> str:

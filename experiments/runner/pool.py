@@ -144,14 +144,14 @@ def read_cost(log: Path) -> dict[str, float]:
         return {"seconds": 0.0, "peak_memory_mib": 0.0}
 
 
-def last_lines(log: Path) -> str:
+def last_lines(log: Path, count: int = LAST_LINES) -> str:
     """The last lines of a command's output, on one line."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     spoken = [line for line in lines if line.strip() and not line.startswith("== ")]
-    return " | ".join(plain(line)[:300] for line in spoken[-LAST_LINES:])
+    return " | ".join(plain(line)[:300] for line in spoken[-count:])
 
 
 def status_words(status: int) -> str:

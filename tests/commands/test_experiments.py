@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments import run as runner
-from experiments.runner.grid import Grid, Places
+from experiments.runner.grid import Grid, Places, made_data
 from experiments.runner.pool import Pool
 from experiments.runner.spec import read_spec
 from src.config.settings import run_settings
@@ -429,6 +429,24 @@ def test_a_run_that_starts_from_another_waits_for_it_and_is_known_by_its_key(tmp
     assert grid._next([warm]) == warm
     other = grid_of(tmp_path, WARM.replace("hidden = 8", "hidden = 16"), grid.data)
     assert other.key(other.spec.jobs()[-1]) != grid.key(warm)
+
+
+def test_a_folder_of_other_options_is_no_dataset_of_the_log(made, tmp_path):
+    folder = made[0] / "datasets" / "tiny" / "202312"
+    grid = grid_of(tmp_path, SPEC, {})
+    log = grid.spec.logs["made"]
+    assert made_data(log, folder)
+    other = grid_of(tmp_path, SPEC.replace("threads = 1", "min_user_events = 2"), {})
+    assert not made_data(other.spec.logs["made"], folder)
+    assert not made_data(log, tmp_path)
+
+
+@pytest.mark.nightly
+def test_the_smoke_spec_runs_on_the_bundled_log(tmp_path, capsys):
+    smoke = Path(runner.__file__).parent / "specs" / "smoke.toml"
+    runner.main([str(smoke), *flags(tmp_path, SPEC)[2:]])
+    assert "3 runs to train" in capsys.readouterr().out
+    assert (tmp_path / "results" / "smoke_differences.csv").is_file()
 
 
 @pytest.mark.nightly

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import run as runner
 from experiments.runner.grid import Grid, Places, made_data
-from experiments.runner.pool import Pool
+from experiments.runner.pool import Pool, Running
 from experiments.runner.spec import read_spec
 from src.config.settings import run_settings
 from src.evaluation.metrics import summarise
@@ -429,6 +429,22 @@ def test_a_run_that_starts_from_another_waits_for_it_and_is_known_by_its_key(tmp
     assert grid._next([warm]) == warm
     other = grid_of(tmp_path, WARM.replace("hidden = 8", "hidden = 16"), grid.data)
     assert other.key(other.spec.jobs()[-1]) != grid.key(warm)
+
+
+def test_runs_go_to_the_devices_in_turn(tmp_path, monkeypatch):
+    grid = grid_of(tmp_path, SPEC, {"made": "a" * 64})
+    grid.pool, commands = Pool(["cuda:0", "cuda:1"], threads=2), []
+
+    def start(what, command, log, slot):
+        commands.append(command)
+        grid.pool.running.append(Running(what, None, log, slot, 0.0))
+
+    monkeypatch.setattr(grid.pool, "start", start)
+    monkeypatch.setattr(grid.pool, "pause", grid.pool.running.clear)
+    monkeypatch.setattr(grid.pool, "ended", list)
+    grid.work(grid.spec.jobs())
+    assert [command[-1] for command in commands] == ["--device=cuda:0", "--device=cuda:1"]
+    assert all({"--resume", "--threads=2", "full"} <= {*command} for command in commands)
 
 
 def test_a_folder_of_other_options_is_no_dataset_of_the_log(made, tmp_path):

@@ -131,7 +131,8 @@ def test_a_data_card(world, spoil, edit, said):
         put("audit", "future_leaks", "x"), put("dropped", "dedup", "many"), put("rows", [1]),
         put("domains", "Toys", "mean_length", "3"), put("split", "targets", "Toys", None),
         put("split", "cold_test_users", None), put("split", "test_from", "2014"),
-        put("options", 3), put("raw_files", {}), put("overlap", "Toys", None),
+        put("options", 3), put("raw_files", {}), put("raw_files", [{}]), put("cutoff", None),
+        put("overlap", "Toys", None),
     ],
 )  # fmt: skip
 def test_the_card_of_a_folder_to_be_used_again(world, spoil, edit):

@@ -20,6 +20,7 @@ from tests.support.tiny_world import TINY, data_flags
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "2000"))  # to the readers, in this process
 COMMANDS = int(os.environ.get("FUZZ_COMMANDS", "20"))  # each in a process of its own
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
+OUTPUTS = {"out", "made", "made-rejected.csv"}  # the last: a sample of the rows of a refused log
 LIMIT_S = 600  # a command that takes longer hangs; two seconds are usual on an idle core
 
 
@@ -73,14 +74,14 @@ def answer_of(world, words: list) -> str:
     except subprocess.TimeoutExpired:
         return f"hang: more than {LIMIT_S} s"
     written = {path.name for path in set(world.root.iterdir()) - before}
-    for name in ("out", "made"):
+    for name in OUTPUTS:
         remove(world.root / name)
     lines = done.stderr.strip().splitlines()
     if "Traceback" in done.stderr + done.stdout:
         return lines[-1][:200]
     if done.returncode not in (0, 2):
         return f"exit status {done.returncode}: {lines[-1][:100] if lines else ''}"
-    if written - {"out", "made"}:
+    if written - OUTPUTS:
         return f"wrote {written}"
     if done.returncode == 2 and not any(line.startswith("error: ") for line in lines):
         return "exit status 2 without a line"

@@ -87,7 +87,7 @@ CONSOLE_SCHEMA: dict[str, Any] = {
     "dropped": MapOf(Count()),
 }
 # what decides whether a folder can be reused
-REUSE_SCHEMA = {"format": Count(), "options": dict, "raw_files": [dict]}
+REUSE_SCHEMA = {"format": Count(), "options": dict, "raw_files": [{"name": str}], "cutoff": str}
 
 # pairs of entries of a split that were added in one version
 PAIRS = (("valid_from", "test_from"), ("cold_test_targets", "cold_test_users"))

@@ -123,9 +123,13 @@ def recorded_run(record: Record, name: str, settings: Settings, records: Records
     for split in SPLITS:
         by_path = results.setdefault(split, {}).setdefault(PROTOCOL, {})
         for source in filter(None, (record, *counted)):
-            of_split = read_ranks(source, targets, split)
-            for path in source.content["metrics"][split]:
-                by_path[path] = _scores(source, split, path, of_split.get(path), targets, settings)
+            try:
+                of_split = read_ranks(source, targets, split)
+                for path in source.content["metrics"][split]:
+                    own = of_split.get(path)
+                    by_path[path] = _scores(source, split, path, own, targets, settings)
+            except (KeyError, ValueError, TypeError) as error:  # tables that don't fit together
+                raise source.damaged(error) from None
             ranks |= {(split, path): one for path, one in of_split.items()}
     return RecordedRun(
         folder=record.path, name=name, config=as_json(settings), results=results,

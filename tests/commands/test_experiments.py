@@ -290,6 +290,37 @@ def test_a_record_that_is_older_than_a_setting_is_found(tmp_path):
     assert twin.ranks("test", "full", "served").equals(again.ranks("test", "full", "served"))
 
 
+def copies(content: dict) -> dict:
+    return content["ranks"]["test"]["copies"]
+
+
+SPOILED = {
+    "a short row": lambda content: content["metrics"]["test"]["cross"]["macro"].pop(),
+    "a text": lambda content: content["metrics"]["test"].update(cross=["A"]),
+    "an unknown domain": lambda content: copies(content).update(single={"X": "cross"}),
+    "an unknown path": lambda content: copies(content).update(single={"A": "x"}),
+    "no settings": lambda content: content.pop("settings"),
+    "another format": lambda content: content.update(format=2),
+    "another kind": lambda content: content.update(kind="x"),
+    "other digits": lambda content: content["ranks"]["test"].update(digits="all"),
+    "an unknown setting's value": lambda content: content["settings"].update(mode="x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", SPOILED, ids=lambda name: name.replace(" ", "-"))
+def test_a_spoiled_record_is_one_line(tmp_path, spoil):
+    _, again, _ = drawn_record(tmp_path, Log())
+    content = json.loads(again.folder.read_text())
+    SPOILED[spoil](content)
+    again.folder.write_text(json.dumps(content))
+    with pytest.raises(UserError) as error:
+        records = read_records(tmp_path / "records")
+        for record in records.runs.values():
+            recorded_run(record, "x", again.scored, records)
+    assert again.folder.stem in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_count_model_that_ranks_otherwise_than_its_record_is_refused(tmp_path):
     drawn_record(tmp_path, Log())
     (path,) = (tmp_path / "records").glob("markov-*.json")

@@ -390,17 +390,21 @@ def read_settings(path: Path, what: str, *, of_a_run: bool = False) -> dict[str,
     longer exist are ignored. A copy of such a record is recognised by settings that no other file
     needs, and has the same values.
     """
-    content = read_json(path, what)
+    return _checked_settings(read_json(path, what), f"{what} {path}", of_a_run)
+
+
+def _checked_settings(content: Any, where: str, of_a_run: bool) -> dict[str, Any]:
+    """`read_settings` of a JSON value that was read at `where`."""
     if not isinstance(content, dict):
-        raise UserError(f"{what} {path} must hold one JSON object of settings")
+        raise UserError(f"{where} must hold one JSON object of settings")
     model, weighting = names_in(content)
     for name, table in ((model, MODELS), (weighting, WEIGHTINGS)):
         if not isinstance(name, str) or name not in table:
-            raise UserError(f"{what} {path}: {name!r} is unknown; give one of {', '.join(table)}")
+            raise UserError(f"{where}: {name!r} is unknown; give one of {', '.join(table)}")
     if of_a_run or content.keys() >= IN_EVERY_RECORD:
         _migrate(content)
     config_class = settings_class(model, weighting)
-    return checked_values(config_class, content, f"{what} {path}", ignore_unknown=of_a_run)
+    return checked_values(config_class, content, where, ignore_unknown=of_a_run)
 
 
 def run_settings(folder: Path) -> Settings:
@@ -408,7 +412,14 @@ def run_settings(folder: Path) -> Settings:
 
     A setting that was added after the run has the value that reproduces the run.
     """
-    values = read_settings(folder / "config.json", "config.json of the run", of_a_run=True)
+    path, what = folder / "config.json", "config.json of the run"
+    return recorded_settings(read_json(path, what), f"{what} {path}")
+
+
+def recorded_settings(content: Any, where: str) -> Settings:
+    """The settings of a run from a record of them, a JSON value that was read at `where`, as
+    `run_settings` from config.json."""
+    values = _checked_settings(content, where, of_a_run=True)
     return settings_class(*names_in(values))(**values)
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from src.config.identity import deciding
 from src.config.modes import DEFAULT_MODEL, MODES
 from src.config.names import COUNT_MODELS
-from src.config.settings import run_settings
+from src.config.settings import Settings, run_settings
 from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
@@ -22,6 +22,7 @@ from src.io.errors import UserError
 from src.io.json_schema import read_json
 from src.report.parquet_rows import read_rows
 from src.runs.records import MEANS, read_config, read_environment, read_results, read_serving
+from src.training.convergence import TrainingEnd
 
 NUMBER, TEXT, FLAG = pa.int64(), pa.string(), pa.bool_()
 RANKS_COLUMNS = {
@@ -90,13 +91,24 @@ class Run:
         return self.config["loss"]
 
     @cached_property
+    def trained_settings(self) -> Settings:
+        """Every setting; one that is newer than the run has the value that reproduces it."""
+        return run_settings(self.folder)
+
+    @property
+    def recorded_ends(self) -> list[tuple[TrainingEnd, float, bool]] | None:
+        """How each model ended, the standard error of its selecting metric, and whether that is
+        only a bound; None for a run folder, whose metrics.csv says more."""
+        return None
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, except the seed.
 
         A setting that is newer than the run has its default. `init_from` counts without the seed
         in its name: each seed may start from an earlier run of that seed.
         """
-        values = deciding(run_settings(self.folder))
+        values = deciding(self.trained_settings)
         return values | {"init_from": without_seed(self.config["init_from"], self.seed)}
 
     @cached_property

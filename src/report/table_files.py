@@ -41,16 +41,22 @@ def write_tables(out: Path, columns: list[str], rows: list[tuple[Any, ...]], tex
 
     A suffix .csv or .md of OUT is dropped. UserError if the files cannot be written.
     """
+    csv_path, text_path = _table_paths(out)
+    write_csv(csv_path, columns, rows)
+    _write_text(text_path, text)
+
+
+def write_csv(path: Path, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """Write a CSV file atomically, its folder too. UserError if it cannot be written."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write --out {out}: {error.strerror}") from None
-    for path, content in zip(_table_paths(out), (table.getvalue(), text), strict=True):
-        _write_text(path, content)
+        raise UserError(f"cannot write --out {path}: {error.strerror}") from None
+    _write_text(path, table.getvalue())
 
 
 def _write_text(path: Path, text: str) -> None:

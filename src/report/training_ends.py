@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.config.settings import run_settings
 from src.io.errors import UserError
 from src.report.finished_runs import MEANS, Run
 from src.report.formatting import join_and
@@ -57,9 +56,12 @@ def model_ends(runs: Iterable[Run]) -> list[ModelEnd]:
     """The ends of the runs' models; none for a run without metrics.csv."""
     ends = []
     for run in runs:
+        if run.recorded_ends is not None:
+            ends += [ModelEnd(run, *recorded) for recorded in run.recorded_ends]
+            continue
         if not (run.folder / "metrics.csv").is_file():
             continue
-        for end in training_ends(run.metrics(initial=True), run_settings(run.folder)):
+        for end in training_ends(run.metrics(initial=True), run.trained_settings):
             ends.append(ModelEnd(run, end, *_selection_error(run, end.domain)))
     return ends
 

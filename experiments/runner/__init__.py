@@ -1,0 +1,1 @@
+"""The runner of experiments: specs, the queue, searches and tables (experiments/run.py)."""

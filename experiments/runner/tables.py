@@ -1,0 +1,161 @@
+"""The tables of a spec, from records alone: levels, paired differences, cost."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from experiments.runner.grid import Grid
+from experiments.runner.search import read_studies, search_text, with_best_trials
+from experiments.runner.spec import Job
+from src.config.names import COUNT_MODELS
+from src.io.errors import UserError
+from src.report import table
+from src.report.compare import Row, compare_pair
+from src.report.finished_runs import Run
+from src.report.formatting import ALPHA, interval, number, p_cell, signed
+from src.report.recorded_runs import RecordedRun, recorded_run
+from src.report.run_records import Records, read_records
+from src.report.seed_groups import Ranker, SeedGroup, group_seeds
+from src.report.table_files import check_tables, markdown, write_csv, write_tables
+from src.runs.records import MEANS
+
+METRICS = ["ndcg@10", "hr@10"]
+METRIC = METRICS[0]  # of the differences
+
+
+def write_spec_tables(grid: Grid, results: Path) -> None:
+    """Write NAME.md and .csv, and NAME_differences.csv where the spec compares models."""
+    records, name = read_records(grid.places.records), grid.spec.name
+    check_tables(results / name)
+    grid.find_data(records, needed=set())
+    studies = read_studies(grid, results)
+    grid.spec = with_best_trials(grid.spec, studies)
+    jobs = grid.spec.jobs()
+    by_log: dict[str, list[RecordedRun]] = {}
+    for job in jobs:
+        if run := _run(job, grid, records):
+            by_log.setdefault(job.log.name, []).append(run)
+    missing = len(jobs) - sum(map(len, by_log.values()))
+    if not by_log and not any(study.finished for study in studies):
+        raise UserError(f"no run of spec {name} is recorded in {grid.places.records}; run it first")
+    texts, levels, differences = [], [], []
+    for log, runs in by_log.items():
+        rows = pair_rows(grid, log, runs)
+        texts.append(log_text(log, runs, rows))
+        levels += [(log, *row) for row in table.tidy_rows(list[Run](runs))]
+        differences += [(log, *dataclasses.astuple(row)) for row in rows]
+    texts += [search_text(study) for study in studies if study.finished]
+    if missing:
+        texts.append(f"{missing} of {len(jobs)} runs of the spec are not recorded yet.\n")
+    text = "\n".join(texts)
+    write_tables(results / name, ["log", *table.COLUMNS], levels, text)
+    if differences:
+        columns = ["log", *(field.name for field in dataclasses.fields(Row))]
+        write_csv(results / f"{name}_differences.csv", columns, differences)
+    print(text)
+
+
+def _run(job: Job, grid: Grid, records: Records) -> RecordedRun | None:
+    record = grid.record(job, records)
+    return recorded_run(record, job.label, job.settings, records) if record else None
+
+
+def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
+    """The tables of one log: levels on test and validation, differences, cost."""
+    every = list[Run](runs)
+    parts = [f"## {log}", table.table(every, "test", "full", METRICS)]
+    if rows:
+        parts.append(differences_text(rows))
+    parts.append(table.table(every, "valid", "full", [METRIC]))
+    parts.append(cost_text(runs))
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+# ------------------------------------------------------------------------ differences
+
+
+def pair_rows(grid: Grid, log: str, runs: list[RecordedRun]) -> list[Row]:
+    """The rows of the spec's pairs whose models were both run on the log."""
+    groups = {_model(group): group for group in group_seeds(list[Run](runs))}
+    rows = []
+    for pair in grid.spec.pairs:
+        first, second = (ranker(word, groups) for word in pair)
+        if first and second:
+            rows += compare_pair(first, second, "test", "full", [METRIC])
+    return rows
+
+
+def _model(group: SeedGroup) -> str:
+    """The name of a group's model in the spec."""
+    run = group.runs[0]
+    return run.name.removesuffix(f"-seed{run.seed}")
+
+
+def ranker(word: str, groups: dict[str, SeedGroup]) -> Ranker | None:
+    """MODEL[:PATH], or a count model, which is the same in every run; None where the log lacks
+    it."""
+    name, _, path = word.partition(":")
+    if name in COUNT_MODELS and not path and groups:
+        return Ranker(next(iter(groups.values())), name)
+    if name not in groups:
+        return None
+    return Ranker(groups[name], path or groups[name].runs[0].default_path)
+
+
+def differences_text(rows: list[Row]) -> str:
+    """One row per pair: the macro mean, and the number of domains in which each one is better."""
+    domains: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.domain not in MEANS:
+            domains.setdefault((row.first, row.second), []).append(row)
+    head = ["first", "second", "first − second", "± over seeds", "95 % interval", "p", "detectable"]
+    cells = []
+    for row in (row for row in rows if row.domain == "macro"):
+        pair = domains[row.first, row.second]
+        significant = [one.difference > 0 for one in pair if one.p_holm < ALPHA]
+        better = sum(significant)
+        cells.append(
+            [
+                row.first, row.second, signed(row.difference),
+                "–" if row.seed_deviation is None else number(row.seed_deviation),
+                interval(row.low, row.high), p_cell(row.p), number(row.detectable),
+                f"{better} / {len(significant) - better} / {len(pair) - len(significant)}",
+                row.withheld or "–",
+            ]
+        )  # fmt: skip
+    head += ["domains: better / worse / cannot tell", "not trained to the end"]
+    return (
+        f"paired differences, test, protocol `full`, macro {METRIC.upper()}\n\n"
+        + markdown(head, cells, 2)
+        + f"\nDomains count where p < {ALPHA} after Holm's correction over the domains of a pair.\n"
+    )
+
+
+# ------------------------------------------------------------------------ cost
+
+
+def cost_text(runs: list[RecordedRun]) -> str:
+    """What the models took: means over their seeds, epochs as least to most."""
+    cells = []
+    for group in group_seeds(list[Run](runs)):
+        recorded_runs = [run for run in group.runs if isinstance(run, RecordedRun)]
+        costs = [run.record.content["cost"] for run in recorded_runs]
+        ends = [end for run in recorded_runs for end, *_ in run.recorded_ends]
+        cells.append(
+            [
+                group.label, str(len(recorded_runs)),
+                f"{np.mean([cost['seconds'] for cost in costs]):.0f}",
+                f"{max(cost['peak_memory_mib'] for cost in costs):.0f}",
+                _span([end.epochs for end in ends]), _span([end.best_epoch for end in ends]),
+            ]
+        )  # fmt: skip
+    return "cost\n\n" + markdown(
+        ["run", "runs", "seconds", "peak memory (MiB)", "epochs", "best epoch"], cells, 1
+    )
+
+
+def _span(values: list[int]) -> str:
+    if not values:
+        return "–"
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"

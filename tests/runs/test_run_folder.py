@@ -87,9 +87,9 @@ def test_checkpoints_without_a_config_are_refused(whole, data, runs, capsys, giv
 @pytest.mark.parametrize(
     ("more", "deleted"),
     [
-        ((), ["last.pt"]),
+        pytest.param((), ["last.pt"], marks=pytest.mark.nightly),
         ((), ["last.pt", "best.pt"]),
-        (("--mode=sdsr_separate",), ["domains/1/last.pt"]),
+        pytest.param(("--mode=sdsr_separate",), ["domains/1/last.pt"], marks=pytest.mark.nightly),
         (("--mode=sdsr_separate",), ["domains/2/last.pt", "domains/2/best.pt"]),
     ],
     ids=["last", "last and best", "last of a domain", "both of a domain"],

@@ -25,7 +25,7 @@ def starting_line(script: str, words: list[str]) -> str:
     leads = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
     if not is_command(script) or not leads or {"-h", "--help"} & set(words):
         return ""
-    return f"{Path(script).name}: starting"
+    return f"{Path(script).resolve().name}: starting"
 
 
 def set_libraries_aside() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 gc.disable()  # until all files are imported
+gc.set_threshold(10_000)  # objects, of which a tiny training makes a hundred thousand
 # Before torch starts its threads: those that wait would spin, and take the time of those at work
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -1,5 +1,6 @@
 """Fixtures that the tests share."""
 
+import gc
 import os
 import re
 import signal
@@ -7,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+gc.disable()  # until all files are imported
+gc.set_threshold(10_000)  # objects, of which a tiny training makes a hundred thousand
 # Before torch starts its threads: those that wait would spin, and take the time of those at work
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-import torch
 
 pytest_plugins = ["tests.support.spark_session"]
-torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 # A shell has its background commands ignore SIGINT, and theirs would inherit that from the tests
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # They take longest and begin first, so that no process of pytest works alone at the end
@@ -30,6 +31,27 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("nightly"):
             item.add_marker(pytest.mark.timeout(3600))
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The tensors are small: more threads only wait for each other."""
+    import torch  # not above: the process that hands out the tests does without
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def libraries_are_no_garbage():
+    """Each training collects garbage, and would search what libraries and earlier files of tests
+    leave: half a million objects."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # DuckDB complains about what is left at the end
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +84,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def torch_begins_and_ends_each_test_alike():
     """What a test draws doesn't depend on the tests before it; and `--deterministic` holds for a
     whole process, within which tests run commands."""
+    import torch
+
     torch.manual_seed(0)
     yield
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # setting it loads torch's compiler
+        torch.use_deterministic_algorithms(False)

@@ -1,6 +1,7 @@
 """The import graph and the sizes of files and functions are those of the architecture."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -117,6 +118,12 @@ def test_no_test_imports_a_benchmark():
     for path in FILES:
         if ROOT / "tests" in path.parents:
             assert not [name for name in imports(path) if name.split(".")[0] == "benchmarks"], path
+
+
+def test_no_command_loads_scipy_stats_at_its_start():
+    """It takes half a second; what computes intervals or correlations imports it within."""
+    loads = re.compile(r"^(from scipy import .*\bstats\b|(from|import) scipy\.stats)", re.MULTILINE)
+    assert [path for path in PRODUCT if loads.search(path.read_text())] == []
 
 
 def test_the_oracle_is_independent_of_the_product():

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from src.statistics.resampling import batch_size, weighted_sums
 from src.statistics.user_sums import UserSums, domain_and_overall_means, sum_by_user
@@ -67,6 +66,8 @@ def _bootstrap(
     table: UserSums, means: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[D + 2] low, high and standard error; a sample without a domain keeps that domain's mean."""
+    from scipy import stats  # loads for half a second, which most commands do without
+
     users, rows = len(table.sums), np.concatenate([table.sums.T, table.counts.T])  # [2 D, U]
 
     def statistic(drawn: np.ndarray, axis: int) -> np.ndarray:

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from src.statistics.bootstrap import LEVEL, estimates_of
 from src.statistics.permutation import sign_flip_p
 from src.statistics.user_sums import sum_by_user
 
 POWER = 0.8
-DETECTABLE = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))  # standard errors
+DETECTABLE = float(ndtri((1 + LEVEL) / 2) + ndtri(POWER))  # standard errors
 FEW_USERS = 100  # with fewer an interval is approximate (docs/evaluation.md, "Statistics")
 
 
@@ -80,4 +80,4 @@ def _interval_reach(users: list[int]) -> list[float]:
     Not the percentiles of the bootstrap: one user whom one model serves much better pulls them away
     from 0, and they miss a true difference of 0 too often.
     """
-    return stats.t.ppf((1 + LEVEL) / 2, np.maximum(np.array(users) - 1, 1)).tolist()
+    return stdtrit(np.maximum(np.array(users) - 1, 1), (1 + LEVEL) / 2).tolist()

@@ -1,7 +1,6 @@
 """The permutation test of paired differences: random flips of the signs of users' differences."""
 
 import numpy as np
-from scipy import stats
 
 from src.statistics.resampling import batch_size, weighted_sums
 
@@ -24,6 +23,8 @@ def sign_flip_p(shares: np.ndarray, permutations: int, rng: np.random.Generator)
     def statistic(drawn: np.ndarray, axis: int) -> np.ndarray:
         # equal sums must compare equal, whatever the order of addition left in the last digits
         return np.round(np.abs(weighted_sums(drawn, shares[None])[..., 0]), 12)
+
+    from scipy import stats  # loads for half a second, which most commands do without
 
     test = stats.monte_carlo_test(
         np.ones(len(shares)), signs, statistic, vectorized=True, n_resamples=permutations,

@@ -232,7 +232,9 @@ def test_a_finished_run_is_shown_not_trained_again(run, data, runs, capsys):
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("mode", ["syncrec", "sdsr_separate"])
+@pytest.mark.parametrize(
+    "mode", ["syncrec", pytest.param("sdsr_separate", marks=pytest.mark.nightly)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(data, runs, mode):
     whole = train(data, runs, f"whole-{mode}", f"--mode={mode}", "--max_epochs=2")
     parts = train(data, runs, f"parts-{mode}", f"--mode={mode}", "--max_epochs=1")

@@ -109,10 +109,17 @@ ALARMING = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A dataset folder of an ordinary log."""
+    folder = tmp_path_factory.mktemp("plain")
+    make(write_log(folder / "raw" / "e.csv", plain_log()), folder / "out")
+    return folder / "out"
+
+
 @pytest.mark.parametrize("name", ALARMING)
-def test_alarming_figures_are_named_with_their_share_and_what_to_do(tmp_path, name):
-    make(write_log(tmp_path / "raw" / "e.csv", plain_log()), tmp_path / "out")
-    card = card_of(tmp_path / "out")
+def test_alarming_figures_are_named_with_their_share_and_what_to_do(plain, name):
+    card = card_of(plain)
     for audited in ALARMING:
         card["audit"][audited] = {"events": 0, "share": 0.0}
     card["split"] |= {"cold_test_targets": 0, "cold_test_users": 0}

@@ -202,7 +202,9 @@ def test_too_many_bad_rows_stop_with_the_first_of_them(tmp_path, capsys):
 BAD = [b"u,i,a,x\n", b",i,a,1400000000\n", b"u,,a,1400000000\n", b"u,i,,1400000000\n", b"u,i,a\n"]
 
 
-@pytest.mark.parametrize("bad", range(1, len(BAD) + 1))
+@pytest.mark.parametrize(
+    "bad", [1, *(pytest.param(n, marks=pytest.mark.nightly) for n in (2, 3, 4)), len(BAD)]
+)
 def test_the_refusal_lists_all_reasons_names_the_share_and_leaves_a_sample(tmp_path, capsys, bad):
     folder = log(tmp_path / "raw" / "e.csv", GOOD * 7, GOOD.replace(b"i1", b"i2"), *BAD[:bad])
     line = fail(capsys, folder, tmp_path / "made" / "out")

@@ -240,8 +240,15 @@ def folders(tmp_path_factory):
     return {split: folder / split for split in more}
 
 
-@pytest.mark.parametrize("mode", ["syncrec", "sdsr_separate"])
-@pytest.mark.parametrize("split", [PER_DOMAIN, TEMPORAL])
+@pytest.mark.parametrize(
+    ("split", "mode"),
+    [
+        (PER_DOMAIN, "syncrec"),
+        (TEMPORAL, "sdsr_separate"),
+        pytest.param(PER_DOMAIN, "sdsr_separate", marks=pytest.mark.nightly),
+        pytest.param(TEMPORAL, "syncrec", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_run_ranks_every_target_of_the_card_under_all_protocols(folders, split, mode, tmp_path):
     run = train(folders[split], tmp_path, "run", f"--mode={mode}", "--max_len=4")
     counts = card_of(folders[split])["split"]

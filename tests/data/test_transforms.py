@@ -3,9 +3,11 @@
 import hashlib
 from collections import Counter, defaultdict
 
+import ibis
 import pyarrow.parquet as pq
 import pytest
 
+from src.dataset.engine.duckdb_engine import open_duckdb
 from src.dataset.store.folder import TEST, TRAIN, VALID, open_dataset
 from tests.support.data_logs import (
     DAY,
@@ -24,6 +26,15 @@ def log(tmp_path):
     """A raw folder with a random log in it, and its rows."""
     rows = random_log()
     return write_log(tmp_path / "raw" / "events.csv", rows), rows
+
+
+def test_a_stored_step_has_the_columns_and_types_of_its_table(tmp_path):
+    with open_duckdb(1, "", tmp_path) as engine:
+        table = ibis.range(5).unnest().name("n").as_table()
+        sums = table.agg(**{"a sum": ibis._.n.sum(), "least": ibis._.n.min().cast("int8")})
+        stored = engine.materialise(sums)  # DuckDB itself adds int64 up to int128
+        assert stored.schema() == engine.backend.table(stored.op().name).schema() == sums.schema()
+        assert stored.to_pyarrow().to_pylist() == [{"a sum": 10, "least": 0}]
 
 
 # --- order and split ----------------------------------------------------------------------------

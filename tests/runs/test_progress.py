@@ -1,5 +1,6 @@
 """What a command shows while it works: first line, pace, bar; and when a run stops."""
 
+import gc
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from src.config.settings import Settings
+from src.io.errors import run_command
 from src.io.starting import starting_line
 from src.training import run_clock
 from src.training.processes import Process
@@ -38,12 +40,27 @@ def runs(tmp_path):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_speaks_before_it_loads_a_library(tmp_path, name):
     for library in HEAVY:
-        (tmp_path / f"{library}.py").write_text("raise SystemExit(7)")
+        (tmp_path / f"{library}.py").write_text(
+            "import gc\nraise SystemExit(8 if gc.isenabled() else 7)"  # enabled it takes longer
+        )
     done = subprocess.run(
         [sys.executable, ROOT / name, "table", "x"], capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (7, f"{name}: starting\n", "")
+
+
+def test_garbage_is_collected_from_the_first_line_of_a_command_on_but_not_in_the_libraries():
+    set_aside = gc.get_freeze_count()
+    states = []
+    loaded = [[] for _ in range(1000)]  # as by a library
+    gc.disable()
+    try:
+        run_command(lambda: states.append((gc.isenabled(), gc.get_freeze_count())))
+    finally:
+        gc.enable()
+    assert states[0][0]
+    assert states[0][1] >= set_aside + len(loaded)
 
 
 def test_nothing_is_said_for_help_for_other_scripts_and_by_other_processes(monkeypatch, tmp_path):

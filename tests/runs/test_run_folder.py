@@ -112,9 +112,9 @@ def test_however_last_pt_was_lost_the_trained_run_stays(data, runs, whole, capsy
 @pytest.mark.parametrize(
     ("more", "deleted"),
     [
-        ((), ["last.pt"]),
+        pytest.param((), ["last.pt"], marks=pytest.mark.nightly),
         ((), ["last.pt", "best.pt"]),
-        (("--mode=sdsr_separate",), ["domains/1/last.pt"]),
+        pytest.param(("--mode=sdsr_separate",), ["domains/1/last.pt"], marks=pytest.mark.nightly),
         (("--mode=sdsr_separate",), ["domains/2/last.pt", "domains/2/best.pt"]),
     ],
     ids=["last", "last and best", "last of a domain", "both of a domain"],

@@ -6,6 +6,12 @@ tiny run; on request one of them meets a fault.
 RUNS.json is a list of [flags of main.py, fault], a fault being null or what `meets` takes.
 """
 
+# ruff: noqa: E402
+
+import gc
+
+gc.disable()  # until run_command, as src.io.starting has it in a command
+
 import json
 import os
 import signal

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata, spearmanr
 
 from src.config.modes import BASELINE_MODES
 from src.io.errors import UserError
@@ -102,6 +101,8 @@ def correlation(
     without one of the two (φ of a domain that was not trained) are left out. So are resamples in
     which a variable is constant and ρ does not exist; `used` counts the others.
     """
+    from scipy.stats import rankdata, spearmanr  # loads for half a second; a table does without
+
     points = points[np.isfinite(points[[predictor, outcome]]).all(axis=1)].reset_index(drop=True)
     x, y = points[predictor].to_numpy(), points[outcome].to_numpy()
     members = list(points.groupby(["data", "domain"], sort=True).indices.values())

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 import pandas as pd
-from scipy.stats import spearmanr
 
 from src.config.modes import BASELINE_MODES, DEFAULT_MODEL, JOINT_MODE, PATHS, SERVED
 from src.report.formatting import (
@@ -270,6 +269,8 @@ def _seeds_sentence(data: DataSet) -> str:
 
 def planted_line(data: DataSet, differences: pd.DataFrame, trajectories: pd.DataFrame) -> str:
     """What the generator of a log planted beside what was measured; empty for other logs."""
+    from scipy.stats import spearmanr  # loads for half a second; a table does without
+
     planted = _planted(data.card["notes"].get("planted_relatedness", ""))
     rows = without_means(of_pair(differences, *data.transfer_pair)).set_index("domain").difference
     shares = last_epochs(trajectories).groupby("domain").share.mean()

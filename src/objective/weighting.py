@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from src.config.names import WEIGHTINGS, load
+from src.config.names import GAPS, WEIGHTINGS, load
 from src.interfaces import LossWeighting
 
 
@@ -19,6 +19,7 @@ class Uniform:
     needs_both_views: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
     needs_held_out: ClassVar[bool] = False
+    held_out: ClassVar[float] = 0.0
     per_domain_gradients: ClassVar[bool] = False
 
     def __init__(self, settings, gap):
@@ -30,7 +31,7 @@ class Uniform:
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
         """Does nothing: the weights are constant."""
 
-    def update_held_out(self, losses: dict[str, Tensor], counts: Tensor) -> None:
+    def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
         """Does nothing."""
 
     def combine(self, gradients: Tensor) -> Tensor:
@@ -45,9 +46,11 @@ class Uniform:
             raise ValueError(f"weighting has no {', '.join(state)}")
 
 
-def make_weighting(settings, gap) -> LossWeighting:
+def weighting_class(settings) -> type[LossWeighting]:
     """The loss weighting of a run; uniform if it needs two views and the run has one."""
     weighting = load(WEIGHTINGS[settings.weighting])
+    if settings.weighting == "lc_ntg":
+        weighting = load(GAPS[settings.gap])
     if weighting.needs_both_views and len(settings.paths) < 2:
-        weighting = Uniform
-    return weighting(settings, gap)
+        return Uniform
+    return weighting

@@ -1,12 +1,11 @@
 """Uniform loss weighting, the base class of the others."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from src.config.names import GAPS, WEIGHTINGS, load
-from src.interfaces import LossWeighting
 
 
 class Uniform:
@@ -46,8 +45,8 @@ class Uniform:
             raise ValueError(f"weighting has no {', '.join(state)}")
 
 
-def weighting_class(settings) -> type[LossWeighting]:
-    """The loss weighting of a run; uniform if it needs two views and the run has one."""
+def weighting_class(settings) -> Any:
+    """The class of a run's LossWeighting; uniform if it needs two views and the run has one."""
     weighting = load(WEIGHTINGS[settings.weighting])
     if settings.weighting == "lc_ntg":
         weighting = load(GAPS[settings.gap])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from src.interfaces import StepLosses
 from src.io.errors import NotFinite
 from src.objective.lc_ntg import NegativeTransferGap
 from src.objective.step_losses import mean_coefficients
-from src.objective.weighting import make_weighting
+from src.objective.weighting import weighting_class
 from src.runs import divergence, training_state
 from src.runs.checkpoints import BEST, LAST, write_checkpoint
 from src.runs.models import count_parameters, new_model
@@ -54,6 +55,7 @@ class Trainer:
             batch_size=settings.batch_size, max_len=settings.max_len, seed=settings.seed,
             grad_accum=settings.grad_accum, batch_by=settings.batch_by,
             context=settings.sdsr_context, share_mim_counts=settings.compares_views,
+            held_out=weighting_class(settings).held_out,
         )  # fmt: skip
         lengths = self.loader.window_lengths()
         self.forecast = device_memory.forecast(
@@ -69,7 +71,7 @@ class Trainer:
         self.network = process.wrap(self.model)
         domains = len(dataset.domain_names)
         self.gap = NegativeTransferGap(settings, domains, process.device, self.dtype)
-        self.weighting = make_weighting(settings, self.gap)
+        self.weighting = weighting_class(settings)(settings, self.gap)
         self.optimizers = make_optimizers(self.model, settings, self.model.item_table)
         self.schedulers = make_schedulers(self.optimizers, settings, self.loader.steps_per_epoch)
         self.progress, self.signals = Progress(), StopSignals()
@@ -113,7 +115,7 @@ class Trainer:
     def count_targets(self, step_batches: list[Batch]) -> Tensor:
         """n_d [D]: the step's targets of each domain, over all its batches and processes."""
         counts = self.process.sum(
-            torch.stack([batch.domain_counts for batch in step_batches]).sum(0)
+            torch.stack([batch.trained_counts for batch in step_batches]).sum(0)
         )
         return counts.to(self.dtype)
 
@@ -153,6 +155,8 @@ class Trainer:
                 path: values.repeat_interleave(batch.domain_counts, output_size=len(batch.targets))
                 for path, values in coefficients.items()
             }
+            if batch.trained is not None:
+                by_target = {path: values * batch.trained for path, values in by_target.items()}
             gather = partial(process.gather_groups, sizes=batch.mim_sizes)
             with (
                 process.synchronised(self.network, number == len(step_batches)),
@@ -230,7 +234,8 @@ class Trainer:
             except NotFinite as error:  # raised by all processes
                 raise divergence.in_validation(self, error) from None
             if self.weighting.needs_held_out:
-                self.weighting.update_held_out(*held_out_losses(self, targets))
+                self.weighting.update_held_out(*held_out_losses(self, *self._held_out(targets)))
+                self.statistics.weights = self.weighting.weights()
         statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
         settings = self.settings
         improved = self.progress.note(selected[settings.select_average][settings.select_metric])
@@ -247,6 +252,13 @@ class Trainer:
             tables.show(self.progress, *rows)
 
         self.process.agree(write)
+
+    def _held_out(self, targets: Targets) -> tuple[Dataset, np.ndarray, np.ndarray]:
+        """The dataset, the users and the events that the weighting is updated on."""
+        if not self.weighting.held_out:
+            return self.dataset, targets.users, targets.events
+        events, users = self.loader.held_out_events()
+        return self.loader.training, users, events
 
     def train_epoch(self) -> EpochStatistics:
         """One pass over the users, or the rest of it; seed and epoch alone decide the order."""

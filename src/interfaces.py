@@ -111,6 +111,7 @@ class LossWeighting(Protocol):
     needs_both_views: ClassVar[bool]  # a run with one view then has uniform weights
     needs_losses: ClassVar[bool]  # `update` after each step
     needs_held_out: ClassVar[bool]  # `update_held_out` after each epoch
+    held_out: ClassVar[float]  # share of the training events that it needs held out; 0: validation
     per_domain_gradients: ClassVar[bool]  # one forward and backward pass per domain, `combine`d
 
     def weights(self) -> Tensor:
@@ -120,9 +121,10 @@ class LossWeighting(Protocol):
         """After a step: the mean loss of each domain {path: [D]} in nats and its targets [D], over
         all batches and processes; the mean of a domain without a target is NaN."""
 
-    def update_held_out(self, losses: dict[str, Tensor], counts: Tensor) -> None:
-        """After an epoch: the same of the validation targets, which no gradient comes from. The
-        best checkpoint is selected on them too."""
+    def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
+        """After an epoch: the same of targets that no gradient comes from, and the standard error
+        [D] of the mean difference between the paths. They are the share `held_out` of the training
+        events, or the validation targets, which the best checkpoint is selected on too."""
 
     def combine(self, gradients: Tensor) -> Tensor:
         """[D, P] one gradient per domain -> [P] the gradient that is applied, where they are asked

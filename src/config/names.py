@@ -41,6 +41,12 @@ WEIGHTINGS = {
     "pcgrad": "src.objective.pcgrad:PCGrad",
 }
 
+# What `--weighting lc_ntg` measures the gap on (`--gap`)
+GAPS = {
+    "training": "src.objective.lc_ntg:LCNTG",
+    "heldout": "src.objective.heldout_gap:HeldOutGap",
+}
+
 # Candidates of a target (src/evaluation/protocols.py), each also without the items already seen.
 UNSEEN, STRICT, RELEASED = "-unseen", "-strict", "released"
 CANDIDATES = ("full", "full_all", "sampled", "sampled_all", "popular")

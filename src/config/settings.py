@@ -12,12 +12,12 @@ from typing import Any
 
 from src.config.cli import checked_values, setting
 from src.config.modes import DEFAULT_MODEL, MODES
-from src.config.names import MODELS, PROTOCOLS, WEIGHTINGS, load
+from src.config.names import GAPS, MODELS, PROTOCOLS, WEIGHTINGS, load
 from src.io.errors import UserError
 from src.io.json_schema import read_json
 
 # {setting added later: the value that reproduces a run made before it existed}
-BEFORE = {"positions": "start"}
+BEFORE = {"positions": "start", "gap": "training"}
 IN_EVERY_RECORD = {"mode", "run_name", "resume", "overwrite", "device"}
 LC_NTG, SC_MIM = "negative transfer (LC-NTG)", "mutual information (SC-MIM)"
 
@@ -134,6 +134,13 @@ class ObjectiveSettings:
         True,
         "weight CDSR losses by the negative-transfer gap; off: --weighting uniform",
         group=LC_NTG,
+    )
+    gap: str = setting(
+        "training",
+        "measure the gap on the targets of each step (the paper's), or once per epoch on one event "
+        "in 20, which is then no target of the training",
+        group=LC_NTG,
+        choices=GAPS,
     )
     lc_ntg_alpha: float = setting(
         0.9, "α, the share of the state that each step keeps", group=LC_NTG

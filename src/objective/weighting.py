@@ -1,12 +1,11 @@
 """Uniform loss weighting, the base class of the others."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from src.config.names import WEIGHTINGS, load
-from src.interfaces import LossWeighting
+from src.config.names import GAPS, WEIGHTINGS, load
 
 
 class Uniform:
@@ -19,6 +18,7 @@ class Uniform:
     needs_both_views: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
     needs_held_out: ClassVar[bool] = False
+    held_out: ClassVar[float] = 0.0
     per_domain_gradients: ClassVar[bool] = False
 
     def __init__(self, settings, gap):
@@ -30,7 +30,7 @@ class Uniform:
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
         """Does nothing: the weights are constant."""
 
-    def update_held_out(self, losses: dict[str, Tensor], counts: Tensor) -> None:
+    def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
         """Does nothing."""
 
     def combine(self, gradients: Tensor) -> Tensor:
@@ -45,9 +45,11 @@ class Uniform:
             raise ValueError(f"weighting has no {', '.join(state)}")
 
 
-def make_weighting(settings, gap) -> LossWeighting:
-    """The loss weighting of a run; uniform if it needs two views and the run has one."""
+def weighting_class(settings) -> Any:
+    """The class of a run's LossWeighting; uniform if it needs two views and the run has one."""
     weighting = load(WEIGHTINGS[settings.weighting])
+    if settings.weighting == "lc_ntg":
+        weighting = load(GAPS[settings.gap])
     if weighting.needs_both_views and len(settings.paths) < 2:
-        weighting = Uniform
-    return weighting(settings, gap)
+        return Uniform
+    return weighting

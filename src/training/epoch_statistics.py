@@ -34,12 +34,14 @@ class EpochStatistics:
     def add(self, losses: StepLosses, batch: Batch, batches_of_step: int) -> dict[str, Tensor]:
         """Add the losses of one batch of a step; returns their sums by domain, {path: [D]}."""
         sums = {
-            path: domain_sums(values, batch.domain_counts)
+            path: domain_sums(
+                values if batch.trained is None else values * batch.trained, batch.domain_counts
+            )
             for path, values in losses.by_path.items()
         }
         for path, values in sums.items():
             self.losses[path] += values
-        self.counts += batch.domain_counts
+        self.counts += batch.trained_counts
         for name, value in losses.shown.items():
             total = self.shown.get(name, torch.zeros_like(value.detach()))
             self.shown[name] = total + value.detach() / batches_of_step

@@ -118,8 +118,8 @@ class HeldOut(Uniform):
         super().__init__(settings, gap)
         self.gaps = torch.zeros_like(gap.state)
 
-    def update_held_out(self, losses, counts):
-        assert (counts > 0).all()
+    def update_held_out(self, losses, error, counts):
+        assert (counts > 0).all() and (error > 0).all()
         self.gaps = losses["single"] - losses["cross"]
 
     def state_dict(self):
@@ -213,9 +213,10 @@ def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):
     "flags",
     [
         ("--model=gru4rec", "--weighting=inverse_loss"),
+        ("--gap=heldout",),
         pytest.param(("--weighting=pcgrad",), marks=pytest.mark.nightly),
     ],
-    ids=["gru4rec", "pcgrad"],
+    ids=["gru4rec", "heldout", "pcgrad"],
 )
 def test_a_run_that_is_resumed_ends_as_one_that_was_left_alone(flags, data, tmp_path):
     whole = train(data, tmp_path / "a", "run", *flags, "--max_epochs=3")
@@ -239,7 +240,10 @@ def flat(state) -> list[torch.Tensor]:
 
 @pytest.mark.nightly
 def test_two_processes_train_as_one(data, tmp_path):
-    names = {"gru4rec": "--model", "inverse_loss": "--weighting", "pcgrad": "--weighting"}
+    names = {
+        "gru4rec": "--model", "inverse_loss": "--weighting", "pcgrad": "--weighting",
+        "heldout": "--gap",
+    }  # fmt: skip
 
     def commands(folder):
         more = "--batch_size=14", "--max_epochs=2"

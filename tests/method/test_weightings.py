@@ -1,16 +1,20 @@
 """Loss weightings: inverse loss by hand, PCGrad against its definition, gradients by domain."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from src.config.names import WEIGHTINGS
 from src.config.settings import settings_class
 from src.config.validation import check_settings
+from src.dataset.batching.negatives import held_out_events
 from src.io.errors import UserError
+from src.objective.heldout_gap import BOUND, HeldOutGap, bounded_weights, relative_gap
 from src.objective.inverse_loss import InverseLoss
-from src.objective.lc_ntg import NegativeTransferGap
+from src.objective.lc_ntg import NegativeTransferGap, lc_ntg_weights
 from src.objective.pcgrad import PCGrad
 from src.training.processes import Process
 from tests.support.builders import make_dataset, random_users
@@ -144,3 +148,82 @@ def test_pcgrad_changes_the_step(tmp_path):
 def test_gradients_by_domain_need_dense_items():
     with pytest.raises(UserError, match="needs one dense gradient per domain; drop --sparse_items"):
         settings_of("pcgrad", sparse_items=True, loss="bce")
+
+
+# ------------------------------------------------------------------------ gap on held-out events
+
+
+def test_the_held_out_gap_by_hand():
+    single, cross = torch.tensor([4.0, 4.0, 4.0, 4.0, 4.0]), torch.tensor([3.0, 5.0, 3.9, 4.1, 1.0])
+    error = torch.tensor([0.2, 0.2, 0.2, 0.2, math.inf])
+    gap = relative_gap(single, cross, error)
+    torch.testing.assert_close(gap, torch.tensor([0.2, -0.2, 0.0, 0.0, 0.0]))
+    nothing = relative_gap(*torch.tensor([[math.nan], [math.nan], [math.nan]]))
+    assert nothing.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "states", [[0.0, 0.0, 0.0], [9.0, -9.0, 0.0], [9.0, 9.0, 9.0], [0.05, 0, 0]]
+)
+def test_held_out_weights_have_mean_1_and_a_bound(states):
+    weights = bounded_weights(torch.tensor(states))
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights.max() / weights.min()).item() <= BOUND * (1 + 1e-6)
+    assert weights.argmax() == torch.tensor(states).argmax()
+    if len(set(states)) == 1:
+        assert weights.tolist() == pytest.approx([1, 1, 1])
+
+
+def test_the_paper_s_rule_runs_away_and_the_held_out_rule_does_not():
+    """A domain that weighs more is fitted more, so that its gap on the fitted targets grows; what
+    it gains on held-out events stays as it is."""
+    settings = settings_of("lc_ntg")
+    paper = NegativeTransferGap(settings, 3, CPU, torch.float64)
+    rule = HeldOutGap(settings_of("lc_ntg", gap="heldout"), paper)
+    counts = torch.tensor([5, 5, 5])
+    truth = torch.tensor([0.3, 0.2, 0.2], dtype=torch.float64)
+    for _ in range(300):
+        weights = lc_ntg_weights(paper.gamma, paper.floor)
+        paper.update(truth + 1.5 * (weights - 1), counts)
+        losses = {"single": 5 + truth, "cross": torch.full_like(truth, 5)}
+        rule.update_held_out(losses, torch.full_like(truth, 0.05), counts)
+    assert lc_ntg_weights(paper.gamma, paper.floor).max() > 1.9  # of at most 2
+    assert rule.weights().max() < 1.2
+
+
+def test_held_out_events_are_a_share_of_all_and_the_same_in_every_epoch(tmp_path):
+    events = np.arange(100_000)
+    held_out = held_out_events(events, 42, 0.05)
+    assert held_out.mean() == pytest.approx(0.05, abs=0.003)
+    assert (held_out_events(events[::-1], 42, 0.05)[::-1] == held_out).all()
+    assert not (held_out_events(events, 43, 0.05) == held_out).all()
+    assert not held_out_events(events, 42, 0.0).any()
+    trainer = make_trainer(tmp_path, "lc_ntg", gap="heldout")
+    batches = [batch for epoch in (0, 1) for step in trainer.loader.steps(epoch) for batch in step]
+    trained = sum(int(batch.trained.sum()) for batch in batches) / 2
+    assert trained == sum(int(batch.trained_counts.sum()) for batch in batches) / 2
+    held, users = trainer.loader.held_out_events()
+    assert len(held) + trained == sum(len(batch.targets) for batch in batches) / 2
+    assert 0 < len(held) < trained
+    offsets = trainer.loader.training.offsets
+    assert ((offsets[users] <= held) & (held < offsets[users + 1])).all()
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path, monkeypatch):
+    """Another item as a held-out target, everything else the same: the step is the same."""
+    monkeypatch.setattr(HeldOutGap, "held_out", 0.3)
+    tables = []
+    for change in (0, 1):
+        trainer = make_trainer(tmp_path, "lc_ntg", gap="heldout", loss="ce", sc_mim=False)
+        (batch,) = next(trainer.loader.steps(0))
+        targets = batch.targets.clone()
+        others = batch.negatives  # of the same domain
+        chosen = batch.trained == (0 if change else 2)
+        assert chosen.any() == bool(change)
+        targets[chosen] = others[chosen]
+        trainer.train_step([dataclasses.replace(batch, targets=targets)])
+        tables.append(trainer.model.state_dict())
+        counts = batch.trained_counts.sum().item()
+        assert trainer.statistics.counts.sum().item() == counts < len(batch.targets)
+    for name, values in tables[0].items():
+        torch.testing.assert_close(values, tables[1][name], rtol=0, atol=1e-12, msg=name)

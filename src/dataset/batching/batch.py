@@ -40,6 +40,8 @@ class Batch:
     negatives: Tensor  # [N] one other item of the target's domain
     counts: list[int]  # targets in each of the D domains
     domain_counts: Tensor  # [D] the same on the device
+    trained: Tensor | None  # [N] 1 for a target to be trained on, 0 where it is held out; None: all
+    trained_counts: Tensor  # [D] targets to be trained on
     last_targets: Tensor  # [B] indices of the users' last targets, in the canonical order
     last_counts: list[int]  # last targets in each of the D domains
     last_rows: Tensor  # [B] for each user: the row of `last_targets` that is theirs

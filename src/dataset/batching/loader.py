@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from src.dataset.batching.batch import Batch
+from src.dataset.batching.negatives import held_out_events
 from src.dataset.batching.packing import build_batch
+from src.dataset.batching.ragged import expand_ranges
 from src.dataset.batching.sampler import epoch_shares
 from src.dataset.batching.windows import (
     Windows,
@@ -27,7 +29,8 @@ class Loader:
     Every process reads the same order of users, a function of seed and epoch, and takes its share
     of each batch. The keyword arguments are the settings of the same names (`context` is
     `--sdsr_context`); `share_mim_counts`: the processes' users are compared with each other
-    (SC-MIM). UserError without training events, or with fewer users per batch than processes.
+    (SC-MIM); `held_out`: the share of the events that are inputs only. UserError without training
+    events, or with fewer users per batch than processes.
     """
 
     def __init__(
@@ -44,10 +47,12 @@ class Loader:
         batch_by: str = "random",
         context: str = "paired",
         share_mim_counts: bool = False,
+        held_out: float = 0.0,
     ):
         self.device, self.rank, self.processes = device, rank, processes
         self.batch_size, self.grad_accum, self.seed = batch_size, grad_accum, seed
         self.max_len, self.context = max_len, context
+        self.held_out = held_out
         self.share_mim_counts = share_mim_counts and processes > 1
         self.training, self.ends = training_dataset(dataset)
         self.users = np.flatnonzero(self.ends - self.training.offsets[:-1] > 0)
@@ -103,8 +108,15 @@ class Loader:
             mim_users = np.stack(
                 [mim_user_counts(self.training, self._windows(users)) for users in shares]
             )
-        batch = build_batch(self.training, windows, self.seed, epoch, mim_users)
+        batch = build_batch(self.training, windows, self.seed, epoch, mim_users, self.held_out)
         return batch.to(self.device)
+
+    def held_out_events(self) -> tuple[np.ndarray, np.ndarray]:
+        """The training events that are held out, and the user of each: [n] each, the events as
+        flat indices of `training`."""
+        events, _ = expand_ranges(self.training.offsets[self.users], self.ends[self.users])
+        events = events[held_out_events(events, self.seed, self.held_out)]
+        return events, np.searchsorted(self.training.offsets, events, side="right") - 1
 
     def _windows(self, users: np.ndarray) -> Windows:
         return context_windows(self.training, users, self.ends[users], self.max_len, self.context)

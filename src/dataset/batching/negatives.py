@@ -2,6 +2,8 @@
 
 import numpy as np
 
+HELD_OUT = 2**63  # in place of an epoch
+
 
 def draw_negatives(
     item_starts: np.ndarray,
@@ -16,12 +18,24 @@ def draw_negatives(
     A hash of (seed, epoch, event) instead of a stream of random numbers: the same negatives
     however the users are batched or spread over processes.
     """
-    key = _mix(np.uint64(seed) ^ _mix(np.asarray(epoch, dtype=np.uint64)))
-    draws = _mix(events.astype(np.uint64) ^ key)
+    draws = event_draws(events, seed, epoch)
     first = item_starts[domains]
     others = item_starts[domains + 1] - first - 1
     negative = first + (draws % np.maximum(others, 1).astype(np.uint64)).astype(np.int64)
     return negative + (negative >= items)
+
+
+def held_out_events(events: np.ndarray, seed: int, share: float) -> np.ndarray:
+    """[N] whether each event is held out of training: a share of all, by a hash of seed and event,
+    the same in every epoch."""
+    draws = event_draws(events, seed, HELD_OUT)
+    return draws < np.uint64(round(share * 2**32)) << np.uint64(32)
+
+
+def event_draws(events: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """[N] uint64, uniform: a hash of (seed, epoch, event)."""
+    key = _mix(np.uint64(seed) ^ _mix(np.asarray(epoch, dtype=np.uint64)))
+    return _mix(events.astype(np.uint64) ^ key)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

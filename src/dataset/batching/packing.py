@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from src.dataset.batching.batch import Batch, View
-from src.dataset.batching.negatives import draw_negatives
+from src.dataset.batching.negatives import draw_negatives, held_out_events
 from src.dataset.batching.ragged import positions_in_runs, run_lengths
 from src.dataset.batching.tiles import attention_tiles, slot_count
 from src.dataset.batching.windows import Windows, read_events
@@ -18,16 +18,22 @@ def build_batch(
     seed: int,
     epoch: int,
     mim_users: np.ndarray | None = None,
+    held_out: float = 0.0,
 ) -> Batch:
     """Pack the windows into both views; negatives are a function of seed, epoch and event.
 
-    `mim_users` [P, D] are the `mim_user_counts` of all processes' windows, where several processes
-    share a batch. A process may have no user in it.
+    `held_out` is the share of events that are inputs, but no targets to be trained on. `mim_users`
+    [P, D] are the `mim_user_counts` of all processes' windows, where several processes share a
+    batch. A process may have no user in it.
     """
     items, domains = read_events(dataset, windows.events)
     negatives = draw_negatives(dataset.item_starts, windows.events, items, domains, seed, epoch)
     lengths = np.bincount(windows.rows, minlength=len(windows.users))
-    return _pack(items, domains, lengths, negatives, len(dataset.domain_names), mim_users)
+    trained = None
+    if held_out:
+        trained = ~held_out_events(windows.events, seed, held_out)
+    count = len(dataset.domain_names)
+    return _pack(items, domains, lengths, negatives, count, mim_users, trained)
 
 
 def build_query_batch(
@@ -59,6 +65,7 @@ def _pack(
     negatives: np.ndarray,
     domain_count: int,
     mim_users: np.ndarray | None = None,
+    trained: np.ndarray | None = None,
 ) -> Batch:
     """The batch of B sequences [N] of `lengths` [B], one after the other in time order."""
     users = np.repeat(np.arange(len(lengths)), lengths)
@@ -69,6 +76,10 @@ def _pack(
     counts = np.bincount(domains, minlength=domain_count)
     canonical = np.empty(len(order), dtype=np.int64)  # canonical index of each event
     canonical[order] = np.arange(len(order))
+    trained_counts = counts
+    if trained is not None:
+        trained = trained[order]
+        trained_counts = np.bincount(domains[order][trained], minlength=domain_count)
     last = canonical[np.cumsum(lengths) - 1]  # of each user
     last_order = np.argsort(last)
     last_rows = np.empty_like(last_order)
@@ -79,6 +90,8 @@ def _pack(
         negatives=torch.from_numpy(negatives[order]),
         counts=counts.tolist(),
         domain_counts=torch.from_numpy(counts),
+        trained=None if trained is None else torch.from_numpy(trained.astype(np.float32)),
+        trained_counts=torch.from_numpy(trained_counts),
         last_targets=torch.from_numpy(last[last_order]),
         last_counts=np.bincount(domains[order][last], minlength=len(counts)).tolist(),
         last_rows=torch.from_numpy(last_rows),

@@ -23,8 +23,8 @@ from src.evaluation.ranking import ModelScorer
 from src.evaluation.targets import Targets, user_events
 from src.interfaces import CountModel, Features, Scores
 
-FIT_TARGETS = 1000  # of a domain, evenly spaced, that its weights are fitted on
-FIT_ITEMS = 4096  # of a domain that they are ranked among; of a larger one a sample
+# A domain's weights are fitted on so many targets, among so many items, of a larger one a sample:
+FIT_TARGETS, FIT_ITEMS = 1000, 4096  # 16 MiB for each feature
 PAIR_ROWS = 16  # targets whose single items are scored together
 ROWS = 64  # targets whose second derivatives are computed at a time
 PRIOR = 1.0  # standard deviation of a weight around that of all domains, before the data
@@ -160,7 +160,7 @@ def fit_blend(
     fits: list[tuple[np.ndarray, np.ndarray]] = []
     for domain in range(len(dataset.domain_names)):
         rows = np.flatnonzero(targets.domains == domain)
-        rows = rows[:: -(-len(rows) // FIT_TARGETS) or 1]
+        rows = rows[:: -(-len(rows) // FIT_TARGETS) or 1]  # of many, evenly spaced ones
         features = source(rows)
         names = features.names
         start = np.zeros(len(names))
@@ -216,8 +216,11 @@ def _table(
         share[wanted] = 1.0
     drawn = np.random.default_rng([seed, domain]).random(size) < share
     columns = np.flatnonzero(drawn)
-    values = features.of(rows, domain)(torch.from_numpy(columns))
-    table = torch.stack(values, dim=2)
+    table = torch.empty(len(rows), len(columns), len(features.names), device=features.device)
+    for start in range(0, len(rows), ROWS):  # else all features would be held twice
+        part = slice(start, start + ROWS)
+        values = features.of(rows[part], domain)(torch.from_numpy(columns))
+        torch.stack(values, dim=2, out=table[part])
     target = torch.from_numpy(np.searchsorted(columns, wanted))
     return table, target.to(table.device), torch.from_numpy(np.log(share[columns])).to(table)
 

@@ -34,7 +34,7 @@ def drawn_record(folder: Path, log: Log, limit: int = LIMIT, **options):
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [(LIMIT, ""), (7000, "ranks beyond 31 are rounded"), (4000, "metrics but no ranks")],
+    [(LIMIT, ""), (7000, "ranks beyond 31 are rounded"), (4500, "metrics but no ranks")],
     ids=["room", "little room", "none"],
 )
 def test_ranks_are_rounded_only_where_they_do_not_fit(tmp_path, monkeypatch, limit, said):

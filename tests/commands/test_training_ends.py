@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import main
+from src.config.names import COUNT_MODELS
 from src.report import training_ends
 from src.report.finished_runs import read_runs
 from src.report.transfer.data_sets import data_sets
@@ -299,6 +300,28 @@ def test_the_path_to_serve_is_the_one_that_is_significantly_better(tmp_path):
          f"python recommend.py --run {folders[0]}"),
     ]  # fmt: skip
     assert " --domains Flat Down --out " in serve[1][1]
+
+
+def test_a_blend_is_served_where_it_is_better_than_all_also_than_a_look_up_table(tmp_path):
+    log = Log(domains=("Up", "Flat"), users=900)
+    gains = {"recent": {"Up": 2.0, "Flat": -3.0}}
+    folders = [
+        write_run(tmp_path / mode, log, mode=mode, seed=1, gains=gains)
+        for mode in ("sdsr_separate", "cdsr")
+    ]
+    gains |= {"blend": {"Up": 3.0}}
+    folders.append(
+        write_run(tmp_path / "both", log, mode="syncrec", seed=1, gains=gains, blend=True)
+    )
+    analysed = Analysed(folders)
+    steps = {what.split(" (")[0]: command for what, command in analysed.box.steps}
+    assert (
+        f"--run {folders[-1]} --k 10 --serve_path blend --domains Up"
+        in (steps["Serve Up with SyNCRec blend"])
+    )
+    assert set(analysed.levels.ranker) == {
+        "sdsr_separate", "cdsr", "cross", "single", "served", "blend", *COUNT_MODELS,
+    }  # fmt: skip
 
 
 def test_without_a_model_per_domain_the_box_says_how_to_get_one(tmp_path):

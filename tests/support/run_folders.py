@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.config.cli import as_json
-from src.config.modes import CROSS, DEFAULT_MODEL, MODES, SERVED, SINGLE, TWO_VIEW_MODE
+from src.config.modes import BLEND, CROSS, DEFAULT_MODEL, MODES, SERVED, SINGLE, TWO_VIEW_MODE
 from src.config.names import COUNT_MODELS
 from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, summarise
@@ -108,6 +108,7 @@ def write_run(
     protocols: tuple[str, ...] = PROTOCOLS,
     noise: float = 0.5,
     model: str = DEFAULT_MODEL,
+    blend: bool = False,
     curve: tuple[float, ...] = TRAINED,
     steps: int = STEPS,
     **settings,
@@ -120,14 +121,15 @@ def write_run(
         a path that is left out gains nothing. Count models are the same in every run.
     gaps: {domain: φ after the last epoch}, for transfer.csv; with `mode` syncrec only.
     noise: standard deviation of what a seed adds to a target's logit.
-    model: the trained model, for config.json.
+    model: the trained model, for config.json. blend: whether the run has that path.
     curve: every validation metric by epoch. steps: optimiser steps per epoch.
     settings: those of main.py that are not at their default: mode, loss, seed, …
     """
     folder.mkdir(parents=True)
     chosen = Settings(data_name=log.name, run_name=folder.name, **settings)
     gains = dict.fromkeys(COUNT_MODELS, -1.5) | {"markov": -0.5} | (gains or {})
-    ranks = _ranks(log, chosen, gains, protocols, noise)
+    paths = (*chosen.paths, *((BLEND,) if blend else ()), *COUNT_MODELS)
+    ranks = _ranks(log, chosen, paths, gains, protocols, noise)
     _write_ranks(folder, log, ranks)
     (folder / "results.json").write_text(json.dumps(_results(log, ranks, chosen.ties)))
     (folder / "config.json").write_text(json.dumps(as_json(chosen) | {"model": model}))
@@ -154,18 +156,18 @@ def _serving(log: Log) -> dict:
     }
 
 
-def _ranks(log: Log, settings: Settings, gains: dict, protocols: tuple, noise: float) -> dict:
+def _ranks(
+    log: Log, settings: Settings, paths: tuple, gains: dict, protocols: tuple, noise: float
+) -> dict:
     """{(split, protocol, path): frame of better, tied, candidates by target}."""
     ranks = {}
-    keys = itertools.product(
-        enumerate(SPLITS), enumerate(protocols), (*settings.paths, *COUNT_MODELS)
-    )
+    keys = itertools.product(enumerate(SPLITS), enumerate(protocols), paths)
     for (split_number, split), (number, protocol), path in keys:
         targets = log.targets[split]
         streams = (
             (0, 0) if path in COUNT_MODELS else (settings.seed, list(MODES).index(settings.mode))
         )
-        path_number = (CROSS, SINGLE, *COUNT_MODELS).index(path)
+        path_number = (CROSS, SINGLE, *COUNT_MODELS, BLEND).index(path)
         rng = np.random.default_rng([split_number, path_number, *streams])
         gain = gains.get(path, 0.0)
         if isinstance(gain, dict):

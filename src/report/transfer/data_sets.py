@@ -14,6 +14,7 @@ import pandas as pd
 
 from src.config.modes import (
     BASELINE_MODES,
+    BLEND,
     DEFAULT_MODEL,
     JOINT_MODE,
     MODES,
@@ -50,7 +51,7 @@ PHRASES = {
 def ranker_paths(mode: str) -> dict[str, str]:
     """{key: path} of the rankers of a mode: the mode names its only path, else each path itself."""
     paths = MODES[mode].paths
-    return {mode: paths[0]} if len(paths) == 1 else {path: path for path in (*paths, SERVED)}
+    return {mode: paths[0]} if len(paths) == 1 else {path: path for path in (*paths, SERVED, BLEND)}
 
 
 CROSS_KEY = next(iter(ranker_paths(TWO_VIEW_MODE)))  # the path that selects SyNCRec's checkpoint
@@ -84,12 +85,14 @@ class DataSet:
 
     @cached_property
     def rankers(self) -> dict[str, Ranker]:
-        """{key: ranker}, in the order of RANKER_KEYS."""
+        """{key: ranker}, in the order of RANKER_KEYS; without a blend that a run was not scored by,
+        as those of earlier versions."""
         return {
             key: Ranker(self.groups[mode], path)
             for mode in COMPARED_MODES
             if mode in self.groups
             for key, path in ranker_paths(mode).items()
+            if path != BLEND or all(BLEND in run.paths for run in self.groups[mode].runs)
         }
 
     @cached_property
@@ -127,6 +130,7 @@ class DataSet:
         return [
             *((JOINT_MODE, mode) for mode in self.baselines),
             (CROSS_KEY, base), (CROSS_KEY, JOINT_MODE), (SERVED, base),
+            *([(BLEND, base)] if BLEND in self.rankers else []),
         ]  # fmt: skip
 
     @property

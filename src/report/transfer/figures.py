@@ -25,7 +25,7 @@ from src.report.transfer.target_groups import FEW
 
 RANKER_MARKS = (
     (style.BLUE, "o"), (style.SKY, "D"), (style.VERMILION, "s"), (style.GREEN, "^"),
-    (style.PURPLE, "v"), (style.BLACK, "P"),
+    (style.PURPLE, "v"), (style.BLACK, "P"), (style.ORANGE, "X"),
 )  # fmt: skip
 # {ranker or baseline: (colour, marker)}
 MARKS = dict(zip(RANKER_KEYS, itertools.cycle(RANKER_MARKS), strict=False)) | {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.config.modes import BASELINE_MODES, JOINT_MODE, SERVED
+from src.config.modes import BASELINE_MODES, BLEND, JOINT_MODE, SERVED
 from src.report.finished_runs import Run, without_seed
 from src.report.formatting import join_and, join_some
 from src.report.seed_groups import SeedGroup
@@ -144,7 +144,8 @@ def _loop(parent: Path, suffix: str, seeds: tuple[int, ...], names: list[str]) -
 def _serving(data: DataSet, differences: pd.DataFrame) -> list[Step]:
     """Which model to serve in each domain: on its own, unless another is significantly better."""
     own = data.baseline
-    outcomes = {key: by_outcome(of_pair(differences, key, own)) for key in (SERVED, JOINT_MODE)}
+    others = [key for key in (BLEND, SERVED, JOINT_MODE) if key in data.rankers]
+    outcomes = {key: by_outcome(of_pair(differences, key, own)) for key in others}
     best: dict[str, tuple[float, str]] = {}  # {domain: (gain, key)}
     for key, rows in outcomes.items():
         for row in rows[GAINED]:
@@ -152,9 +153,13 @@ def _serving(data: DataSet, differences: pd.DataFrame) -> list[Step]:
     unknown = {row.domain for rows in outcomes.values() for row in rows[WITHHELD]} - best.keys()
     present = {row.domain for rows in outcomes[JOINT_MODE].values() for row in rows}
     known = [name for name in data.domains if name in present - unknown]
-    tables = {name: _beaten_by_count_models(data, differences, name) for name in known}
+    tables = {  # a blend has the count models in it
+        name: [] if best.get(name, (0.0, own))[1] == BLEND
+        else _beaten_by_count_models(data, differences, name)
+        for name in known
+    }  # fmt: skip
     steps = []
-    for key in (SERVED, JOINT_MODE, own):
+    for key in (*others, own):
         domains = [
             name for name in known if not tables[name] and best.get(name, (0.0, own))[1] == key
         ]
@@ -194,4 +199,5 @@ def _beaten_by_count_models(data: DataSet, differences: pd.DataFrame, domain: st
 def _recommend(data: DataSet, key: str, domains: list[str]) -> str:
     run = shlex.quote(_shown(data.rankers[key].group.runs[0].folder))
     names = "" if domains == data.domains else f" --domains {shlex.join(domains)}"
-    return f"python recommend.py --run {run} --k 10{names} --out next-{key}.parquet"
+    path = f" --serve_path {BLEND}" if key == BLEND else ""
+    return f"python recommend.py --run {run} --k 10{path}{names} --out next-{key}.parquet"

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from src.config.modes import SERVED
+from src.config.modes import PATHS
 from src.io.errors import UserError
 from src.report.finished_runs import RETRAIN, Run
 from src.report.transfer.data_sets import DataSet
@@ -28,12 +28,12 @@ def last_epochs(trajectories: pd.DataFrame) -> pd.DataFrame:
 def curves(data: DataSet) -> pd.DataFrame:
     """The validation metric that selects SyNCRec's checkpoint, by epoch.
 
-    Columns: ranker, seed, epoch, domain, metric, value. `served` has no curve: it is chosen after
-    training.
+    Columns: ranker, seed, epoch, domain, metric, value. `served` and `blend` have no curve: they
+    are chosen after training.
     """
     metric, parts = data.two_view.runs[0].config["select_metric"], []
     for key, ranker in data.rankers.items():
-        for run in ranker.group.runs if ranker.path != SERVED else []:
+        for run in ranker.group.runs if ranker.path in PATHS else []:
             rows = run.metrics()
             chosen = rows[
                 (rows.split == "valid") & (rows.path == ranker.path) & (rows.metric == metric)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from src.baselines.decayed_counts import tick_of
 from src.config.cli import build_parser, from_namespace, setting
 from src.config.modes import BLEND, PATHS
 from src.config.settings import Settings, run_settings
@@ -39,7 +40,6 @@ from src.runs.models import best_models
 from src.runs.records import read_blend, read_serving
 from utils import start_process
 
-DAY = 86_400  # seconds
 WRITERS = {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}
 
 
@@ -136,7 +136,8 @@ def recommend(
     path: `cross`, `single`, `blend` (of a run `with_blend`), or `auto`: in each domain the one that
         serves it.
     exclude_seen: leave out every item of the user's events.
-    now: for the blend, seconds since 1970: events before it count. Default: all events do.
+    now: for the blend, seconds since 1970: only events before it count, those of the user too.
+        Default: all events do.
 
     Returns the columns user_id, domain, rank (from 1), item_id, score, ordered by user, domain and
     rank.
@@ -144,7 +145,8 @@ def recommend(
     dataset = run.dataset
     users = np.arange(dataset.users) if users is None else np.asarray(users)
     domains = list(range(len(dataset.domain_names))) if domains is None else domains
-    now = int(dataset.times.max()) + DAY if now is None else now
+    if now is None:
+        now = int(dataset.times.max()) + tick_of(dataset) if path == BLEND else 0
     tables = []
     with tqdm(total=len(users), desc="recommending", unit="user", disable=None, leave=False) as bar:
         for start in range(0, len(users), run.settings.eval_users):
@@ -177,8 +179,13 @@ def _path_scores(run: TrainedRun, users: np.ndarray, domain: int, path: str) -> 
 
 
 def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> Scores:
-    """Scores of a domain's items for the users at the time `now`, by the blend."""
-    ends, rows = run.dataset.offsets[users + 1], np.arange(len(users))
+    """Scores of a domain's items for the users at the time `now`, by the blend: from the events of
+    earlier ticks."""
+    data, rows = run.dataset, np.arange(len(users))
+    events, row = user_events(data, users, data.offsets[users + 1])
+    tick = tick_of(data)
+    earlier = data.times[events] // tick < now // tick
+    ends = data.offsets[users] + np.bincount(row[earlier], minlength=len(users))
     same = np.ones_like(rows)
     requests = Targets("now", ends, users, 0 * same, domain * same, ends, now * same)
     plan = Plan(run.dataset, requests, ("full",), {}, run.device)
@@ -303,7 +310,9 @@ def time_of(settings: RecommendSettings) -> int | None:
     if settings.serve_path != BLEND:
         raise UserError(f"--now needs --serve_path {BLEND}: the other paths don't read the time")
     try:
-        return int(datetime.fromisoformat(settings.now).replace(tzinfo=UTC).timestamp())
+        moment = datetime.fromisoformat(settings.now)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return int(moment.timestamp())
     except ValueError:
         raise UserError(
             f"--now {settings.now!r} is no time; write YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, UTC"

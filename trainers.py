@@ -132,7 +132,7 @@ class Trainer:
             if PATHS[path].weighted:
                 by_path[path] = share * mean_coefficients(counts, weights)
             else:
-                by_path[path] = (share / counts.sum()).expand(len(counts))
+                by_path[path] = (share / counts.sum().clamp(min=1)).expand(len(counts))
         return by_path
 
     def gradients(
@@ -257,7 +257,7 @@ class Trainer:
         """The dataset, the users and the events that the weighting is updated on."""
         if not self.weighting.held_out:
             return self.dataset, targets.users, targets.events
-        events, users = self.loader.held_out_events()
+        events, users = self.loader.held_out_events
         return self.loader.training, users, events
 
     def train_epoch(self) -> EpochStatistics:

@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
     for run in given.runs:
         opened = [open_run(Path(folder)) for folder in run.split("+")]
         dataset = opened[0][1]
+        paths = [path for settings, _, _ in opened for path in settings.paths]
+        if len(set(paths)) < len(paths):
+            raise UserError(f"{run}: two runs have the same path; join one of each task")
         if any(other.card["sha256"] != dataset.card["sha256"] for _, other, _ in opened):
             raise UserError(f"{run}: the runs have different data")
         key = dataset.card["sha256"]

@@ -5,9 +5,10 @@
 
 `order`: each user's events, items with their domains, are permuted among the user's times. What a
 user does stays, its order goes. `others`: in each domain, users with equally many events there
-exchange their sequences, each at the new user's times. Every sequence inside a domain stays, and
-so do the times and domains of each user; what the other domains' events tell of a user goes.
-A gain over a model per domain that stays under `others` is no transfer of knowledge about users.
+exchange their sequences, each at the new user's times. Every sequence inside a domain stays (but
+for the order of equal times), and so do the times and domains of each user; what the other domains'
+events tell of a user goes. A gain over a model per domain that stays under `others` is no transfer
+of knowledge about users.
 
 DIR holds interactions.csv.gz (user_id,item_id,domain,unix_time), and so will OUT.
 """
@@ -36,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     path = given.raw / FILE_NAME
     if not path.is_file():
         raise UserError(f"--raw {given.raw} has no {FILE_NAME}")
-    log = pd.read_csv(path, dtype={"user_id": str, "item_id": str, "domain": str})
+    log = pd.read_csv(
+        path, dtype={"user_id": str, "item_id": str, "domain": str}, keep_default_na=False
+    )
     # events of equal time in an order that says nothing, the same for every kind
     log = log.sample(frac=1, random_state=given.seed).sort_values(
         ["user_id", "unix_time"], kind="stable", ignore_index=True
@@ -61,16 +64,21 @@ def without_order(log: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 def without_others(log: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """The sequences of each domain exchanged between users of equal counts; `log` is in the order
     of users and times."""
-    items = log.item_id.to_numpy().copy()
+    items, kept = log.item_id.to_numpy().copy(), 0
     for _, rows in log.groupby("domain", sort=True).indices.items():
         users, counts = log.user_id.to_numpy()[rows], {}
         starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
         sequences = np.split(rows, starts[1:])
         for sequence in sequences:
             counts.setdefault(len(sequence), []).append(sequence)
-        for group in counts.values():
-            group = np.stack(group)  # [users, count] rows of the log
-            items[group] = log.item_id.to_numpy()[group[rng.permutation(len(group))]]
+        for sequences_of_a_length in counts.values():
+            rows_of = np.stack(sequences_of_a_length)  # [users, count] rows of the log
+            giver = np.empty(len(rows_of), dtype=np.int64)
+            order = rng.permutation(len(rows_of))
+            giver[order] = np.roll(order, 1)  # another user, where there is one
+            items[rows_of] = log.item_id.to_numpy()[rows_of[giver]]
+            kept += rows_of.size * (len(rows_of) == 1)
+    print(f"{kept:,} of {len(log):,} events keep their user: no other has as many in the domain")
     return log.assign(item_id=items)
 
 

@@ -79,7 +79,8 @@ class CountModel(Protocol):
 
     @classmethod
     def fit(cls, dataset: Any) -> "CountModel":
-        """Count the training events of a dataset."""
+        """Count the training events of a dataset; a model of counts over time may count all events
+        of a temporal split, where each request names its time."""
 
     def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
         """Scores of a domain's items for n requests: the user of each [n], the end of the events
@@ -98,7 +99,8 @@ class CountModel(Protocol):
         counts as logarithms."""
 
     def to_date(self) -> "CountModel":
-        """The same model for serving: it also counts what was held out to validate and test."""
+        """The same model for serving: a model of counts over time also counts what was held out to
+        validate and test; another one is returned as it is."""
 
 
 class LossWeighting(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import csc_array, csr_array, vstack
 from torch import Tensor
 
 from src.baselines.decayed_counts import (
@@ -27,8 +27,9 @@ from src.dataset.store.folder import Dataset
 from src.interfaces import Features, Scores
 
 REACH = 10  # events of a user within which one item follows another
-MOST_PAIRS = 10**8  # in memory: of a larger log the reach is shorter
+MOST_PAIRS = 3 * 10**7  # in memory: of a larger log the reach is shorter
 CONTEXT = 20  # newest events of a context whose followers are counted
+ROWS = 128  # requests whose followers are held at a time
 FOLLOWERS = 1000  # newest followers of an item that are counted
 OFFSET = 0.1  # what an item that followed none counts in a logarithm
 
@@ -49,9 +50,9 @@ class Covisit:
     def fit(cls, dataset: Dataset) -> "Covisit":
         model = cls.of(dataset, known_events(dataset))
 
-        def scores(domain, users, ends, times, half_life):
-            (counts,) = model.counts(domain, users, ends, times, (half_life,))
-            return counts.toarray()
+        def scores(domain, users, ends, times, half_lives):
+            for counts in model.counts(domain, users, ends, times, tuple(half_lives)):
+                yield counts.toarray()
 
         return dataclasses.replace(model, half_lives=best_half_lives(dataset, scores))
 
@@ -75,6 +76,8 @@ class Covisit:
         return cls(dataset, starts, follower[order], ticks[order], tick, none)
 
     def to_date(self) -> "Covisit":
+        if self.dataset.is_temporal:  # it counts everything already
+            return self
         everything = self.of(self.dataset, np.arange(len(self.dataset.items)))
         return dataclasses.replace(everything, half_lives=self.half_lives)
 
@@ -88,19 +91,22 @@ class Covisit:
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
         """Scores of single items of any domain: [n, N] float64."""
-        shape = len(users), self.dataset.item_rows
-        cells, followers, weights = self._followers(users, ends, times)
-        decay = np.exp2(-weights.age / self.half_lives[domain])
-        counts = csr_array((weights.place * decay, (cells, followers)), shape=shape)
-        rows = np.repeat(np.arange(len(users)), items.shape[1])
-        return as_scores(np.asarray(counts[rows, items.ravel()]).reshape(items.shape))
+        values = np.zeros(items.shape)
+        for part in self._parts(len(users)):
+            shape = len(users[part]), self.dataset.item_rows
+            row, follower, weights = self._followers(users[part], ends[part], times[part])
+            decayed = weights.place * np.exp2(-weights.age / self.half_lives[domain])
+            counts = csr_array((decayed, (row, follower)), shape=shape)
+            rows = np.repeat(np.arange(shape[0]), items.shape[1])
+            values[part] = np.asarray(counts[rows, items[part].ravel()]).reshape(items[part].shape)
+        return as_scores(values)
 
     def features(
         self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
     ) -> Features:
         """log(counts + ε), with the half-life and a longer one."""
-        lives = tuple(self.half_lives[domain] * longer for longer in LONGER[:2])
-        both = list(self.counts(domain, users, ends, times, lives))
+        half_lives = tuple(self.half_lives[domain] * longer for longer in LONGER[:2])
+        both = list(self.counts(domain, users, ends, times, half_lives))
 
         def values(columns: slice | Tensor) -> list[Tensor]:
             where = in_columns(columns)
@@ -115,12 +121,22 @@ class Covisit:
         """[n, V_d] for each half-life: Σ over the k-th newest event of the context (k from 0) and
         the followers of its item before the time, 2^(−age / half-life) / √(1 + k)."""
         first, end = (int(start) for start in self.dataset.item_starts[domain : domain + 2])
-        cells, followers, weights = self._followers(users, ends, times)
-        inside = np.flatnonzero((followers >= first) & (followers < end))
-        where = cells[inside], followers[inside] - first
-        for life in half_lives:
-            values = weights.place[inside] * np.exp2(-weights.age[inside] / life)
-            yield csc_array((values, where), shape=(len(users), end - first))
+        parts: list[list[csr_array]] = [[] for _ in half_lives]
+        for part in self._parts(len(users)):
+            row, follower, weights = self._followers(users[part], ends[part], times[part])
+            inside = np.flatnonzero((follower >= first) & (follower < end))
+            where = row[inside], follower[inside] - first
+            place, age = weights.place[inside], weights.age[inside]
+            for counts, life in zip(parts, half_lives, strict=True):
+                shape = len(users[part]), end - first
+                counts.append(csr_array((place * np.exp2(-age / life), where), shape=shape))
+        for counts in parts:
+            yield csc_array(vstack(counts)) if counts else csc_array((0, end - first))
+
+    @staticmethod
+    def _parts(count: int) -> Iterator[slice]:
+        """Requests whose followers are held at a time."""
+        return (slice(start, start + ROWS) for start in range(0, count, ROWS))
 
     def _followers(
         self, users: np.ndarray, ends: np.ndarray, times: np.ndarray

@@ -5,7 +5,7 @@ ticks: seconds, or days (UTC) where the log has no times of day, since the order
 not known. An event counts from the next tick on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ DAY = 86_400
 HALF_LIVES = tuple(  # seconds, from half an hour to two years
     round(days * DAY) for days in (1 / 48, 1 / 8, 1, 3, 7, 14, 30, 90, 365, 730)
 )
-# A half-life is tried on this many validation targets of a domain, and on this many scores of them
+# A half-life is tried on this many validation targets of a domain, so many scores at a time
 TRIED_TARGETS, TRIED_SCORES = 1000, 2**22
 LONGER = (1, 8, 64)  # half-lives of features, as multiples of the one that validates best
 
@@ -47,7 +47,8 @@ class DecayedCounts:
     def at(
         self, domain: int, times: np.ndarray, half_life: float, columns: slice | np.ndarray
     ) -> np.ndarray:
-        """c_h of a domain's items before each of the times [n], in seconds: [n, columns] float64.
+        """c_h of a domain's items before each of the times [n], in seconds: [n, columns] float64,
+        whose last bits depend on the other times.
 
         The columns are a slice of the domain's items, or their numbers.
         """
@@ -73,7 +74,8 @@ class DecayedCounts:
         events, cell = expand_ranges(self.starts[flat], self.starts[flat + 1])
         age = np.repeat(times // self.tick, items.shape[1])[cell] - self.ticks[events]
         weights = np.where(age > 0, self._decay(age, half_life), 0.0)
-        return np.bincount(cell, weights, len(flat)).reshape(items.shape)
+        counts = np.bincount(cell, weights, len(flat)).astype(np.float64, copy=False)
+        return counts.reshape(items.shape)
 
     def _decay(self, age: np.ndarray, half_life: float) -> np.ndarray:
         """The weight of events of this age, in ticks."""
@@ -95,33 +97,34 @@ def tick_of(dataset: Dataset) -> int:
     return DAY if counts.max(initial=0) * 2 >= max(1, len(times)) else 1
 
 
-def best_half_lives(dataset: Dataset, scores: Callable[..., np.ndarray]) -> np.ndarray:
+def best_half_lives(dataset: Dataset, scores: Callable[..., Iterator[np.ndarray]]) -> np.ndarray:
     """[D] seconds: the half-life whose scores rank each domain's validation targets best (NDCG@10,
     `full`).
 
-    `scores(domain, users, ends, times, half_life)` are those of all items of a domain [n, V_d].
-    Of many validation targets, evenly spaced ones are tried. The middle one of `HALF_LIVES`
-    without any.
+    `scores(domain, users, ends, times, half_lives)` gives those of all items of a domain [n, V_d],
+    for one half-life after the other. Of many validation targets, evenly spaced ones are tried. Of
+    equally good half-lives the middle one is chosen.
     """
     targets = split_targets(dataset, "valid")
-    chosen = np.full(len(dataset.domain_names), HALF_LIVES[len(HALF_LIVES) // 2])
-    lives = [life for life in HALF_LIVES if life >= tick_of(dataset)]
+    tick = tick_of(dataset)
+    half_lives = np.array([life for life in HALF_LIVES if life >= tick])
+    chosen = []
     for domain, size in enumerate(np.diff(dataset.item_starts)):
         rows = np.flatnonzero(targets.domains == domain)
-        most = min(TRIED_TARGETS, max(1, TRIED_SCORES // size))
-        rows = rows[:: -(-len(rows) // most) or 1]
-        if not len(rows):
-            continue
-        columns = (targets.items[rows] - dataset.item_starts[domain])[:, None]
-        requests = targets.users[rows], targets.ends[rows], targets.times[rows]
-        gains = []
-        for life in lives:
-            values = scores(domain, *requests, life)
-            target = np.take_along_axis(values, columns, axis=1)
-            better, level = (values > target).sum(1), (values == target).sum(1)
-            gains.append(target_metrics(better, level)["ndcg@10"].mean())
-        chosen[domain] = lives[int(np.argmax(gains))]
-    return chosen
+        rows = rows[:: -(-len(rows) // TRIED_TARGETS) or 1]
+        gains = np.zeros(len(half_lives))
+        height = max(1, TRIED_SCORES // int(size))
+        for start in range(0, len(rows), height):
+            part = rows[start : start + height]
+            columns = (targets.items[part] - dataset.item_starts[domain])[:, None]
+            requests = targets.users[part], targets.ends[part], targets.times[part]
+            for number, values in enumerate(scores(domain, *requests, half_lives)):
+                target = np.take_along_axis(values, columns, axis=1)
+                better, level = (values > target).sum(1), (values == target).sum(1)
+                gains[number] += target_metrics(better, level)["ndcg@10"].sum()
+        best = np.flatnonzero(gains == gains.max())
+        chosen.append(half_lives[best[len(best) // 2]])
+    return np.array(chosen)
 
 
 def in_columns(columns: slice | Tensor) -> slice | np.ndarray:

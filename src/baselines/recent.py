@@ -35,28 +35,35 @@ class Recent:
     def fit(cls, dataset: Dataset) -> "Recent":
         counts = DecayedCounts.of(dataset, known_events(dataset))
 
-        def scores(domain, users, ends, times, half_life):
-            return counts.at(domain, times, half_life, slice(None))
+        def scores(domain, users, ends, times, half_lives):
+            return (counts.at(domain, times, life, slice(None)) for life in half_lives)
 
         return cls(dataset, counts, best_half_lives(dataset, scores))
 
     def to_date(self) -> "Recent":
+        if self.dataset.is_temporal:  # it counts everything already
+            return self
         everything = np.arange(len(self.dataset.items))
         return dataclasses.replace(self, counts=DecayedCounts.of(self.dataset, everything))
 
     def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
-        """The same scores for every user: times [n] -> (columns) -> [n, columns] float64."""
+        """The same scores for every user: times [n] -> (columns) -> [n, columns] float32, so that
+        they don't depend on which other requests are scored at the same time."""
         half_life = self.half_lives[domain]
-        return lambda columns: as_scores(
-            self.counts.at(domain, times, half_life, in_columns(columns))
-        )
+
+        def scores(columns: slice | Tensor) -> Tensor:
+            counts = self.counts.at(domain, times, half_life, in_columns(columns))
+            return as_scores(counts.astype(np.float32))
+
+        return scores
 
     def pairs(
         self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
-        """Scores of single items of any domain: [n, N] float64."""
-        return as_scores(self.counts.of_items(times, self.half_lives[domain], items))
+        """Scores of single items of any domain: [n, N] float32."""
+        counts = self.counts.of_items(times, self.half_lives[domain], items)
+        return as_scores(counts.astype(np.float32))
 
     def features(
         self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
@@ -64,8 +71,9 @@ class Recent:
         """log(c_h + ε), with the half-life and longer ones."""
 
         def values(columns: slice | Tensor) -> list[Tensor]:
-            lives = [self.half_lives[domain] * longer for longer in LONGER]
-            counts = (self.counts.at(domain, times, life, in_columns(columns)) for life in lives)
+            half_lives = [self.half_lives[domain] * longer for longer in LONGER]
+            where = in_columns(columns)
+            counts = (self.counts.at(domain, times, life, where) for life in half_lives)
             return [log_counts(count, OFFSET) for count in counts]
 
         return values

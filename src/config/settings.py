@@ -248,11 +248,11 @@ class EvaluationSettings:
     )
     trend: bool = setting(
         True,
-        "the blend also weighs what was frequent, and what followed the user's items, of late",
+        "the blend includes recent popularity and co-visitation",
         group="evaluation",
     )
     repeat: bool = setting(
-        True, "the blend also weighs how often the user had an item", group="evaluation"
+        True, "the blend includes how often the user had an item", group="evaluation"
     )
     eval_users: int = setting(
         256, "users encoded at a time; does not change results", group="evaluation"

@@ -106,6 +106,11 @@ def _check_combinations(settings: Settings) -> None:
             f"--weighting {settings.weighting} needs one dense gradient per domain; drop "
             "--sparse_items, or give another --weighting"
         )
+    if settings.gap != "training" and not settings.lc_ntg:
+        raise UserError(
+            f"--gap {settings.gap} is a gap of --weighting lc_ntg; drop it, or drop --weighting "
+            f"{settings.weighting}"
+        )
     if settings.mode == "syncrec" and settings.experts_single < 1:
         raise UserError("--mode syncrec needs --experts_single of at least 1; or use --mode cdsr")
     if settings.sdsr_context == "own" and settings.mode not in ("sdsr", "sdsr_separate"):

@@ -3,8 +3,8 @@
 The score of an item is Σ_f w_{d,f} · x_f: x_f are the centred scores of the model's paths and the
 features of the count models (logarithms of counts), w_{d,f} the weights of the domain d. They
 maximise the likelihood of the domain's validation targets in a softmax over its items (conditional
-logit: McFadden, 1974), shrunk towards those of all domains by their uncertainty. Each target is
-ranked from what was known before it; no weight is learned from a test target.
+logit: McFadden, 1974) under a normal prior around the weights of all domains, so a domain with few
+targets has these. No weight is learned from a test target.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,6 +29,7 @@ PAIR_ROWS = 16  # targets whose single items are scored together
 ROWS = 64  # targets whose second derivatives are computed at a time
 PRIOR = 1.0  # standard deviation of a weight around that of all domains, before the data
 STEPS, CLOSE = 30, 1e-7  # Newton steps at most, and the improvement per target that ends them
+SMALLEST_STEP = 1e-4  # of a Newton step, halved as long as it makes the fit worse
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,16 @@ class FeatureSource:
         }
         requests = self.targets.users[rows], self.targets.ends[rows], self.targets.times[rows]
         counted = [model.features(domain, *requests) for model in self.count_models.values()]
-        knows = to_device(self._knows_domain(rows, domain)[:, None], self.device)
+        viewed = domain if asked is None else asked
+        knows = to_device(self._knows_domain(rows, viewed)[:, None], self.device)
 
         def values(columns: slice | Tensor) -> list[Tensor]:
-            features: list[Tensor] = []
-            for path, of_path in scores.items():
-                value = of_path(columns).float()
-                if PATHS[path].single_domain and CROSS in scores:
+            of_paths = {path: of_path(columns).float() for path, of_path in scores.items()}
+            for path in of_paths:
+                if PATHS[path].single_domain and CROSS in of_paths:
                     # without an event of the domain the view is empty: the cross view stands in
-                    value = torch.where(knows, value, features[0])
-                features.append(value)
+                    of_paths[path] = torch.where(knows, of_paths[path], of_paths[CROSS])
+            features = list(of_paths.values())
             on_cpu = columns if isinstance(columns, slice) else columns.cpu()
             for of_model in counted:
                 features += [value.to(self.device) for value in of_model(on_cpu)]
@@ -154,43 +155,36 @@ def fit_blend(
 ) -> Blend:
     """Fit the weights of every domain on targets of the validation split.
 
-    `source(rows)` makes the features of the targets `rows`, which a domain's fit asks for once.
+    Each domain is fitted twice: around the main path alone, which gives the weights of all domains,
+    each fit weighed by its information; then around these. `source(rows)` makes the features of
+    the targets `rows`, which each fit asks for once.
     """
-    names: tuple[str, ...] = ()
-    fits: list[tuple[np.ndarray, np.ndarray]] = []
-    for domain in range(len(dataset.domain_names)):
+    names = source(np.zeros(0, dtype=np.int64)).names
+    centre = np.zeros(len(names))
+    centre[0] = 1.0  # the main path alone
+    precision = np.eye(len(names)) / PRIOR**2
+
+    def fit(domain: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.flatnonzero(targets.domains == domain)
         rows = rows[:: -(-len(rows) // FIT_TARGETS) or 1]  # of many, evenly spaced ones
-        features = source(rows)
-        names = features.names
-        start = np.zeros(len(names))
-        start[0] = 1.0  # the main path alone
-        if len(rows):
-            fits.append(_fit(*_table(dataset, targets, features, rows, domain, seed), start))
-        else:
-            fits.append((start, np.zeros((len(names), len(names)))))
-    return Blend(
-        names, shrunk(np.stack([fit[0] for fit in fits]), np.stack([fit[1] for fit in fits]))
-    )
+        if not len(rows):
+            return centre, np.zeros_like(precision)
+        table = _table(dataset, targets, source(rows), rows, domain, seed)
+        return _fit(*table, centre, precision)
+
+    domains = range(len(dataset.domain_names))
+    centre = mean_weights([fit(domain) for domain in domains], centre, precision)
+    return Blend(names, np.stack([fit(domain)[0] for domain in domains]))
 
 
-def shrunk(weights: np.ndarray, information: np.ndarray) -> np.ndarray:
-    """[D, F] weights of each domain, between its own fit and the mean of all domains, as their
-    uncertainty says: the posterior mean under a normal prior with standard deviation `PRIOR`.
-
-    weights [D, F]: the fits. information [D, F, F]: their observed information.
-    """
-    prior = np.eye(weights.shape[1]) / PRIOR**2
-    of_all = np.linalg.solve(
-        information.sum(0) + prior,
-        (information @ weights[:, :, None]).sum(0)[:, 0] + prior @ weights.mean(0),
-    )
-    return np.stack(
-        [
-            np.linalg.solve(known + prior, known @ fit + prior @ of_all)
-            for fit, known in zip(weights, information, strict=True)
-        ]
-    )
+def mean_weights(
+    fits: list[tuple[np.ndarray, np.ndarray]], centre: np.ndarray, precision: np.ndarray
+) -> np.ndarray:
+    """[F] the mean of the domains' weights [F], each with its information [F, F], and of `centre`
+    with `precision`."""
+    information = precision + sum(known for _, known in fits)
+    total = precision @ centre + sum(known @ weights for weights, known in fits)
+    return np.linalg.solve(information, total)
 
 
 def _table(
@@ -226,32 +220,31 @@ def _table(
 
 
 def _fit(
-    table: Tensor, target: Tensor, log_share: Tensor, start: np.ndarray
+    table: Tensor, target: Tensor, log_share: Tensor, centre: np.ndarray, precision: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The weights [F] that maximise the likelihood, slightly held to `start`, and the information
-    [F, F] of the data about them. Newton's method, halving steps that go too far."""
-    weights = start.copy()
-    value, slope, curvature = _derivatives(table, target, log_share, weights)
-    hold = np.eye(len(start)) / (10 * PRIOR) ** 2
+    """The weights [F] of the largest posterior under a normal prior with this centre and precision,
+    and the information [F, F] of the data there. Newton's method; steps that go too far are halved.
+    """
 
-    def held(weights: np.ndarray, value: float) -> float:
-        return value + 0.5 * (weights - start) @ hold @ (weights - start)
+    def penalised(weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        value, slope, curvature = _derivatives(table, target, log_share, weights)
+        pull = precision @ (weights - centre)
+        return value + 0.5 * (weights - centre) @ pull, slope + pull, curvature
 
+    weights, (value, slope, curvature) = centre, penalised(centre)
     for _ in range(STEPS):
-        step = np.linalg.solve(curvature + hold, slope + hold @ (weights - start))
-        before, size = held(weights, value), 1.0
-        while size > 1e-4:
-            tried = weights - size * step
-            value, slope, curvature = _derivatives(table, target, log_share, tried)
-            if held(tried, value) <= before:
-                break
+        step, size = np.linalg.solve(curvature + precision, slope), 1.0
+        tried = penalised(weights - step)
+        while tried[0] > value and size > SMALLEST_STEP:
             size /= 2
-        else:
+            tried = penalised(weights - size * step)
+        if tried[0] > value:
             break
-        weights = tried
-        if before - held(weights, value) < CLOSE * len(target):
+        gain = value - tried[0]
+        weights, (value, slope, curvature) = weights - size * step, tried
+        if gain < CLOSE * len(target):
             break
-    return weights, _derivatives(table, target, log_share, weights)[2]
+    return weights, curvature
 
 
 def _derivatives(

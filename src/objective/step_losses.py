@@ -30,7 +30,7 @@ def mean_coefficients(counts: Tensor, weights: Tensor) -> Tensor:
 
     `counts` [D] are the whole step's, over all its micro-batches and processes.
     """
-    return weights / (weights * counts).sum()
+    return weights / (weights * counts).sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def domain_spans(

@@ -189,6 +189,31 @@ def test_the_blend_of_a_later_day_counts_more(folders, tmp_path):
     assert not np.array_equal(before, to_date) and not np.array_equal(after, to_date)
 
 
+def test_the_blend_of_an_earlier_day_knows_nothing_later(folders):
+    """As if the later events of all users were other ones."""
+    run = recommend.with_blend(recommend.open_trained(folders["syncrec"], CPU), folders["syncrec"])
+    times = np.asarray(run.dataset.times)
+    now = int(np.quantile(times, 0.6))
+    later = times >= now
+    domains = run.dataset.domains
+    first = run.dataset.item_starts[domains]
+    moved = first + (run.dataset.items - first + 1) % np.diff(run.dataset.item_starts)[domains]
+    other = dataclasses.replace(
+        run.dataset, items=np.where(later, moved, run.dataset.items).astype(np.int32)
+    )
+    models = {name: dataclasses.replace(model) for name, model in run.count_models.items()}
+    for name in ("recent", "covisit"):
+        models[name] = dataclasses.replace(models[name], dataset=other).to_date()
+    models["own"] = dataclasses.replace(models["own"], dataset=other)
+    models["markov"] = dataclasses.replace(models["markov"], dataset=other)
+    changed = dataclasses.replace(run, dataset=other, count_models=models)
+    same = [
+        recommend.recommend(one, k=5, path="blend", now=now, exclude_seen=False)
+        for one in (run, changed)
+    ]
+    assert same[0].equals(same[1])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -15,7 +15,7 @@ from src.evaluation.blend import (
     _fit,
     blended,
     fit_blend,
-    shrunk,
+    mean_weights,
 )
 from src.evaluation.path_scores import fit_count_models, model_scorer
 from src.evaluation.queries import Ensemble
@@ -37,7 +37,7 @@ def choices(weights, count, items=30, seed=0):
 
 def test_the_fit_finds_the_weights_that_the_choices_were_made_with():
     weights = np.array([1.0, -0.5, 0.0])
-    fit, information = _fit(*choices(weights, 3000), np.array([1.0, 0.0, 0.0]))
+    fit, information = _fit(*choices(weights, 3000), np.array([1.0, 0.0, 0.0]), 1e-3 * np.eye(3))
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
     assert (errors < 0.05).all()
     assert (np.abs(fit - weights) < 3.5 * errors).all()
@@ -60,14 +60,42 @@ def test_the_derivatives_are_those_of_the_likelihood():
     np.testing.assert_allclose(curvature, expected, rtol=1e-9)
 
 
-def test_a_domain_with_little_data_has_the_weights_of_all():
-    certain, vague = 1000 * np.eye(2), 0.01 * np.eye(2)
-    fits = np.array([[1.0, 0.0], [1.2, 0.2], [-9.0, 9.0]])
-    weights = shrunk(fits, np.stack([certain, certain, vague]))
-    np.testing.assert_allclose(weights[:2], fits[:2], atol=0.01)
-    np.testing.assert_allclose(weights[2], [1.1, 0.1], atol=0.15)
-    nothing = shrunk(fits, np.stack([certain, certain, 0 * vague]))
-    np.testing.assert_allclose(nothing[2], [1.1, 0.1], atol=0.05)
+def test_the_mean_weighs_each_domain_by_its_information():
+    certain, vague, prior = 1000 * np.eye(2), 0.01 * np.eye(2), np.eye(2)
+    fits = [
+        (np.array([1.0, 0.0]), certain),
+        (np.array([1.2, 0.2]), certain),
+        (np.array([-9.0, 9.0]), vague),
+    ]
+    centre = np.array([1.0, 0.0])
+    np.testing.assert_allclose(mean_weights(fits, centre, prior), [1.1, 0.1], atol=0.001)
+    np.testing.assert_allclose(mean_weights([], centre, prior), centre)
+
+
+def test_a_fit_without_evidence_stays_where_the_other_domains_are():
+    centre = np.array([1.1, 0.1])
+    fit, _ = _fit(*choices([1.0, -0.5], 1), centre, np.eye(2))
+    assert np.abs(fit - centre).max() < 1
+    nothing = torch.zeros(5, 30, 2), torch.zeros(5, dtype=torch.long), torch.zeros(30)
+    fit, information = _fit(*nothing, centre, np.eye(2))
+    assert (fit == centre).all() and (information == 0).all()
+
+
+def test_a_feature_that_separates_keeps_its_weight_beside_a_domain_where_it_does_not():
+    """In one domain nobody takes a marked item, in the other half do: the information about the
+    first is the smaller, the clearer it is."""
+    rng = np.random.default_rng(0)
+    marked = torch.from_numpy((rng.random((400, 20, 1)) < 0.2).astype(np.float32))
+    marked[:, :2, 0] = torch.tensor([0.0, 1.0])
+    never = torch.zeros(400, dtype=torch.long)
+    half = (torch.arange(400) % 2).long()
+    prior, centre = np.eye(1), np.zeros(1)
+    tables = [(marked, target, torch.zeros(20)) for target in (never, half)]
+    fits = [_fit(*table, centre, prior) for table in tables]
+    centre = mean_weights(fits, centre, prior)
+    assert centre > 0
+    (first,), (second,) = (_fit(*table, centre, prior)[0] for table in tables)
+    assert first < -1.5 and second > 1
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +173,7 @@ def test_the_cross_view_stands_in_where_the_single_view_is_empty(world):
 def test_sampled_items_give_the_weights_of_all(world, monkeypatch):
     dataset, targets, source = world
     counts = {"popularity": Popularity.fit(dataset), "own": Own.fit(dataset)}
-    monkeypatch.setattr("src.evaluation.blend.PRIOR", 0.1)  # few targets: else anything fits
+    monkeypatch.setattr("src.evaluation.blend.PRIOR", 0.3)  # few targets: else anything fits
 
     def fit():
         return fit_blend(dataset, targets, lambda rows: source(rows, counts), 0).weights

@@ -202,11 +202,26 @@ def test_held_out_events_are_a_share_of_all_and_the_same_in_every_epoch(tmp_path
     batches = [batch for epoch in (0, 1) for step in trainer.loader.steps(epoch) for batch in step]
     trained = sum(int(batch.trained.sum()) for batch in batches) / 2
     assert trained == sum(int(batch.trained_counts.sum()) for batch in batches) / 2
-    held, users = trainer.loader.held_out_events()
+    held, users = trainer.loader.held_out_events
     assert len(held) + trained == sum(len(batch.targets) for batch in batches) / 2
     assert 0 < len(held) < trained
     offsets = trainer.loader.training.offsets
     assert ((offsets[users] <= held) & (held < offsets[users + 1])).all()
+
+
+def test_a_step_of_held_out_targets_alone_trains_nothing_and_fails_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(HeldOutGap, "held_out", 1 - 1e-9)
+    trainer = make_trainer(tmp_path, "lc_ntg", gap="heldout", sc_mim=False)
+    before = trainer.model.item_table.detach().clone()
+    (batch,) = next(trainer.loader.steps(0))
+    assert not batch.trained.any()
+    trainer.train_step([batch])
+    assert torch.equal(trainer.model.item_table, before)
+
+
+def test_another_gap_needs_the_weighting_by_the_gap():
+    with pytest.raises(UserError, match="--gap heldout is a gap of --weighting lc_ntg"):
+        settings_of("inverse_loss", gap="heldout")
 
 
 def test_what_is_held_out_is_not_trained_on(tmp_path, monkeypatch):

@@ -28,9 +28,10 @@ from src.interfaces import Features, Scores
 
 REACH = 10  # events of a user within which one item follows another
 MOST_PAIRS = 3 * 10**7  # in memory: of a larger log the reach is shorter
-CONTEXT = 20  # newest events of a context whose followers are counted
+CONTEXT = 10  # newest events of a context whose followers are counted
+DENSE = 2**22  # values of an array that sums are made in
 ROWS = 128  # requests whose followers are held at a time
-FOLLOWERS = 1000  # newest followers of an item that are counted
+FOLLOWERS = 500  # newest followers of an item that are counted
 OFFSET = 0.1  # what an item that followed none counts in a logarithm
 
 
@@ -129,7 +130,7 @@ class Covisit:
             place, age = weights.place[inside], weights.age[inside]
             for counts, life in zip(parts, half_lives, strict=True):
                 shape = len(users[part]), end - first
-                counts.append(csr_array((place * np.exp2(-age / life), where), shape=shape))
+                counts.append(_summed(place * np.exp2(-age / life), where, shape))
         for counts in parts:
             yield csc_array(vstack(counts)) if counts else csc_array((0, end - first))
 
@@ -153,6 +154,17 @@ class Covisit:
         age = (moments[cell] - self.ticks[pairs]) * float(self.tick)
         place = 1 / np.sqrt(1.0 + newest[cell])
         return row[cell], self.followers[pairs], _Weights(place, age)
+
+
+def _summed(
+    values: np.ndarray, where: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]
+) -> csr_array:
+    """The sums of values by (row, column): in an array, which is faster, where that is small."""
+    if shape[0] * shape[1] > DENSE:
+        return csr_array((values, where), shape=shape)
+    row, column = where
+    sums = np.bincount(row * shape[1] + column, values, shape[0] * shape[1])
+    return csr_array(sums.reshape(shape).astype(np.float64, copy=False))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ targets has these. No weight is learned from a test target.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from src.interfaces import CountModel, Features, Scores
 
 # A domain's weights are fitted on so many targets, among so many items, of a larger one a sample:
 FIT_TARGETS, FIT_ITEMS = 1000, 4096  # 16 MiB for each feature
-PAIR_ROWS = 16  # targets whose single items are scored together
+PAIR_ITEMS = 1024  # items of a domain that are scored together where single ones are asked for
 ROWS = 64  # targets whose second derivatives are computed at a time
 PRIOR = 1.0  # standard deviation of a weight around that of all domains, before the data
 STEPS, CLOSE = 30, 1e-7  # Newton steps at most, and the improvement per target that ends them
@@ -137,16 +138,14 @@ class BlendScorer:
         """[rows, N] scores of single items, of any domain, each by the weights of its domain."""
         starts = self.source.dataset.item_starts
         values = np.zeros(items.shape, dtype=np.float32)
-        for first in range(0, len(rows), PAIR_ROWS):
-            part = slice(first, first + PAIR_ROWS)
-            domains = np.searchsorted(starts, items[part], side="right") - 1
-            for other in np.unique(domains).tolist():
-                row, place = np.nonzero(domains == other)
-                columns, column = np.unique(items[part][row, place], return_inverse=True)
-                scores = self.scores(rows[part], other, domain)(
-                    torch.from_numpy(columns - starts[other])
-                )
-                values[first + row, place] = scores.cpu().numpy()[row, column]
+        for other, (first, end) in enumerate(pairwise(starts.tolist())):
+            scores = self.scores(rows, other, domain)
+            for start in range(first, end, PAIR_ITEMS):
+                stop = min(start + PAIR_ITEMS, end)
+                row, place = np.nonzero((items >= start) & (items < stop))
+                if len(row):
+                    chunk = scores(slice(start - first, stop - first)).cpu().numpy()
+                    values[row, place] = chunk[row, items[row, place] - start]
         return torch.from_numpy(values).to(self.source.device)
 
 

@@ -28,7 +28,7 @@ from src.config.validation import check_settings
 from src.dataset.store.folder import Dataset, open_named
 from src.evaluation.beyond_accuracy import top_items
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, feature_names
-from src.evaluation.path_scores import fit_count_models, model_scorer
+from src.evaluation.path_scores import fit_count_models, path_scorers
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
 from src.evaluation.rank_counts import NonFiniteScore, check_finite, to_device
 from src.evaluation.ranking import Plan
@@ -189,10 +189,7 @@ def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> 
     same = np.ones_like(rows)
     requests = Targets("now", ends, users, 0 * same, domain * same, ends, now * same)
     plan = Plan(run.dataset, requests, ("full",), {}, run.device)
-    paths = {
-        path: model_scorer(run.ensemble, run.settings, plan, rows, path, bar=False)
-        for path in run.settings.paths
-    }
+    paths = path_scorers(run.ensemble, run.settings, plan, rows)
     source = FeatureSource(run.dataset, requests, paths, run.count_models, run.device)
     assert run.blend is not None
     return BlendScorer(run.blend, source).scores(rows, domain)

@@ -22,7 +22,7 @@ from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset, open_named
 from src.evaluation.blend import BlendScorer, FeatureSource, fit_blend
 from src.evaluation.metrics import summarise
-from src.evaluation.path_scores import fit_count_models, model_scorer
+from src.evaluation.path_scores import fit_count_models, path_scorers
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import split_targets
@@ -86,11 +86,9 @@ def test_scores(
         plan = Plan(dataset, targets, ("full",), {})
 
         def source(rows: np.ndarray, targets=targets, plan=plan) -> FeatureSource:
-            paths = {
-                path: model_scorer(ensemble, settings, plan, rows, path, bar=False)
-                for settings, _, ensemble in opened
-                for path in settings.paths
-            }
+            paths = {}
+            for settings, _, ensemble in opened:
+                paths |= path_scorers(ensemble, settings, plan, rows)
             return FeatureSource(dataset, targets, paths, counted, CPU)
 
         sources[split] = targets, plan, source

@@ -142,13 +142,20 @@ def validation_blend(
     used = blended(count_models, settings)
 
     def source(rows: np.ndarray) -> FeatureSource:
-        models = {
-            path: model_scorer(ensemble, settings, plan, rows, path, bar=False)
-            for path in settings.paths
-        }
+        models = path_scorers(ensemble, settings, plan, rows)
         return FeatureSource(dataset, targets, models, used, process.device)
 
     return process.agree(lambda: fit_blend(dataset, targets, source, settings.seed))
+
+
+def path_scorers(
+    ensemble: Ensemble, settings: Settings, plan: Plan, rows: np.ndarray
+) -> dict[str, ModelScorer]:
+    """{path: scorer} of the run's paths for the targets `rows`."""
+    return {
+        path: model_scorer(ensemble, settings, plan, rows, path, bar=False)
+        for path in settings.paths
+    }
 
 
 def model_scorer(

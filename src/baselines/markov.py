@@ -12,6 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from src.baselines.decayed_counts import in_columns
 from src.baselines.popularity import Popularity
 from src.dataset.store.folder import TRAIN, Dataset
 from src.interfaces import Features, Scores
@@ -53,8 +54,7 @@ class Markov:
         share = torch.from_numpy(self._shares()[items])
 
         def scores(columns: slice | Tensor) -> Tensor:
-            where = columns if isinstance(columns, slice) else columns.numpy()
-            transitions = torch.from_numpy(counts[:, where].toarray(order="C"))
+            transitions = torch.from_numpy(counts[:, in_columns(columns)].toarray(order="C"))
             return transitions.add_(share[columns])
 
         return scores

@@ -139,6 +139,8 @@ class BlendScorer:
         starts = self.source.dataset.item_starts
         values = np.zeros(items.shape, dtype=np.float32)
         for other, (first, end) in enumerate(pairwise(starts.tolist())):
+            if not ((items >= first) & (items < end)).any():
+                continue
             scores = self.scores(rows, other, domain)
             for start in range(first, end, PAIR_ITEMS):
                 stop = min(start + PAIR_ITEMS, end)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from src.dataset.batching.ragged import expand_ranges
 from src.dataset.store.folder import TEST, VALID, Dataset
 from src.evaluation.candidates import (
     popular_candidates,
@@ -86,11 +87,7 @@ def user_events(
     dataset: Dataset, users: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The events of each user [n] before `ends` [n]: flat indices, and the index into the n."""
-    starts = dataset.offsets[users]
-    lengths = ends - starts
-    row = np.repeat(np.arange(len(users)), lengths)
-    first = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + (starts - first)[row], row
+    return expand_ranges(dataset.offsets[users], ends)
 
 
 def drawn_candidates(

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.config.names import BLENDED_BY
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset, open_named
-from src.evaluation.blend import BlendScorer, FeatureSource, fit_blend
+from src.evaluation.blend import BlendScorer, FeatureSource, fit_blend, fit_targets
 from src.evaluation.metrics import summarise
 from src.evaluation.path_scores import fit_count_models, path_scorers
 from src.evaluation.queries import Ensemble
@@ -80,24 +80,21 @@ def test_scores(
     counted: dict[str, CountModel],
 ) -> dict[str, float]:
     """{domain or macro: NDCG@10} of the blend of the runs' paths and the count models."""
-    sources = {}
-    for split in ("valid", "test"):
-        targets = split_targets(dataset, split)
-        plan = Plan(dataset, targets, ("full",), {})
 
-        def source(rows: np.ndarray, targets=targets, plan=plan) -> FeatureSource:
-            paths = {}
-            for settings, _, ensemble in opened:
-                paths |= path_scorers(ensemble, settings, plan, rows)
-            return FeatureSource(dataset, targets, paths, counted, CPU)
+    def source(plan: Plan, rows: np.ndarray) -> FeatureSource:
+        paths = {}
+        for settings, _, ensemble in opened:
+            paths |= path_scorers(ensemble, settings, plan, rows)
+        return FeatureSource(dataset, plan.targets, paths, counted, CPU)
 
-        sources[split] = targets, plan, source
-    targets, _, source = sources["valid"]
-    blend = fit_blend(dataset, targets, source, opened[0][0].seed)
-    targets, plan, source = sources["test"]
-    rows = np.arange(len(targets.events))
+    targets = split_targets(dataset, "valid")
+    rows = fit_targets(targets)
+    valid = source(Plan(dataset, targets, ("full",), {}), rows)
+    blend = fit_blend(valid, rows, opened[0][0].seed)
+    targets = split_targets(dataset, "test")
+    plan, rows = Plan(dataset, targets, ("full",), {}), np.arange(len(targets.events))
     blocks = list(plan.blocks(rows))
-    ranks = rank_targets(BlendScorer(blend, source(rows)), plan, rows, blocks)["full"]
+    ranks = rank_targets(BlendScorer(blend, source(plan, rows)), plan, rows, blocks)["full"]
     names = dataset.domain_names
     means = summarise(ranks.better, ranks.tied, targets.domains, names)
     return {name: means[name]["ndcg@10"] for name in (*names, "macro")}

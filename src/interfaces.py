@@ -87,10 +87,11 @@ class CountModel(Protocol):
         that are known (flat, exclusive) [n], and the time of the request [n] in seconds."""
 
     def pairs(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
-        """[n, N] scores of single items [n, N], of any domain, when `domain` is asked for."""
+        """[n, N] scores of single items [n, N], of any domain, where each request asks for the
+        domain in `domains` [n]."""
 
     def features(
         self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray

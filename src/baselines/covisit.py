@@ -88,7 +88,7 @@ class Covisit:
         return lambda columns: as_scores(counts[:, in_columns(columns)].toarray(order="C"))
 
     def pairs(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
         """Scores of single items of any domain: [n, N] float64."""
@@ -96,7 +96,8 @@ class Covisit:
         for part in self._parts(len(users)):
             shape = len(users[part]), self.dataset.item_rows
             row, follower, weights = self._followers(users[part], ends[part], times[part])
-            decayed = weights.place * np.exp2(-weights.age / self.half_lives[domain])
+            half_lives = self.half_lives[domains[part]][row]
+            decayed = weights.place * np.exp2(-weights.age / half_lives)
             counts = csr_array((decayed, (row, follower)), shape=shape)
             rows = np.repeat(np.arange(shape[0]), items.shape[1])
             values[part] = np.asarray(counts[rows, items[part].ravel()]).reshape(items[part].shape)

@@ -68,16 +68,18 @@ class DecayedCounts:
             counts[moment] += counts[moment - 1] * decay[moment - 1]
         return counts[row]
 
-    def of_items(self, times: np.ndarray, half_life: float, items: np.ndarray) -> np.ndarray:
-        """c_h of single items [n, N] before each of the times [n]: [n, N] float64."""
+    def of_items(self, times: np.ndarray, half_lives: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """c_h of single items [n, N] before each of the times [n], with the half-life of each [n]:
+        [n, N] float64."""
         flat = items.ravel()
         events, cell = expand_ranges(self.starts[flat], self.starts[flat + 1])
-        age = np.repeat(times // self.tick, items.shape[1])[cell] - self.ticks[events]
-        weights = np.where(age > 0, self._decay(age, half_life), 0.0)
+        row = cell // items.shape[1]
+        age = (times // self.tick)[row] - self.ticks[events]
+        weights = np.where(age > 0, self._decay(age, half_lives[row]), 0.0)
         counts = np.bincount(cell, weights, len(flat)).astype(np.float64, copy=False)
         return counts.reshape(items.shape)
 
-    def _decay(self, age: np.ndarray, half_life: float) -> np.ndarray:
+    def _decay(self, age: np.ndarray, half_life: float | np.ndarray) -> np.ndarray:
         """The weight of events of this age, in ticks."""
         return np.exp2(-np.maximum(age, 0) * (self.tick / half_life))
 

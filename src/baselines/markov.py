@@ -26,7 +26,7 @@ class Markov:
     transitions: csr_array  # [V + 1, V + 1]
     popularity: Popularity
     dataset: Dataset  # whose events are the contexts
-    domain_events: list[np.ndarray]  # D arrays: the flat positions of each domain's events
+    places: np.ndarray  # [events] ascending: domain · number of events + flat position
 
     @classmethod
     def fit(cls, dataset: Dataset) -> "Markov":
@@ -36,9 +36,8 @@ class Markov:
         size = dataset.item_rows
         pairs = (np.ones(len(rows)), (before[rows], items[rows]))
         transitions = csr_array(pairs, shape=(size, size))
-        counts = np.bincount(domains, minlength=len(dataset.domain_names))
-        by_domain = np.split(np.argsort(domains, kind="stable"), np.cumsum(counts)[:-1])
-        return cls(transitions, Popularity.fit(dataset), dataset, by_domain)
+        places = np.sort(domains.astype(np.int64) * len(items) + np.arange(len(items)))
+        return cls(transitions, Popularity.fit(dataset), dataset, places)
 
     def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
         """Transition counts from the last item of the domain in each context; popularity breaks
@@ -60,11 +59,12 @@ class Markov:
         return scores
 
     def pairs(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
-        """Scores of single items of any domain after the last item of `domain`: [n, N] float64."""
-        last = np.repeat(self.last_items(domain, users, ends), items.shape[1])
+        """Scores of single items of any domain after the last item of `domains` [n]: [n, N]
+        float64."""
+        last = np.repeat(self.last_items(domains, users, ends), items.shape[1])
         counts = np.asarray(self.transitions[last, items.ravel()]).reshape(items.shape)
         return torch.from_numpy(counts + self._shares()[items])
 
@@ -78,14 +78,15 @@ class Markov:
     def to_date(self) -> "Markov":
         return self
 
-    def last_items(self, domain: int, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """The last item of a domain among each user's events before `ends` [n]; 0 without one."""
-        events = self.domain_events[domain]
-        if len(events) == 0:
-            return np.zeros(len(ends), dtype=self.dataset.items.dtype)
-        number = np.searchsorted(events, ends) - 1
-        last = events[number.clip(min=0)]
-        known = (number >= 0) & (last >= self.dataset.offsets[users])
+    def last_items(
+        self, domains: int | np.ndarray, users: np.ndarray, ends: np.ndarray
+    ) -> np.ndarray:
+        """The last item of a domain, or of each of `domains` [n], among each user's events before
+        `ends` [n]; 0 without one."""
+        events = len(self.places)
+        number = np.searchsorted(self.places, domains * np.int64(events) + ends) - 1
+        domain, last = np.divmod(self.places[number.clip(min=0)], events)
+        known = (number >= 0) & (domain == domains) & (last >= self.dataset.offsets[users])
         return np.where(known, self.dataset.items[last], 0)
 
     def _shares(self) -> np.ndarray:

@@ -45,7 +45,7 @@ class Own:
         return scores
 
     def pairs(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
         """Scores of single items of any domain: [n, N] float64."""

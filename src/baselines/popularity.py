@@ -31,7 +31,7 @@ class Popularity:
         return lambda columns: values[columns].expand(len(users), -1)
 
     def pairs(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
         """Scores of single items of any domain: [n, N] float64."""

@@ -58,11 +58,11 @@ class Recent:
         return scores
 
     def pairs(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
+        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
         items: np.ndarray,
     ) -> Tensor:  # fmt: skip
         """Scores of single items of any domain: [n, N] float32."""
-        counts = self.counts.of_items(times, self.half_lives[domain], items)
+        counts = self.counts.of_items(times, self.half_lives[domains], items)
         return as_scores(counts.astype(np.float32))
 
     def features(

@@ -7,9 +7,8 @@ logit: McFadden, 1974) under a normal prior around the weights of all domains, s
 targets has these. No weight is learned from a test target.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -80,9 +79,10 @@ class FeatureSource:
         self.paths, self.count_models = paths, count_models
         self.names = feature_names(tuple(paths), count_models)
 
-    def of(self, rows: np.ndarray, domain: int, asked: int | None = None) -> Features:
+    def of(self, rows: np.ndarray, domain: int, asked: int | np.ndarray | None = None) -> Features:
         """The features of a domain's items for the targets `rows`, whose queries ask for the domain
-        `asked`, if it is another one."""
+        `asked` if they ask for another one, or for that of each [rows]."""
+        asked = domain if asked is None else asked
         first, end = (int(start) for start in self.dataset.item_starts[domain : domain + 2])
         trained = to_device(self.dataset.training_counts[first:end] > 0, self.device)
         scores = {
@@ -91,8 +91,7 @@ class FeatureSource:
         }
         requests = self.targets.users[rows], self.targets.ends[rows], self.targets.times[rows]
         counted = [model.features(domain, *requests) for model in self.count_models.values()]
-        viewed = domain if asked is None else asked
-        knows = to_device(self._knows_domain(rows, viewed)[:, None], self.device)
+        knows = to_device(self._knows_domain(rows, asked)[:, None], self.device)
 
         def values(columns: slice | Tensor) -> list[Tensor]:
             of_paths = {path: of_path(columns).float() for path, of_path in scores.items()}
@@ -108,10 +107,10 @@ class FeatureSource:
 
         return values
 
-    def _knows_domain(self, rows: np.ndarray, domain: int) -> np.ndarray:
-        """[n] whether the context of each target has an event of the domain."""
+    def _knows_domain(self, rows: np.ndarray, domain: int | np.ndarray) -> np.ndarray:
+        """[n] whether the context of each target has an event of the domain, or of its own [n]."""
         events, row = user_events(self.dataset, self.targets.users[rows], self.targets.ends[rows])
-        inside = self.dataset.domains[events] == domain
+        inside = self.dataset.domains[events] == np.broadcast_to(domain, rows.shape)[row]
         return np.bincount(row[inside], minlength=len(rows)) > 0
 
 
@@ -121,7 +120,9 @@ class BlendScorer:
     def __init__(self, blend: Blend, source: FeatureSource):
         self.blend, self.source = blend, source
 
-    def scores(self, rows: np.ndarray, domain: int, asked: int | None = None) -> Scores:
+    def scores(
+        self, rows: np.ndarray, domain: int, asked: int | np.ndarray | None = None
+    ) -> Scores:
         features = self.source.of(rows, domain, asked)
         weights = self.blend.weights[domain].tolist()
 
@@ -134,48 +135,55 @@ class BlendScorer:
 
         return scores
 
-    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
+    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
         """[rows, N] scores of single items, of any domain, each by the weights of its domain."""
-        starts = self.source.dataset.item_starts
         values = np.zeros(items.shape, dtype=np.float32)
-        for other, (first, end) in enumerate(pairwise(starts.tolist())):
-            if not ((items >= first) & (items < end)).any():
-                continue
-            scores = self.scores(rows, other, domain)
-            for start in range(first, end, PAIR_ITEMS):
-                stop = min(start + PAIR_ITEMS, end)
-                row, place = np.nonzero((items >= start) & (items < stop))
-                if len(row):
-                    chunk = scores(slice(start - first, stop - first)).cpu().numpy()
-                    values[row, place] = chunk[row, items[row, place] - start]
+        starts = self.source.dataset.item_starts
+        domain_of = np.searchsorted(starts, items, side="right") - 1
+        for domain in np.unique(domain_of).tolist():
+            row, place = np.nonzero(domain_of == domain)
+            asking, part = np.unique(row, return_inverse=True)
+            columns, column = np.unique(items[row, place] - starts[domain], return_inverse=True)
+            scores = self.scores(rows[asking], domain, domains[asking])
+            for start in range(0, len(columns), PAIR_ITEMS):
+                chunk = scores(torch.from_numpy(columns[start : start + PAIR_ITEMS])).cpu().numpy()
+                inside = np.flatnonzero((column >= start) & (column < start + PAIR_ITEMS))
+                cells = part[inside], column[inside] - start
+                values[row[inside], place[inside]] = chunk[cells]
         return torch.from_numpy(values).to(self.source.device)
 
 
-def fit_blend(
-    dataset: Dataset, targets: Targets, source: Callable[[np.ndarray], FeatureSource], seed: int
-) -> Blend:
-    """Fit the weights of every domain on targets of the validation split.
+def fit_targets(targets: Targets) -> np.ndarray:
+    """The numbers of the targets that a blend is fitted on: of a domain with many, evenly spaced
+    ones."""
+    chosen = [np.zeros(0, dtype=np.int64)]
+    for domain in np.unique(targets.domains):
+        rows = np.flatnonzero(targets.domains == domain)
+        chosen.append(rows[:: -(-len(rows) // FIT_TARGETS)])
+    return np.concatenate(chosen)
+
+
+def fit_blend(source: FeatureSource, rows: np.ndarray, seed: int) -> Blend:
+    """Fit the weights of every domain on the targets `rows` of the validation split
+    (`fit_targets`).
 
     Each domain is fitted twice: around the main path alone, which gives the weights of all domains,
-    each fit weighed by its information; then around these. `source(rows)` makes the features of
-    the targets `rows`, which each fit asks for once.
+    each fit weighed by its information; then around these.
     """
-    names = source(np.zeros(0, dtype=np.int64)).names
-    centre = np.zeros(len(names))
+    domain_of, count = source.targets.domains[rows], len(source.names)
+    centre = np.zeros(count)
     centre[0] = 1.0  # the main path alone
-    precision = np.eye(len(names)) / PRIOR**2
+    precision = np.eye(count) / PRIOR**2
 
     def fit(domain: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.flatnonzero(targets.domains == domain)
-        rows = rows[:: -(-len(rows) // FIT_TARGETS) or 1]  # of many, evenly spaced ones
-        if not len(rows):
+        chosen = rows[domain_of == domain]
+        if not len(chosen):
             return centre, np.zeros_like(precision)
-        table = _table(dataset, targets, source(rows), rows, domain, seed)
-        return _fit(*table, centre, precision)
+        return _fit(*_table(source, chosen, domain, seed), centre, precision)
 
-    domains = range(len(dataset.domain_names))
+    domains = range(len(source.dataset.domain_names))
     centre = mean_weights([fit(domain) for domain in domains], centre, precision)
-    return Blend(names, np.stack([fit(domain)[0] for domain in domains]))
+    return Blend(source.names, np.stack([fit(domain)[0] for domain in domains]))
 
 
 def mean_weights(
@@ -189,12 +197,7 @@ def mean_weights(
 
 
 def _table(
-    dataset: Dataset,
-    targets: Targets,
-    features: FeatureSource,
-    rows: np.ndarray,
-    domain: int,
-    seed: int,
+    source: FeatureSource, rows: np.ndarray, domain: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The features [n, m, F] of m items, the target's column [n], and the logarithm of how often an
     item is in the sample [m].
@@ -202,8 +205,9 @@ def _table(
     Of a large domain the m items are the targets, and others drawn in proportion to 1 + their
     training events: a sampled softmax whose expectation is that of the whole one.
     """
+    dataset = source.dataset
     first, end = (int(start) for start in dataset.item_starts[domain : domain + 2])
-    size, wanted = end - first, targets.items[rows] - first
+    size, wanted = end - first, source.targets.items[rows] - first
     share = np.ones(size)
     if size > FIT_ITEMS:
         counts = dataset.training_counts[first:end] + 1.0
@@ -211,10 +215,10 @@ def _table(
         share[wanted] = 1.0
     drawn = np.random.default_rng([seed, domain]).random(size) < share
     columns = np.flatnonzero(drawn)
-    table = torch.empty(len(rows), len(columns), len(features.names), device=features.device)
+    table = torch.empty(len(rows), len(columns), len(source.names), device=source.device)
     for start in range(0, len(rows), ROWS):  # else all features would be held twice
         part = slice(start, start + ROWS)
-        values = features.of(rows[part], domain)(torch.from_numpy(columns))
+        values = source.of(rows[part], domain)(torch.from_numpy(columns))
         torch.stack(values, dim=2, out=table[part])
     target = torch.from_numpy(np.searchsorted(columns, wanted))
     return table, target.to(table.device), torch.from_numpy(np.log(share[columns])).to(table)

@@ -13,7 +13,7 @@ from src.config.names import COUNT_MODELS, load
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
 from src.evaluation.beyond_accuracy import TOP, beyond_accuracy, top_items
-from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, fit_blend
+from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, fit_blend, fit_targets
 from src.evaluation.metrics import summarise, target_metrics
 from src.evaluation.protocols import Ranks, no_ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, encode_queries
@@ -139,13 +139,14 @@ def validation_blend(
     """The blend of a run's paths and of the fitted count models, from the validation targets."""
     targets = split_targets(dataset, "valid")
     plan = Plan(dataset, targets, ("full",), {}, process.device)
-    used = blended(count_models, settings)
+    used, rows = blended(count_models, settings), fit_targets(targets)
 
-    def source(rows: np.ndarray) -> FeatureSource:
+    def fit() -> Blend:
         models = path_scorers(ensemble, settings, plan, rows)
-        return FeatureSource(dataset, targets, models, used, process.device)
+        source = FeatureSource(dataset, targets, models, used, process.device)
+        return fit_blend(source, rows, settings.seed)
 
-    return process.agree(lambda: fit_blend(dataset, targets, source, settings.seed))
+    return process.agree(fit)
 
 
 def path_scorers(

@@ -52,8 +52,9 @@ class Scorer(Protocol):
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
         """Scores of a domain's items for the targets `rows`, when that domain is to be ranked."""
 
-    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
-        """[rows, N] scores of single items, of any domain, when `domain` is to be ranked."""
+    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        """[rows, N] scores of single items, of any domain, when that of `domains` [rows] is to be
+        ranked."""
 
 
 @dataclass(frozen=True)
@@ -256,18 +257,11 @@ def _block_counts(scorer: Scorer, plan: Plan, block: Block) -> BlockCounts:
 
 def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
     """The ranks of a block among the negatives of the released code's protocol."""
-    ranks = no_ranks(len(block.rows))
-    for share in block.own:
-        ranks.put(share.places, _share_released_ranks(scorer, plan, share))
-    return ranks
-
-
-def _share_released_ranks(scorer: Scorer, plan: Plan, share: Share) -> Ranks:
-    rows = share.padded[: len(share.places)]
+    rows = block.rows
     target = plan.targets.items[rows][:, None]
     drawn = plan.drawn[RELEASED][rows]
     items = np.concatenate([target, np.where(drawn < 0, target, drawn)], axis=1)
-    scores = scorer.pairs(rows, share.domain, items)  # [b, 1 + N]
+    scores = scorer.pairs(rows, plan.targets.domains[rows], items)  # [n, 1 + N]
     try:
         check_finite(scores)
     except NonFiniteScore as fault:
@@ -313,13 +307,13 @@ class ModelScorer:
         return scores
 
     def centred_scores(
-        self, rows: np.ndarray, domain: int, trained: Tensor, asked: int | None = None
+        self, rows: np.ndarray, domain: int, trained: Tensor, asked: int | np.ndarray
     ) -> Scores:
         """The scores less their mean over the domain's items with training events, `trained` [V_d];
-        0 for the others, of which the model knows nothing. `asked` is the domain that the query
-        asks for, if it is another one."""
+        0 for the others, of which the model knows nothing. `asked` is the domain that the queries
+        ask for, or that of each [rows]."""
         model, number = self.ensemble.of(domain)
-        outputs = self._outputs(rows, domain if asked is None else asked)
+        outputs = self._outputs(rows, asked)
         table = model.item_table[model.item_starts[number] : model.item_starts[number + 1]]
         share = trained.to(table.dtype) / trained.sum().clamp(min=1)
         mean = outputs @ (share @ table.detach())  # [n]
@@ -332,10 +326,13 @@ class ModelScorer:
         return scores
 
     @torch.no_grad()
-    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
-        """Each score is a separate sum of products, so equal rows of the item table tie exactly."""
-        model, _ = self.ensemble.of(domain)
-        outputs = self._outputs(rows, domain)
+    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        """Each score is a separate sum of products, so equal rows of the item table tie exactly.
+
+        Of a model of all domains: one per domain has no vectors of the others' items.
+        """
+        (model,) = self.ensemble.models
+        outputs = self._outputs(rows, domains)
         step = max(1, PAIR_VALUES // (items.shape[1] * outputs.shape[1]))
         scores = []
         for start in range(0, len(rows), step):
@@ -344,8 +341,8 @@ class ModelScorer:
             scores.append((vectors * outputs[start : start + step, None]).sum(2))
         return torch.cat(scores)
 
-    def _outputs(self, rows: np.ndarray, domain: int) -> Tensor:
-        return self.hidden[to_device(self.query_of[domain, rows], self.hidden.device)]
+    def _outputs(self, rows: np.ndarray, asked: int | np.ndarray) -> Tensor:
+        return self.hidden[to_device(self.query_of[asked, rows], self.hidden.device)]
 
 
 class CountScorer:
@@ -363,8 +360,8 @@ class CountScorer:
 
         return scores
 
-    def pairs(self, rows: np.ndarray, domain: int, items: np.ndarray) -> Tensor:
-        return self.model.pairs(domain, *self._requests(rows), items).to(self.device)
+    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        return self.model.pairs(domains, *self._requests(rows), items).to(self.device)
 
     def _requests(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Users, ends of the known events, and times of the targets `rows`."""

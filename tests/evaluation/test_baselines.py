@@ -94,8 +94,10 @@ def test_the_last_item_of_a_domain_is_the_user_s_own_and_of_the_context(seed):
     dataset = make_dataset(random_users(seed, count=12), (6, 5, 9, 4))
     users = np.random.default_rng(seed).permutation(np.arange(12).repeat(3))
     ends = np.random.default_rng(seed).integers(dataset.offsets[users], dataset.offsets[users + 1])
+    markov = Markov.fit(dataset)
     for domain in range(4):
-        actual = Markov.fit(dataset).last_items(domain, users, ends)
+        actual = markov.last_items(domain, users, ends)
+        assert (actual == markov.last_items(np.full(len(users), domain), users, ends)).all()
         for user, end, last in zip(users, ends, actual, strict=True):
             context = range(dataset.offsets[user], end)
             own = [dataset.items[event] for event in context if dataset.domains[event] == domain]
@@ -106,9 +108,11 @@ def test_the_last_item_of_a_domain_is_the_user_s_own_and_of_the_context(seed):
 def test_single_items_have_the_scores_that_they_have_among_all(kind, dataset):
     """Of another domain too, where no transition leads: its share of all events is left."""
     model, contexts = kind.fit(dataset), before([5, 6, 12])
-    items = np.array([[1, 3, 1], [2, 2, 3], [3, 1, 2]])
+    items, here = np.array([[1, 3, 1], [2, 2, 3], [3, 1, 2]]), np.zeros(3, dtype=np.int64)
     whole = scores(model, 0, *contexts)
-    assert torch.equal(model.pairs(0, *contexts, items), whole.gather(1, torch.tensor(items) - 1))
-    elsewhere = model.pairs(0, *contexts, np.full((3, 1), 4))
+    assert torch.equal(
+        model.pairs(here, *contexts, items), whole.gather(1, torch.tensor(items) - 1)
+    )
+    elsewhere = model.pairs(here, *contexts, np.full((3, 1), 4))
     share = Popularity.fit(dataset).counts[4] / (1 if kind is Popularity else 11)  # of 10 events
     assert elsewhere.tolist() == [[share]] * 3

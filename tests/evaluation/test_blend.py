@@ -15,6 +15,7 @@ from src.evaluation.blend import (
     _fit,
     blended,
     fit_blend,
+    fit_targets,
     mean_weights,
 )
 from src.evaluation.path_scores import fit_count_models, model_scorer
@@ -137,12 +138,13 @@ def test_the_scores_are_the_weighted_features_for_any_columns(world):
             torch.testing.assert_close(some, whole[:, columns], rtol=1e-5, atol=1e-5)
     # single items of every domain, each by the weights of its own
     items = np.random.default_rng(1).integers(1, dataset.item_rows, (len(rows), 7))
-    pairs = scorer.pairs(rows, 0, items)
+    asked = rows % len(SIZES)
+    pairs = scorer.pairs(rows, asked, items)
     domains = np.searchsorted(dataset.item_starts, items, side="right") - 1
     for row, column in np.ndindex(items.shape):
         domain = int(domains[row, column])
         one = torch.tensor([items[row, column] - dataset.item_starts[domain]])
-        expected = scorer.scores(rows[[row]], domain, 0)(one)[0, 0]
+        expected = scorer.scores(rows[[row]], domain, int(asked[row]))(one)[0, 0]
         assert pairs[row, column] == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
 
 
@@ -176,7 +178,8 @@ def test_sampled_items_give_the_weights_of_all(world, monkeypatch):
     monkeypatch.setattr("src.evaluation.blend.PRIOR", 0.3)  # few targets: else anything fits
 
     def fit():
-        return fit_blend(dataset, targets, lambda rows: source(rows, counts), 0).weights
+        rows = fit_targets(targets)
+        return fit_blend(source(rows, counts), rows, 0).weights
 
     of_all = fit()
     assert np.array_equal(of_all, fit())

@@ -174,7 +174,7 @@ def test_some_columns_and_single_items_have_the_scores_of_all(kind):
             assert of_some.dtype == torch.float32
             assert torch.equal(of_some, of_all[:, columns])
     items = np.tile(np.array([[2, 0, 2]]), (len(whole), 1))
-    pairs = model.pairs(2, *asked, items + dataset.item_starts[2])
+    pairs = model.pairs(np.full(len(whole), 2), *asked, items + dataset.item_starts[2])
     torch.testing.assert_close(pairs, whole[:, [2, 0, 2]], rtol=1e-6, atol=1e-12)
     for rows in (slice(0, 1), slice(3, None, 2)):  # whatever else is scored at the same time
         part = [values[rows] for values in asked]

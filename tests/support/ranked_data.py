@@ -78,8 +78,8 @@ class WholeNumbers:
         some = torch.from_numpy(self.table[rows, domain, own])
         return lambda columns: some[:, columns]
 
-    def pairs(self, rows, domain, items):
-        return torch.from_numpy(self.table[rows[:, None], domain, items])
+    def pairs(self, rows, domains, items):
+        return torch.from_numpy(self.table[rows[:, None], domains[:, None], items])
 
 
 def rivals(protocol: str, dataset: Dataset, targets: Targets, drawn: dict, row: int) -> list[int]:

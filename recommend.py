@@ -192,7 +192,7 @@ def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> 
     paths = path_scorers(run.ensemble, run.settings, plan, rows)
     source = FeatureSource(run.dataset, requests, paths, run.count_models, run.device)
     assert run.blend is not None
-    return BlendScorer(run.blend, source).scores(rows, domain)
+    return BlendScorer(run.blend, source).of(rows).scores(rows, domain)
 
 
 def _next_items(

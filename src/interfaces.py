@@ -72,6 +72,18 @@ class Recommender(Protocol):
         memory; `tile` is the number of slots that a target attends to."""
 
 
+class Requests(NamedTuple):
+    """n questions to a count model: what does a user take next?"""
+
+    users: np.ndarray  # [n]
+    ends: np.ndarray  # [n] where the events that are known end: flat, exclusive
+    times: np.ndarray  # [n] of the questions, in seconds since 1970
+
+    def rows(self, rows: np.ndarray | slice) -> "Requests":
+        """The requests of these rows."""
+        return Requests(*(values[rows] for values in self))
+
+
 class CountModel(Protocol):
     """A model that is counted, not trained."""
 
@@ -82,26 +94,27 @@ class CountModel(Protocol):
         """Count the training events of a dataset; a model of counts over time may count all events
         of a temporal split, where each request names its time."""
 
-    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
-        """Scores of a domain's items for n requests: the user of each [n], the end of the events
-        that are known (flat, exclusive) [n], and the time of the request [n] in seconds."""
-
-    def pairs(
-        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
-        items: np.ndarray,
-    ) -> Tensor:  # fmt: skip
-        """[n, N] scores of single items [n, N], of any domain, where each request asks for the
-        domain in `domains` [n]."""
-
-    def features(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
-    ) -> Features:
-        """What a blend (src/evaluation/blend.py) weighs, of a domain's items: terms of a logit, so
-        counts as logarithms."""
+    def read(self, requests: Requests) -> "CountScores":
+        """The scores for n requests, whose events are read once, whatever domains are ranked."""
 
     def to_date(self) -> "CountModel":
         """The same model for serving: a model of counts over time also counts what was held out to
         validate and test; another one is returned as it is."""
+
+
+class CountScores(Protocol):
+    """What a count model answers to n requests; `rows` are those of them that are asked for."""
+
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """Scores of a domain's items."""
+
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        """[n, N] scores of single items [n, N], of any domain, where each request asks for the
+        domain in `domains` [n]."""
+
+    def features(self, rows: np.ndarray, domain: int) -> Features:
+        """What a blend (src/evaluation/blend.py) weighs, of a domain's items: terms of a logit, so
+        counts as logarithms."""
 
 
 class LossWeighting(Protocol):

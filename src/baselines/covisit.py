@@ -7,6 +7,7 @@ Markov reads only the last item of the domain and what followed it directly.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from src.baselines.decayed_counts import (
 )
 from src.dataset.batching.ragged import expand_ranges, positions_in_runs
 from src.dataset.store.folder import Dataset
-from src.interfaces import Features, Scores
+from src.interfaces import Features, Requests, Scores
 
 REACH = 10  # events of a user within which one item follows another
 MOST_PAIRS = 3 * 10**7  # in memory: of a larger log the reach is shorter
@@ -51,8 +52,9 @@ class Covisit:
     def fit(cls, dataset: Dataset) -> "Covisit":
         model = cls.of(dataset, known_events(dataset))
 
-        def scores(domain, users, ends, times, half_lives):
-            for counts in model.counts(domain, users, ends, times, tuple(half_lives)):
+        def scores(domain, requests, half_lives):
+            everywhere = [np.full(len(dataset.domain_names), life) for life in half_lives]
+            for counts in model.counts(requests, dataset.domain_items(domain), everywhere):
                 yield counts.toarray()
 
         return dataclasses.replace(model, half_lives=best_half_lives(dataset, scores))
@@ -82,68 +84,37 @@ class Covisit:
         everything = self.of(self.dataset, np.arange(len(self.dataset.items)))
         return dataclasses.replace(everything, half_lives=self.half_lives)
 
-    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
-        """Users [n], ends of their contexts [n], times [n] -> (columns) -> [n, columns] float64."""
-        (counts,) = self.counts(domain, users, ends, times, (self.half_lives[domain],))
-        return lambda columns: as_scores(counts[:, in_columns(columns)].toarray(order="C"))
-
-    def pairs(
-        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
-        items: np.ndarray,
-    ) -> Tensor:  # fmt: skip
-        """Scores of single items of any domain: [n, N] float64."""
-        values = np.zeros(items.shape)
-        for part in self._parts(len(users)):
-            shape = len(users[part]), self.dataset.item_rows
-            row, follower, weights = self._followers(users[part], ends[part], times[part])
-            half_lives = self.half_lives[domains[part]][row]
-            decayed = weights.place * np.exp2(-weights.age / half_lives)
-            counts = csr_array((decayed, (row, follower)), shape=shape)
-            rows = np.repeat(np.arange(shape[0]), items.shape[1])
-            values[part] = np.asarray(counts[rows, items[part].ravel()]).reshape(items[part].shape)
-        return as_scores(values)
-
-    def features(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
-    ) -> Features:
-        """log(counts + ε), with the half-life and a longer one."""
-        half_lives = tuple(self.half_lives[domain] * longer for longer in LONGER[:2])
-        both = list(self.counts(domain, users, ends, times, half_lives))
-
-        def values(columns: slice | Tensor) -> list[Tensor]:
-            where = in_columns(columns)
-            return [log_counts(counts[:, where].toarray(order="C"), OFFSET) for counts in both]
-
-        return values
+    def read(self, requests: Requests) -> "CovisitScores":
+        return CovisitScores(self, requests)
 
     def counts(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
-        half_lives: tuple[float, ...],
-    ) -> Iterator[csc_array]:  # fmt: skip
-        """[n, V_d] for each half-life: Σ over the k-th newest event of the context (k from 0) and
-        the followers of its item before the time, 2^(−age / half-life) / √(1 + k)."""
-        first, end = (int(start) for start in self.dataset.item_starts[domain : domain + 2])
+        self, requests: Requests, items: slice, half_lives: list[np.ndarray]
+    ) -> Iterator[csc_array]:
+        """[n, items] for each choice of half-lives [D]: Σ over the k-th newest event of the context
+        (k from 0) and the followers of its item before the time,
+        2^(−age / half-life of the follower's domain) / √(1 + k)."""
         parts: list[list[csr_array]] = [[] for _ in half_lives]
-        for part in self._parts(len(users)):
-            row, follower, weights = self._followers(users[part], ends[part], times[part])
-            inside = np.flatnonzero((follower >= first) & (follower < end))
-            where = row[inside], follower[inside] - first
+        for part in self.parts(len(requests.users)):
+            row, follower, weights = self.following(requests.rows(part))
+            inside = np.flatnonzero((follower >= items.start) & (follower < items.stop))
+            where = row[inside], follower[inside] - items.start
             place, age = weights.place[inside], weights.age[inside]
-            for counts, life in zip(parts, half_lives, strict=True):
-                shape = len(users[part]), end - first
-                counts.append(_summed(place * np.exp2(-age / life), where, shape))
+            domain = self.dataset.item_domains[follower[inside]]
+            shape = len(requests.users[part]), items.stop - items.start
+            for counts, lives in zip(parts, half_lives, strict=True):
+                counts.append(_summed(place * np.exp2(-age / lives[domain]), where, shape))
         for counts in parts:
-            yield csc_array(vstack(counts)) if counts else csc_array((0, end - first))
+            empty = csc_array((0, items.stop - items.start))
+            yield csc_array(vstack(counts)) if counts else empty
 
     @staticmethod
-    def _parts(count: int) -> Iterator[slice]:
+    def parts(count: int) -> Iterator[slice]:
         """Requests whose followers are held at a time."""
         return (slice(start, start + ROWS) for start in range(0, count, ROWS))
 
-    def _followers(
-        self, users: np.ndarray, ends: np.ndarray, times: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, "_Weights"]:
-        """For each follower of an item of a context: which context, which item, and its weight."""
+    def following(self, requests: Requests) -> tuple[np.ndarray, np.ndarray, "_Weights"]:
+        """For each follower of an item of a context: which request, which item, and its weight."""
+        users, ends, times = requests
         starts = np.maximum(self.dataset.offsets[users], ends - CONTEXT)
         events, row = expand_ranges(starts, ends)
         leaders = self.dataset.items[events]
@@ -157,11 +128,62 @@ class Covisit:
         return row[cell], self.followers[pairs], _Weights(place, age)
 
 
+@dataclass(frozen=True)
+class CovisitScores:
+    """What followed the newest items of each request's context."""
+
+    model: Covisit
+    requests: Requests
+
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """(columns) -> [rows, columns] float64."""
+        counts = self._scored[:, self.model.dataset.domain_items(domain)][rows]
+        return lambda columns: as_scores(counts[:, in_columns(columns)].toarray(order="C"))
+
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        """Scores of single items of any domain, with the half-life of `domains`: [n, N] float64."""
+        model, values = self.model, np.zeros(items.shape)
+        for part in model.parts(len(items)):
+            row, follower, weights = model.following(self.requests.rows(part))
+            half_lives = model.half_lives[domains[part]][row]
+            decayed = weights.place * np.exp2(-weights.age / half_lives)
+            shape = len(items[part]), model.dataset.item_rows
+            counts = csr_array((decayed, (row, follower)), shape=shape)
+            rows = np.repeat(np.arange(shape[0]), items.shape[1])
+            values[part] = np.asarray(counts[rows, items[part].ravel()]).reshape(items[part].shape)
+        return as_scores(values)
+
+    def features(self, rows: np.ndarray, domain: int) -> Features:
+        """log(counts + ε), with the half-life and a longer one."""
+        items = self.model.dataset.domain_items(domain)
+        both = [counts[:, items][rows] for counts in self._weighed]
+
+        def values(columns: slice | Tensor) -> list[Tensor]:
+            where = in_columns(columns)
+            return [log_counts(counts[:, where].toarray(order="C"), OFFSET) for counts in both]
+
+        return values
+
+    @cached_property
+    def _scored(self) -> csc_array:  # features need more, scores don't
+        return self._counts(1)[0]
+
+    @cached_property
+    def _weighed(self) -> list[csc_array]:
+        return self._counts(2)
+
+    def _counts(self, number: int) -> list[csc_array]:
+        """[n, V + 1] with the half-lives and `number` − 1 longer ones."""
+        half_lives = [self.model.half_lives * longer for longer in LONGER[:number]]
+        every_item = slice(0, self.model.dataset.item_rows)
+        return list(self.model.counts(self.requests, every_item, half_lives))
+
+
 def _summed(
     values: np.ndarray, where: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]
 ) -> csr_array:
     """The sums of values by (row, column): in an array, which is faster, where that is small."""
-    if shape[0] * shape[1] > DENSE:
+    if shape[0] * shape[1] > min(DENSE, 16 * len(values)):
         return csr_array((values, where), shape=shape)
     row, column = where
     sums = np.bincount(row * shape[1] + column, values, shape[0] * shape[1])

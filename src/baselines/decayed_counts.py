@@ -103,7 +103,7 @@ def best_half_lives(dataset: Dataset, scores: Callable[..., Iterator[np.ndarray]
     """[D] seconds: the half-life whose scores rank each domain's validation targets best (NDCG@10,
     `full`).
 
-    `scores(domain, users, ends, times, half_lives)` gives those of all items of a domain [n, V_d],
+    `scores(domain, requests, half_lives)` gives those of all items of a domain [n, V_d],
     for one half-life after the other. Of many validation targets, evenly spaced ones are tried. Of
     equally good half-lives the middle one is chosen.
     """
@@ -119,8 +119,8 @@ def best_half_lives(dataset: Dataset, scores: Callable[..., Iterator[np.ndarray]
         for start in range(0, len(rows), height):
             part = rows[start : start + height]
             columns = (targets.items[part] - dataset.item_starts[domain])[:, None]
-            requests = targets.users[part], targets.ends[part], targets.times[part]
-            for number, values in enumerate(scores(domain, *requests, half_lives)):
+            requests = targets.requests(part)
+            for number, values in enumerate(scores(domain, requests, half_lives)):
                 target = np.take_along_axis(values, columns, axis=1)
                 better, level = (values > target).sum(1), (values == target).sum(1)
                 gains[number] += target_metrics(better, level)["ndcg@10"].sum()

@@ -15,7 +15,7 @@ from torch import Tensor
 from src.baselines.decayed_counts import in_columns
 from src.baselines.popularity import Popularity
 from src.dataset.store.folder import TRAIN, Dataset
-from src.interfaces import Features, Scores
+from src.interfaces import Features, Requests, Scores
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,41 @@ class Markov:
         places = np.sort(domains.astype(np.int64) * len(items) + np.arange(len(items)))
         return cls(transitions, Popularity.fit(dataset), dataset, places)
 
-    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
-        """Transition counts from the last item of the domain in each context; popularity breaks
-        ties.
+    def read(self, requests: Requests) -> "MarkovScores":
+        return MarkovScores(self, requests)
 
-        Users [n] and the ends of their contexts [n] -> (columns) -> [n, columns] float64. Without
-        such an item, popularity alone.
-        """
-        starts = self.popularity.item_starts
-        items = slice(int(starts[domain]), int(starts[domain + 1]))
-        last = self.last_items(domain, users, ends)
-        counts = self.transitions[last][:, items].tocsc()  # indexed by columns below
-        share = torch.from_numpy(self._shares()[items])
+    def to_date(self) -> "Markov":
+        return self
+
+    def last_items(self, domains: int | np.ndarray, requests: Requests) -> np.ndarray:
+        """[n] the last item of a domain, or of each of `domains` [n], among the known events of
+        each request; 0 without one."""
+        events = len(self.places)
+        number = np.searchsorted(self.places, domains * np.int64(events) + requests.ends) - 1
+        domain, last = np.divmod(self.places[number.clip(min=0)], events)
+        known = (number >= 0) & (domain == domains) & (last >= self.dataset.offsets[requests.users])
+        return np.where(known, self.dataset.items[last], 0)
+
+    def shares(self) -> np.ndarray:
+        """[V + 1] each item's share of the training events, all below 1."""
+        counts = self.popularity.counts
+        return counts / (counts.sum() + 1)
+
+
+@dataclass(frozen=True)
+class MarkovScores:
+    """Transition counts from the last item of the domain that a request asks for; popularity breaks
+    ties. Without such an item, popularity alone."""
+
+    model: Markov
+    requests: Requests
+
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """(columns) -> [rows, columns] float64."""
+        items = self.model.dataset.domain_items(domain)
+        last = self.model.last_items(domain, self.requests.rows(rows))
+        counts = self.model.transitions[last][:, items].tocsc()  # indexed by columns below
+        share = torch.from_numpy(self.model.shares()[items])
 
         def scores(columns: slice | Tensor) -> Tensor:
             transitions = torch.from_numpy(counts[:, in_columns(columns)].toarray(order="C"))
@@ -58,41 +81,16 @@ class Markov:
 
         return scores
 
-    def pairs(
-        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
-        items: np.ndarray,
-    ) -> Tensor:  # fmt: skip
-        """Scores of single items of any domain after the last item of `domains` [n]: [n, N]
-        float64."""
-        last = np.repeat(self.last_items(domains, users, ends), items.shape[1])
-        counts = np.asarray(self.transitions[last, items.ravel()]).reshape(items.shape)
-        return torch.from_numpy(counts + self._shares()[items])
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        """Scores of single items of any domain: [n, N] float64."""
+        last = np.repeat(self.model.last_items(domains, self.requests), items.shape[1])
+        counts = np.asarray(self.model.transitions[last, items.ravel()]).reshape(items.shape)
+        return torch.from_numpy(counts + self.model.shares()[items])
 
-    def features(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
-    ) -> Features:
-        """log(1 + transitions from the last item of the domain)."""
-        scores = self.scorer(domain, users, ends, times)
+    def features(self, rows: np.ndarray, domain: int) -> Features:
+        """log(1 + transitions)."""
+        scores = self.scores(rows, domain)
         return lambda columns: [scores(columns).floor_().log1p_().float()]
-
-    def to_date(self) -> "Markov":
-        return self
-
-    def last_items(
-        self, domains: int | np.ndarray, users: np.ndarray, ends: np.ndarray
-    ) -> np.ndarray:
-        """The last item of a domain, or of each of `domains` [n], among each user's events before
-        `ends` [n]; 0 without one."""
-        events = len(self.places)
-        number = np.searchsorted(self.places, domains * np.int64(events) + ends) - 1
-        domain, last = np.divmod(self.places[number.clip(min=0)], events)
-        known = (number >= 0) & (domain == domains) & (last >= self.dataset.offsets[users])
-        return np.where(known, self.dataset.items[last], 0)
-
-    def _shares(self) -> np.ndarray:
-        """[V + 1] each item's share of the training events, all below 1."""
-        counts = self.popularity.counts
-        return counts / (counts.sum() + 1)
 
 
 def item_before(dataset: Dataset) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from src.dataset.store.folder import Dataset
-from src.interfaces import Features, Scores
+from src.interfaces import Features, Requests, Scores
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,26 @@ class Popularity:
     def fit(cls, dataset: Dataset) -> "Popularity":
         return cls(dataset.training_counts, dataset.item_starts)
 
-    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
-        """The same scores for every context: users [n] and the ends of their contexts [n] ->
-        (columns) -> [n, columns] float64."""
+    def read(self, requests: Requests) -> "Popularity":
+        """The model itself: its scores are the same for every request."""
+        return self
+
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """(columns) -> [rows, columns] float64."""
         counts = self.counts[self.item_starts[domain] : self.item_starts[domain + 1]]
         values = torch.from_numpy(counts.astype(np.float64))
-        return lambda columns: values[columns].expand(len(users), -1)
+        return lambda columns: values[columns].expand(len(rows), -1)
 
-    def pairs(
-        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
-        items: np.ndarray,
-    ) -> Tensor:  # fmt: skip
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
         """Scores of single items of any domain: [n, N] float64."""
         return torch.from_numpy(self.counts[items].astype(np.float64))
 
-    def features(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
-    ) -> Features:
+    def features(self, rows: np.ndarray, domain: int) -> Features:
         """log(1 + training events), and whether there is none."""
         counts = self.counts[self.item_starts[domain] : self.item_starts[domain + 1]]
         counted = torch.from_numpy(counts.astype(np.float32))
         pair = counted.log1p(), (counted == 0).float()
-        return lambda columns: [value[columns].expand(len(users), -1) for value in pair]
+        return lambda columns: [value[columns].expand(len(rows), -1) for value in pair]
 
     def to_date(self) -> "Popularity":
         return self

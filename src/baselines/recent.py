@@ -17,7 +17,7 @@ from src.baselines.decayed_counts import (
     log_counts,
 )
 from src.dataset.store.folder import Dataset
-from src.interfaces import Features, Scores
+from src.interfaces import Features, Requests, Scores
 
 OFFSET = 0.01  # what an item without a recent event counts in a logarithm
 
@@ -35,10 +35,13 @@ class Recent:
     def fit(cls, dataset: Dataset) -> "Recent":
         counts = DecayedCounts.of(dataset, known_events(dataset))
 
-        def scores(domain, users, ends, times, half_lives):
-            return (counts.at(domain, times, life, slice(None)) for life in half_lives)
+        def scores(domain, requests, half_lives):
+            return (counts.at(domain, requests.times, life, slice(None)) for life in half_lives)
 
         return cls(dataset, counts, best_half_lives(dataset, scores))
+
+    def read(self, requests: Requests) -> "RecentScores":
+        return RecentScores(self, requests.times)
 
     def to_date(self) -> "Recent":
         if self.dataset.is_temporal:  # it counts everything already
@@ -46,34 +49,39 @@ class Recent:
         everything = np.arange(len(self.dataset.items))
         return dataclasses.replace(self, counts=DecayedCounts.of(self.dataset, everything))
 
-    def scorer(self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray) -> Scores:
-        """The same scores for every user: times [n] -> (columns) -> [n, columns] float32, so that
-        they don't depend on which other requests are scored at the same time."""
-        half_life = self.half_lives[domain]
+
+@dataclass(frozen=True)
+class RecentScores:
+    """The counts at the times of n requests, the same for every user."""
+
+    model: Recent
+    times: np.ndarray  # [n]
+
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """(columns) -> [rows, columns] float32, so that they don't depend on which other requests
+        are scored at the same time."""
+        half_life = self.model.half_lives[domain]
 
         def scores(columns: slice | Tensor) -> Tensor:
-            counts = self.counts.at(domain, times, half_life, in_columns(columns))
+            where = in_columns(columns)
+            counts = self.model.counts.at(domain, self.times[rows], half_life, where)
             return as_scores(counts.astype(np.float32))
 
         return scores
 
-    def pairs(
-        self, domains: np.ndarray, users: np.ndarray, ends: np.ndarray, times: np.ndarray,
-        items: np.ndarray,
-    ) -> Tensor:  # fmt: skip
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
         """Scores of single items of any domain: [n, N] float32."""
-        counts = self.counts.of_items(times, self.half_lives[domains], items)
+        half_lives = self.model.half_lives[domains]
+        counts = self.model.counts.of_items(self.times, half_lives, items)
         return as_scores(counts.astype(np.float32))
 
-    def features(
-        self, domain: int, users: np.ndarray, ends: np.ndarray, times: np.ndarray
-    ) -> Features:
+    def features(self, rows: np.ndarray, domain: int) -> Features:
         """log(c_h + ε), with the half-life and longer ones."""
+        half_lives = [self.model.half_lives[domain] * longer for longer in LONGER]
 
         def values(columns: slice | Tensor) -> list[Tensor]:
-            half_lives = [self.half_lives[domain] * longer for longer in LONGER]
-            where = in_columns(columns)
-            counts = (self.counts.at(domain, times, life, where) for life in half_lives)
+            where, times = in_columns(columns), self.times[rows]
+            counts = (self.model.counts.at(domain, times, life, where) for life in half_lives)
             return [log_counts(count, OFFSET) for count in counts]
 
         return values

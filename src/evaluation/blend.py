@@ -18,10 +18,10 @@ from src.config.modes import CROSS, PATHS
 from src.config.names import BLENDED_BY
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
-from src.evaluation.rank_counts import to_device
+from src.evaluation.rank_counts import columns_on_cpu, to_device
 from src.evaluation.ranking import ModelScorer
 from src.evaluation.targets import Targets, user_events
-from src.interfaces import CountModel, Features, Scores
+from src.interfaces import CountModel, CountScores, Features, Scores
 
 # A domain's weights are fitted on so many targets, among so many items, of a larger one a sample:
 FIT_TARGETS, FIT_ITEMS = 1000, 4096  # 16 MiB for each feature
@@ -62,7 +62,7 @@ def feature_names(paths: tuple[str, ...], count_models: dict[str, CountModel]) -
 
 
 class FeatureSource:
-    """All features of the targets `plan.targets`, for targets whose queries have been encoded.
+    """All features of the targets of a split, whose queries have been encoded.
 
     `paths` {path: scorer} are those of the run's model, the first one its main path.
     """
@@ -79,19 +79,39 @@ class FeatureSource:
         self.paths, self.count_models = paths, count_models
         self.names = feature_names(tuple(paths), count_models)
 
+    def of(self, rows: np.ndarray) -> "BlockFeatures":
+        """The features of the targets `rows`, whose events are read once."""
+        requests = self.targets.requests(rows)
+        events, row = user_events(self.dataset, requests.users, requests.ends)
+        knows = np.zeros((len(rows), len(self.dataset.domain_names)), dtype=bool)
+        knows[row, self.dataset.domains[events]] = True
+        paths = {path: scorer.of(rows) for path, scorer in self.paths.items()}
+        counted = [model.read(requests) for model in self.count_models.values()]
+        return BlockFeatures(self.dataset, paths, counted, knows, self.device)
+
+
+@dataclass(frozen=True)
+class BlockFeatures:
+    """The features of n targets."""
+
+    dataset: Dataset
+    paths: dict[str, ModelScorer]
+    counted: list[CountScores]
+    knows: np.ndarray  # [n, D] whether the context has an event of the domain
+    device: torch.device
+
     def of(self, rows: np.ndarray, domain: int, asked: int | np.ndarray | None = None) -> Features:
-        """The features of a domain's items for the targets `rows`, whose queries ask for the domain
-        `asked` if they ask for another one, or for that of each [rows]."""
+        """The features of a domain's items for the targets at `rows` of the n, whose queries ask
+        for the domain `asked` if they ask for another one, or for that of each [rows]."""
         asked = domain if asked is None else asked
-        first, end = (int(start) for start in self.dataset.item_starts[domain : domain + 2])
-        trained = to_device(self.dataset.training_counts[first:end] > 0, self.device)
+        counts = self.dataset.training_counts[self.dataset.domain_items(domain)]
+        trained = to_device(counts > 0, self.device)
         scores = {
             path: scorer.centred_scores(rows, domain, trained, asked)
             for path, scorer in self.paths.items()
         }
-        requests = self.targets.users[rows], self.targets.ends[rows], self.targets.times[rows]
-        counted = [model.features(domain, *requests) for model in self.count_models.values()]
-        knows = to_device(self._knows_domain(rows, asked)[:, None], self.device)
+        counted = [of_model.features(rows, domain) for of_model in self.counted]
+        knows = to_device(self.knows[rows, asked][:, None], self.device)
 
         def values(columns: slice | Tensor) -> list[Tensor]:
             of_paths = {path: of_path(columns).float() for path, of_path in scores.items()}
@@ -100,18 +120,11 @@ class FeatureSource:
                     # without an event of the domain the view is empty: the cross view stands in
                     of_paths[path] = torch.where(knows, of_paths[path], of_paths[CROSS])
             features = list(of_paths.values())
-            on_cpu = columns if isinstance(columns, slice) else columns.cpu()
             for of_model in counted:
-                features += [value.to(self.device) for value in of_model(on_cpu)]
+                features += [value.to(self.device) for value in of_model(columns_on_cpu(columns))]
             return features
 
         return values
-
-    def _knows_domain(self, rows: np.ndarray, domain: int | np.ndarray) -> np.ndarray:
-        """[n] whether the context of each target has an event of the domain, or of its own [n]."""
-        events, row = user_events(self.dataset, self.targets.users[rows], self.targets.ends[rows])
-        inside = self.dataset.domains[events] == np.broadcast_to(domain, rows.shape)[row]
-        return np.bincount(row[inside], minlength=len(rows)) > 0
 
 
 class BlendScorer:
@@ -120,10 +133,21 @@ class BlendScorer:
     def __init__(self, blend: Blend, source: FeatureSource):
         self.blend, self.source = blend, source
 
+    def of(self, rows: np.ndarray) -> "BlendBlockScorer":
+        return BlendBlockScorer(self.blend, self.source.of(rows))
+
+
+@dataclass(frozen=True)
+class BlendBlockScorer:
+    """Scores n targets by a blend; a BlockScorer."""
+
+    blend: Blend
+    features: BlockFeatures
+
     def scores(
         self, rows: np.ndarray, domain: int, asked: int | np.ndarray | None = None
     ) -> Scores:
-        features = self.source.of(rows, domain, asked)
+        features = self.features.of(rows, domain, asked)
         weights = self.blend.weights[domain].tolist()
 
         def scores(columns: slice | Tensor) -> Tensor:
@@ -135,22 +159,23 @@ class BlendScorer:
 
         return scores
 
-    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
-        """[rows, N] scores of single items, of any domain, each by the weights of its domain."""
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        """[n, N] scores of single items, of any domain, each by the weights of its domain."""
         values = np.zeros(items.shape, dtype=np.float32)
-        starts = self.source.dataset.item_starts
-        domain_of = np.searchsorted(starts, items, side="right") - 1
+        dataset = self.features.dataset
+        domain_of = dataset.item_domains[items]
         for domain in np.unique(domain_of).tolist():
             row, place = np.nonzero(domain_of == domain)
             asking, part = np.unique(row, return_inverse=True)
-            columns, column = np.unique(items[row, place] - starts[domain], return_inverse=True)
-            scores = self.scores(rows[asking], domain, domains[asking])
+            column = items[row, place] - dataset.item_starts[domain]
+            columns, column = np.unique(column, return_inverse=True)
+            scores = self.scores(asking, domain, domains[asking])
             for start in range(0, len(columns), PAIR_ITEMS):
                 chunk = scores(torch.from_numpy(columns[start : start + PAIR_ITEMS])).cpu().numpy()
                 inside = np.flatnonzero((column >= start) & (column < start + PAIR_ITEMS))
                 cells = part[inside], column[inside] - start
                 values[row[inside], place[inside]] = chunk[cells]
-        return torch.from_numpy(values).to(self.source.device)
+        return torch.from_numpy(values).to(self.features.device)
 
 
 def fit_targets(targets: Targets) -> np.ndarray:
@@ -206,20 +231,21 @@ def _table(
     training events: a sampled softmax whose expectation is that of the whole one.
     """
     dataset = source.dataset
-    first, end = (int(start) for start in dataset.item_starts[domain : domain + 2])
-    size, wanted = end - first, source.targets.items[rows] - first
+    items = dataset.domain_items(domain)
+    size, wanted = items.stop - items.start, source.targets.items[rows] - items.start
     share = np.ones(size)
     if size > FIT_ITEMS:
-        counts = dataset.training_counts[first:end] + 1.0
+        counts = dataset.training_counts[items] + 1.0
         share = np.minimum(1.0, counts * (FIT_ITEMS / counts.sum()))
         share[wanted] = 1.0
     drawn = np.random.default_rng([seed, domain]).random(size) < share
     columns = np.flatnonzero(drawn)
+    features = source.of(rows)
     table = torch.empty(len(rows), len(columns), len(source.names), device=source.device)
     for start in range(0, len(rows), ROWS):  # else all features would be held twice
-        part = slice(start, start + ROWS)
-        values = source.of(rows[part], domain)(torch.from_numpy(columns))
-        torch.stack(values, dim=2, out=table[part])
+        part = np.arange(len(rows))[start : start + ROWS]
+        values = features.of(part, domain)(torch.from_numpy(columns))
+        torch.stack(values, dim=2, out=table[start : start + ROWS])
     target = torch.from_numpy(np.searchsorted(columns, wanted))
     return table, target.to(table.device), torch.from_numpy(np.log(share[columns])).to(table)
 

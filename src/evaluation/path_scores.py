@@ -192,12 +192,14 @@ def _listed(scorer: Scorer, plan: Plan, blocks: list[Block]) -> np.ndarray:
     """[V + 1] how many of the blocks' lists of ten contain each item."""
     starts, count = plan.dataset.item_starts, plan.dataset.item_rows
     lists = np.zeros(count, dtype=np.int64)
-    for share in (share for block in blocks for share in block.own):
-        items = int(starts[share.domain + 1] - starts[share.domain])
-        scores = scorer.scores(share.padded, share.domain)
-        _, columns = top_items(scores, items, TOP, plan.device)
-        chosen = columns[: len(share.places)].cpu().numpy() + starts[share.domain]
-        lists += np.bincount(chosen.ravel(), minlength=count)
+    for block in blocks:
+        block_scorer = scorer.of(block.rows)
+        for share in block.own:
+            items = int(starts[share.domain + 1] - starts[share.domain])
+            scores = block_scorer.scores(share.padded, share.domain)
+            _, columns = top_items(scores, items, TOP, plan.device)
+            chosen = columns[: len(share.places)].cpu().numpy() + starts[share.domain]
+            lists += np.bincount(chosen.ravel(), minlength=count)
     return lists
 
 

@@ -375,3 +375,8 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
 
 def on_device(columns: slice | np.ndarray, device: torch.device) -> slice | Tensor:
     return columns if isinstance(columns, slice) else to_device(columns, device)
+
+
+def columns_on_cpu(columns: slice | Tensor) -> slice | Tensor:
+    """Columns as a count model takes them."""
+    return columns if isinstance(columns, slice) else columns.cpu()

@@ -32,6 +32,7 @@ from src.evaluation.rank_counts import (
     Reads,
     add_counts,
     check_finite,
+    columns_on_cpu,
     count_others,
     count_ranks,
     no_counts,
@@ -39,7 +40,7 @@ from src.evaluation.rank_counts import (
     to_device,
 )
 from src.evaluation.targets import Targets, context_events
-from src.interfaces import CountModel, Scores
+from src.interfaces import CountModel, CountScores, Scores
 from src.io.errors import NotFinite
 
 CPU = torch.device("cpu")
@@ -49,11 +50,19 @@ PAIR_VALUES = 2**22  # numbers of item rows that are looked up at a time
 class Scorer(Protocol):
     """Scores the targets of a split."""
 
-    def scores(self, rows: np.ndarray, domain: int) -> Scores:
-        """Scores of a domain's items for the targets `rows`, when that domain is to be ranked."""
+    def of(self, rows: np.ndarray) -> "BlockScorer":
+        """Scores the targets `rows`, whose events are read once, whatever domains are ranked."""
 
-    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
-        """[rows, N] scores of single items, of any domain, when that of `domains` [rows] is to be
+
+class BlockScorer(Protocol):
+    """Scores n targets that are ranked together."""
+
+    def scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """Scores of a domain's items for the targets at `rows` of the n, when that domain is to be
+        ranked."""
+
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        """[n, N] scores of single items, of any domain, when those of `domains` [n] are to be
         ranked."""
 
 
@@ -63,7 +72,7 @@ class Share:
 
     domain: int  # whose items they are ranked against
     places: np.ndarray  # [m] their positions in the block
-    padded: np.ndarray  # [≥ FEWEST] numbers of the targets, repeated where they are too few
+    padded: np.ndarray  # [≥ FEWEST] the places, repeated where they are too few
     reads: Reads  # the single scores to read among these items, by position in the share
 
 
@@ -138,7 +147,7 @@ class Plan:
 
         def share_of(domain: int, places: np.ndarray, part: np.ndarray) -> Share:
             read = np.searchsorted(places, row[part]), column[part], number[part]
-            padded = np.resize(rows[places], max(len(places), FEWEST))
+            padded = np.resize(places, max(len(places), FEWEST))
             reads = Reads(*(values.astype(np.int32) for values in read))
             return Share(domain, places, padded, reads)
 
@@ -205,11 +214,12 @@ def rank_targets(
     position[rows] = np.arange(len(rows))
     sizes = np.diff(plan.dataset.item_starts)
     for block in tqdm(blocks, "score", leave=False, disable=None if bar else True):
-        counts = _block_counts(scorer, plan, block)
+        block_scorer = scorer.of(block.rows)
+        counts = _block_counts(block_scorer, plan, block)
         domain_items = sizes[plan.targets.domains[block.rows]]
         for name in plan.protocols:
             if name == RELEASED:
-                ranks = _released_ranks(scorer, plan, block)
+                ranks = _released_ranks(block_scorer, plan, block)
             else:
                 items = (domain_items, sizes.sum() - domain_items)
                 ranks = protocol_ranks(name, counts, block.sizes, plan.sets, *items)
@@ -217,7 +227,7 @@ def rank_targets(
     return by_protocol
 
 
-def _block_counts(scorer: Scorer, plan: Plan, block: Block) -> BlockCounts:
+def _block_counts(scorer: BlockScorer, plan: Plan, block: Block) -> BlockCounts:
     """The counts of a block: first against the targets' own domains, whose scores the other
     domains' are then compared with."""
     starts, sets, device = plan.dataset.item_starts, len(plan.sets), plan.device
@@ -228,11 +238,12 @@ def _block_counts(scorer: Scorer, plan: Plan, block: Block) -> BlockCounts:
 
     def named(fault: NonFiniteScore, shares: list[Share]) -> NotFinite:
         share = shares[fault.part]
-        return _name_fault(plan, share.padded[fault.row], starts[share.domain] + fault.column)
+        row, item = block.rows[share.padded[fault.row]], starts[share.domain] + fault.column
+        return _name_fault(plan, row, item)
 
     total, target_scores = no_counts(len(block.rows), sets), []
     for share in block.own:
-        columns = plan.targets.items[share.padded] - starts[share.domain]
+        columns = plan.targets.items[block.rows[share.padded]] - starts[share.domain]
         try:
             counts = count_ranks([part_of(share)], columns, sets, device)
         except NonFiniteScore as fault:
@@ -241,10 +252,7 @@ def _block_counts(scorer: Scorer, plan: Plan, block: Block) -> BlockCounts:
         add_counts(total, counts, share.places)
     if block.others:
         own_scores = torch.cat(target_scores)
-        compared = [
-            own_scores[to_device(np.resize(share.places, len(share.padded)), device)]
-            for share in block.others
-        ]
+        compared = [own_scores[to_device(share.padded, device)] for share in block.others]
         parts = [part_of(share) for share in block.others]
         try:
             others = count_others(parts, compared, sets, device)
@@ -255,13 +263,13 @@ def _block_counts(scorer: Scorer, plan: Plan, block: Block) -> BlockCounts:
     return total
 
 
-def _released_ranks(scorer: Scorer, plan: Plan, block: Block) -> Ranks:
+def _released_ranks(scorer: BlockScorer, plan: Plan, block: Block) -> Ranks:
     """The ranks of a block among the negatives of the released code's protocol."""
     rows = block.rows
     target = plan.targets.items[rows][:, None]
     drawn = plan.drawn[RELEASED][rows]
     items = np.concatenate([target, np.where(drawn < 0, target, drawn)], axis=1)
-    scores = scorer.pairs(rows, plan.targets.domains[rows], items)  # [n, 1 + N]
+    scores = scorer.pairs(plan.targets.domains[rows], items)  # [n, 1 + N]
     try:
         check_finite(scores)
     except NonFiniteScore as fault:
@@ -285,7 +293,7 @@ def _name_fault(plan: Plan, row: int, item: int) -> NotFinite:
 
 
 class ModelScorer:
-    """Scores by a run's models, for targets whose queries have been encoded.
+    """Scores n targets by a run's models, from their encoded queries: a Scorer and a BlockScorer.
 
     Parameters
     ----------
@@ -295,6 +303,9 @@ class ModelScorer:
 
     def __init__(self, ensemble: Ensemble, hidden: Tensor, query_of: np.ndarray):
         self.ensemble, self.hidden, self.query_of = ensemble, hidden, query_of
+
+    def of(self, rows: np.ndarray) -> "ModelScorer":
+        return ModelScorer(self.ensemble, self.hidden, self.query_of[:, rows])
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
         model, number = self.ensemble.of(domain)
@@ -326,16 +337,16 @@ class ModelScorer:
         return scores
 
     @torch.no_grad()
-    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
         """Each score is a separate sum of products, so equal rows of the item table tie exactly.
 
         Of a model of all domains: one per domain has no vectors of the others' items.
         """
         (model,) = self.ensemble.models
-        outputs = self._outputs(rows, domains)
+        outputs = self._outputs(np.arange(len(items)), domains)
         step = max(1, PAIR_VALUES // (items.shape[1] * outputs.shape[1]))
         scores = []
-        for start in range(0, len(rows), step):
+        for start in range(0, len(items), step):
             chunk = to_device(items[start : start + step], outputs.device)
             vectors = F.embedding(chunk, model.item_table)  # [step, N, H]
             scores.append((vectors * outputs[start : start + step, None]).sum(2))
@@ -351,18 +362,18 @@ class CountScorer:
     def __init__(self, model: CountModel, targets: Targets, device: torch.device = CPU):
         self.model, self.targets, self.device = model, targets, device
 
+    def of(self, rows: np.ndarray) -> BlockScorer:
+        return _CountBlockScorer(self.model.read(self.targets.requests(rows)), self.device)
+
+
+@dataclass(frozen=True)
+class _CountBlockScorer:
+    counted: CountScores
+    device: torch.device
+
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
-        scorer = self.model.scorer(domain, *self._requests(rows))
+        on_cpu = self.counted.scores(rows, domain)
+        return lambda columns: on_cpu(columns_on_cpu(columns)).to(self.device)
 
-        def scores(columns: slice | Tensor) -> Tensor:
-            on_cpu = columns if isinstance(columns, slice) else columns.cpu()
-            return scorer(on_cpu).to(self.device)
-
-        return scores
-
-    def pairs(self, rows: np.ndarray, domains: np.ndarray, items: np.ndarray) -> Tensor:
-        return self.model.pairs(domains, *self._requests(rows), items).to(self.device)
-
-    def _requests(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Users, ends of the known events, and times of the targets `rows`."""
-        return self.targets.users[rows], self.targets.ends[rows], self.targets.times[rows]
+    def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
+        return self.counted.pairs(domains, items).to(self.device)

@@ -16,6 +16,7 @@ from src.evaluation.candidates import (
     stored_candidates,
 )
 from src.evaluation.protocols import RELEASED
+from src.interfaces import Requests
 from src.io.errors import UserError
 
 SPLITS = {"valid": VALID, "test": TEST}
@@ -35,6 +36,10 @@ class Targets:
     domains: np.ndarray  # [n]
     ends: np.ndarray  # [n] where the context ends, exclusive
     times: np.ndarray  # [n] seconds since 1970
+
+    def requests(self, rows: np.ndarray) -> Requests:
+        """What a count model is asked for the targets `rows`."""
+        return Requests(self.users[rows], self.ends[rows], self.times[rows])
 
 
 def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets:

@@ -126,9 +126,9 @@ def test_the_scores_are_the_weighted_features_for_any_columns(world):
     rows = np.arange(len(targets.events))
     features = source(rows, counts)
     weights = np.random.default_rng(0).normal(size=(len(SIZES), len(features.names)))
-    scorer = BlendScorer(Blend(features.names, weights), features)
+    scorer = BlendScorer(Blend(features.names, weights), features).of(rows)
     for domain in range(len(SIZES)):
-        values = torch.stack(features.of(rows, domain)(slice(None)), dim=2)
+        values = torch.stack(features.of(rows).of(rows, domain)(slice(None)), dim=2)
         assert values.isfinite().all()
         whole = scorer.scores(rows, domain)(slice(None))
         expected = values @ torch.from_numpy(weights[domain]).float()
@@ -139,7 +139,7 @@ def test_the_scores_are_the_weighted_features_for_any_columns(world):
     # single items of every domain, each by the weights of its own
     items = np.random.default_rng(1).integers(1, dataset.item_rows, (len(rows), 7))
     asked = rows % len(SIZES)
-    pairs = scorer.pairs(rows, asked, items)
+    pairs = scorer.pairs(asked, items)
     domains = np.searchsorted(dataset.item_starts, items, side="right") - 1
     for row, column in np.ndindex(items.shape):
         domain = int(domains[row, column])
@@ -152,7 +152,7 @@ def test_a_path_says_nothing_of_items_that_it_was_not_trained_on(world):
     """Its scores are centred over the items with training events; the others have 0."""
     dataset, targets, source = world
     rows = np.arange(len(targets.events))
-    cross = source(rows, {}).of(rows, 1)(slice(None))[0]
+    cross = source(rows, {}).of(rows).of(rows, 1)(slice(None))[0]
     trained = dataset.training_counts[7:12] > 0
     assert not trained[0] and trained[1:].all()
     assert (cross[:, 0] == 0).all()
@@ -163,7 +163,7 @@ def test_a_path_says_nothing_of_items_that_it_was_not_trained_on(world):
 def test_the_cross_view_stands_in_where_the_single_view_is_empty(world):
     dataset, targets, source = world
     rows = np.arange(len(targets.events))
-    cross, single = source(rows, {}).of(rows, 2)(slice(None))
+    cross, single = source(rows, {}).of(rows).of(rows, 2)(slice(None))
     knows = [
         2 in dataset.domains[dataset.offsets[user] : end]
         for user, end in zip(targets.users, targets.ends, strict=True)

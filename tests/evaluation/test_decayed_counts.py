@@ -11,11 +11,12 @@ from src.baselines.decayed_counts import DAY, HALF_LIVES, DecayedCounts, best_ha
 from src.baselines.own import Own
 from src.baselines.recent import Recent
 from src.dataset.store.folder import TEST, TRAIN, VALID
+from src.interfaces import Requests
 from tests.support.builders import make_dataset, random_users
 
 SIZES = (6, 5, 9, 4)
 MODELS = [Recent, Own, Covisit]
-LIFE = 3 * DAY
+LIVES = np.array([3.0, 1.0, 2.0, 30.0]) * DAY  # of the domains
 
 
 def dataset_of(seed=0, step=DAY // 2, temporal=False, users=20):
@@ -42,14 +43,19 @@ def requests(dataset):
     """Each event as a request: its user, the end of its context, its time."""
     events = np.arange(len(dataset.items))
     users = np.searchsorted(dataset.offsets, events, side="right") - 1
-    return users, events, np.asarray(dataset.times)
+    return Requests(users, events, np.asarray(dataset.times))
+
+
+def all_scores(model, domain, asked):
+    """[n, V_d] of all items of a domain."""
+    return model.read(asked).scores(np.arange(len(asked.users)), domain)(slice(None))
 
 
 def with_half_life(model):
-    """The model with one half-life, where it has any."""
+    """The model with the half-lives LIVES, where it has any."""
     if not hasattr(model, "half_lives"):
         return model
-    return dataclasses.replace(model, half_lives=np.full(len(SIZES), LIFE))
+    return dataclasses.replace(model, half_lives=LIVES)
 
 
 def known(dataset, event):
@@ -62,7 +68,7 @@ def slow_recent(dataset, domain, time, tick):
     for event, item in enumerate(dataset.items):
         age = time // tick - dataset.times[event] // tick
         if first <= item < end and age > 0 and known(dataset, event):
-            counts[item - first] += 2.0 ** (-age * tick / LIFE)
+            counts[item - first] += 2.0 ** (-age * tick / LIVES[domain])
     return counts
 
 
@@ -81,7 +87,7 @@ def slow_covisit(dataset, domain, user, context_end, time, tick):
                     age = time // tick - dataset.times[follower] // tick
                     item = dataset.items[follower]
                     if first <= item < end and age > 0:
-                        weight = 2.0 ** (-age * tick / LIFE) / np.sqrt(1 + newest)
+                        weight = 2.0 ** (-age * tick / LIVES[domain]) / np.sqrt(1 + newest)
                         counts[item - first] += weight
     return counts
 
@@ -91,11 +97,11 @@ def slow_covisit(dataset, domain, user, context_end, time, tick):
 def test_recent_is_the_loop_over_the_events(step, temporal):
     dataset = dataset_of(1, step, temporal)
     tick = DAY if step == DAY else 1
-    users, ends, times = requests(dataset)
+    asked = requests(dataset)
     model = with_half_life(Recent.fit(dataset))
     for domain in range(len(SIZES)):
-        scores = model.scorer(domain, users, ends, times)(slice(None))
-        slow = [slow_recent(dataset, domain, time, tick) for time in times]
+        scores = all_scores(model, domain, asked)
+        slow = [slow_recent(dataset, domain, time, tick) for time in asked.times]
         np.testing.assert_allclose(scores, slow, rtol=1e-6, atol=1e-30)
 
 
@@ -104,13 +110,13 @@ def test_recent_is_the_loop_over_the_events(step, temporal):
 def test_covisit_is_the_loop_over_the_pairs(step, temporal):
     dataset = dataset_of(2, step, temporal, users=12)
     tick = DAY if step == DAY else 1
-    users, ends, times = requests(dataset)
+    asked = requests(dataset)
     model = with_half_life(Covisit.fit(dataset))
     for domain in range(len(SIZES)):
-        scores = model.scorer(domain, users, ends, times)(slice(None))
+        scores = all_scores(model, domain, asked)
         slow = [
             slow_covisit(dataset, domain, user, end, time, tick)
-            for user, end, time in zip(users, ends, times, strict=True)
+            for user, end, time in zip(*asked, strict=True)
         ]
         np.testing.assert_allclose(scores, slow, rtol=1e-9, atol=1e-12)
 
@@ -118,7 +124,8 @@ def test_covisit_is_the_loop_over_the_pairs(step, temporal):
 def test_own_counts_the_context_newest_first_then_popularity():
     users = [([1, 2, 1, 3, 2, 1, 4], [0] * 7), ([4, 4, 4, 3], [0] * 4)]
     dataset = make_dataset(users, [5], held_out=2)
-    scores = Own.fit(dataset).scorer(0, *(np.array([value]) for value in (0, 5, 0)))(slice(None))
+    asked = Requests(*(np.array([value]) for value in (0, 5, 0)))
+    scores = all_scores(Own.fit(dataset), 0, asked)
     assert scores[0].floor().tolist() == [2, 2, 1, 0, 0]
     # of items 1 and 2, twice each, 2 came last; 4 is more popular than 5
     assert scores[0].argsort(descending=True).tolist() == [1, 0, 2, 3, 4]
@@ -148,13 +155,13 @@ def test_no_score_depends_on_its_own_target_or_on_anything_later(kind, temporal)
             for first, end in zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)
         ]
     )
-    times = np.full(len(users), day * DAY)
+    asked = Requests(users, ends, np.full(len(users), day * DAY))
     values = []
     for data in (dataset, changed):
         model = with_half_life(kind.fit(data))
-        scores = model.scorer(0, users, ends, times)(slice(None))
+        scores = all_scores(model, 0, asked)
         scores = scores.floor() if kind is Own else scores  # below 1: training popularity
-        values.append([scores, *model.features(0, users, ends, times)(slice(None))])
+        values.append([scores, *model.read(asked).features(users, 0)(slice(None))])
     for before, after in zip(*values, strict=True):
         assert torch.equal(before, after)
 
@@ -164,34 +171,39 @@ def test_some_columns_and_single_items_have_the_scores_of_all(kind):
     dataset = dataset_of(4)
     asked = requests(dataset)
     model = with_half_life(kind.fit(dataset))
-    whole = model.scorer(2, *asked)(slice(None))
-    features = model.features(2, *asked)(slice(None))
+    read, every = model.read(asked), np.arange(len(asked.users))
+    whole = read.scores(every, 2)(slice(None))
+    features = read.features(every, 2)(slice(None))
     assert len(features) == len(model.feature_names)
     for columns in (slice(1, 3), slice(0, 1), torch.tensor([2, 0, 2])):
-        assert torch.equal(model.scorer(2, *asked)(columns), whole[:, columns])
-        some = model.features(2, *asked)(columns)
+        assert torch.equal(read.scores(every, 2)(columns), whole[:, columns])
+        some = read.features(every, 2)(columns)
         for of_some, of_all in zip(some, features, strict=True):
             assert of_some.dtype == torch.float32
             assert torch.equal(of_some, of_all[:, columns])
     items = np.tile(np.array([[2, 0, 2]]), (len(whole), 1))
-    pairs = model.pairs(np.full(len(whole), 2), *asked, items + dataset.item_starts[2])
+    pairs = read.pairs(np.full(len(whole), 2), items + dataset.item_starts[2])
     torch.testing.assert_close(pairs, whole[:, [2, 0, 2]], rtol=1e-6, atol=1e-12)
-    for rows in (slice(0, 1), slice(3, None, 2)):  # whatever else is scored at the same time
-        part = [values[rows] for values in asked]
-        assert torch.equal(model.scorer(2, *part)(slice(None)), whole[rows])
+    for rows in (every[:1], every[3::2], every[[4, 0, 4]]):  # whatever else is scored or read
+        assert torch.equal(read.scores(rows, 2)(slice(None)), whole[rows])
+        assert torch.equal(all_scores(model, 2, asked.rows(rows)), whole[rows])
+        some = read.features(rows, 2)(slice(None))
+        for of_some, of_all in zip(some, features, strict=True):
+            assert torch.equal(of_some, of_all[rows])
 
 
 @pytest.mark.parametrize("kind", [Recent, Covisit])
 def test_to_date_counts_what_was_held_out(kind):
     dataset = dataset_of(5)
     users = np.arange(dataset.users)
-    now = users, dataset.offsets[1:], np.full(len(users), int(dataset.times.max()) + DAY)
+    tomorrow = np.full(len(users), int(dataset.times.max()) + DAY)
+    now = Requests(users, dataset.offsets[1:], tomorrow)
     everything = dataclasses.replace(dataset, split=np.zeros_like(dataset.split))
     served, all_trained = (
         with_half_life(model) for model in (kind.fit(dataset).to_date(), kind.fit(everything))
     )
     trained = with_half_life(kind.fit(dataset))
-    scores = [model.scorer(1, *now)(slice(None)) for model in (served, all_trained, trained)]
+    scores = [all_scores(model, 1, now) for model in (served, all_trained, trained)]
     torch.testing.assert_close(scores[0], scores[1])
     assert (scores[0] > scores[2]).any()
 
@@ -207,8 +219,8 @@ def test_of_equally_good_half_lives_the_middle_one_is_chosen():
     same = np.zeros((1, 1))
     (chosen, *_) = best_half_lives(
         dataset,
-        lambda domain, users, ends, times, half_lives: (
-            same.repeat(len(users), 0).repeat(SIZES[domain], 1) for _ in half_lives
+        lambda domain, asked, half_lives: (
+            same.repeat(len(asked.users), 0).repeat(SIZES[domain], 1) for _ in half_lives
         ),
     )
     assert chosen == 30 * DAY
@@ -227,8 +239,8 @@ def test_the_half_life_is_the_one_that_ranks_validation_best(turn, share):
     dataset = dataclasses.replace(dataset, times=times * DAY, split=split)
     counts = DecayedCounts.of(dataset, np.flatnonzero(split == TRAIN))
 
-    def scores(domain, users, ends, moments, half_lives):
-        return (counts.at(domain, moments, life, slice(None)) for life in half_lives)
+    def scores(domain, asked, half_lives):
+        return (counts.at(domain, asked.times, life, slice(None)) for life in half_lives)
 
     (chosen,) = best_half_lives(dataset, scores)
     assert chosen in HALF_LIVES

@@ -249,15 +249,30 @@ def test_the_context_is_what_tells_inputs_apart():
 
 
 class Calls:
-    """A scorer that counts how often it is asked for a domain's scores."""
+    """A scorer that counts how often it is asked for scores."""
 
     def __init__(self, item_counts):
         self.item_counts, self.calls = item_counts, 0
 
+    def of(self, rows):
+        return CallsOfBlock(self, rows)
+
+
+class CallsOfBlock:
+    def __init__(self, calls, targets):
+        self.calls, self.targets = calls, targets
+
+    def pairs(self, domains, items):
+        whole = [self.scores(np.arange(len(items)), d) for d in range(len(self.calls.item_counts))]
+        self.calls.calls -= len(whole) - 1  # one call, for all targets of the block
+        scores = torch.cat([of_domain(slice(None)) for of_domain in whole], dim=1)
+        return scores.gather(1, torch.from_numpy(items) - 1)
+
     def scores(self, rows, domain):
-        self.calls += 1
+        self.calls.calls += 1
+        rows = self.targets[rows]
         generator = np.random.default_rng([domain])
-        vectors = torch.from_numpy(generator.integers(0, 99, (self.item_counts[domain], 3)))
+        vectors = torch.from_numpy(generator.integers(0, 99, (self.calls.item_counts[domain], 3)))
         weights = torch.from_numpy(np.stack([rows % 7, rows % 5, rows % 3], 1))
         return lambda columns: (weights @ vectors[columns].T).double()
 
@@ -287,7 +302,8 @@ def test_the_scorings_grow_with_the_domains_not_with_their_square(form):
     ranks = rank_targets(scorer, plan, rows, list(plan.blocks(rows)))
     assert scorer.calls <= most
     for row in rows[:: max(1, count // 20)]:  # as if each target were ranked alone
-        every = [scorer.scores(rows[[row]], d)(slice(None))[0] for d in range(len(sizes))]
+        alone = scorer.of(rows[[row]])
+        every = [alone.scores(np.arange(1), d)(slice(None))[0] for d in range(len(sizes))]
         own = every[domains[row]][columns[row]]
         for name in protocols:
             scores = every[domains[row]] if name == "full" else torch.cat(every)

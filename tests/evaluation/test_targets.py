@@ -192,7 +192,7 @@ def test_nothing_at_or_after_a_target_s_time_reaches_its_scores(dataset, choice,
         for name in ("recent", "covisit"):
             models[name] = dataclasses.replace(models[name], half_lives=np.full(2, 86_400))
         baselines = [
-            model.scorer(domain, queries.users, queries.ends, own.times[[row]])(slice(None))
+            model.read(own.requests([row])).scores(np.arange(1), domain)(slice(None))
             for model in models.values()
             for domain in (0, 1)
         ]

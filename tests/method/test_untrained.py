@@ -73,14 +73,20 @@ def ranked(scores, dataset, protocols=("full",), drawn=None):
     plan = Plan(dataset, targets, tuple(protocols), drawn or {})
 
     class Scorer:
-        def scores(self, rows, domain):
-            return lambda columns: scores(rows, domain)[:, columns]
+        def __init__(self, targets):
+            self.targets = targets
 
-        def pairs(self, rows, domain, items):
-            whole = torch.cat([scores(rows, d) for d in range(len(SIZES))], dim=1)
+        def of(self, rows):
+            return Scorer(self.targets[rows])
+
+        def scores(self, rows, domain):
+            return lambda columns: scores(self.targets[rows], domain)[:, columns]
+
+        def pairs(self, domains, items):
+            whole = torch.cat([scores(self.targets, d) for d in range(len(SIZES))], dim=1)
             return whole.gather(1, torch.from_numpy(items) - 1)
 
-    return targets, rank_targets(Scorer(), plan, rows, list(plan.blocks(rows)))
+    return targets, rank_targets(Scorer(rows), plan, rows, list(plan.blocks(rows)))
 
 
 def constant(rows, domain):

@@ -1,5 +1,6 @@
 """Small datasets with targets to rank, whole-number scores, and what ranks are by definition."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -73,12 +74,18 @@ class WholeNumbers:
         shape = (targets, len(dataset.domain_names), dataset.item_rows)
         self.table = np.random.default_rng(seed).integers(0, kinds, shape).astype(np.float32)
 
+    def of(self, rows):
+        part = copy.copy(self)
+        part.table = self.table[rows]
+        return part
+
     def scores(self, rows, domain):
         own = slice(int(self.starts[domain]), int(self.starts[domain + 1]))
         some = torch.from_numpy(self.table[rows, domain, own])
         return lambda columns: some[:, columns]
 
-    def pairs(self, rows, domains, items):
+    def pairs(self, domains, items):
+        rows = np.arange(len(items))
         return torch.from_numpy(self.table[rows[:, None], domains[:, None], items])
 
 

@@ -72,6 +72,11 @@ class Dataset:
         return counts
 
     @cached_property
+    def item_domains(self) -> np.ndarray:
+        """[item_rows] the domain of each item; -1 for padding."""
+        return np.searchsorted(self.item_starts, np.arange(self.item_rows), side="right") - 1
+
+    @cached_property
     def split_counts(self) -> np.ndarray:
         """[3, D] int64 events of each split (TRAIN, VALID, TEST) and domain."""
         counts = np.zeros((3, len(self.domain_names)), dtype=np.int64)
@@ -103,6 +108,10 @@ class Dataset:
             if changes.any():
                 return True
         return False
+
+    def domain_items(self, domain: int) -> slice:
+        """The items of a domain."""
+        return slice(int(self.item_starts[domain]), int(self.item_starts[domain + 1]))
 
     def only_domain(self, domain: int) -> "Dataset":
         """One domain as a separate dataset: its events, its items from 1, its users.

@@ -7,6 +7,7 @@ not known. An event counts from the next tick on.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ HALF_LIVES = tuple(  # seconds, from half an hour to two years
 )
 # A half-life is tried on this many validation targets of a domain, so many scores at a time
 TRIED_TARGETS, TRIED_SCORES = 1000, 2**22
+LIVES_AT_ONCE = 500  # half-lives that counts are summed over at a time: float64 ends at 2^1024
 LONGER = (1, 8, 64)  # half-lives of features, as multiples of the one that validates best
 
 
@@ -63,10 +65,26 @@ class DecayedCounts:
         weights = self._decay(moments[since] - ticks, half_life)
         counts = np.bincount(since * len(items) + column, weights, len(moments) * len(items))
         counts = counts.reshape(len(moments), len(items)).astype(np.float64, copy=False)
-        decay = self._decay(np.diff(moments), half_life)
-        for moment in range(1, len(moments)):
-            counts[moment] += counts[moment - 1] * decay[moment - 1]
+        self._add_earlier(counts, moments, half_life)
         return counts[row]
+
+    def _add_earlier(self, counts: np.ndarray, moments: np.ndarray, half_life: float) -> None:
+        """Add to the counts [moments, items] of the events between two moments those of all before,
+        decayed.
+
+        A sum of counts that are scaled up by what they will have decayed since the first moment; a
+        new first one is taken before a scale is too large for float64.
+        """
+        lives = (moments - moments[:1]) * (self.tick / half_life)
+        edges = np.flatnonzero(np.diff(lives // LIVES_AT_ONCE)) + 1
+        for first, end in pairwise([0, *edges.tolist(), len(moments)]):
+            if first:
+                counts[first] += counts[first - 1] * np.exp2(lives[first - 1] - lives[first])
+            scale = np.exp2(lives[first:end] - lives[first : first + 1])[:, None]
+            part = counts[first:end]
+            part *= scale
+            np.cumsum(part, axis=0, out=part)
+            part /= scale
 
     def of_items(self, times: np.ndarray, half_lives: np.ndarray, items: np.ndarray) -> np.ndarray:
         """c_h of single items [n, N] before each of the times [n], with the half-life of each [n]:

@@ -53,10 +53,28 @@ def check_output(path: Path, flag: str, *, folder: bool = False) -> None:
         raise UserError(f"cannot write {flag} {path}: {error.strerror} in {written}") from None
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write an indented JSON file; ValueError where `content` holds NaN or an infinity."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+def write_json(path: Path, content: Any, levels: int | None = None) -> None:
+    """Write an indented JSON file; ValueError where `content` holds NaN or an infinity.
+
+    With `levels`, what lies below so many objects is in one line each, which also is faster.
+    """
+    if levels is None:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    else:
+        text = json_lines(content, levels)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+
+
+def json_lines(content: Any, levels: int, indent: str = "") -> str:
+    """JSON with an indented line for each entry of the outer `levels` of objects."""
+    if levels == 0 or not isinstance(content, dict) or not content:
+        return json.dumps(content, allow_nan=False)
+    inner = indent + "  "
+    entries = (
+        f"{inner}{json.dumps(name)}: {json_lines(value, levels - 1, inner)}"
+        for name, value in content.items()
+    )
+    return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
 
 
 def sync(path: Path) -> None:

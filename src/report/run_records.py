@@ -7,7 +7,6 @@ user nor item ids are stored, nor paths of a machine.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from src.evaluation.metrics import METRICS
 from src.evaluation.packed_ranks import PRESENT, WHOLE, npz_bytes, pack, unpack
 from src.evaluation.targets import SPLITS
 from src.io.errors import UserError
-from src.io.files import write_atomically
+from src.io.files import json_lines, write_atomically
 from src.io.json_schema import Count, MapOf, OptionalKey, read_json
 from src.report.finished_runs import Run
 from src.report.training_ends import model_ends
@@ -370,17 +369,9 @@ def _rounding_line(precision: tuple[int | None, int | None]) -> str:
     return ""
 
 
-def _json_text(content: Mapping[str, Any]) -> str:
-    """JSON with one line per entry, so that changes can be read."""
-    lines: list[str] = [
-        f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()
-    ]
-    return "{\n" + ",\n".join([f' "format": {FORMAT}', *lines]) + "\n}\n"
-
-
 def _write(stem: Path, content: Mapping[str, Any], npz: bytes) -> None:
     """Both files, the JSON file last: it marks the record as complete."""
-    text = _json_text(content)
+    text = json_lines({"format": FORMAT, **content}, levels=1) + "\n"
     paths = stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
     write_atomically(paths[0], lambda temporary: temporary.write_bytes(npz))
     write_atomically(paths[1], lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -169,7 +169,7 @@ def write_scores(
     write_json(folder / "data_card.json", dataset.card)
     ids = dataset.folder / "items.parquet"
     write_atomically(folder / ids.name, lambda temporary: shutil.copyfile(ids, temporary))
-    write_json(path, results)
+    write_json(path, results, levels=4)  # a line for each domain
 
 
 def lone_targets(splits: list[SplitScores]) -> Iterator[str]:

@@ -105,6 +105,21 @@ def test_recent_is_the_loop_over_the_events(step, temporal):
         np.testing.assert_allclose(scores, slow, rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.parametrize("half_life", [1800, DAY, 730 * DAY])
+def test_counts_hold_over_any_number_of_half_lives(half_life):
+    """A year has 17,520 half-hours: more than one float64 can scale."""
+    rng = np.random.default_rng(0)
+    items, times = rng.integers(1, 9, 300), np.sort(rng.integers(0, 365 * DAY, 300))
+    dataset = make_dataset([(items.tolist(), [0] * 300)], [8])
+    dataset = dataclasses.replace(dataset, times=times)
+    counts = DecayedCounts.of(dataset, np.arange(300))
+    asked = np.concatenate([times, times + 1, times + 3600])
+    singly = counts.of_items(asked, np.full(900, half_life), np.tile(np.arange(1, 9), (900, 1)))
+    together = counts.at(0, asked, half_life, slice(None))
+    np.testing.assert_allclose(together, singly, rtol=1e-12, atol=1e-150)
+    assert (together[300:600].max(1) > 0.99).all()
+
+
 @pytest.mark.parametrize("temporal", [False, True], ids=["leave one out", "temporal"])
 @pytest.mark.parametrize("step", [DAY, 5000], ids=["days", "seconds"])
 def test_covisit_is_the_loop_over_the_pairs(step, temporal):

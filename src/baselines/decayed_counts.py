@@ -72,19 +72,21 @@ class DecayedCounts:
         """Add to the counts [moments, items] of the events between two moments those of all before,
         decayed.
 
-        A sum of counts that are scaled up by what they will have decayed since the first moment; a
-        new first one is taken before a scale is too large for float64.
+        A sum of counts divided by how far they have decayed since the first moment; a new first one
+        is taken before the quotients are too large for float64.
         """
         lives = (moments - moments[:1]) * (self.tick / half_life)
         edges = np.flatnonzero(np.diff(lives // LIVES_AT_ONCE)) + 1
         for first, end in pairwise([0, *edges.tolist(), len(moments)]):
             if first:
-                counts[first] += counts[first - 1] * np.exp2(lives[first - 1] - lives[first])
-            scale = np.exp2(lives[first:end] - lives[first : first + 1])[:, None]
+                gap = moments[first] - moments[first - 1]
+                counts[first] += counts[first - 1] * self._decay(gap, half_life)
+            age = moments[first:end, None] - moments[first : first + 1]
+            decay = self._decay(age, half_life)
             part = counts[first:end]
-            part *= scale
+            part /= decay
             np.cumsum(part, axis=0, out=part)
-            part /= scale
+            part *= decay
 
     def of_items(self, times: np.ndarray, half_lives: np.ndarray, items: np.ndarray) -> np.ndarray:
         """c_h of single items [n, N] before each of the times [n], with the half-life of each [n]:

@@ -369,9 +369,14 @@ def _rounding_line(precision: tuple[int | None, int | None]) -> str:
     return ""
 
 
+def _json_text(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry, so that changes can be read."""
+    return json_lines({"format": FORMAT, **content}, levels=1) + "\n"
+
+
 def _write(stem: Path, content: Mapping[str, Any], npz: bytes) -> None:
     """Both files, the JSON file last: it marks the record as complete."""
-    text = json_lines({"format": FORMAT, **content}, levels=1) + "\n"
+    text = _json_text(content)
     paths = stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
     write_atomically(paths[0], lambda temporary: temporary.write_bytes(npz))
     write_atomically(paths[1], lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -234,7 +234,9 @@ class Trainer:
             except NotFinite as error:  # raised by all processes
                 raise divergence.in_validation(self, error) from None
             if self.weighting.needs_held_out:
-                self.weighting.update_held_out(*held_out_losses(self, *self._held_out(targets)))
+                held_out = held_out_losses(self, *self._held_out(targets))
+                self.weighting.update_held_out(*held_out)
+                self.statistics.held_out = held_out[:2]
                 self.statistics.weights = self.weighting.weights()
         statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
         settings = self.settings

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from src.config.identity import Role, hash_values, values_of
+from src.config.modes import CROSS, SINGLE
 from src.config.names import COUNT_MODELS
 from src.config.settings import Settings, recorded_settings
 from src.evaluation.metrics import METRICS
@@ -53,6 +54,7 @@ SCHEMAS: dict[str, dict] = {
         "settings": dict, "data": DATA, "ranks": RANKS, "metrics": METRICS_SCHEMA,
         "ends": [END | {"error": float, "bounded": bool}], "cost": MapOf(float),
         "code": {"commit": (str, None), "dirty": (bool, None)},
+        "gaps": OptionalKey({"epoch": int, "columns": [str], "domains": MapOf([(float, None)])}),
     },
     COUNT_MODEL: {
         "path": str, "data": DATA, "ranks": RANKS, "metrics": METRICS_SCHEMA, "scoring": dict
@@ -224,9 +226,33 @@ def write_run(
         ],
         "serving": {name: choice["path"] for name, choice in (run.serving or {}).items()},
     }
+    if gaps := _gaps(run):
+        content["gaps"] = gaps
     key = run_key(settings, sha256)
     precision = _write_ranked(folder / key, content, run, run.paths)
     return folder / f"{key}.json", _rounding_line(precision)
+
+
+def _gaps(run: Run) -> dict[str, Any]:
+    """What a run with two views knew of the transfer at its best epoch: {"epoch", "columns",
+    "domains": {name: values}}; {} for other runs.
+
+    phi is the gap on the training targets, held_out_gap that on held-out events with its standard
+    error; null where they were not measured.
+    """
+    transfer = run.transfer()
+    if transfer is None:
+        return {}
+    epoch = int(model_ends([run])[0].end.best_epoch)
+    table = transfer[transfer.epoch == epoch].set_index("domain")[["phi", "gamma", "weight"]]
+    rows = run.metrics()
+    rows = rows[(rows.split == "held_out") & (rows.epoch == epoch)]
+    losses = rows[rows.metric == "loss"].pivot(index="domain", columns="path", values="value")
+    losses = losses.reindex(columns=[CROSS, SINGLE])
+    table["held_out_gap"] = losses[SINGLE] - losses[CROSS]
+    table["held_out_error"] = rows[rows.metric == "gap_error"].set_index("domain").value
+    rounded = {name: [_number(round(one, 6)) for one in row] for name, *row in table.itertuples()}
+    return {"epoch": epoch, "columns": list(table.columns), "domains": rounded}
 
 
 def _check_unchanged(record: Record, run: Run, path: str) -> None:

@@ -1,5 +1,6 @@
 """The sums of a training epoch, and the rows of the run's tables made from them."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +31,8 @@ class EpochStatistics:
         self.gap_sums = zeros.new_zeros(2, domains)  # Σ φ·n, Σ n
         self.weights = torch.ones_like(zeros)  # w of the coming step
         self.transfer: list[Tensor] = []  # for each step φ, s after it and γ [3, D]
+        # of a weighting that needs it, after the epoch: {path: losses [D]}, error of the gap [D]
+        self.held_out: tuple[dict[str, Tensor], Tensor] | None = None
 
     def add(self, losses: StepLosses, batch: Batch, batches_of_step: int) -> dict[str, Tensor]:
         """Add the losses of one batch of a step; returns their sums by domain, {path: [D]}."""
@@ -108,6 +111,18 @@ class EpochStatistics:
         for name, total in self.shown.items():
             yield next(iter(self.losses)), "macro", name, float(total) / float(self.steps)
 
+    def held_out_rows(self, names: list[str]) -> Iterator[tuple[str, str, str, float]]:
+        """(path, domain, metric, value): the mean losses of what the weighting was updated on after
+        the epoch, in nats per target, and under the first path the standard error of the gap."""
+        if self.held_out is None:
+            return
+        losses, error = self.held_out
+        columns = [(path, "loss", values) for path, values in losses.items()]
+        for path, metric, values in (*columns, (next(iter(losses)), "gap_error", error)):
+            for name, value in zip(names, values.tolist(), strict=True):
+                if math.isfinite(value):  # else the domain has no or only one target
+                    yield path, name, metric, value
+
     def transfer_rows(self, epoch: int, names: list[str]) -> Rows:
         """For each domain the epoch's mean φ, s after it, the last step's γ and the next w."""
         gaps = (self.gap_sums[0] / self.gap_sums[1]).tolist()
@@ -129,10 +144,12 @@ def epoch_rows(
     results: dict[str, dict],
     names: list[str],
 ) -> Rows:
-    """The rows of metrics.csv after (epoch, step): the losses of an epoch, if there was one, and
-    the validation `results` of each path."""
+    """The rows of metrics.csv after (epoch, step): the losses of an epoch, if there was one, those
+    on held-out events, where they are measured, and the validation `results` of each path."""
     for path, domain, metric, value in statistics.loss_rows(names) if statistics else ():
         yield (*done, "train", path, domain, metric, value)
+    for path, domain, metric, value in statistics.held_out_rows(names) if statistics else ():
+        yield (*done, "held_out", path, domain, metric, value)
     for path, by_domain in results.items():
         for domain, metrics in by_domain.items():
             for metric, value in metrics.items():

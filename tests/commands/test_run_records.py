@@ -34,7 +34,7 @@ def drawn_record(folder: Path, log: Log, limit: int = LIMIT, **options):
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [(LIMIT, ""), (7000, "ranks beyond 31 are rounded"), (4500, "metrics but no ranks")],
+    [(LIMIT, ""), (7300, "ranks beyond 31 are rounded"), (4500, "metrics but no ranks")],
     ids=["room", "little room", "none"],
 )
 def test_ranks_are_rounded_only_where_they_do_not_fit(tmp_path, monkeypatch, limit, said):
@@ -128,3 +128,26 @@ def test_another_mean_over_domains_is_computed_from_the_ranks(tmp_path):
         other.scores("test", "full", "cross")["macro"]
         != again.scores("test", "full", "cross")["macro"]
     )
+
+
+def test_a_record_has_what_the_run_knew_of_the_transfer(tmp_path):
+    log = Log(domains=("A", "B"))
+    path = write_drawn_run(tmp_path / "run", log, mode="syncrec", gaps={"A": 0.25, "B": -0.5})
+    with (path / "metrics.csv").open("a") as file:
+        for name, metric, value in (("cross", "loss", 2.0), ("single", "loss", 2.75)):
+            file.write(f"4,1,held_out,{name},A,{metric},{value}\n")
+        file.write("4,1,held_out,cross,A,gap_error,0.125\n")
+    (run,) = read_runs([path])
+    file, _ = write_run(tmp_path / "records", run, COST, CODE)
+    gaps = json.loads(file.read_text())["gaps"]
+    assert gaps["epoch"] == 4
+    by_domain = {
+        name: dict(zip(gaps["columns"], row, strict=True)) for name, row in gaps["domains"].items()
+    }
+    assert by_domain["A"]["phi"] == 0.25 and by_domain["B"]["phi"] == -0.5
+    assert by_domain["A"]["held_out_gap"] == 0.75 and by_domain["A"]["held_out_error"] == 0.125
+    assert by_domain["B"]["held_out_gap"] is None
+    assert read_records(tmp_path / "records").runs[file.stem].content["gaps"] == gaps
+    cdsr = write_drawn_run(tmp_path / "one-view", log, mode="cdsr")
+    file, _ = write_run(tmp_path / "records", read_runs([cdsr])[0], COST, CODE)
+    assert "gaps" not in json.loads(file.read_text())

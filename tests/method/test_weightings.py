@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from src.objective.heldout_gap import BOUND, HeldOutGap, bounded_weights, relati
 from src.objective.inverse_loss import InverseLoss
 from src.objective.lc_ntg import NegativeTransferGap, lc_ntg_weights
 from src.objective.pcgrad import PCGrad
+from src.training.held_out import held_out_losses
 from src.training.processes import Process
 from tests.support.builders import make_dataset, random_users
 from trainers import Trainer
@@ -242,3 +244,21 @@ def test_what_is_held_out_is_not_trained_on(tmp_path, monkeypatch):
         assert trainer.statistics.counts.sum().item() == counts < len(batch.targets)
     for name, values in tables[0].items():
         torch.testing.assert_close(values, tables[1][name], rtol=0, atol=1e-12, msg=name)
+
+
+def test_the_held_out_losses_of_each_epoch_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(HeldOutGap, "held_out", 0.3)
+    trainer = make_trainer(tmp_path, "lc_ntg", gap="heldout", max_epochs=2)
+    trainer.fit()
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    table = table[table.split == "held_out"]
+    assert set(table.epoch) == {1, 2}
+    last = table[table.epoch == 2].set_index(["path", "domain", "metric"]).value
+    events, users = trainer.loader.held_out_events
+    losses, error, counts = held_out_losses(trainer, trainer.loader.training, users, events)
+    for number, name in enumerate(trainer.dataset.domain_names):
+        assert counts[number] > 1
+        for path, values in losses.items():
+            assert last[path, name, "loss"] == pytest.approx(values[number].item())
+        assert last["cross", name, "gap_error"] == pytest.approx(error[number].item())
+    assert len(last) == 3 * len(trainer.dataset.domain_names)

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             fitted[key] = fit_count_models(dataset)
         for part, names in PARTS.items():
             counted = {name: fitted[key][name] for name in names}
-            scores = test_scores(opened, dataset, counted)
+            scores = blend_scores(opened, dataset, counted)
             label = "+".join(settings.run_name or settings.subject for settings, _, _ in opened)
             rows.append({"run": label, "seed": opened[0][0].seed, "blend": part} | scores)
             print(label, part, f"macro {scores['macro']:.4f}", flush=True)
@@ -74,7 +74,7 @@ def open_run(folder: Path) -> tuple[Settings, Dataset, Ensemble]:
     return settings, dataset, best_models(settings, dataset, folder, CPU)
 
 
-def test_scores(
+def blend_scores(
     opened: list[tuple[Settings, Dataset, Ensemble]],
     dataset: Dataset,
     counted: dict[str, CountModel],

@@ -14,13 +14,11 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array, vstack
 from torch import Tensor
 
+from src.baselines.arrays import as_scores, in_columns, log_counts
 from src.baselines.decayed_counts import (
     LONGER,
-    as_scores,
     best_half_lives,
-    in_columns,
     known_events,
-    log_counts,
     tick_of,
 )
 from src.dataset.batching.ragged import expand_ranges, positions_in_runs

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from src.dataset.batching.ragged import expand_ranges
 from src.dataset.store.folder import TRAIN, Dataset
@@ -147,18 +145,3 @@ def best_half_lives(dataset: Dataset, scores: Callable[..., Iterator[np.ndarray]
         best = np.flatnonzero(gains == gains.max())
         chosen.append(half_lives[best[len(best) // 2]])
     return np.array(chosen)
-
-
-def in_columns(columns: slice | Tensor) -> slice | np.ndarray:
-    """Columns as numpy takes them."""
-    return columns if isinstance(columns, slice) else columns.numpy()
-
-
-def as_scores(values: np.ndarray) -> Tensor:
-    """An array of scores as a tensor, in one piece."""
-    return torch.from_numpy(np.ascontiguousarray(values))
-
-
-def log_counts(counts: np.ndarray, offset: float) -> Tensor:
-    """log(counts + offset) in float32."""
-    return as_scores(np.log(counts.astype(np.float32) + np.float32(offset)))

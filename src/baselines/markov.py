@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from src.baselines.decayed_counts import in_columns
+from src.baselines.arrays import in_columns
 from src.baselines.popularity import Popularity
 from src.dataset.store.folder import TRAIN, Dataset
 from src.interfaces import Features, Requests, Scores

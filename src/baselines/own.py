@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
-from src.baselines.decayed_counts import as_scores, in_columns, log_counts
+from src.baselines.arrays import as_scores, in_columns, log_counts
 from src.baselines.popularity import Popularity
 from src.dataset.batching.ragged import expand_ranges
 from src.dataset.store.folder import Dataset

@@ -7,14 +7,12 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from src.baselines.arrays import as_scores, in_columns, log_counts
 from src.baselines.decayed_counts import (
     LONGER,
     DecayedCounts,
-    as_scores,
     best_half_lives,
-    in_columns,
     known_events,
-    log_counts,
 )
 from src.dataset.store.folder import Dataset
 from src.interfaces import Features, Requests, Scores

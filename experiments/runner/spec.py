@@ -18,7 +18,7 @@ from src.io.json_schema import repr_short
 from src.io.paths import ROOT
 from src.runs.command import parse_command
 
-PARTS = ("seeds", "defaults", "logs", "models", "compare", "search")
+PARTS = ("seeds", "defaults", "logs", "models", "compare", "transfer", "search")
 # What the runner decides for each run, so that a spec may not
 DECIDED = ("data_dir", "runs_dir", "run_name", "resume", "overwrite", "seed")
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -105,6 +105,7 @@ class Spec:
     models: dict[str, dict[str, Any]]  # settings of main.py
     runs: list[tuple[str, str, int]]  # (log, model, seed) of the grid
     pairs: list[tuple[str, str]] = field(default_factory=list)
+    transfer: tuple[str, str] | None = None  # the pair whose difference is the measured transfer
     searches: dict[str, Search] = field(default_factory=dict)
 
     def jobs(self) -> list[Job]:
@@ -158,13 +159,16 @@ def read_spec(path: Path) -> Spec:
         name: _search(name, entry, f"{where}, search.{name}") for name, entry in given.items()
     }
     bests = [name for search in searches.values() for name in search.best_names]
+    named = [*models, *bests, *COUNT_MODELS]
+    measured = content.get("transfer")
     spec = Spec(
         name=path.stem,
         runs=runs,
         defaults=_training(content.get("defaults", {}), f"{where}, defaults"),
         logs=logs,
         models=models,
-        pairs=_pairs(content.get("compare", []), [*models, *bests], where),
+        pairs=_pairs(content.get("compare", []), named, f"{where}: compare"),
+        transfer=_pair(measured, named, f"{where}: transfer") if measured else None,
         searches=searches,
     )
     _check_folders(spec)
@@ -276,19 +280,19 @@ def _training(entry: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def _pairs(value: Any, models: list[str], where: str) -> list[tuple[str, str]]:
-    """The pairs of `compare`, each MODEL[:PATH] or a count model."""
-    pairs = []
     if not isinstance(value, list):
-        raise UserError(f"{where}: compare must be a list of pairs, not {repr_short(value)}")
-    for pair in value:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(type(x) is str for x in pair):
-            raise UserError(
-                f'{where}: compare must hold pairs such as ["a:cross", "b"], not {repr_short(pair)}'
-            )
-        names = [word.partition(":")[0] for word in pair]
-        _check_names(names, [*models, *COUNT_MODELS], f"{where}: compare")
-        pairs.append((pair[0], pair[1]))
-    return pairs
+        raise UserError(f"{where} must be a list of pairs, not {repr_short(value)}")
+    return [_pair(one, models, where) for one in value]
+
+
+def _pair(value: Any, models: list[str], where: str) -> tuple[str, str]:
+    """Two of MODEL[:PATH] or a count model."""
+    if not isinstance(value, list) or len(value) != 2 or not all(type(x) is str for x in value):
+        raise UserError(
+            f'{where} must hold pairs such as ["a:cross", "b"], not {repr_short(value)}'
+        )
+    _check_names([word.partition(":")[0] for word in value], models, where)
+    return value[0], value[1]
 
 
 def _search(name: str, entry: dict[str, Any], place: str) -> Search:

@@ -4,7 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from experiments.runner.gaps import gap_points, gaps_text
 from experiments.runner.grid import Grid
 from experiments.runner.search import read_studies, search_text, with_best_trials
 from experiments.runner.spec import Job
@@ -39,12 +41,18 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
     missing = len(jobs) - sum(map(len, by_log.values()))
     if not by_log and not any(study.finished for study in studies):
         raise UserError(f"no run of spec {name} is recorded in {grid.places.records}; run it first")
-    texts, levels, differences = [], [], []
+    texts, levels, differences, points = [], [], [], []
+    pair = grid.spec.transfer
     for log, runs in by_log.items():
-        rows = pair_rows(grid, log, runs)
+        rows = pair_rows(grid.spec.pairs, runs)
+        if pair:
+            points.append(gap_points(log, runs, pair_rows([pair], runs)))
         texts.append(log_text(log, runs, rows))
         levels += [(log, *row) for row in table.tidy_rows(list[Run](runs))]
         differences += [(log, *dataclasses.astuple(row)) for row in rows]
+    if pair and points and len(known := pd.concat(points)):
+        texts.append(gaps_text(known, pair))
+        write_csv(results / f"{name}_gaps.csv", list(known), known.itertuples(index=False))
     texts += [search_text(study) for study in studies if study.finished]
     if missing:
         texts.append(f"{missing} of {len(jobs)} runs of the spec are not recorded yet.\n")
@@ -75,11 +83,11 @@ def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
 # ------------------------------------------------------------------------ differences
 
 
-def pair_rows(grid: Grid, log: str, runs: list[RecordedRun]) -> list[Row]:
-    """The rows of the spec's pairs whose models were both run on the log."""
+def pair_rows(pairs: list[tuple[str, str]], runs: list[RecordedRun]) -> list[Row]:
+    """The rows of those pairs whose models both have runs."""
     groups = {_model(group): group for group in group_seeds(list[Run](runs))}
     rows = []
-    for pair in grid.spec.pairs:
+    for pair in pairs:
         first, second = (ranker(word, groups) for word in pair)
         if first and second:
             rows += compare_pair(first, second, "test", "full", [METRIC])

@@ -60,5 +60,7 @@ def level(value: float) -> str:
 
 
 def relative_change(share: float) -> str:
-    """−47 %; a dash for NaN"""
-    return f"{100 * share:+.0f} %".replace("-", "−") if math.isfinite(share) else "–"
+    """−47 %, 0 %; a dash for NaN"""
+    if not math.isfinite(share):
+        return "–"
+    return f"{100 * share:+z.0f} %".replace("-", "−").replace("+0 %", "0 %")

@@ -25,6 +25,7 @@ from tests.support.command_runs import make_log
 SPEC = """
 seeds = [1]
 compare = [["syncrec:served", "sdsr"], ["syncrec", "markov"]]
+transfer = ["syncrec:cross", "sdsr"]
 
 [defaults]
 hidden = 8
@@ -97,6 +98,13 @@ def outputs(folder: Path) -> dict[str, str]:
     """{model: the output of its commands}"""
     logs = (folder / "runs_dir" / "tiny" / "logs").glob("made-*.log")
     return {path.name.split("-")[1]: path.read_text() for path in logs}
+
+
+def best_epochs(metrics: pd.DataFrame) -> list[int]:
+    """The epoch of the best checkpoint of the cross path."""
+    rows = metrics[(metrics.path == "cross") & (metrics.metric == "ndcg@10")]
+    rows = rows[(rows.split == "valid") & (rows.domain == "macro")]
+    return [int(rows.epoch[rows.value.idxmax()])]
 
 
 def run_folders(folder: Path) -> dict[str, Path]:
@@ -205,6 +213,19 @@ def test_tables_come_from_the_records_alone_and_are_those_of_the_runs(made, tmp_
         assert list(table[column]) == [getattr(row, column) for row in expected]
     assert "syncrec-seed1:served" in text
     assert "peak memory (MiB)" in text
+    points = pd.read_csv(tmp_path / "results" / "experiment_gaps.csv")
+    measured = compare_pair(
+        *read_rankers([f"{runs['syncrec']}:cross", str(runs["sdsr"])]), "test", "full", ["ndcg@10"]
+    )
+    transfer = {row.domain: row.difference for row in measured}
+    known = pd.read_csv(runs["syncrec"] / "transfer.csv").set_index(["domain", "epoch"])
+    (best,) = pd.read_csv(runs["syncrec"] / "metrics.csv").pipe(best_epochs)
+    assert len(points) == len(known.index.unique("domain")) > 1
+    for point in points.itertuples():
+        assert point.transfer == pytest.approx(transfer[point.domain])
+        assert point.phi == pytest.approx(known.phi[point.domain, best], abs=1e-6)
+        assert np.isnan(point.held_out_gap)  # the paper's rule holds nothing out
+    assert "φ, on the training targets" in text and "gap on held-out events" not in text
 
 
 def test_tables_of_nothing_are_one_line(tmp_path):
@@ -261,6 +282,10 @@ MISTAKES = {
         "configs/x.json does not exist",
     ),
     "a pair": (SPEC.replace('["syncrec", "markov"]', '["syncrec"]'), "compare must hold pairs"),
+    "a measured pair": (
+        SPEC.replace('["syncrec:cross", "sdsr"]', '"sdsr"'),
+        "transfer must hold pairs",
+    ),
     "two logs in one": (SPEC + '\n[logs.b]\nraw = "x"\ngenerate = ["y"]\n', "raw and generate"),
     "no former": (
         SPEC + '\n[models.b]\ninit_from = "made:x"\n',

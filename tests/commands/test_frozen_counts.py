@@ -1,0 +1,34 @@
+"""The experiment on counts that stop: where they stop decides what they are worth."""
+
+import pandas as pd
+import pytest
+
+from experiments import frozen_counts
+from src.dataset.store.folder import open_dataset
+from src.evaluation.path_scores import fit_count_models
+from src.io.errors import UserError
+from tests.support.command_runs import data_step, make_data, make_log
+
+
+def test_each_row_counts_what_it_says(tmp_path):
+    make_log(tmp_path / "raw")
+    data_step(
+        f"--raw_dir={tmp_path / 'raw'}", f"--out_dir={tmp_path / 'data'}", "--data_name=tiny",
+        "--strd_ym=202312", "--split=temporal",
+    )  # fmt: skip
+    frozen_counts.main([str(tmp_path / "data"), f"--out={tmp_path / 'table'}"])
+    table = pd.read_csv(tmp_path / "table.csv").set_index(["model", "counts until"])
+    dataset = open_dataset(tmp_path / "data")
+    for name, model in fit_count_models(dataset).items():
+        if name in ("recent", "covisit"):
+            expected = frozen_counts.ndcg(model, dataset)
+            assert table.loc[(name, "each target")].to_dict() == pytest.approx(expected)
+            assert table.loc[name].macro.nunique() == 3
+    assert "| recent | the validation |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_dataset_that_is_split_by_user_is_refused(tmp_path):
+    data = make_data(tmp_path)
+    with pytest.raises(UserError, match="is not split by time"):
+        frozen_counts.main([str(data), f"--out={tmp_path / 'table'}"])
+    assert not (tmp_path / "table.csv").exists()

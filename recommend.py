@@ -190,7 +190,7 @@ def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> 
     requests = Targets("now", ends, users, 0 * same, domain * same, ends, now * same)
     plan = Plan(run.dataset, requests, ("full",), {}, run.device)
     paths = path_scorers(run.ensemble, run.settings, plan, rows)
-    source = FeatureSource(run.dataset, requests, paths, run.count_models, run.device)
+    source = FeatureSource(plan, paths, run.count_models)
     assert run.blend is not None
     return BlendScorer(run.blend, source).of(rows).scores(rows, domain)
 

@@ -8,7 +8,6 @@ Every blend is fitted on validation; the table has NDCG@10 on test under `full`,
 macro mean. Seeds of a model stand in one row, as mean ± standard deviation.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,14 +16,15 @@ import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from experiments.scoring import ndcg_on_test
+from src.config.cli import OneLineParser
 from src.config.names import BLENDED_BY
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset, open_named
 from src.evaluation.blend import BlendScorer, FeatureSource, fit_blend, fit_targets
-from src.evaluation.metrics import summarise
 from src.evaluation.path_scores import fit_count_models, path_scorers
 from src.evaluation.queries import Ensemble
-from src.evaluation.ranking import Plan, rank_targets
+from src.evaluation.ranking import Plan
 from src.evaluation.targets import split_targets
 from src.interfaces import CountModel
 from src.io.errors import UserError, run_command
@@ -42,7 +42,7 @@ PARTS = {  # {row: the count models that are blended with the model's paths}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN[+RUN]")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.csv and OUT.md")
     given = parser.parse_args(arguments)
@@ -85,19 +85,13 @@ def blend_scores(
         paths = {}
         for settings, _, ensemble in opened:
             paths |= path_scorers(ensemble, settings, plan, rows)
-        return FeatureSource(dataset, plan.targets, paths, counted, CPU)
+        return FeatureSource(plan, paths, counted)
 
     targets = split_targets(dataset, "valid")
     rows = fit_targets(targets)
     valid = source(Plan(dataset, targets, ("full",), {}), rows)
     blend = fit_blend(valid, rows, opened[0][0].seed)
-    targets = split_targets(dataset, "test")
-    plan, rows = Plan(dataset, targets, ("full",), {}), np.arange(len(targets.events))
-    blocks = list(plan.blocks(rows))
-    ranks = rank_targets(BlendScorer(blend, source(plan, rows)), plan, rows, blocks)["full"]
-    names = dataset.domain_names
-    means = summarise(ranks.better, ranks.tied, targets.domains, names)
-    return {name: means[name]["ndcg@10"] for name in (*names, "macro")}
+    return ndcg_on_test(dataset, lambda plan, rows: BlendScorer(blend, source(plan, rows)))
 
 
 def write(table: pd.DataFrame, out: Path) -> None:

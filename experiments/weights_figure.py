@@ -30,9 +30,12 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     for suffix in (".csv", ".png"):
         check_output(given.out.with_suffix(suffix), "--out")
-    table = pd.concat([weights(*named(word)) for word in given.runs])
-    write_atomically(given.out.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
+    runs = [named(word) for word in given.runs]
+    if len({name for name, _ in runs}) < len(runs):
+        raise UserError("two runs have the same NAME")
+    table = pd.concat([weights(*run) for run in runs])
     write_atomically(given.out.with_suffix(".png"), lambda path: draw(table, path))
+    write_atomically(given.out.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
     print(table.groupby("run", sort=False).weight.agg(["min", "max"]).to_string())
 
 

@@ -78,10 +78,12 @@ class Requests(NamedTuple):
     users: np.ndarray  # [n]
     ends: np.ndarray  # [n] where the events that are known end: flat, exclusive
     times: np.ndarray  # [n] of the questions, in seconds since 1970
+    domains: np.ndarray | None = None  # [n] the only domain that each asks for; None: any
 
     def rows(self, rows: np.ndarray | slice) -> "Requests":
         """The requests of these rows."""
-        return Requests(*(values[rows] for values in self))
+        domains = None if self.domains is None else self.domains[rows]
+        return Requests(self.users[rows], self.ends[rows], self.times[rows], domains)
 
 
 class CountModel(Protocol):

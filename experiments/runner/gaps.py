@@ -2,13 +2,15 @@
 
 A point is one (log, domain, seed) of a model with both views: what its run knew at its best epoch
 (src/report/run_records.py) against the measured transfer of the domain, the mean over seeds of a
-pair of models such as CDSR − one model per domain. Positive in all of them: joining helps.
+pair of models such as CDSR − one model per domain. The larger, the more joining helps; neutral is
+1 for D·γ, 0 for all others.
 """
 
 import numpy as np
 import pandas as pd
 
 from src.report.compare import Row
+from src.report.finished_runs import Run
 from src.report.formatting import interval, number
 from src.report.recorded_runs import RecordedRun
 from src.report.table_files import markdown
@@ -23,6 +25,11 @@ PREDICTORS = {  # columns of a point
 }
 
 
+def model_name(run: Run) -> str:
+    """The name of a run's model in the spec."""
+    return run.name.removesuffix(f"-seed{run.seed}")
+
+
 def gap_points(log: str, runs: list[RecordedRun], rows: list[Row]) -> pd.DataFrame:
     """One row per domain of each run that recorded gaps: data, model, seed, domain, the columns of
     PREDICTORS, weight, and transfer, from the `rows` of the measured pair."""
@@ -30,12 +37,13 @@ def gap_points(log: str, runs: list[RecordedRun], rows: list[Row]) -> pd.DataFra
     points = []
     for run in runs:
         gaps = run.record.content.get("gaps")
-        for domain, values in (gaps["domains"] if gaps and transfer else {}).items():
+        for domain, values in (gaps["domains"] if gaps else {}).items():
+            if domain not in transfer:  # it has no target, or the log lacks the pair
+                continue
             knew = pd.Series(dict(zip(gaps["columns"], values, strict=True)), dtype=float)
-            model = run.name.removesuffix(f"-seed{run.seed}")
             points.append(
                 {
-                    "data": log, "model": model, "seed": run.seed, "domain": domain,
+                    "data": log, "model": model_name(run), "seed": run.seed, "domain": domain,
                     "phi": knew.phi, "share": knew.gamma * len(gaps["domains"]),
                     "held_out_gap": knew.held_out_gap,
                     "certain_gap": knew.held_out_gap / knew.held_out_error,
@@ -53,17 +61,17 @@ def gaps_text(points: pd.DataFrame, pair: tuple[str, str]) -> str:
             found = correlation(own, column)
             if found.points:
                 cells.append([model, label, *_cells(found)])
-    head = ["model", "known while training", "ρ", "95 % interval", "domains", "verdict"]
+    head = ["model", "known while training", "verdict", "ρ", "95 % interval", "domains"]
     return (
         f"## Does a gap predict the transfer?\n\nSpearman's ρ with the measured {pair[0]} − "
         f"{pair[1]} of a domain, over the domains and seeds of all logs; no interval below "
-        f"{ENOUGH} domains\n\n" + markdown(head, cells, 2)
+        f"{ENOUGH} domains\n\n" + markdown(head, cells, 3)
     )
 
 
 def _cells(found: Correlation) -> list[str]:
     known = np.isfinite(found.low)
     return [
-        number(found.rho, 2), interval(found.low, found.high, 2) if known else "–",
-        str(found.clusters), found.verdict,
+        found.verdict, number(found.rho, 2),
+        interval(found.low, found.high, 2) if known else "–", str(found.clusters),
     ]  # fmt: skip

@@ -168,7 +168,7 @@ def read_spec(path: Path) -> Spec:
         logs=logs,
         models=models,
         pairs=_pairs(content.get("compare", []), named, f"{where}: compare"),
-        transfer=_pair(measured, named, f"{where}: transfer") if measured else None,
+        transfer=None if measured is None else _pair(measured, named, f"{where}: transfer"),
         searches=searches,
     )
     _check_folders(spec)
@@ -288,9 +288,7 @@ def _pairs(value: Any, models: list[str], where: str) -> list[tuple[str, str]]:
 def _pair(value: Any, models: list[str], where: str) -> tuple[str, str]:
     """Two of MODEL[:PATH] or a count model."""
     if not isinstance(value, list) or len(value) != 2 or not all(type(x) is str for x in value):
-        raise UserError(
-            f'{where} must hold pairs such as ["a:cross", "b"], not {repr_short(value)}'
-        )
+        raise UserError(f'{where} needs pairs such as ["a:cross", "b"], not {repr_short(value)}')
     _check_names([word.partition(":")[0] for word in value], models, where)
     return value[0], value[1]
 

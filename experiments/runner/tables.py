@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.runner.gaps import gap_points, gaps_text
+from experiments.runner.gaps import gap_points, gaps_text, model_name
 from experiments.runner.grid import Grid
 from experiments.runner.search import read_studies, search_text, with_best_trials
 from experiments.runner.spec import Job
@@ -27,7 +27,8 @@ METRIC = METRICS[0]  # of the differences
 
 
 def write_spec_tables(grid: Grid, results: Path) -> None:
-    """Write NAME.md and .csv, and NAME_differences.csv where the spec compares models."""
+    """Write NAME.md and .csv, NAME_differences.csv where the spec compares models, NAME_gaps.csv
+    where it names the measured transfer and runs recorded gaps."""
     records, name = read_records(grid.places.records), grid.spec.name
     check_tables(results / name)
     grid.find_data(records, needed=set())
@@ -85,19 +86,13 @@ def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
 
 def pair_rows(pairs: list[tuple[str, str]], runs: list[RecordedRun]) -> list[Row]:
     """The rows of those pairs whose models both have runs."""
-    groups = {_model(group): group for group in group_seeds(list[Run](runs))}
+    groups = {model_name(group.runs[0]): group for group in group_seeds(list[Run](runs))}
     rows = []
     for pair in pairs:
         first, second = (ranker(word, groups) for word in pair)
         if first and second:
             rows += compare_pair(first, second, "test", "full", [METRIC])
     return rows
-
-
-def _model(group: SeedGroup) -> str:
-    """The name of a group's model in the spec."""
-    run = group.runs[0]
-    return run.name.removesuffix(f"-seed{run.seed}")
 
 
 def ranker(word: str, groups: dict[str, SeedGroup]) -> Ranker | None:

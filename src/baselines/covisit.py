@@ -47,8 +47,9 @@ class Covisit:
     half_lives: np.ndarray  # [D] seconds
 
     @classmethod
-    def fit(cls, dataset: Dataset) -> "Covisit":
-        model = cls.of(dataset, known_events(dataset))
+    def fit(cls, dataset: Dataset, known: np.ndarray | None = None) -> "Covisit":
+        """`known`: the events that are counted; by default `known_events`."""
+        model = cls.of(dataset, known_events(dataset) if known is None else known)
 
         def scores(domain, requests, half_lives):
             everywhere = [np.full(len(dataset.domain_names), life) for life in half_lives]
@@ -94,10 +95,12 @@ class Covisit:
         parts: list[list[csr_array]] = [[] for _ in half_lives]
         for part in self.parts(len(requests.users)):
             row, follower, weights = self.following(requests.rows(part))
-            inside = np.flatnonzero((follower >= items.start) & (follower < items.stop))
+            asked, domain = requests.domains, self.dataset.item_domains[follower]
+            inside = (follower >= items.start) & (follower < items.stop)
+            if asked is not None:
+                inside &= domain == asked[part][row]
             where = row[inside], follower[inside] - items.start
-            place, age = weights.place[inside], weights.age[inside]
-            domain = self.dataset.item_domains[follower[inside]]
+            place, age, domain = weights.place[inside], weights.age[inside], domain[inside]
             shape = len(requests.users[part]), items.stop - items.start
             for counts, lives in zip(parts, half_lives, strict=True):
                 counts.append(_summed(place * np.exp2(-age / lives[domain]), where, shape))
@@ -112,7 +115,7 @@ class Covisit:
 
     def following(self, requests: Requests) -> tuple[np.ndarray, np.ndarray, "_Weights"]:
         """For each follower of an item of a context: which request, which item, and its weight."""
-        users, ends, times = requests
+        users, ends, times, _ = requests
         starts = np.maximum(self.dataset.offsets[users], ends - CONTEXT)
         events, row = expand_ranges(starts, ends)
         leaders = self.dataset.items[events]
@@ -134,12 +137,13 @@ class CovisitScores:
     requests: Requests
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
-        """(columns) -> [rows, columns] float64."""
-        counts = self._scored[:, self.model.dataset.domain_items(domain)][rows]
+        """(columns) -> [rows, columns] float32, so that equal counts tie in whatever order they
+        were summed."""
+        counts = self._scored[:, self.model.dataset.domain_items(domain)][rows].astype(np.float32)
         return lambda columns: as_scores(counts[:, in_columns(columns)].toarray(order="C"))
 
     def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
-        """Scores of single items of any domain, with the half-life of `domains`: [n, N] float64."""
+        """Scores of single items of any domain, with the half-life of `domains`: [n, N] float32."""
         model, values = self.model, np.zeros(items.shape)
         for part in model.parts(len(items)):
             row, follower, weights = model.following(self.requests.rows(part))
@@ -149,7 +153,7 @@ class CovisitScores:
             counts = csr_array((decayed, (row, follower)), shape=shape)
             rows = np.repeat(np.arange(shape[0]), items.shape[1])
             values[part] = np.asarray(counts[rows, items[part].ravel()]).reshape(items[part].shape)
-        return as_scores(values)
+        return as_scores(values.astype(np.float32))
 
     def features(self, rows: np.ndarray, domain: int) -> Features:
         """log(counts + ε), with the half-life and a longer one."""
@@ -180,7 +184,8 @@ class CovisitScores:
 def _summed(
     values: np.ndarray, where: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]
 ) -> csr_array:
-    """The sums of values by (row, column): in an array, which is faster, where that is small."""
+    """The sums of values by (row, column): in an array, which is faster, where that is small and
+    not nearly empty."""
     if shape[0] * shape[1] > min(DENSE, 16 * len(values)):
         return csr_array((values, where), shape=shape)
     row, column = where

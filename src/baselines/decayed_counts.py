@@ -73,6 +73,8 @@ class DecayedCounts:
         A sum of counts divided by how far they have decayed since the first moment; a new first one
         is taken before the quotients are too large for float64.
         """
+        if not len(moments):
+            return
         lives = (moments - moments[:1]) * (self.tick / half_life)
         edges = np.flatnonzero(np.diff(lives // LIVES_AT_ONCE)) + 1
         for first, end in pairwise([0, *edges.tolist(), len(moments)]):

@@ -5,6 +5,7 @@ on the ABXI log ranks better than a chain over all domains does.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -54,6 +55,7 @@ class Markov:
         known = (number >= 0) & (domain == domains) & (last >= self.dataset.offsets[requests.users])
         return np.where(known, self.dataset.items[last], 0)
 
+    @cached_property
     def shares(self) -> np.ndarray:
         """[V + 1] each item's share of the training events, all below 1."""
         counts = self.popularity.counts
@@ -73,7 +75,7 @@ class MarkovScores:
         items = self.model.dataset.domain_items(domain)
         last = self.model.last_items(domain, self.requests.rows(rows))
         counts = self.model.transitions[last][:, items].tocsc()  # indexed by columns below
-        share = torch.from_numpy(self.model.shares()[items])
+        share = torch.from_numpy(self.model.shares[items])
 
         def scores(columns: slice | Tensor) -> Tensor:
             transitions = torch.from_numpy(counts[:, in_columns(columns)].toarray(order="C"))
@@ -85,7 +87,7 @@ class MarkovScores:
         """Scores of single items of any domain: [n, N] float64."""
         last = np.repeat(self.model.last_items(domains, self.requests), items.shape[1])
         counts = np.asarray(self.model.transitions[last, items.ravel()]).reshape(items.shape)
-        return torch.from_numpy(counts + self.model.shares()[items])
+        return torch.from_numpy(counts + self.model.shares[items])
 
     def features(self, rows: np.ndarray, domain: int) -> Features:
         """log(1 + transitions)."""

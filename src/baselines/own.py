@@ -1,6 +1,7 @@
 """Habit: the user's own most frequent items."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -49,6 +50,7 @@ class Own:
         place = (events[last] - starts[row[last]] + 1) / (ends - starts + 1)[row[last]]
         return counts + csr_array((place, (row[last], items[last])), shape=shape)
 
+    @cached_property
     def rest(self) -> np.ndarray:
         """[V + 1] each item's share of the training events, far below one occurrence."""
         counts = self.popularity.counts
@@ -66,7 +68,7 @@ class OwnScores:
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
         """(columns) -> [rows, columns] float64."""
         items = self.model.dataset.domain_items(domain)
-        had, rest = self.had[:, items][rows], torch.from_numpy(self.model.rest()[items])
+        had, rest = self.had[:, items][rows], torch.from_numpy(self.model.rest[items])
 
         def scores(columns: slice | Tensor) -> Tensor:
             own = had[:, in_columns(columns)].toarray(order="C")
@@ -78,7 +80,7 @@ class OwnScores:
         """Scores of single items of any domain: [n, N] float64."""
         rows = np.repeat(np.arange(len(items)), items.shape[1])
         had = np.asarray(self.had[rows, items.ravel()]).reshape(items.shape)
-        return as_scores(had + self.model.rest()[items])
+        return as_scores(had + self.model.rest[items])
 
     def features(self, rows: np.ndarray, domain: int) -> Features:
         """Whether the user had the item, and log(1 + how often)."""

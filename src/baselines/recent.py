@@ -30,8 +30,9 @@ class Recent:
     half_lives: np.ndarray  # [D] seconds
 
     @classmethod
-    def fit(cls, dataset: Dataset) -> "Recent":
-        counts = DecayedCounts.of(dataset, known_events(dataset))
+    def fit(cls, dataset: Dataset, known: np.ndarray | None = None) -> "Recent":
+        """`known`: the events that are counted; by default `known_events`."""
+        counts = DecayedCounts.of(dataset, known_events(dataset) if known is None else known)
 
         def scores(domain, requests, half_lives):
             return (counts.at(domain, requests.times, life, slice(None)) for life in half_lives)

@@ -18,13 +18,14 @@ from src.config.modes import CROSS, PATHS
 from src.config.names import BLENDED_BY
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
-from src.evaluation.rank_counts import columns_on_cpu, to_device
-from src.evaluation.ranking import ModelScorer
+from src.evaluation.rank_counts import FEWEST, columns_on_cpu, to_device
+from src.evaluation.ranking import ModelScorer, Plan
 from src.evaluation.targets import Targets, user_events
 from src.interfaces import CountModel, CountScores, Features, Scores
 
 # A domain's weights are fitted on so many targets, among so many items, of a larger one a sample:
 FIT_TARGETS, FIT_ITEMS = 1000, 4096  # 16 MiB for each feature
+FIT_QUERIES = 2**16  # of all domains together, so that there are fewer of each where they are many
 PAIR_ITEMS = 1024  # items of a domain that are scored together where single ones are asked for
 ROWS = 64  # targets whose second derivatives are computed at a time
 PRIOR = 1.0  # standard deviation of a weight around that of all domains, before the data
@@ -62,32 +63,27 @@ def feature_names(paths: tuple[str, ...], count_models: dict[str, CountModel]) -
 
 
 class FeatureSource:
-    """All features of the targets of a split, whose queries have been encoded.
+    """All features of the targets of a plan, whose queries have been encoded.
 
     `paths` {path: scorer} are those of the run's model, the first one its main path.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        targets: Targets,
-        paths: dict[str, ModelScorer],
-        count_models: dict[str, CountModel],
-        device: torch.device,
+        self, plan: Plan, paths: dict[str, ModelScorer], count_models: dict[str, CountModel]
     ):
-        self.dataset, self.targets, self.device = dataset, targets, device
-        self.paths, self.count_models = paths, count_models
+        self.plan, self.paths, self.count_models = plan, paths, count_models
         self.names = feature_names(tuple(paths), count_models)
 
     def of(self, rows: np.ndarray) -> "BlockFeatures":
         """The features of the targets `rows`, whose events are read once."""
-        requests = self.targets.requests(rows)
-        events, row = user_events(self.dataset, requests.users, requests.ends)
-        knows = np.zeros((len(rows), len(self.dataset.domain_names)), dtype=bool)
-        knows[row, self.dataset.domains[events]] = True
+        dataset = self.plan.dataset
+        requests = self.plan.targets.requests(rows, self.plan.own_domain)
+        events, row = user_events(dataset, requests.users, requests.ends)
+        knows = np.zeros((len(rows), len(dataset.domain_names)), dtype=bool)
+        knows[row, dataset.domains[events]] = True
         paths = {path: scorer.of(rows) for path, scorer in self.paths.items()}
         counted = [model.read(requests) for model in self.count_models.values()]
-        return BlockFeatures(self.dataset, paths, counted, knows, self.device)
+        return BlockFeatures(dataset, paths, counted, knows, self.plan.device)
 
 
 @dataclass(frozen=True)
@@ -169,11 +165,13 @@ class BlendBlockScorer:
             asking, part = np.unique(row, return_inverse=True)
             column = items[row, place] - dataset.item_starts[domain]
             columns, column = np.unique(column, return_inverse=True)
+            asking = np.resize(asking, max(len(asking), FEWEST))  # else equal items don't tie
             scores = self.scores(asking, domain, domains[asking])
-            for start in range(0, len(columns), PAIR_ITEMS):
-                chunk = scores(torch.from_numpy(columns[start : start + PAIR_ITEMS])).cpu().numpy()
-                inside = np.flatnonzero((column >= start) & (column < start + PAIR_ITEMS))
-                cells = part[inside], column[inside] - start
+            for chosen in np.array_split(np.arange(len(columns)), -(-len(columns) // PAIR_ITEMS)):
+                some = np.resize(columns[chosen], max(len(chosen), FEWEST))
+                chunk = scores(torch.from_numpy(some)).cpu().numpy()
+                inside = np.flatnonzero((column >= chosen[0]) & (column <= chosen[-1]))
+                cells = part[inside], column[inside] - chosen[0]
                 values[row[inside], place[inside]] = chunk[cells]
         return torch.from_numpy(values).to(self.features.device)
 
@@ -181,10 +179,11 @@ class BlendBlockScorer:
 def fit_targets(targets: Targets) -> np.ndarray:
     """The numbers of the targets that a blend is fitted on: of a domain with many, evenly spaced
     ones."""
-    chosen = [np.zeros(0, dtype=np.int64)]
-    for domain in np.unique(targets.domains):
+    chosen, domains = [np.zeros(0, dtype=np.int64)], np.unique(targets.domains)
+    for domain in domains:
         rows = np.flatnonzero(targets.domains == domain)
-        chosen.append(rows[:: -(-len(rows) // FIT_TARGETS)])
+        most = min(FIT_TARGETS, FIT_QUERIES // len(domains))
+        chosen.append(rows[:: -(-len(rows) // most)])
     return np.concatenate(chosen)
 
 
@@ -195,7 +194,7 @@ def fit_blend(source: FeatureSource, rows: np.ndarray, seed: int) -> Blend:
     Each domain is fitted twice: around the main path alone, which gives the weights of all domains,
     each fit weighed by its information; then around these.
     """
-    domain_of, count = source.targets.domains[rows], len(source.names)
+    domain_of, count = source.plan.targets.domains[rows], len(source.names)
     centre = np.zeros(count)
     centre[0] = 1.0  # the main path alone
     precision = np.eye(count) / PRIOR**2
@@ -206,7 +205,7 @@ def fit_blend(source: FeatureSource, rows: np.ndarray, seed: int) -> Blend:
             return centre, np.zeros_like(precision)
         return _fit(*_table(source, chosen, domain, seed), centre, precision)
 
-    domains = range(len(source.dataset.domain_names))
+    domains = range(len(source.plan.dataset.domain_names))
     centre = mean_weights([fit(domain) for domain in domains], centre, precision)
     return Blend(source.names, np.stack([fit(domain)[0] for domain in domains]))
 
@@ -230,9 +229,9 @@ def _table(
     Of a large domain the m items are the targets, and others drawn in proportion to 1 + their
     training events: a sampled softmax whose expectation is that of the whole one.
     """
-    dataset = source.dataset
+    dataset, targets = source.plan.dataset, source.plan.targets
     items = dataset.domain_items(domain)
-    size, wanted = items.stop - items.start, source.targets.items[rows] - items.start
+    size, wanted = items.stop - items.start, targets.items[rows] - items.start
     share = np.ones(size)
     if size > FIT_ITEMS:
         counts = dataset.training_counts[items] + 1.0
@@ -241,7 +240,7 @@ def _table(
     drawn = np.random.default_rng([seed, domain]).random(size) < share
     columns = np.flatnonzero(drawn)
     features = source.of(rows)
-    table = torch.empty(len(rows), len(columns), len(source.names), device=source.device)
+    table = torch.empty(len(rows), len(columns), len(source.names), device=source.plan.device)
     for start in range(0, len(rows), ROWS):  # else all features would be held twice
         part = np.arange(len(rows))[start : start + ROWS]
         values = features.of(part, domain)(torch.from_numpy(columns))

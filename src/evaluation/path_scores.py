@@ -123,10 +123,10 @@ def _scorers(
         yield path, models[path]
     if blend:
         used = blended(count_models, settings)
-        source = FeatureSource(plan.dataset, plan.targets, models, used, plan.device)
+        source = FeatureSource(plan, models, used)
         yield BLEND, BlendScorer(blend, source)
     for name, model in count_models.items():
-        yield name, CountScorer(model, plan.targets, plan.device)
+        yield name, CountScorer(model, plan)
 
 
 def validation_blend(
@@ -143,7 +143,7 @@ def validation_blend(
 
     def fit() -> Blend:
         models = path_scorers(ensemble, settings, plan, rows)
-        source = FeatureSource(dataset, targets, models, used, process.device)
+        source = FeatureSource(plan, models, used)
         return fit_blend(source, rows, settings.seed)
 
     return process.agree(fit)

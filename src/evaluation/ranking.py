@@ -102,6 +102,11 @@ class Plan:
         return scores_all_domains(self.protocols)
 
     @property
+    def own_domain(self) -> bool:
+        """Whether no item of another domain than the target's is scored for it."""
+        return not self.all_domains and RELEASED not in self.protocols
+
+    @property
     def sets(self) -> tuple[str, ...]:
         """The candidate sets that a pass counts, in the order of their numbers."""
         return set_names(drawn_sets(self.protocols), filters_seen(self.protocols))
@@ -293,7 +298,8 @@ def _name_fault(plan: Plan, row: int, item: int) -> NotFinite:
 
 
 class ModelScorer:
-    """Scores n targets by a run's models, from their encoded queries: a Scorer and a BlockScorer.
+    """Scores n targets by a run's models, from their encoded queries: a Scorer of a split, and, as
+    nothing more is to be read, also a BlockScorer of any of its rows.
 
     Parameters
     ----------
@@ -359,11 +365,12 @@ class ModelScorer:
 class CountScorer:
     """Scores by a count model, computed on the CPU and moved to the device that ranks."""
 
-    def __init__(self, model: CountModel, targets: Targets, device: torch.device = CPU):
-        self.model, self.targets, self.device = model, targets, device
+    def __init__(self, model: CountModel, plan: Plan):
+        self.model, self.plan = model, plan
 
     def of(self, rows: np.ndarray) -> BlockScorer:
-        return _CountBlockScorer(self.model.read(self.targets.requests(rows)), self.device)
+        requests = self.plan.targets.requests(rows, self.plan.own_domain)
+        return _CountBlockScorer(self.model.read(requests), self.plan.device)
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ class Targets:
     ends: np.ndarray  # [n] where the context ends, exclusive
     times: np.ndarray  # [n] seconds since 1970
 
-    def requests(self, rows: np.ndarray) -> Requests:
-        """What a count model is asked for the targets `rows`."""
-        return Requests(self.users[rows], self.ends[rows], self.times[rows])
+    def requests(self, rows: np.ndarray, own_domain: bool = False) -> Requests:
+        """What a count model is asked for the targets `rows`: about any domain, or about that of
+        each target."""
+        domains = self.domains[rows] if own_domain else None
+        return Requests(self.users[rows], self.ends[rows], self.times[rows], domains)
 
 
 def split_targets(dataset: Dataset, split: str, strict: bool = False) -> Targets:

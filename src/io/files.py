@@ -66,7 +66,8 @@ def write_json(path: Path, content: Any, levels: int | None = None) -> None:
 
 
 def json_lines(content: Any, levels: int, indent: str = "") -> str:
-    """JSON with an indented line for each entry of the outer `levels` of objects."""
+    """JSON with an indented line for each entry of the outer `levels` of objects, whose names are
+    strings."""
     if levels == 0 or not isinstance(content, dict) or not content:
         return json.dumps(content, allow_nan=False)
     inner = indent + "  "

@@ -29,6 +29,7 @@ from src.io.files import json_lines, write_atomically
 from src.io.json_schema import Count, MapOf, OptionalKey, read_json
 from src.report.finished_runs import Run
 from src.report.training_ends import model_ends
+from src.report.transfer.training_history import tested_transfer
 
 FORMAT = 1
 LIMIT = 60_000  # bytes of both files of a record
@@ -234,7 +235,7 @@ def write_run(
 
 
 def _gaps(run: Run) -> dict[str, Any]:
-    """What a run with two views knew of the transfer at its best epoch: {"epoch", "columns",
+    """What a run with two views knew of the transfer at its tested epoch: {"epoch", "columns",
     "domains": {name: values}}; {} for other runs.
 
     phi is the gap on the training targets, held_out_gap that on held-out events with its standard
@@ -243,8 +244,8 @@ def _gaps(run: Run) -> dict[str, Any]:
     transfer = run.transfer()
     if transfer is None:
         return {}
-    epoch = int(model_ends([run])[0].end.best_epoch)
-    table = transfer[transfer.epoch == epoch].set_index("domain")[["phi", "gamma", "weight"]]
+    epoch, table = tested_transfer(run, transfer)
+    table = table[["phi", "gamma", "weight"]].copy()
     rows = run.metrics()
     rows = rows[(rows.split == "held_out") & (rows.epoch == epoch)]
     losses = rows[rows.metric == "loss"].pivot(index="domain", columns="path", values="value")

@@ -281,10 +281,10 @@ MISTAKES = {
         SPEC + '\n[models.b]\nconfig = "configs/x.json"\n',
         "configs/x.json does not exist",
     ),
-    "a pair": (SPEC.replace('["syncrec", "markov"]', '["syncrec"]'), "compare must hold pairs"),
+    "a pair": (SPEC.replace('["syncrec", "markov"]', '["syncrec"]'), "compare needs pairs such as"),
     "a measured pair": (
         SPEC.replace('["syncrec:cross", "sdsr"]', '"sdsr"'),
-        "transfer must hold pairs",
+        "transfer needs pairs such as",
     ),
     "two logs in one": (SPEC + '\n[logs.b]\nraw = "x"\ngenerate = ["y"]\n', "raw and generate"),
     "no former": (

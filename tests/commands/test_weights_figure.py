@@ -27,7 +27,12 @@ def test_the_table_has_the_weights_of_each_run(tmp_path):
 
 def test_a_run_with_one_view_or_without_a_name_is_one_line(tmp_path):
     run = write_run(tmp_path / "run", Log(), mode="cdsr")
-    for word, fault in ((f"a={run}", "trained with one view"), (str(run), "give NAME=RUN")):
+    mistakes = {
+        "trained with one view": [f"a={run}"],
+        "give NAME=RUN": [str(run)],
+        "the same NAME": [f"a={run}", f"a={run}"],
+    }
+    for fault, words in mistakes.items():
         with pytest.raises(UserError, match=fault):
-            weights_figure.main([word, f"--out={tmp_path / 'x'}"])
+            weights_figure.main([*words, f"--out={tmp_path / 'x'}"])
     assert not list(tmp_path.glob("x.*"))

@@ -108,14 +108,14 @@ def world():
     settings = Settings(hidden=8, max_len=16)
     ensemble = Ensemble([make_model(dataset, dtype=torch.float32).eval()])
     targets = split_targets(dataset, "valid")
-    plan = Plan(dataset, targets, ("full",), {})
+    plan = Plan(dataset, targets, ("full", "released"), {})
 
     def source(rows, counts):
         paths = {
             path: model_scorer(ensemble, settings, plan, rows, path, bar=False)
             for path in settings.paths
         }
-        return FeatureSource(dataset, targets, paths, counts, CPU)
+        return FeatureSource(plan, paths, counts)
 
     return dataset, targets, source
 

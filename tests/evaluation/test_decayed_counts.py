@@ -131,9 +131,9 @@ def test_covisit_is_the_loop_over_the_pairs(step, temporal):
         scores = all_scores(model, domain, asked)
         slow = [
             slow_covisit(dataset, domain, user, end, time, tick)
-            for user, end, time in zip(*asked, strict=True)
+            for user, end, time in zip(*asked[:3], strict=True)
         ]
-        np.testing.assert_allclose(scores, slow, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(scores, slow, rtol=1e-6, atol=1e-12)
 
 
 def test_own_counts_the_context_newest_first_then_popularity():
@@ -199,6 +199,10 @@ def test_some_columns_and_single_items_have_the_scores_of_all(kind):
     items = np.tile(np.array([[2, 0, 2]]), (len(whole), 1))
     pairs = read.pairs(np.full(len(whole), 2), items + dataset.item_starts[2])
     torch.testing.assert_close(pairs, whole[:, [2, 0, 2]], rtol=1e-6, atol=1e-12)
+    alone = model.read(asked._replace(domains=np.full(len(whole), 2)))  # about no other domain
+    assert torch.equal(alone.scores(every, 2)(slice(None)), whole)
+    for of_alone, of_all in zip(alone.features(every, 2)(slice(None)), features, strict=True):
+        assert torch.equal(of_alone, of_all)
     for rows in (every[:1], every[3::2], every[[4, 0, 4]]):  # whatever else is scored or read
         assert torch.equal(read.scores(rows, 2)(slice(None)), whole[rows])
         assert torch.equal(all_scores(model, 2, asked.rows(rows)), whole[rows])

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.config.names import CANDIDATES, UNSEEN
+from src.config.names import CANDIDATES, RELEASED, UNSEEN
 from src.config.settings import Settings
 from src.evaluation import queries as encoding
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
 from src.evaluation.rank_counts import SIDES, Part, Reads, count_ranks
-from src.evaluation.ranking import ModelScorer, Plan, rank_targets
+from src.evaluation.ranking import CountScorer, ModelScorer, Plan, rank_targets
 from src.evaluation.targets import Targets
 from tests.support.builders import make_dataset, make_model
 
@@ -262,12 +262,6 @@ class CallsOfBlock:
     def __init__(self, calls, targets):
         self.calls, self.targets = calls, targets
 
-    def pairs(self, domains, items):
-        whole = [self.scores(np.arange(len(items)), d) for d in range(len(self.calls.item_counts))]
-        self.calls.calls -= len(whole) - 1  # one call, for all targets of the block
-        scores = torch.cat([of_domain(slice(None)) for of_domain in whole], dim=1)
-        return scores.gather(1, torch.from_numpy(items) - 1)
-
     def scores(self, rows, domain):
         self.calls.calls += 1
         rows = self.targets[rows]
@@ -310,3 +304,35 @@ def test_the_scorings_grow_with_the_domains_not_with_their_square(form):
             assert ranks[name].better[row] == (scores > own).sum()
             assert ranks[name].tied[row] == (scores == own).sum()
             assert ranks[name].candidates[row] == len(scores)
+
+
+@pytest.mark.parametrize("protocols", [("full",), ("full", "full_all"), ("full", RELEASED)])
+def test_each_block_is_read_once_and_asked_once_for_single_items(protocols, monkeypatch):
+    """However many domains it has; and where no other domain is ranked, each target asks for its
+    own alone."""
+    monkeypatch.setitem(SIDES, "cpu", 8)
+    domains = np.arange(90) % 6
+    dataset, targets = split((20,) * 6, np.zeros(90, dtype=np.int64), domains)
+    drawn = {RELEASED: np.tile(np.array([3, 25, 119, -1]), (90, 1))}
+    plan, rows = Plan(dataset, targets, protocols, drawn), np.arange(90)
+    blocks, calls = list(plan.blocks(rows)), []
+
+    class Counted:
+        def read(self, requests):
+            calls.append("read")
+            single = protocols == ("full",)
+            asked = domains[requests.users] if single else None
+            assert np.array_equal(requests.domains, asked) if single else requests.domains is None
+            return self
+
+        def scores(self, rows, domain):
+            return lambda columns: torch.zeros(len(rows), 20)[:, columns]
+
+        def pairs(self, domains, items):
+            calls.append("pairs")
+            return torch.zeros(items.shape)
+
+    rank_targets(CountScorer(Counted(), plan), plan, rows, blocks)
+    assert len(blocks) > 2
+    assert calls.count("read") == len(blocks)
+    assert calls.count("pairs") == len(blocks) * (RELEASED in protocols)

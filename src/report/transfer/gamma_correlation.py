@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 
 from src.config.modes import BASELINE_MODES
-from src.io.errors import UserError
-from src.report.finished_runs import RETRAIN
 from src.report.transfer.data_sets import DataSet, TargetMetrics
-from src.report.transfer.training_history import tested_epoch
+from src.report.transfer.training_history import tested_transfer
 
 ENOUGH = 10  # with fewer (data set, domain) pairs there is no interval and no conclusion
 PAIRED = BASELINE_MODES[1]
@@ -63,22 +61,13 @@ def correlation_points(data: DataSet, measured: TargetMetrics) -> pd.DataFrame:
             paired = measured.by_seed[first][seed] - measured.by_seed[PAIRED][seed]
         trajectory = runs[seed].transfer()
         assert trajectory is not None  # checked by data_sets
-        trajectory = trajectory.set_index(["epoch", "domain"])
-        epochs = trajectory.index.get_level_values("epoch")
-        tested, last = tested_epoch(runs[seed]), epochs.max()
-        if tested not in epochs:
-            raise UserError(
-                f"{runs[seed].folder / 'transfer.csv'} lacks epoch {tested}, the epoch of the "
-                f"tested checkpoint; {RETRAIN}"
-            )
+        _, tested = tested_transfer(runs[seed], trajectory)
+        last = trajectory[trajectory.epoch == trajectory.epoch.max()].set_index("domain")
         for number, domain in enumerate(measured.names):
             chosen = measured.domains == number
             if chosen.any():
-                shares = [
-                    float(trajectory.gamma[epoch, domain]) * len(measured.names)
-                    for epoch in (tested, last)
-                ]
-                phi = float(trajectory.phi[tested, domain])
+                shares = [float(at.gamma[domain]) * len(measured.names) for at in (tested, last)]
+                phi = float(tested.phi[domain])
                 transfers = [float(one[chosen].mean()) for one in (gap, paired)]
                 rows.append((data.name, domain, seed, *shares, phi, *transfers, chosen.sum()))
     measures = ["share", "share_last", "phi", "transfer", "transfer_paired"]

@@ -61,3 +61,16 @@ def tested_epoch(run: Run) -> int:
             f"{run.folder / 'metrics.csv'} has no validation of the {path} path; {RETRAIN}"
         )
     return int(rows.epoch.iloc[rows.value.argmax()])
+
+
+def tested_transfer(run: Run, transfer: pd.DataFrame) -> tuple[int, pd.DataFrame]:
+    """The epoch of the tested checkpoint and its rows of transfer.csv, by domain. UserError where
+    the file lacks it."""
+    tested = tested_epoch(run)
+    rows = transfer[transfer.epoch == tested]
+    if rows.empty:
+        raise UserError(
+            f"{run.folder / 'transfer.csv'} lacks epoch {tested}, the epoch of the tested "
+            f"checkpoint; {RETRAIN}"
+        )
+    return tested, rows.set_index("domain")

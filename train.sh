@@ -92,7 +92,7 @@ END
 RUNS=() LIMITS=()
 while read -r what path; do
   case $what in
-    limits) ((${#MAKING[@]})) || LIMITS=(--limits="$path") ;; # filters change the targets
+    limits) LIMITS=(--limits="$path") ;;
     *) RUNS+=("$path") ;;
   esac
 done <<<"$PLAN"

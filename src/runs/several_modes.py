@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 from src.config.settings import Settings
 from src.dataset.store.folder import open_named
@@ -23,10 +24,17 @@ def print_plan(modes: Collection[str], flags: Collection[str]) -> None:
     dataset = open_named(runs[0])
     for run in runs:
         print(run.mode, run_folder(run, dataset))
-    limits = read_json(LIMITS / "limits.json", "the limits", dict)
-    command = dataset.card.get("notes", {}).get("command")
-    if (command, dataset.card["strd_ym"]) == (limits["log"], limits["strd_ym"]):
+    if _has_limits(dataset.card):
         print("limits", LIMITS / "limits.csv")
+
+
+def _has_limits(card: dict[str, Any]) -> bool:
+    """Whether the published limits are of this dataset: its log, month and test targets."""
+    limits = read_json(LIMITS / "limits.json", "the limits", dict)
+    log = card.get("notes", {}).get("command"), card["strd_ym"]
+    targets = {name: counts["test"] for name, counts in card["split"]["targets"].items()}
+    known = {row["domain"]: row["targets"] for row in limits["domains"]}
+    return log == (limits["log"], limits["strd_ym"]) and targets == known
 
 
 def _settings(mode: str, flags: Collection[str]) -> Settings:

@@ -109,10 +109,13 @@ def test_what_one_of_the_modes_refuses_is_refused_before_any_is_trained(data, ca
 
 
 def test_the_limits_are_shown_for_the_bundled_log_alone(tmp_path, capsys):
-    for month, known in (("202312", True), ("202311", False)):
-        folder = tmp_path / month
-        data_step("--data_name=amazon", f"--strd_ym={month}", f"--out_dir={folder}", "--threads=1")
+    limits = f"limits {ROOT / 'results' / 'limits' / 'limits.csv'}"
+    for flags, shown in (
+        (["--strd_ym=202312"], [limits]),
+        (["--strd_ym=202311"], []),
+        (["--strd_ym=202312", "--min_user_events=30"], []),
+    ):
+        folder = tmp_path / "-".join(flags)
+        data_step("--data_name=amazon", f"--out_dir={folder}", "--threads=1", *flags)
         capsys.readouterr()
-        lines = plan(capsys, folder)
-        limits = f"limits {ROOT / 'results' / 'limits' / 'limits.csv'}"
-        assert lines[3:] == ([limits] if known else [])
+        assert plan(capsys, folder)[3:] == shown

@@ -32,7 +32,7 @@ def _has_limits(card: dict[str, Any]) -> bool:
     """Whether the published limits are of this dataset: its log, month and test targets."""
     limits = read_json(LIMITS / "limits.json", "the limits", dict)
     log = card.get("notes", {}).get("command"), card["strd_ym"]
-    targets = {name: counts["test"] for name, counts in card["split"]["targets"].items()}
+    targets = {name: counts["test"] for name, counts in card["split"].get("targets", {}).items()}
     known = {row["domain"]: row["targets"] for row in limits["domains"]}
     return log == (limits["log"], limits["strd_ym"]) and targets == known
 

@@ -1,6 +1,6 @@
 """The table of docs/retraining.md: December trained from scratch or from November's weights.
 
-    python experiments/monthly.py runs/amazon --seeds 1 2 3 --out results/monthly
+    python experiments/monthly.py runs/planted --seeds 1 2 3 --out results/monthly
 
 Reads the runs of experiments/monthly.sh. Writes OUT.md (the table) and OUT.csv (the validation of
 every epoch and each test result, one value per row).

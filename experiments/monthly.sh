@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Monthly retraining on the bundled log: from scratch, or from the previous month.
+# Monthly retraining on a log of the preset `planted`: from scratch, or from the previous month.
 #
 #     bash experiments/monthly.sh
 #
@@ -12,18 +12,19 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 SEEDS=${SEEDS:-1 2 3}
 
+"$PYTHON" -m src.dataset.generator --preset planted --out src/dataset/raw/planted
 for month in 202310 202311 202312; do
-  "$PYTHON" make_dataset.py --data_name=amazon --strd_ym="$month"
+  "$PYTHON" make_dataset.py --data_name=planted --strd_ym="$month"
 done
-mkdir -p runs/amazon/logs
+mkdir -p runs/planted/logs
 seed() { # all runs of one seed
   local former=
   run() { # name month flags…
     local name=monthly-$1-seed$seed month=$2
     shift 2
-    "$PYTHON" main.py --config configs/short.json --threads 1 --strd_ym "$month" --seed "$seed" \
-      --run_name "$name" --resume "$@" >>"runs/amazon/logs/$name.log" 2>&1
-    former=runs/amazon/$name
+    "$PYTHON" main.py --data_name=planted --strd_ym "$month" --config configs/short.json \
+      --threads 1 --seed "$seed" --run_name "$name" --resume "$@" >>"runs/planted/logs/$name.log" 2>&1
+    former=runs/planted/$name
     echo "done: $name"
   }
   local seed=$1
@@ -37,9 +38,9 @@ seed() { # all runs of one seed
 export -f seed
 export PYTHON
 tr ' ' '\n' <<<"$SEEDS" | xargs -P "${JOBS:-2}" -I{} bash -euo pipefail -c 'seed {}'
-"$PYTHON" experiments/monthly.py runs/amazon --seeds $SEEDS --out results/monthly
+"$PYTHON" experiments/monthly.py runs/planted --seeds $SEEDS --out results/monthly
 runs=()
 for name in 202312-scratch 202312 202312-short; do
-  for seed in $SEEDS; do runs+=("runs/amazon/monthly-$name-seed$seed"); done
+  for seed in $SEEDS; do runs+=("runs/planted/monthly-$name-seed$seed"); done
 done
 "$PYTHON" report.py compare "${runs[@]}" --out results/monthly_differences

@@ -1,6 +1,6 @@
 """Tables and figure of the planted log: gap and weight against the planted relatedness.
 
-    python experiments/planted.py runs/amazon --out results/planted
+    python experiments/planted.py runs/planted --out results/planted
 
 Reads the runs of experiments/planted.sh. Writes OUT.md (tables), OUT.csv (values) and OUT.png.
 """
@@ -35,8 +35,8 @@ SWEEP = {
 
 
 def planted_relatedness() -> dict[str, float]:
-    """{domain: relatedness}, from the data card of the bundled log."""
-    notes = read_card(dataset_folder(ROOT, "amazon", "202312"))["notes"]
+    """{domain: relatedness}, from the data card of the log."""
+    notes = read_card(dataset_folder(ROOT, "planted", "202312"))["notes"]
     planted = json.loads(notes["planted_relatedness"])
     return dict(sorted(planted.items(), key=lambda pair: -pair[1]))
 

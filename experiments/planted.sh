@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tables and figure of the planted log: does the gap φ reflect the planted relatedness, and what
-# does the weighting do with it?
+# The tables and figure of the generator's preset `planted`: does the gap φ reflect the planted
+# relatedness, and what does the weighting do with it?
 #
 #     bash experiments/planted.sh
 #
@@ -12,13 +12,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
-"$PYTHON" make_dataset.py --data_name=amazon --strd_ym=202312
-mkdir -p runs/amazon/logs
+"$PYTHON" -m src.dataset.generator --preset planted --out src/dataset/raw/planted
+"$PYTHON" make_dataset.py --data_name=planted --strd_ym=202312
+mkdir -p runs/planted/logs
 run() { # name flags…
   local name=$1
   shift
-  "$PYTHON" main.py --config configs/short.json --threads 1 --run_name "$name" "$@" \
-    --strict_context --resume >>"runs/amazon/logs/$name.log" 2>&1 && echo "done: $name"
+  "$PYTHON" main.py --data_name=planted --config configs/short.json --threads 1 \
+    --run_name "$name" "$@" --strict_context --resume >>"runs/planted/logs/$name.log" 2>&1 &&
+    echo "done: $name"
 }
 export -f run
 export PYTHON
@@ -42,4 +44,4 @@ sdsr_separate-ce-seed1 --mode sdsr_separate --seed 1
 sdsr_separate-ce-seed2 --mode sdsr_separate --seed 2
 sdsr_separate-ce-seed3 --mode sdsr_separate --seed 3
 RUNS
-"$PYTHON" experiments/planted.py runs/amazon --out results/planted
+"$PYTHON" experiments/planted.py runs/planted --out results/planted

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
 "$PYTHON" report.py transfer runs/abxi/{sdsr_separate,sdsr,cdsr,syncrec}-ce-seed* \
-  runs/amazon/{sdsr_separate,sdsr,cdsr}-ce-seed* runs/amazon/planted-default-* --out report
+  runs/planted/{sdsr_separate,sdsr,cdsr}-ce-seed* runs/planted/planted-default-* --out report
 mkdir -p results/transfer
 cp report/tables/*.md report/tables/*.csv results/transfer/
 cp report/figures/abxi-differences.png report/figures/claim.png results/transfer/

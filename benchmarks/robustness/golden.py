@@ -56,7 +56,8 @@ RENAMED_FLAGS: dict[str, str] = {}
 NEW_FLAGS = ("--positions=start",)
 
 ABXI = ROOT.parent / "shared" / "data" / "abxi"
-BUNDLED = ("--data_name=amazon", "--strd_ym=202312")
+LOG = "{log}"  # in a flag: the folder of the base's bundled log, which both sides read
+BUNDLED = ("--data_name=amazon", "--strd_ym=202312", f"--raw_dir={LOG}")
 DATASETS = {
     "leave_one_out": BUNDLED,  # the runs train on this one
     "per_domain": (*BUNDLED, "--split=leave_one_out_per_domain"),
@@ -237,6 +238,7 @@ class Side:
     name: str
     root: Path
     out: Path
+    log: Path  # the base's bundled log
 
     def data(self, dataset: str) -> Path:
         return self.out / "data" / dataset
@@ -249,7 +251,7 @@ class Side:
         if name in DATASETS:
             words = [
                 "make_dataset.py",
-                *DATASETS[name],
+                *(word.replace(LOG, str(self.log)) for word in DATASETS[name]),
                 f"--out_dir={self.data(name)}",
                 "--threads=1",
             ]
@@ -352,7 +354,11 @@ def renamed_tensor(name: str) -> str:
 
 def compare(base_root: Path, out: Path) -> tuple[Comparison, dict[str, float], list[str]]:
     """Run everything on both sides; the comparison, seconds of each command, what was skipped."""
-    sides = [Side("base", base_root, out / "base"), Side("checkout", ROOT, out / "checkout")]
+    log = base_root / "src" / "dataset" / "raw" / "amazon"
+    sides = [
+        Side("base", base_root, out / "base", log),
+        Side("checkout", ROOT, out / "checkout", log),
+    ]
     for side in sides:
         side.out.mkdir()
     comparison, seconds, skipped = Comparison(), {}, []

@@ -19,7 +19,7 @@ measurement. Then:
   epoch, together, are all users, once. `own_mib` is what a process holds of its own since it
   opened, a model among it, and `mapped_mib` the pages of files, which the processes share.
 
-A token is a real target; it stands in both views. With the 1,500 items of the bundled log the
+A token is a real target; it stands in both views. With the default of 1,500 items the
 softmax costs training next to nothing: with more items training is slower and the ratio higher.
 """
 

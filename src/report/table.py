@@ -1,6 +1,7 @@
 """`report.py table`: runs side by side, one column per domain."""
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from src.config.names import COUNT_MODELS
 from src.io.errors import UserError
 from src.report.finished_runs import Run, read_runs
 from src.report.formatting import number
+from src.report.limits import METRIC, check_shown, read_limits, share
 from src.report.seed_groups import check_distinct_names, check_same_data, group_seeds
 from src.report.table_files import check_tables, markdown, write_tables
 from src.report.training_ends import faults
@@ -33,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="metrics in each cell (default: ndcg@10 hr@10)",
     )  # fmt: skip
     parser.add_argument(
+        "--limits", type=Path, metavar="FILE",
+        help="limits.csv of a generated log: adds each domain's share of its limit to NDCG@10",
+    )  # fmt: skip
+    parser.add_argument(
         "--out", type=Path, help="also write OUT.csv (every value of the runs) and OUT.md"
     )
 
@@ -43,7 +49,11 @@ def run(arguments: argparse.Namespace) -> None:
     runs = read_runs(arguments.runs)
     check_distinct_names(runs)
     check_same_data(runs)
-    text = table(runs, arguments.split, arguments.protocol, arguments.metrics)
+    limits = None
+    if arguments.limits:
+        check_shown(arguments.split, arguments.protocol, arguments.metrics)
+        limits = read_limits(arguments.limits, runs[0].domains)
+    text = table(runs, arguments.split, arguments.protocol, arguments.metrics, limits)
     if arguments.out:
         write_tables(arguments.out, COLUMNS, tidy_rows(runs), text)
     print(text)
@@ -72,12 +82,20 @@ def tidy_rows(runs: list[Run]) -> list[tuple]:
     return rows
 
 
-def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str:
+def table(
+    runs: list[Run],
+    split: str,
+    protocol: str,
+    metrics: list[str],
+    limits: dict[str, float] | None = None,
+) -> str:
     """A Markdown table with one row per model and path, one column per domain.
 
     A cell holds the `metrics`, separated by slashes; of several seeds their mean and standard
-    deviation. Below it stand the models that were not trained to the end.
+    deviation; of the metric of `limits` {domain: limit} also the mean's share of the limit. Below
+    it stand the models that were not trained to the end.
     """
+    limits = limits or {}
     by_row: dict[tuple[str, str, str], list[dict[str, dict]]] = {}
     groups = group_seeds(runs)
     for group in groups:
@@ -91,7 +109,13 @@ def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str
     _check_metrics([scores for seeds in by_row.values() for scores in seeds], metrics)
     first = by_row[order[0]][0]
     rows = [
-        [*row, *(_cell([scores[name] for scores in by_row[row]], metrics) for name in first)]
+        [
+            *row,
+            *(
+                _cell([scores[name] for scores in by_row[row]], metrics, limits.get(name, math.nan))
+                for name in first
+            ),
+        ]
         for row in order
     ]
     domains = [f"{name} (n = {first[name]['n']})" for name in first]
@@ -99,6 +123,8 @@ def table(runs: list[Run], split: str, protocol: str, metrics: list[str]) -> str
     seeds = {row[1]: len(scores) for row, scores in by_row.items() if len(scores) > 1}
     counts = ", ".join(f"{label}: {count}" for label, count in seeds.items())
     legend = f"\n±: standard deviation over seeds ({counts}).\n" if seeds else ""
+    if limits:
+        legend += f"\n(%): share of the limit, the best {METRIC.upper()} that is possible.\n"
     untrained = [faults(group.ends, group.label).get("users") for group in groups]
     if any(untrained):
         legend += f"\nNot trained to the end: {'; '.join(filter(None, untrained))}.\n"
@@ -114,8 +140,8 @@ def _check_metrics(scores: list[dict[str, dict]], metrics: list[str]) -> None:
             raise UserError(f"no run has the metric {metric}; choose from {', '.join(known)}")
 
 
-def _cell(seeds: list[dict[str, float]], metrics: list[str]) -> str:
-    """The metrics of a domain; a dash for a missing one."""
+def _cell(seeds: list[dict[str, float]], metrics: list[str], limit: float) -> str:
+    """The metrics of a domain, that of `limit` with its share of it; a dash for a missing one."""
     if not seeds[0]["n"]:
         return "–"
     cells = []
@@ -124,6 +150,8 @@ def _cell(seeds: list[dict[str, float]], metrics: list[str]) -> str:
         cells.append(_short(np.mean(values)) if values else "–")
         if len(values) > 1:
             cells[-1] += f" ± {_short(np.std(values, ddof=1))}"
+        if values and metric == METRIC:
+            cells[-1] += share(float(np.mean(values)), limit)
     return " / ".join(cells)
 
 

@@ -114,6 +114,50 @@ def test_every_command_labels_a_run_by_its_model_and_mode(tmp_path, monkeypatch,
     assert cells_of(text)[0][-3:] == ["a:cross", "b:cross", "c:single"]
 
 
+LIMITS = "domain,targets,own,joined\nA,30,.5,.25\nB,30,.25,.8\n"
+
+
+def test_a_table_shows_the_share_of_each_domains_limit(tmp_path, monkeypatch, capsys):
+    runs = [write_run(tmp_path / f"m-seed{seed}", Log(), seed=seed) for seed in (1, 2)]
+    (tmp_path / "limits.csv").write_text(LIMITS)
+    arguments = ("table", *runs, "--limits", tmp_path / "limits.csv")
+    text = run_report(monkeypatch, capsys, *arguments, "--metrics", "hr@10", "ndcg@10")
+    row = next(row for row in cells_of(text) if row[2] == "cross")
+    for cell, domain, limit in ((row[3], "A", 0.5), (row[4], "B", 0.8)):
+        scores = [run.scores("test", "full", "cross")[domain] for run in read_runs(runs)]
+        mean = np.mean([score["ndcg@10"] for score in scores])
+        hr, ndcg = cell.split(" / ")
+        assert ndcg.endswith(f" ({100 * mean / limit:.0f} %)") and "%" not in hr
+    assert not any("%" in cell for cell in row[5:])  # means over domains have no limit
+    assert "(%): share of the limit" in text
+    assert "%" not in run_report(monkeypatch, capsys, "table", *runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "words"),
+    [
+        (LIMITS.replace("joined", "other"), [], "limits.csv has no column joined"),
+        (LIMITS.replace("B,", "C,"), [], "the domains A and C, the runs have A and B"),
+        (LIMITS.replace(".8", ""), ["--split", "valid"], "--limits are of ndcg@10, --split test"),
+        (LIMITS, ["--protocol", "sampled"], "--protocol full; show these, or drop --limits"),
+        (LIMITS, ["--metrics", "hr@10"], "--limits are of ndcg@10"),
+        (LIMITS.replace(".8", "high"), [], "cannot read --limits limits.csv"),
+        (LIMITS.replace(".8", "53.4"), [], "the limit 53.4 for B; an NDCG lies"),
+        ("", [], "cannot read --limits limits.csv"),
+        (None, [], "cannot read --limits limits.csv: [Errno 2]"),
+    ],
+)
+def test_limits_that_are_not_of_the_runs_are_one_line(
+    tmp_path, monkeypatch, capsys, text, flags, words
+):
+    write_run(tmp_path / "a", Log(users=20))
+    if text is not None:
+        (tmp_path / "limits.csv").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("table", "a", "--limits", "limits.csv", "--out", "out", *flags)
+    assert words in refusal(monkeypatch, capsys, tmp_path, *arguments)
+
+
 TABLE_MISTAKES = {
     "other data": (["a", "other"], "runs a and other were trained on different data"),
     "another split of the data": (

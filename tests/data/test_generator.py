@@ -1,9 +1,8 @@
-"""The generator plants what it says, and the bundled log is what its command writes."""
+"""The generator plants what it says (preset planted), and the bundled log is what it writes."""
 
 import dataclasses
 import gzip
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -37,12 +36,6 @@ def lines_of(path: Path) -> list[str]:
     return gzip.decompress(path.read_bytes()).decode().splitlines()
 
 
-def bundled_lines() -> list[str]:
-    """The bundled log, whose bytes date from when the generator was called synthetic.py."""
-    old_name = re.compile(r"src([./])dataset[./]synthetic\b")
-    return [old_name.sub(r"src\1dataset\1generator", line) for line in lines_of(BUNDLED)]
-
-
 def by_user(log: SyntheticLog) -> np.ndarray:
     """Places of the events by user, in time order."""
     return np.lexsort((log.times, log.users))
@@ -53,11 +46,12 @@ def run(monkeypatch, *flags: str) -> None:
     run_command(main)
 
 
-def test_the_bundled_log_is_what_its_documented_command_writes(tmp_path, monkeypatch):
-    command = next(line for line in bundled_lines() if line.startswith("# command: "))
-    flags = command.split("src.dataset.generator ")[1].replace("DIR", str(tmp_path)).split()
-    run(monkeypatch, *flags)
-    assert lines_of(tmp_path / FILE_NAME) == bundled_lines()
+def test_the_bundled_log_is_what_the_defaults_and_its_header_write(tmp_path, monkeypatch):
+    command = next(line for line in lines_of(BUNDLED) if line.startswith("# command: "))
+    named = command.split("src.dataset.generator ")[1].replace("DIR", str(tmp_path / "b")).split()
+    for name, flags in (("a", ["--out", str(tmp_path / "a")]), ("b", named)):
+        run(monkeypatch, *flags)
+        assert lines_of(tmp_path / name / FILE_NAME) == lines_of(BUNDLED)
 
 
 def test_the_bundled_log_is_small():
@@ -77,8 +71,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     assert [file.name for file in (tmp_path / "a").iterdir()] == [FILE_NAME]
 
 
-def test_the_file_says_that_it_is_generated_and_what_is_planted():
-    lines = lines_of(BUNDLED)
+def test_a_file_says_that_it_is_generated_and_what_is_planted(log, tmp_path):
+    lines = lines_of(write_log(SyntheticConfig(), log, tmp_path))
     keys = dict(line[2:].split(": ", 1) for line in lines if line.startswith("#"))
     assert list(keys) == list(header(SyntheticConfig()))
     assert "not real behaviour" in keys["generated"]
@@ -182,7 +176,8 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(
 ):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stopped:
-        run(monkeypatch, *(str(out) if flag == "OUT" else flag for flag in flags))
+        flags = [str(out) if flag == "OUT" else flag for flag in flags]
+        run(monkeypatch, "--preset=planted", *flags)
     line = capsys.readouterr().err
     assert stopped.value.code == 2
     assert line.startswith("error: ") and line.count("\n") == 1 and words in line

@@ -421,5 +421,5 @@ def test_the_bundled_log_is_retrained_month_by_month(tmp_path):
     assert records[0] is None
     for record, sha in zip(records[1:], shas, strict=False):
         assert record["data_sha256"] == sha
-        assert record["items"] == {"matched": 1500, "new": 0, "gone": 0}
+        assert record["items"] == {"matched": 480, "new": 0, "gone": 0}
         assert record["trained_targets"] == {"valid": 0, "test": 0}

@@ -1,8 +1,8 @@
 """Write a generated log, or print the best ranking that one allows.
 
-    python -m src.dataset.generator --out DIR --users 2000 --events 40 --seed 42
-    python -m src.dataset.generator --preset interests --out DIR
-    python -m src.dataset.generator --preset interests --limits --out results/limits
+    python -m src.dataset.generator --out DIR --users 4000 --events 40 --seed 42
+    python -m src.dataset.generator --limits --out results/limits
+    python -m src.dataset.generator --preset planted --out DIR
 
 `--preset` chooses the model that draws the log; it has flags of its own (`--preset NAME --help`).
 """
@@ -36,7 +36,7 @@ PRESETS = {
         "Generate a multi-domain log from a hidden Markov model, or its limits.",
     ),
 }
-DEFAULT = "planted"  # that of the commands in the headers of logs from before there were presets
+DEFAULT = "interests"  # of the bundled log
 
 
 def main(arguments: list[str] | None = None) -> None:

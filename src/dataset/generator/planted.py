@@ -43,7 +43,6 @@ from src.dataset.generator.log_file import (
 )
 from src.io.errors import UserError
 
-FORMER_MODULE = "src/dataset/generator.py"  # as the header says, so that its bytes stay the same
 SHORTEST_HISTORY = 180 * 86_400  # seconds between a user's first and last possible event
 SHIFTS = 8  # an item is 0 … 7 positions after the interest's, with equal probability
 SESSION_ENDS = 0.4  # probability that the next event starts a new session in a new domain
@@ -56,7 +55,7 @@ POPULARITY_EXPONENT = 0.8  # Zipf law of the noise over the items of a domain
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """The flags of the preset `planted`; the defaults write the bundled log."""
+    """The flags of the preset `planted`."""
 
     out: str = setting("", f"folder that {FILE_NAME} is written to (required)")
     users: int = setting(2000, "users", group="size")
@@ -244,7 +243,8 @@ def write_log(config: SyntheticConfig, log: SyntheticLog, folder: Path) -> Path:
 def header(config: SyntheticConfig) -> dict[str, str]:
     """The comment lines above the table, by key."""
     planted = dict(zip(config.domains, config.relatedness, strict=True))
-    return log_file.header(FORMER_MODULE, command_line(config), config.seed, planted)
+    module = "src/dataset/generator/planted.py"
+    return log_file.header(module, command_line(config), config.seed, planted)
 
 
 def command_line(config: SyntheticConfig) -> str:
@@ -255,7 +255,7 @@ def command_line(config: SyntheticConfig) -> str:
             value = getattr(config, field.name)
             words = value if isinstance(value, tuple) else (value,)
             flags.append(f"--{field.name} {shlex.join(map(str, words))}")
-    return f"python -m src.dataset.generator --out DIR {' '.join(flags)}"
+    return f"python -m src.dataset.generator --preset planted --out DIR {' '.join(flags)}"
 
 
 def run(config: SyntheticConfig) -> None:

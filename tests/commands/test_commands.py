@@ -73,8 +73,9 @@ def train_losses(folder: Path) -> dict[tuple, float]:
 
 def test_the_three_commands_lead_from_nothing_to_a_table(tmp_path):
     command(
-        "-m", "src.dataset.generator", "--out", tmp_path / "raw", "--users=30", "--events=8",
-        "--clusters=3", "--cluster_items=4", "--domains", *DOMAINS, "--relatedness", 1, 0.5, 0,
+        "-m", "src.dataset.generator", "--preset=planted", "--out", tmp_path / "raw", "--users=30",
+        "--events=8", "--clusters=3", "--cluster_items=4", "--domains", *DOMAINS,
+        "--relatedness", 1, 0.5, 0,
     )  # fmt: skip
     place = (f"--raw_dir={tmp_path / 'raw'}", f"--out_dir={tmp_path / 'data'}")
     command(ROOT / "make_dataset.py", "--data_name=tiny", "--strd_ym=202312", *place, cwd=tmp_path)

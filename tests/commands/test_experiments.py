@@ -49,8 +49,8 @@ mode = "syncrec"
 mode = "sdsr"
 """
 GENERATED = """generate = [
-  "-m", "src.dataset.generator", "--users", "50", "--events", "10", "--clusters", "3",
-  "--cluster_items", "4", "--domains", "A", "B", "--relatedness", "1", "0",
+  "-m", "src.dataset.generator", "--preset", "planted", "--users", "50", "--events", "10",
+  "--clusters", "3", "--cluster_items", "4", "--domains", "A", "B", "--relatedness", "1", "0",
 ]"""
 BROKEN = SPEC + '\n[models.broken]\nmode = "sdsr"\nlr = 1e30\n'
 

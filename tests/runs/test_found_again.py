@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -72,7 +73,10 @@ def test_a_ranking_out_of_memory_is_resumed_with_the_users_that_the_message_name
     (flag,) = re.findall(r"--eval_users \d+", str(error.value))
     assert "--resume" in str(error.value)
     again = train(data, runs, "run", "--max_epochs=2", "--resume", *flag.split())
-    assert differences(again, whole) == []
+    # queries that are encoded beside others differ in their last bits, and the weights a little
+    assert set(differences(again, whole)) <= {"blend.json"}
+    weights = [pd.DataFrame(json.loads((run / "blend.json").read_text())) for run in (again, whole)]
+    pd.testing.assert_frame_equal(*weights, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_continues_after_its_dataset_has_moved(data, whole, tmp_path, capsys):

@@ -17,17 +17,19 @@ from src.report.compare import Row, compare_pair
 from src.report.finished_runs import Run
 from src.report.formatting import ALPHA, interval, number, p_cell, signed
 from src.report.recorded_runs import RecordedRun, recorded_run
-from src.report.run_records import Records, read_records
+from src.report.run_records import STORED, Records, read_records
 from src.report.seed_groups import Ranker, SeedGroup, group_seeds
 from src.report.table_files import check_tables, markdown, write_csv, write_tables
 from src.runs.records import MEANS
 
 METRICS = ["ndcg@10", "hr@10"]
 METRIC = METRICS[0]  # of the differences
+METRIC_COLUMN = table.COLUMNS.index("metric")
 
 
 def write_spec_tables(grid: Grid, results: Path) -> None:
-    """Write NAME.md and .csv, NAME_differences.csv where the spec compares models, NAME_gaps.csv
+    """Write NAME.md and .csv (the metrics STORED; the records' ranks give the others),
+    NAME_differences.csv where the spec compares models, NAME_gaps.csv
     where it names the measured transfer and runs recorded gaps."""
     records, name = read_records(grid.places.records), grid.spec.name
     check_tables(results / name)
@@ -49,7 +51,8 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
         if pair:
             points.append(gap_points(log, runs, pair_rows([pair], runs)))
         texts.append(log_text(log, runs, rows))
-        levels += [(log, *row) for row in table.tidy_rows(list[Run](runs))]
+        values = table.tidy_rows(list[Run](runs))
+        levels += [(log, *row) for row in values if row[METRIC_COLUMN] in STORED]
         differences += [(log, *dataclasses.astuple(row)) for row in rows]
     if pair and points and len(known := pd.concat(points)):
         texts.append(gaps_text(known, pair))

@@ -29,8 +29,8 @@ METRIC_COLUMN = table.COLUMNS.index("metric")
 
 def write_spec_tables(grid: Grid, results: Path) -> None:
     """Write NAME.md and .csv (the metrics STORED; the records' ranks give the others),
-    NAME_differences.csv where the spec compares models, NAME_gaps.csv
-    where it names the measured transfer and runs recorded gaps."""
+    NAME_differences.csv where the spec compares models, NAME_gaps.csv where it names the measured
+    transfer and runs recorded gaps."""
     records, name = read_records(grid.places.records), grid.spec.name
     check_tables(results / name)
     grid.find_data(records, needed=set())

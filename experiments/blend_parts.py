@@ -3,7 +3,8 @@
     python experiments/blend_parts.py runs/abxi/syncrec-seed* --out results/abxi_blend
     python experiments/blend_parts.py runs/abxi/cdsr-seed1+runs/abxi/sdsr_separate-seed1 --out …
 
-Two run folders joined by + are blended as one model has its two paths: a rival of SyNCRec's blend.
+Two run folders joined by + are blended as if they were the two paths of one model, to compare with
+SyNCRec's blend.
 Every blend is fitted on validation; the table has NDCG@10 on test under `full`, per domain and the
 macro mean. Seeds of a model stand in one row, as mean ± standard deviation.
 """

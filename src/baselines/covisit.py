@@ -15,12 +15,7 @@ from scipy.sparse import csc_array, csr_array, vstack
 from torch import Tensor
 
 from src.baselines.arrays import as_scores, in_columns, log_counts
-from src.baselines.decayed_counts import (
-    LONGER,
-    best_half_lives,
-    known_events,
-    tick_of,
-)
+from src.baselines.decayed_counts import LONGER, best_half_lives, known_events, tick_of
 from src.dataset.batching.ragged import expand_ranges, positions_in_runs
 from src.dataset.store.folder import Dataset
 from src.interfaces import Features, Requests, Scores

@@ -8,12 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from src.baselines.arrays import as_scores, in_columns, log_counts
-from src.baselines.decayed_counts import (
-    LONGER,
-    DecayedCounts,
-    best_half_lives,
-    known_events,
-)
+from src.baselines.decayed_counts import LONGER, DecayedCounts, best_half_lives, known_events
 from src.dataset.store.folder import Dataset
 from src.interfaces import Features, Requests, Scores
 

@@ -34,6 +34,7 @@ from src.training import device_memory
 from src.training.domain_gradients import combined_gradients
 from src.training.epoch_statistics import EpochStatistics
 from src.training.held_out import held_out_losses
+from src.training.losses_after import sums_after_step
 from src.training.non_finite import Anomaly, named_anomalies
 from src.training.optimizer import clip_gradients, gradient_values, make_optimizers, make_schedulers
 from src.training.processes import Process
@@ -109,7 +110,7 @@ class Trainer:
             scheduler.step()
         self.progress.step += 1
         self.progress.position += 1
-        self._update_weighting(losses, step_batches, counts)
+        self._update_weighting(losses, step_batches, counts, before)
         return stop
 
     def count_targets(self, step_batches: list[Batch]) -> Tensor:
@@ -175,19 +176,23 @@ class Trainer:
         return step_losses
 
     def _update_weighting(
-        self, losses: list[StepLosses], step_batches: list[Batch], counts: Tensor
+        self,
+        losses: list[StepLosses],
+        step_batches: list[Batch],
+        counts: Tensor,
+        random: dict[str, Tensor],
     ) -> None:
-        """φ of the step, then s and γ; and the update of the weighting from the step's losses."""
+        """φ of the step, then s and γ; and the update of the weighting from the step's losses, and
+        those after it. The step began in the random states `random`."""
         sums = [  # of each batch {path: [D]}
             self.statistics.add(batch_losses, batch, len(step_batches))
             for batch_losses, batch in zip(losses, step_batches, strict=True)
         ]
         if self.weighting.needs_losses:
-            totals = {
-                path: torch.as_tensor(sum(batch[path] for batch in sums)) for path in self.paths
-            }
-            means = {path: self.process.sum(total) / counts for path, total in totals.items()}
-            self.weighting.update(means, counts)
+            self.weighting.update(self._domain_means(sums, counts), counts)
+        if self.weighting.needs_losses_after:
+            after = sums_after_step(self, step_batches, random)
+            self.weighting.update_after(self._domain_means(after, counts), counts)
         if len(self.paths) == 2:
             cross, single = self.paths
             gap_sums = sum(batch[single] - batch[cross] for batch in sums)
@@ -196,6 +201,11 @@ class Trainer:
             self.gap.update(gap, counts)  # s_d ← α·s_d + β·φ_d
             transfer = (gap, self.gap.state, gamma)
             self.statistics.add_transfer(gap_sums, counts, transfer, self.weighting.weights())
+
+    def _domain_means(self, sums: list[dict[str, Tensor]], counts: Tensor) -> dict[str, Tensor]:
+        """The mean losses of a step, {path: [D]}, from the sums of each batch of this process."""
+        totals = {path: torch.as_tensor(sum(batch[path] for batch in sums)) for path in self.paths}
+        return {path: self.process.sum(total) / counts for path, total in totals.items()}
 
     # ------------------------------------------------------------------------ epochs
 
@@ -237,7 +247,6 @@ class Trainer:
                 held_out = held_out_losses(self, *self._held_out(targets))
                 self.weighting.update_held_out(*held_out)
                 self.statistics.held_out = held_out[:2]
-                self.statistics.weights = self.weighting.weights()
         statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
         settings = self.settings
         improved = self.progress.note(selected[settings.select_average][settings.select_metric])
@@ -287,6 +296,8 @@ class Trainer:
 
     def end_epoch(self) -> EpochStatistics:
         """The sums of the epoch's steps over all processes; begins the next epoch."""
+        self.weighting.end_epoch()
+        self.statistics.weights = self.weighting.weights()  # of the next step
         statistics, self.statistics = self.statistics, self.new_statistics()
         self.progress.epoch += 1
         self.progress.position = 0

@@ -128,6 +128,7 @@ class LossWeighting(Protocol):
 
     needs_both_views: ClassVar[bool]  # a run with one view then has uniform weights
     needs_losses: ClassVar[bool]  # `update` after each step
+    needs_losses_after: ClassVar[bool]  # then `update_after`, at the price of a forward pass
     needs_held_out: ClassVar[bool]  # `update_held_out` after each epoch
     held_out: ClassVar[float]  # share of the training events that it needs held out; 0: validation
     per_domain_gradients: ClassVar[bool]  # one forward and backward pass per domain, `combine`d
@@ -138,6 +139,13 @@ class LossWeighting(Protocol):
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
         """After a step: the mean loss of each domain {path: [D]} in nats and its targets [D], over
         all batches and processes; the mean of a domain without a target is NaN."""
+
+    def update_after(self, losses: dict[str, Tensor], counts: Tensor) -> None:
+        """After `update`: the same of the same targets and dropout masks under the weights that the
+        step has led to."""
+
+    def end_epoch(self) -> None:
+        """After the last step of an epoch, and after `update_held_out`."""
 
     def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
         """After an epoch: the same of targets that no gradient comes from, and the standard error

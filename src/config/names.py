@@ -39,6 +39,9 @@ WEIGHTINGS = {
     "uniform": "src.objective.weighting:Uniform",
     "inverse_loss": "src.objective.inverse_loss:InverseLoss",
     "pcgrad": "src.objective.pcgrad:PCGrad",
+    "random": "src.objective.random_weights:RandomWeights",
+    "dwa": "src.objective.dwa:DynamicWeightAverage",
+    "famo": "src.objective.famo:FAMO",
 }
 
 # What `--weighting lc_ntg` measures the gap on (`--gap`)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from src.config.cli import setting
-from src.config.modes import PATHS
 from src.io.errors import UserError
-from src.objective.weighting import Uniform
+from src.objective.weighting import Uniform, weighted_losses
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class InverseLoss(Uniform):
         return torch.where(count > 0, (self.mean * self.measured).sum() / count, 1.0)
 
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
-        loss = next(losses[path] for path in losses if PATHS[path].weighted)
+        loss = weighted_losses(losses)
         decay = self.settings.inverse_loss_decay * self.measured  # 0 for the first loss
         self.mean = torch.where(counts > 0, decay * self.mean + (1 - decay) * loss, self.mean)
         self.measured = torch.where(counts > 0, 1.0, self.measured)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from src.config.modes import PATHS
 from src.config.names import GAPS, WEIGHTINGS, load
 
 
@@ -17,6 +18,7 @@ class Uniform:
 
     needs_both_views: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
+    needs_losses_after: ClassVar[bool] = False
     needs_held_out: ClassVar[bool] = False
     held_out: ClassVar[float] = 0.0
     per_domain_gradients: ClassVar[bool] = False
@@ -29,6 +31,12 @@ class Uniform:
 
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
         """Does nothing: the weights are constant."""
+
+    def update_after(self, losses: dict[str, Tensor], counts: Tensor) -> None:
+        """Does nothing."""
+
+    def end_epoch(self) -> None:
+        """Does nothing."""
 
     def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
         """Does nothing."""
@@ -46,10 +54,17 @@ class Uniform:
 
 
 def weighting_class(settings) -> Any:
-    """The class of a run's LossWeighting; uniform if it needs two views and the run has one."""
+    """The class of a run's LossWeighting; uniform if it needs two views and the run has one, or if
+    no path of the run is weighted."""
     weighting = load(WEIGHTINGS[settings.weighting])
     if settings.weighting == "lc_ntg":
         weighting = load(GAPS[settings.gap])
-    if weighting.needs_both_views and len(settings.paths) < 2:
+    weighted = any(PATHS[path].weighted for path in settings.paths)
+    if not weighted or (weighting.needs_both_views and len(settings.paths) < 2):
         return Uniform
     return weighting
+
+
+def weighted_losses(losses: dict[str, Tensor]) -> Tensor:
+    """Of the losses of each path, {path: [D]}, those that the weights apply to."""
+    return next(values for path, values in losses.items() if PATHS[path].weighted)

@@ -14,6 +14,16 @@ from src.objective.step_losses import domain_sums
 Rows = Iterator[tuple]
 
 
+def loss_sums(losses: StepLosses, batch: Batch) -> dict[str, Tensor]:
+    """The sums of the trained targets' losses in each domain, {path: [D]}."""
+    return {
+        path: domain_sums(
+            values if batch.trained is None else values * batch.trained, batch.domain_counts
+        )
+        for path, values in losses.by_path.items()
+    }
+
+
 class EpochStatistics:
     """Sums over an epoch's steps, kept on the device and read once per epoch: no step waits.
 
@@ -36,12 +46,7 @@ class EpochStatistics:
 
     def add(self, losses: StepLosses, batch: Batch, batches_of_step: int) -> dict[str, Tensor]:
         """Add the losses of one batch of a step; returns their sums by domain, {path: [D]}."""
-        sums = {
-            path: domain_sums(
-                values if batch.trained is None else values * batch.trained, batch.domain_counts
-            )
-            for path, values in losses.by_path.items()
-        }
+        sums = loss_sums(losses, batch)
         for path, values in sums.items():
             self.losses[path] += values
         self.counts += batch.trained_counts

@@ -1,7 +1,7 @@
 """One new thing, one new file: models and weightings from main.py to the report.
 
-GRU4Rec, inverse loss and PCGrad stand in the tables of names; a model and a weighting of this file,
-with two settings each, are put there for the time of a test.
+GRU4Rec and the weightings stand in the tables of names; a model and a weighting of this file, with
+two settings each, are put there for the time of a test.
 """
 
 import json
@@ -137,6 +137,9 @@ NEW = {
     "separate": (("--model=gru4rec", "--mode=sdsr_separate"), {"gru4rec_output": False}),
     "inverse": (("--weighting=inverse_loss",), {"inverse_loss_decay": 0.9}),
     "pcgrad": (("--weighting=pcgrad",), {"weighting": "pcgrad", "lc_ntg": False}),
+    "random": (("--weighting=random",), {"weighting": "random", "lc_ntg": False}),
+    "dwa": (("--weighting=dwa", "--dwa_temperature=1"), {"dwa_temperature": 1.0}),
+    "famo": (("--weighting=famo",), {"famo_lr": 0.025, "famo_decay": 0.001}),
     "bag": (("--model=bag", "--bag_scale=2", "--no-bag_bias"), {"bag_scale": 2.0}),
     "tilted": (("--weighting=tilted", "--tilted_first=3"), {"tilted_rest": 1.0}),
 }
@@ -214,9 +217,12 @@ def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):
     [
         ("--model=gru4rec", "--weighting=inverse_loss"),
         ("--gap=heldout",),
+        ("--model=gru4rec", "--weighting=random"),
+        ("--weighting=dwa",),
+        ("--weighting=famo",),
         pytest.param(("--weighting=pcgrad",), marks=pytest.mark.nightly),
     ],
-    ids=["gru4rec", "heldout", "pcgrad"],
+    ids=["gru4rec", "heldout", "random", "dwa", "famo", "pcgrad"],
 )
 def test_a_run_that_is_resumed_ends_as_one_that_was_left_alone(flags, data, tmp_path):
     whole = train(data, tmp_path / "a", "run", *flags, "--max_epochs=3")
@@ -242,11 +248,11 @@ def flat(state) -> list[torch.Tensor]:
 def test_two_processes_train_as_one(data, tmp_path):
     names = {
         "gru4rec": "--model", "inverse_loss": "--weighting", "pcgrad": "--weighting",
-        "heldout": "--gap",
+        "heldout": "--gap", "random": "--weighting", "dwa": "--weighting", "famo": "--weighting",
     }  # fmt: skip
 
     def commands(folder):
-        more = "--batch_size=14", "--max_epochs=2"
+        more = "--batch_size=14", "--max_epochs=3"
         return [exact(data, folder, name, f"{flag}={name}", *more) for name, flag in names.items()]
 
     for command in commands(tmp_path / "one"):

@@ -1,4 +1,4 @@
-"""Loss weightings: inverse loss by hand, PCGrad against its definition, gradients by domain."""
+"""Loss weightings: by hand or against their definitions, their states, gradients by domain."""
 
 import dataclasses
 import math
@@ -9,39 +9,65 @@ import pytest
 import torch
 
 from src.config.names import WEIGHTINGS
-from src.config.settings import settings_class
-from src.config.validation import check_settings
 from src.dataset.batching.negatives import held_out_events
 from src.io.errors import UserError
 from src.objective.heldout_gap import BOUND, HeldOutGap, bounded_weights, relative_gap
 from src.objective.inverse_loss import InverseLoss
 from src.objective.lc_ntg import NegativeTransferGap, lc_ntg_weights
 from src.objective.pcgrad import PCGrad
+from src.objective.weighting import Uniform, weighting_class
 from src.training.held_out import held_out_losses
-from src.training.processes import Process
-from tests.support.builders import make_dataset, random_users
-from trainers import Trainer
+from tests.support.weightings import CPU, gap_of, make_trainer, settings_of
 
-CPU = torch.device("cpu")
-SIZES = (6, 5, 9, 4)
+# ------------------------------------------------------------------------ every weighting
 
 
-def settings_of(weighting: str, **changes):
-    defaults = {"weighting": weighting, "hidden": 8, "dropout": 0.0, "max_len": 16, "batch_size": 4}
-    settings = settings_class("syncrec", weighting)(**(defaults | changes))
-    check_settings(settings)
-    return settings
+def take_steps(weighting, seed: int, steps: int = 7) -> None:
+    """Losses of random steps in epochs of three; some steps lack a target of some domain."""
+    rng = np.random.default_rng(seed)
+    for step in range(1, steps + 1):
+        counts = torch.from_numpy(rng.integers(0, 3, size=len(weighting.weights())))
+        for update in (weighting.update, weighting.update_after):
+            losses = torch.from_numpy(rng.uniform(1, 9, size=len(counts)))
+            update({"cross": torch.where(counts > 0, losses, torch.nan)}, counts)
+        if step % 3 == 0:
+            weighting.end_epoch()
 
 
-def gap_of(settings, domains: int) -> NegativeTransferGap:
-    return NegativeTransferGap(settings, domains, CPU, torch.float64)
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_weights_have_mean_1_and_go_on_from_their_state(name):
+    settings = settings_of(name)
+    first, second = (weighting_class(settings)(settings, gap_of(settings, 4)) for _ in range(2))
+    take_steps(first, 0)
+    state = {part: values.clone() for part, values in first.state_dict().items()}
+    assert all(values.shape == (4,) for values in state.values())
+    second.load_state_dict(state)
+    for weighting in (first, second):
+        take_steps(weighting, 1)
+        assert (weighting.weights() > 0).all()
+        assert weighting.weights().mean().item() == pytest.approx(1)
+    assert torch.equal(first.weights(), second.weights())
+    later = second.state_dict()
+    assert all(torch.equal(values, later[part]) for part, values in first.state_dict().items())
 
 
-def make_trainer(folder, weighting: str, **changes) -> Trainer:
-    dataset = make_dataset(random_users(2, count=12, domain_sizes=SIZES), SIZES, held_out=2)
-    settings = settings_of(weighting, precision="float64", **changes)
-    torch.manual_seed(0)
-    return Trainer(settings, dataset, folder, Process(CPU))
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_step_without_a_target_of_a_domain_leaves_finite_weights(name, tmp_path):
+    trainer = make_trainer(tmp_path, name, batch_size=1)
+    lacking = 0
+    for step_batches in trainer.steps():
+        lacking += (trainer.count_targets(step_batches) == 0).any().item()
+        trainer.train_step(step_batches)
+    trainer.end_epoch()
+    assert lacking
+    assert trainer.weighting.weights().isfinite().all()
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_without_a_weighted_path_weights_are_uniform(name, tmp_path):
+    trainer = make_trainer(tmp_path, name, mode="sdsr")
+    trainer.train_step(next(trainer.steps()))
+    assert type(trainer.weighting) is Uniform
 
 
 # ------------------------------------------------------------------------ inverse loss
@@ -65,15 +91,6 @@ def test_inverse_loss_traced_by_hand():
     )
     expected = torch.tensor([1 / 3, 1 / 4, 1 / 1], dtype=torch.float64)  # .5 · 2 + .5 · 4 = 3
     torch.testing.assert_close(weighting.weights(), expected / expected.mean())
-
-
-def test_inverse_loss_goes_on_from_its_state():
-    settings = settings_of("inverse_loss")
-    first, second = (InverseLoss(settings, gap_of(settings, 2)) for _ in range(2))
-    losses = {"cross": torch.tensor([1.0, 3.0], dtype=torch.float64)}
-    first.update(losses, torch.ones(2))
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first.weights(), second.weights())
 
 
 # ------------------------------------------------------------------------ PCGrad

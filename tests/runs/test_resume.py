@@ -81,6 +81,9 @@ VARIANTS = {
         "--optimizer=adamw", "--weight_decay=.01", "--lr_schedule=linear", "--precision=bf16",
     ),
     "float64": ("--precision=float64", "--deterministic", "--attention_dropout=.1"),
+    "dynamic weight average": ("--weighting=dwa", "--save_every_steps=1"),
+    "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
+    "random weights": ("--weighting=random", "--mode=cdsr"),
     "one task": ("--mode=cdsr",),
     "one model per domain": ("--mode=sdsr_separate",),
 }  # fmt: skip

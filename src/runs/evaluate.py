@@ -151,7 +151,6 @@ def write_scores(
         print(line, flush=True)
     path, ranks = folder / "results.json", folder / "ranks.parquet"
     results = _kept_results(folder) if keep else {}
-    results.pop(BLEND_WITHOUT, None)
     tables, facts, least = [], [], settings.min_domain_targets
     for split in splits:
         summary = summarise_paths(split.scores, dataset, split.targets, settings.ties, least)

@@ -124,8 +124,15 @@ def test_several_scorings_of_the_same_targets_are_counted_as_each_by_itself(rows
     targets = rng.integers(0, columns, rows)
     candidates = rng.integers(-1, columns, (rows, 6))
     candidates[candidates == targets[:, None]] = -1
-    part = part_of(torch.cat(scores), candidates)
-    actual = count_ranks([part], targets, 1, CPU, scorings=3)
+    reads, calls = part_of(scores[0], candidates).reads, []
+
+    def score(asked):
+        calls.append(asked)
+        return torch.cat(scores)[:, asked]
+
+    actual = count_ranks([Part(score, columns, reads)], targets, 1, CPU, scorings=3)
+    chunks = len(item_chunks(columns, CPU))
+    assert len(calls) == chunks + (chunks > 1)  # every target's score was guessed right
     expected = [by_hand(one, targets) for one in scores]
     assert actual.domain.better.tolist() == [n for better, _ in expected for n in better]
     assert actual.domain.tied.tolist() == [n for _, tied in expected for n in tied]

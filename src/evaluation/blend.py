@@ -8,7 +8,7 @@ targets has these. No weight is learned from a test target.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ ROWS = 64  # targets whose second derivatives are computed at a time
 PRIOR = 1.0  # standard deviation of a weight around that of all domains, before the data
 STEPS, CLOSE = 30, 1e-7  # Newton steps at most, and the improvement per target that ends them
 SMALLEST_STEP = 1e-4  # of a Newton step, halved as long as it makes the fit worse
+# {part of a blend: its count models}, of which results say what they are worth
+PARTS = {"trend": BLENDED_BY["trend"], "habit": BLENDED_BY["repeat"]}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Blend:
 
     names: tuple[str, ...]
     weights: np.ndarray  # [D, F] float64
+    # {what they lack: other weights [D, F]}, by which targets are ranked too, under `full`
+    variants: dict[str, np.ndarray] = field(default_factory=dict)
 
     def by_domain(self, domain_names: list[str]) -> dict[str, dict[str, float]]:
         """{domain: {feature: weight}}, as in blend.json."""
@@ -60,6 +64,23 @@ def feature_names(paths: tuple[str, ...], count_models: dict[str, CountModel]) -
     """The features that a run's paths and count models give a blend, in order."""
     counted = (model.feature_names for model in count_models.values())
     return (*paths, *(name for names in counted for name in names))
+
+
+def without_parts(blend: Blend, count_models: dict[str, CountModel]) -> Blend:
+    """The blend of these count models, with a variant for each of its PARTS, whose weights are 0,
+    and for both. Nothing is fitted again."""
+    parts: dict[str, set[str]] = {}
+    for part, models in PARTS.items():
+        used = {name: count_models[name] for name in models if name in count_models}
+        if used:
+            parts[part] = set(feature_names((), used))
+    if len(parts) > 1:
+        parts[" and ".join(parts)] = set.union(*parts.values())
+    variants = {
+        part: np.where([name in features for name in blend.names], 0.0, blend.weights)
+        for part, features in parts.items()
+    }
+    return replace(blend, variants=variants)
 
 
 class FeatureSource:
@@ -135,23 +156,43 @@ class BlendScorer:
 
 @dataclass(frozen=True)
 class BlendBlockScorer:
-    """Scores n targets by a blend; a BlockScorer."""
+    """Scores n targets by a blend; a VariantScorer."""
 
     blend: Blend
     features: BlockFeatures
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(self.blend.variants)
+
     def scores(
         self, rows: np.ndarray, domain: int, asked: int | np.ndarray | None = None
     ) -> Scores:
+        return self._weighed([self.blend.weights], rows, domain, asked)
+
+    def all_scores(self, rows: np.ndarray, domain: int) -> Scores:
+        return self._weighed([self.blend.weights, *self.blend.variants.values()], rows, domain)
+
+    def _weighed(
+        self,
+        weights: list[np.ndarray],
+        rows: np.ndarray,
+        domain: int,
+        asked: int | np.ndarray | None = None,
+    ) -> Scores:
+        """Scores by each of the weights, one below the other, from features computed once."""
         features = self.features.of(rows, domain, asked)
-        weights = self.blend.weights[domain].tolist()
+        of_domain = [own[domain].tolist() for own in weights]
 
         def scores(columns: slice | Tensor) -> Tensor:
             values = features(columns)
-            total = values[0] * weights[0]
-            for weight, value in zip(weights[1:], values[1:], strict=True):
-                total.add_(value, alpha=weight)
-            return total
+            totals = values[0].new_empty(len(of_domain), *values[0].shape)
+            for total, own in zip(totals, of_domain, strict=True):
+                torch.mul(values[0], own[0], out=total)
+                for weight, value in zip(own[1:], values[1:], strict=True):
+                    if weight:
+                        total.add_(value, alpha=weight)
+            return totals.flatten(0, 1)
 
         return scores
 

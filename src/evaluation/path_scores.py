@@ -2,7 +2,7 @@
 items, and the tables made from them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ class PathScores:
 
     ranks: dict[str, Ranks]  # by protocol
     lists: np.ndarray | None  # [V + 1] in how many targets' ten best each item is, if requested
+    variants: dict[str, Ranks] = field(default_factory=dict)  # under `full`; of a blend alone
 
 
 def fit_count_models(dataset: Dataset) -> dict[str, CountModel]:
@@ -71,13 +72,13 @@ def score_paths(
     ranks, listed = process.together(
         lambda: _process_share(ensemble, settings, plan, process, count_models, lists, blend)
     )
-    return {
-        path: PathScores(
-            {name: _sum_ranks(share, process) for name, share in by_protocol.items()},
-            _sum(listed[path], process) if lists else None,
-        )
-        for path, by_protocol in ranks.items()
-    }
+    scores = {}
+    for path, shares in ranks.items():
+        summed = {name: _sum_ranks(share, process) for name, share in shares.items()}
+        variants = {name: summed.pop(name) for name in shares if name not in plan.protocols}
+        path_lists = _sum(listed[path], process) if lists else None
+        scores[path] = PathScores(summed, path_lists, variants)
+    return scores
 
 
 def _process_share(
@@ -89,11 +90,14 @@ def _process_share(
     lists: bool,
     blend: Blend | None,
 ) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
-    """The ranks of all targets and the lists, by path; 0 where another process has the target."""
+    """The ranks of all targets, by path and protocol or variant, and the lists, by path; 0 where
+    another process has the target."""
     count = len(plan.targets.events)
     rows = np.arange(process.rank, count, process.processes)
     paths = [*settings.paths, *((BLEND,) if blend else ()), *count_models]
     ranks = {path: {name: no_ranks(count) for name in plan.protocols} for path in paths}
+    if blend:
+        ranks[BLEND] |= {name: no_ranks(count) for name in blend.variants}
     listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in paths}
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]

@@ -125,7 +125,7 @@ def no_reads() -> Reads:
 
 
 def count_ranks(
-    parts: list[Part], targets: np.ndarray, sets: int, device: torch.device
+    parts: list[Part], targets: np.ndarray, sets: int, device: torch.device, scorings: int = 1
 ) -> BlockCounts:
     """Rank a block of targets among the items of all parts and, from the same scores, their sets.
 
@@ -135,6 +135,8 @@ def count_ranks(
         first part.
     targets: [n] column of each row's target in it; `rows_at_once` gives the best n.
     sets: how many candidate sets the reads name. A set does not hold the target itself.
+    scorings: how often the targets are scored: the scores [scorings · n, columns] have the rows of
+        one scoring after those of the other, and so have the counts. Reads are of the first.
 
     Returns
     -------
@@ -146,9 +148,10 @@ def count_ranks(
     NonFiniteScore for the first score, by part, row and then column, that is NaN or infinite,
     wherever it stands: NaN compares false with everything and must not make a good rank.
     """
-    count, first = len(targets), parts[0]
+    count, first = scorings * len(targets), parts[0]
     chunks = item_chunks(first.items, device)
     guess = None if len(chunks) == 1 else _guess(first.scores, targets, chunks[0], device)
+    targets = np.tile(targets, scorings)
     counts, target_scores = _count(first, targets, guess, count, sets, device)
     passes = [counts]
     for part in parts[1:]:
@@ -262,9 +265,10 @@ class _Reader:
 
 
 def _guess(scores: Scores, targets: np.ndarray, chunk: Chunk, device: torch.device) -> Tensor:
-    """[n] the targets' own scores, on the diagonal of a product of a chunk's shape."""
+    """[scorings · n] the targets' own scores, on the diagonals of products of a chunk's shape."""
     columns = np.resize(targets, max(len(targets), chunk.width))
-    return scores(to_device(columns, device)).diagonal()[: len(targets)].clone()
+    values = scores(to_device(columns, device)).unflatten(0, (-1, len(targets)))
+    return values.diagonal(dim1=1, dim2=2).flatten().clone()
 
 
 def _count(

@@ -1,8 +1,8 @@
 """Ranks of the targets of a split: its blocks, the scorers, and one pass per scorer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -64,6 +64,18 @@ class BlockScorer(Protocol):
     def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
         """[n, N] scores of single items, of any domain, when those of `domains` [n] are to be
         ranked."""
+
+
+@runtime_checkable
+class VariantScorer(BlockScorer, Protocol):
+    """Also scores its n targets in other ways, which are ranked under `full` alone."""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The names of the other ways; no protocol has one of them."""
+
+    def all_scores(self, rows: np.ndarray, domain: int) -> Scores:
+        """`scores`, and below them those of each variant: [(1 + variants) · rows, columns]."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +219,8 @@ class Plan:
 def rank_targets(
     scorer: Scorer, plan: Plan, rows: np.ndarray, blocks: list[Block], bar: bool = False
 ) -> dict[str, Ranks]:
-    """Rank the targets `rows` in one scoring pass: {protocol: [rows] ranks}.
+    """Rank the targets `rows` in one scoring pass: {protocol, or variant of the scorer: [rows]
+    ranks}.
 
     The scores of a block are computed a chunk of a domain's items at a time, on the plan's device:
     no tensor over all targets and items is held. `blocks` are the plan's for these rows, made once
@@ -220,7 +233,7 @@ def rank_targets(
     sizes = np.diff(plan.dataset.item_starts)
     for block in tqdm(blocks, "score", leave=False, disable=None if bar else True):
         block_scorer = scorer.of(block.rows)
-        counts = _block_counts(block_scorer, plan, block)
+        counts, variants = _block_counts(block_scorer, plan, block)
         domain_items = sizes[plan.targets.domains[block.rows]]
         for name in plan.protocols:
             if name == RELEASED:
@@ -229,43 +242,54 @@ def rank_targets(
                 items = (domain_items, sizes.sum() - domain_items)
                 ranks = protocol_ranks(name, counts, block.sizes, plan.sets, *items)
             by_protocol[name].put(position[block.rows], ranks)
+        for name, ranks in variants.items():
+            by_protocol.setdefault(name, no_ranks(len(rows))).put(position[block.rows], ranks)
     return by_protocol
 
 
-def _block_counts(scorer: BlockScorer, plan: Plan, block: Block) -> BlockCounts:
+def _block_counts(
+    scorer: BlockScorer, plan: Plan, block: Block
+) -> tuple[BlockCounts, dict[str, Ranks]]:
     """The counts of a block: first against the targets' own domains, whose scores the other
-    domains' are then compared with."""
+    domains' are then compared with. Beside them {variant: ranks in the own domains}."""
     starts, sets, device = plan.dataset.item_starts, len(plan.sets), plan.device
+    varied = scorer if isinstance(scorer, VariantScorer) else None
+    variants = {name: no_ranks(len(block.rows)) for name in (varied.variants if varied else ())}
 
-    def part_of(share: Share) -> Part:
+    def part_of(share: Share, score: Callable[[np.ndarray, int], Scores]) -> Part:
         items = int(starts[share.domain + 1] - starts[share.domain])
-        return Part(scorer.scores(share.padded, share.domain), items, share.reads)
+        return Part(score(share.padded, share.domain), items, share.reads)
 
     def named(fault: NonFiniteScore, shares: list[Share]) -> NotFinite:
         share = shares[fault.part]
-        row, item = block.rows[share.padded[fault.row]], starts[share.domain] + fault.column
-        return _name_fault(plan, row, item)
+        place = share.padded[fault.row % len(share.padded)]
+        return _name_fault(plan, block.rows[place], starts[share.domain] + fault.column)
 
     total, target_scores = no_counts(len(block.rows), sets), []
     for share in block.own:
         columns = plan.targets.items[block.rows[share.padded]] - starts[share.domain]
         try:
-            counts = count_ranks([part_of(share)], columns, sets, device)
+            part = part_of(share, varied.all_scores if varied else scorer.scores)
+            counts = count_ranks([part], columns, sets, device, 1 + len(variants))
         except NonFiniteScore as fault:
             raise named(fault, [share]) from None
         target_scores.append(counts.target_scores[: len(share.places)])
         add_counts(total, counts, share.places)
+        for number, ranks in enumerate(variants.values(), 1):
+            rows = slice(number * len(columns), (number + 1) * len(columns))
+            better, tied = counts.domain.better[rows], counts.domain.tied[rows]
+            ranks.put(share.places, Ranks(better, tied, np.full(len(columns), part.items)))
     if block.others:
         own_scores = torch.cat(target_scores)
         compared = [own_scores[to_device(share.padded, device)] for share in block.others]
-        parts = [part_of(share) for share in block.others]
+        parts = [part_of(share, scorer.scores) for share in block.others]
         try:
             others = count_others(parts, compared, sets, device)
         except NonFiniteScore as fault:
             raise named(fault, block.others) from None
         for share, counts in zip(block.others, others, strict=True):
             add_counts(total, counts, share.places)
-    return total
+    return total, variants
 
 
 def _released_ranks(scorer: BlockScorer, plan: Plan, block: Block) -> Ranks:

@@ -21,7 +21,14 @@ from src.evaluation.protocols import ties_of
 from src.io.errors import UserError
 from src.io.json_schema import read_json
 from src.report.parquet_rows import read_rows
-from src.runs.records import MEANS, read_config, read_environment, read_results, read_serving
+from src.runs.records import (
+    BLEND_WITHOUT,
+    MEANS,
+    read_config,
+    read_environment,
+    read_results,
+    read_serving,
+)
 from src.training.convergence import TrainingEnd
 
 NUMBER, TEXT, FLAG = pa.int64(), pa.string(), pa.bool_()
@@ -144,6 +151,12 @@ class Run:
         """{domain, macro or users: {metric: mean}} of a path; UserError for unknown names."""
         paths = self.protocol_scores(split, protocol)
         return _entry(paths, path, f"run {self.name} has no path")
+
+    @property
+    def blend_without(self) -> dict[str, dict[str, dict]]:
+        """{what the blend lacks: {domain, macro or users: {metric: mean}}} on test under `full`;
+        {} for a run that was scored before this was measured."""
+        return self.results.get(BLEND_WITHOUT, {}).get("full", {})
 
     def check_metric(self, metric: str) -> None:
         """UserError where the run was scored before there was this metric."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from src.config.names import COUNT_MODELS
+from src.evaluation.targets import SPLITS
 from src.io.errors import UserError
 from src.report.finished_runs import Run, read_runs
 from src.report.formatting import number
@@ -64,8 +65,8 @@ def tidy_rows(runs: list[Run]) -> list[tuple]:
     rows: list[tuple] = []
     seen = set()
     for run in runs:
-        for split, protocols in run.results.items():
-            for protocol, paths in protocols.items():
+        for split in SPLITS:
+            for protocol, paths in run.results.get(split, {}).items():
                 for path, domains in paths.items():
                     is_baseline = path in COUNT_MODELS
                     if is_baseline and (split, protocol, path) in seen:

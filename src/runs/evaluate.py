@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.config.identity import scored_otherwise
+from src.config.modes import BLEND
 from src.config.names import RELEASED, STRICT
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import Dataset
-from src.evaluation.blend import Blend
+from src.evaluation.blend import Blend, blended, without_parts
 from src.evaluation.path_scores import (
     PathScores,
     add_served,
@@ -40,7 +41,7 @@ from src.evaluation.targets import (
 )
 from src.io.errors import UserError
 from src.io.files import write_atomically, write_json
-from src.runs.records import read_results
+from src.runs.records import BLEND_WITHOUT, read_results
 from src.training.processes import Process
 
 
@@ -105,6 +106,7 @@ def evaluate_run(
     protocols = run_protocols(settings)
     count_models = fit_count_models(dataset)
     blend = validation_blend(ensemble, settings, dataset, process, count_models)
+    divided = without_parts(blend, blended(count_models, settings))
     splits: list[SplitScores] = []
     choices: dict[str, Choice] = {}
     for split in SPLITS:  # validation first: it decides the serving paths
@@ -113,8 +115,9 @@ def evaluate_run(
             targets = split_targets(dataset, split, strict=suffix == STRICT)
             drawn = drawn or _drawn(settings, dataset, targets, protocols, folder.parent)
             plan = Plan(dataset, targets, protocols, drawn, process.device)
-            lists = split == "test" and not suffix
-            scores = score_paths(ensemble, settings, plan, process, count_models, lists, blend)
+            main = split == "test" and not suffix
+            used = divided if main else blend
+            scores = score_paths(ensemble, settings, plan, process, count_models, main, used)
             if len(settings.paths) == 2:
                 choices = choices or choose_serving(scores, targets, settings, dataset.domain_names)
                 starts = dataset.item_starts
@@ -148,12 +151,18 @@ def write_scores(
         print(line, flush=True)
     path, ranks = folder / "results.json", folder / "ranks.parquet"
     results = _kept_results(folder) if keep else {}
-    tables, facts = [], []
+    tables, facts, least = [], [], settings.min_domain_targets
     for split in splits:
-        summary = summarise_paths(
-            split.scores, dataset, split.targets, settings.ties, settings.min_domain_targets
-        )
+        summary = summarise_paths(split.scores, dataset, split.targets, settings.ties, least)
         results[split.targets.split] = results.get(split.targets.split, {}) | summary
+        variants = {
+            name: PathScores({"full": ranks}, None)
+            for name, ranks in split.scores[BLEND].variants.items()
+        }
+        if variants:
+            results[BLEND_WITHOUT] = summarise_paths(
+                variants, dataset, split.targets, settings.ties, least
+            )
         tables.append(rank_tables(split.scores, dataset, split.targets))
         if not split.strict:
             facts.append(target_facts(dataset, split.targets))
@@ -243,7 +252,8 @@ def _group(table: pa.Table) -> tuple[str, ...]:
 
 
 def results_table(results: dict, protocol: str = "full") -> str:
-    """The test metrics as text: one row per domain, one column per path."""
+    """The test metrics as text: one row per domain, one column per path; under `full` also what
+    the blend has without its parts, in one line."""
     paths = results["test"][protocol]
     names = list(next(iter(paths.values())))
     width = max(len(name) for name in names)
@@ -256,4 +266,13 @@ def results_table(results: dict, protocol: str = "full") -> str:
             for row in rows
         ]
         lines.append("  ".join([name.ljust(width), f"{rows[0]['n']:6d}", *cells]))
+    variants = results.get(BLEND_WITHOUT, {}).get(protocol, {})
+    values = [f"without {name} {_macro(means)}" for name, means in variants.items()]
+    if values:
+        whole = _macro(paths[BLEND])
+        lines.append(f"blend {', '.join(values)} (NDCG@10, macro; with all {whole})")
     return "\n".join(lines)
+
+
+def _macro(means: dict[str, dict[str, float]]) -> str:
+    return f"{means['macro']['ndcg@10']:.4f}" if means["macro"]["n"] else "–"

@@ -20,6 +20,8 @@ from src.io.paths import ROOT
 
 PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "torch")
 MEANS = ("macro", "users")  # entries of results.json beside the domains
+# beside its splits: {"full": {what the blend lacks: {domain, macro or users: metrics}}} on test
+BLEND_WITHOUT = "blend_without"
 # the metrics of a domain, or of a mean; without targets only n
 METRICS_SCHEMA = {"n": Count()}
 SHOWN = {"hr@10": None, "ndcg@10": None}.keys()  # the metrics of the table that main.py prints
@@ -80,7 +82,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 def read_results(folder: Path) -> dict[str, Any]:
     """results.json of a run: {split: {protocol: {path: {domain, macro or users: metrics}}}}, with
-    the same domains everywhere."""
+    the same domains everywhere; of runs that have it also BLEND_WITHOUT, of the same form."""
     path, what = folder / "results.json", "results of the run"
     results = read_json(path, what, RESULTS, AGAIN)
     domains = None

@@ -379,7 +379,7 @@ def test_every_sentence_is_grammatical_with_every_verdict(planted, macro):
     for outcomes in itertools.product(OUTCOMES, repeat=3):
         rows = with_outcomes(planted, dict(zip(LOG.domains, outcomes, strict=True)), macro)
         args = planted.data, planted.levels, rows
-        box = summary(*args, planted.points, planted.within)
+        box = summary(*args, planted.points, planted.within, "ndcg@10")
         by_outcome = differences.by_outcome(differences.of_pair(rows, "cdsr", "sdsr"))
         sentences = [
             *box.text(),
@@ -417,7 +417,7 @@ def test_every_sentence_is_grammatical_for_any_number_of_domains(analysed, domai
     protocols = protocol_table(data, "ndcg@10")
     assert_grammatical(
         [
-            *summary(data, made.levels, rows, made.points, made.within).text(),
+            *summary(data, made.levels, rows, made.points, made.within, "ndcg@10").text(),
             captions.forest_caption(data, rows),
             captions.levels_caption(data, made.levels, rows),
             captions.gamma_caption(made.trajectories),

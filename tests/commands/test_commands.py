@@ -19,6 +19,7 @@ from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, target_metrics
 from src.io.errors import UserError
 from src.runs.lifecycle import find_run
+from src.runs.records import BLEND_WITHOUT
 from tests.support.command_runs import (
     DOMAINS,
     ROOT,
@@ -51,7 +52,9 @@ def run(data, runs):
 
 
 def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
+    """{split: {protocol: …}} of results.json."""
+    values = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in values.items() if name != BLEND_WITHOUT}
 
 
 def table(path: Path) -> list[dict]:

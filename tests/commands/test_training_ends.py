@@ -1,5 +1,6 @@
 """No verdict where a compared model was not trained to the end, and unequal budgets are named."""
 
+import json
 import shlex
 import subprocess
 
@@ -11,6 +12,7 @@ import main
 from src.config.names import COUNT_MODELS
 from src.report import training_ends
 from src.report.finished_runs import read_runs
+from src.report.formatting import level
 from src.report.transfer.data_sets import data_sets
 from src.runs.command import parse_command
 from src.statistics.bootstrap import estimates
@@ -322,6 +324,29 @@ def test_a_blend_is_served_where_it_is_better_than_all_also_than_a_look_up_table
     assert set(analysed.levels.ranker) == {
         "sdsr_separate", "cdsr", "cross", "single", "served", "blend", *COUNT_MODELS,
     }  # fmt: skip
+
+
+def test_the_box_says_what_the_blend_has_without_its_parts_where_every_run_does(tmp_path):
+    log = Log(domains=("A", "B", "C"), users=240)
+    folders = write_models(tmp_path, log, seeds=(1, 2), blend=True)
+    assert "SyNCRec's blend" not in Analysed(folders).summary
+    values = {"trend": [], "habit": [], "blend": []}
+    for folder in (folders[2], folders[5]):
+        path = folder / "results.json"
+        content = json.loads(path.read_text())
+        paths = content["test"]["full"]
+        parts = {"trend": paths["markov"], "habit": paths["cross"]}
+        path.write_text(json.dumps(content | {"blend_without": {"full": parts}}))
+        for name, means in (parts | {"blend": paths["blend"]}).items():
+            values[name].append(means["macro"]["mrr"])
+        if folder == folders[2]:
+            assert "SyNCRec's blend" not in Analysed(folders).summary
+    trend, habit, whole = (level(np.mean(values[name])) for name in values)
+    assert len({trend, habit, whole}) == 3
+    analysed = Analysed(folders, "mrr")
+    assert analysed.summary["SyNCRec's blend"].startswith(
+        f"In the mean over domains it has {whole}; without trend {trend}, without habit {habit}. "
+    )
 
 
 def test_without_a_model_per_domain_the_box_says_how_to_get_one(tmp_path):

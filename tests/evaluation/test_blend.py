@@ -6,6 +6,7 @@ import torch
 
 from src.baselines.own import Own
 from src.baselines.popularity import Popularity
+from src.config.names import COUNT_MODELS, load
 from src.config.settings import Settings
 from src.evaluation.blend import (
     Blend,
@@ -14,13 +15,15 @@ from src.evaluation.blend import (
     _derivatives,
     _fit,
     blended,
+    feature_names,
     fit_blend,
     fit_targets,
     mean_weights,
+    without_parts,
 )
 from src.evaluation.path_scores import fit_count_models, model_scorer
 from src.evaluation.queries import Ensemble
-from src.evaluation.ranking import Plan
+from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import split_targets
 from tests.support.builders import make_dataset, make_model, random_users
 
@@ -146,6 +149,54 @@ def test_the_scores_are_the_weighted_features_for_any_columns(world):
         one = torch.tensor([items[row, column] - dataset.item_starts[domain]])
         expected = scorer.scores(rows[[row]], domain, int(asked[row]))(one)[0, 0]
         assert pairs[row, column] == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
+
+
+def test_the_variants_are_ranked_as_blends_that_lack_the_part(world):
+    """And the blend itself as without them, under every protocol."""
+    dataset, targets, source = world
+    counts, rows = fit_count_models(dataset), np.arange(len(targets.events))
+    features = source(rows, counts)
+    weights = np.random.default_rng(0).normal(size=(len(SIZES), len(features.names)))
+    plan = Plan(dataset, targets, ("full", "full_all"), {})
+
+    def ranked(names, blend=None):
+        """By the features of these count models alone, or by a blend of all."""
+        own = source(rows, {name: counts[name] for name in names})
+        columns = [features.names.index(name) for name in own.names]
+        blend = blend or Blend(own.names, weights[:, columns])
+        return rank_targets(BlendScorer(blend, own), plan, rows, list(plan.blocks(rows)))
+
+    def same(one, other):
+        return (one.better == other.better).all() and (one.tied == other.tied).all()
+
+    whole = Blend(features.names, weights)
+    actual, expected = ranked(counts, without_parts(whole, counts)), ranked(counts)
+    assert list(actual) == ["full", "full_all", "trend", "habit", "trend and habit"]
+    assert all(same(actual[name], expected[name]) for name in expected)
+    kept = {
+        "trend": ("popularity", "markov", "own"),
+        "habit": ("popularity", "markov", "recent", "covisit"),
+        "trend and habit": ("popularity", "markov"),
+    }
+    for name, models in kept.items():
+        assert same(actual[name], ranked(models)["full"])
+        assert (actual[name].candidates == expected["full"].candidates).all()
+        assert not same(actual[name], expected["full"])
+
+
+def test_a_blend_without_a_part_has_no_variant_of_it():
+    models = {name: load(path) for name, path in COUNT_MODELS.items()}
+
+    def variants(names):
+        used = {name: models[name] for name in names}
+        features = feature_names(("cross",), used)
+        return without_parts(Blend(features, np.ones((2, len(features)))), used).variants
+
+    assert variants(["popularity", "markov"]) == {}
+    assert list(variants(["popularity", "own"])) == ["habit"]
+    assert list(variants(["covisit", "markov"])) == ["trend"]
+    weights = variants(["own", "recent"])["trend"]  # cross, had, own log count, three of `recent`
+    assert weights.tolist() == [[1, 1, 1, 0, 0, 0]] * 2
 
 
 def test_a_path_says_nothing_of_items_that_it_was_not_trained_on(world):

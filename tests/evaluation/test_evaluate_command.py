@@ -8,13 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import main
+from experiments.blend_parts import open_run
+from experiments.scoring import ndcg_on_test
 from src.config.modes import BLEND
 from src.config.names import COUNT_MODELS, PROTOCOLS
 from src.dataset.store.folder import open_dataset
-from src.evaluation.path_scores import PathScores
+from src.evaluation.blend import Blend, BlendScorer, FeatureSource, feature_names
+from src.evaluation.metrics import METRICS
+from src.evaluation.path_scores import PathScores, fit_count_models, path_scorers
 from src.evaluation.protocols import Ranks
 from src.evaluation.targets import SPLITS, Targets
 from src.runs.evaluate import SplitScores, lone_targets
+from src.runs.records import BLEND_WITHOUT, read_blend
 from tests.support.command_runs import (
     DOMAINS,
     contents,
@@ -108,6 +113,7 @@ def test_strict_contexts_are_added_and_nothing_else_changes(run):
     evaluate(run, "--strict_context")
     assert changed(before, contents(run)) == {"results.json", "ranks.parquet"}
     after = results(run)
+    assert after.pop(BLEND_WITHOUT) == results_before.pop(BLEND_WITHOUT)
     for split, protocols in results_before.items():
         assert list(after[split]) == [*PROTOCOLS, *STRICT]
         assert all(after[split][name] == protocols[name] for name in PROTOCOLS)
@@ -115,8 +121,9 @@ def test_strict_contexts_are_added_and_nothing_else_changes(run):
     assert all(written[key] == rows for key, rows in groups_before.items())
     added = {(split, protocol) for split, protocol, _ in written.keys() - groups_before.keys()}
     assert added == {(split, name) for split in ("valid", "test") for name in STRICT}
+    whole = results(run)
     evaluate(run)  # what is not asked for stays
-    assert (results(run), groups(run)) == (after, written)
+    assert (results(run), groups(run)) == (whole, written)
 
 
 def test_protocols_are_added_to_those_that_the_folder_has(data, finished, tmp_path):
@@ -195,7 +202,7 @@ def test_small_domains_are_left_out_of_the_macro_mean_and_nothing_else_changes(r
     assert changed(whole, contents(run)) == {"config.json", "results.json"}
     after = results(run)
     for split, protocols in before.items():
-        sizes = {name: protocols["full"]["cross"][name]["n"] for name in DOMAINS}
+        sizes = {name: next(iter(protocols["full"].values()))[name]["n"] for name in DOMAINS}
         counted = [name for name in DOMAINS if sizes[name] > counts[smallest]]
         for protocol, paths in protocols.items():
             for path, means in paths.items():
@@ -280,6 +287,65 @@ def test_a_log_split_by_time_has_strict_contexts_alone(tmp_path):
         times = log.times[own]
         held = times[log.split[own] == SPLITS[split]]
         assert histories == [(times < time).sum() for time in held]
+
+
+# ------------------------------------------------------------------- the parts of the blend
+
+
+@pytest.mark.parametrize("mode", ["syncrec", "sdsr_separate"])
+def test_the_blend_without_a_part_is_ranked_by_the_same_weights_with_some_at_0(finished, mode):
+    run = finished[mode]
+    settings, dataset, ensemble = open_run(run)
+    counts = fit_count_models(dataset)
+    blend = read_blend(run, dataset.domain_names, feature_names(settings.paths, counts))
+    trend = {"recent x1", "recent x8", "recent x64", "covisit x1", "covisit x8"}
+    habit = {"had", "own log count"}
+    written = results(run)[BLEND_WITHOUT]
+    assert list(written) == ["full"]
+    assert list(written["full"]) == ["trend", "habit", "trend and habit"]
+    values = []
+    for lacking, means in zip((trend, habit, trend | habit), written["full"].values(), strict=True):
+        assert lacking <= set(blend.names)
+        kept = [float(name not in lacking) for name in blend.names]
+        edited = Blend(blend.names, blend.weights * kept)
+
+        def scorer(plan, rows, edited=edited):
+            paths = path_scorers(ensemble, settings, plan, rows)
+            return BlendScorer(edited, FeatureSource(plan, paths, counts))
+
+        values.append({name: means[name]["ndcg@10"] for name in (*DOMAINS, "macro")})
+        assert values[-1] == ndcg_on_test(dataset, scorer)
+        assert list(means) == [*DOMAINS, "macro", "users"]
+        assert set(means["users"]) == {*METRICS, "n"}
+    blended = results(run)["test"]["full"][BLEND]
+    values.append({name: blended[name]["ndcg@10"] for name in (*DOMAINS, "macro")})
+    assert len({value["macro"] for value in values}) == 4
+
+
+def test_only_parts_that_the_blend_has_are_left_out_of_it(run, capsys):
+    before = results(run)
+    evaluate(run, "--no-trend", "--protocol", "full")
+    assert list(results(run)[BLEND_WITHOUT]["full"]) == ["habit"]
+    paths = results(run)["test"]["full"]
+    habit = results(run)[BLEND_WITHOUT]["full"]["habit"]["macro"]["ndcg@10"]
+    whole = paths[BLEND]["macro"]["ndcg@10"]
+    said = f"blend without habit {habit:.4f} (NDCG@10, macro; with all {whole:.4f})"
+    assert said in capsys.readouterr().out.splitlines()
+    evaluate(run, "--no-repeat", "--protocol", "full")
+    assert BLEND_WITHOUT not in results(run)
+    assert "blend without" not in capsys.readouterr().out
+    evaluate(run, "--trend", "--repeat")
+    assert results(run) == before
+
+
+def test_a_run_that_was_scored_before_has_no_such_line(run, data, capsys):
+    old = results(run)
+    del old[BLEND_WITHOUT]
+    (run / "results.json").write_text(json.dumps(old))
+    train(data, run.parents[1], "syncrec", "--lr=0.02", "--mode=syncrec")
+    out = capsys.readouterr().out
+    assert "finished already" in out and "blend without" not in out
+    assert results(run) == old
 
 
 # ------------------------------------------------------------------- one model a domain

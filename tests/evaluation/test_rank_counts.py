@@ -117,6 +117,31 @@ def test_parts_are_counted_apart_and_sets_across_them(side):
     assert (actual.sets.better == better).all() and (actual.sets.tied == tied).all()
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(12, 63), (3, 7), (60, 41)])
+def test_several_scorings_of_the_same_targets_are_counted_as_each_by_itself(rows, columns, side):
+    scores = [tied_scores(rows, columns, seed) for seed in range(3)]
+    rng = np.random.default_rng(rows)
+    targets = rng.integers(0, columns, rows)
+    candidates = rng.integers(-1, columns, (rows, 6))
+    candidates[candidates == targets[:, None]] = -1
+    reads, calls = part_of(scores[0], candidates).reads, []
+
+    def score(asked):
+        calls.append(asked)
+        return torch.cat(scores)[:, asked]
+
+    actual = count_ranks([Part(score, columns, reads)], targets, 1, CPU, scorings=3)
+    chunks = len(item_chunks(columns, CPU))
+    assert len(calls) == chunks + (chunks > 1)  # every target's score was guessed right
+    expected = [by_hand(one, targets) for one in scores]
+    assert actual.domain.better.tolist() == [n for better, _ in expected for n in better]
+    assert actual.domain.tied.tolist() == [n for _, tied in expected for n in tied]
+    better, tied = by_hand(scores[0], targets, candidates)  # the candidates are of the first
+    assert actual.sets.better[0, :rows].tolist() == better
+    assert (actual.sets.tied[0, :rows] + 1).tolist() == tied
+    assert not actual.sets.better[0, rows:].any()
+
+
 def test_all_others_as_candidates_rank_as_the_full_catalogue_does(side):
     scores, targets = tied_scores(20, 52), np.arange(20) % 52
     others = [[c for c in range(52) if c != t] for t in targets.tolist()]

@@ -57,7 +57,8 @@ class Analysed:
         self.trajectories = training_history.trajectories(self.data)
         self.points = correlation_points(self.data, self.measured)
         self.within = correlation(self.points)
-        self.box = summary(self.data, self.levels, self.differences, self.points, self.within)
+        tables = self.levels, self.differences, self.points, self.within
+        self.box = summary(self.data, *tables, metric)
         self.summary = dict(self.box.topics)
 
     @property

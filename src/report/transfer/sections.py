@@ -79,7 +79,7 @@ def data_section(data: DataSet, metric: str) -> tuple[Section, pd.DataFrame]:
         name=data.name,
         generated=data.card["notes"].get("generated", ""),
         planted=planted_line(data, differences, trajectories),
-        summary=summary(data, levels, differences, points, correlation(points)),
+        summary=summary(data, levels, differences, points, correlation(points), metric),
         notes=notes(data),
         parts=[
             transfer_part(data, levels, differences, metric),

@@ -7,9 +7,11 @@ import json
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from src.config.modes import BASELINE_MODES, DEFAULT_MODEL, JOINT_MODE, PATHS, SERVED
+from src.config.modes import BASELINE_MODES, BLEND, DEFAULT_MODEL, JOINT_MODE, PATHS, SERVED
+from src.report.finished_runs import least_targets
 from src.report.formatting import (
     ALPHA,
     count_of,
@@ -21,7 +23,7 @@ from src.report.formatting import (
     relative_change,
     signed,
 )
-from src.report.transfer.data_sets import CROSS_KEY, DataSet
+from src.report.transfer.data_sets import CROSS_KEY, PROTOCOL, DataSet
 from src.report.transfer.differences import (
     GAINED,
     HURT,
@@ -79,6 +81,7 @@ def summary(
     differences: pd.DataFrame,
     points: pd.DataFrame,
     within: Correlation,
+    metric: str,
 ) -> Summary:
     """The box of a data set; `points` and `within` are its own alone."""
     topics = [
@@ -86,9 +89,11 @@ def summary(
         ("Simple baselines", count_model_sentences(data, levels, differences)),
         ("SyNCRec against both", against_both(data, differences)),
         ("SyNCRec as served", served_sentences(data, differences)),
+        ("SyNCRec's blend", blend_sentences(data, metric)),
         ("Training", training_sentences(data)),
         ("Seeds", _seeds_sentence(data)),
     ]
+    topics = [(topic, sentences) for topic, sentences in topics if sentences]
     if within.clusters >= ENOUGH:
         outcomes = by_outcome(of_pair(differences, *data.transfer_pair))
         words = prediction_sentences(outcomes, points, within)
@@ -211,6 +216,30 @@ def served_sentences(data: DataSet, differences: pd.DataFrame) -> str:
         f"{relative_change(row.relative)} ({level(row.second_value)} to {level(row.first_value)}, "
         f"{evidence(row)}). Significant gains: {gained}. Significant losses: {hurt}."
         f"{unclear if withheld else ''} Domains served by the single path: {'; '.join(chosen)}."
+    )
+
+
+def blend_sentences(data: DataSet, metric: str) -> str:
+    """What the blend has without trend and habit; empty where a run was not scored so."""
+    runs, least = data.two_view.runs, max(1, least_targets(data.runs))
+    shared = set.intersection(*(set(run.blend_without) for run in runs))
+    if BLEND not in data.rankers or not shared:
+        return ""
+
+    def mean(by_run: list[dict[str, dict]]) -> str:
+        domains = [means[name] for means in by_run for name in data.domains]
+        values = [one.get(metric, math.nan) for one in domains if one["n"] >= least]
+        return level(float(np.mean(values)))
+
+    whole = mean([run.scores("test", PROTOCOL, BLEND) for run in runs])
+    parts = [
+        f"without {part} {mean([run.blend_without[part] for run in runs])}"
+        for part in runs[0].blend_without
+        if part in shared
+    ]
+    return (
+        f"In the mean over domains it has {whole}; {', '.join(parts)}. Trend is recent counts and "
+        "co-visitation, habit how often the user had an item; the other weights stay as fitted."
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +32,6 @@ from src.runs.tables import RunTables, print_epoch
 from src.training import device_memory
 from src.training.domain_gradients import combined_gradients
 from src.training.epoch_statistics import EpochStatistics
-from src.training.held_out import held_out_losses
 from src.training.losses_after import sums_after_step
 from src.training.non_finite import Anomaly, named_anomalies
 from src.training.optimizer import clip_gradients, gradient_values, make_optimizers, make_schedulers
@@ -243,10 +241,6 @@ class Trainer:
                 results = self.validate(targets)
             except NotFinite as error:  # raised by all processes
                 raise divergence.in_validation(self, error) from None
-            if self.weighting.needs_held_out:
-                held_out = held_out_losses(self, *self._held_out(targets))
-                self.weighting.update_held_out(*held_out)
-                self.statistics.held_out = held_out[:2]
         statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
         settings = self.settings
         improved = self.progress.note(selected[settings.select_average][settings.select_metric])
@@ -263,13 +257,6 @@ class Trainer:
             tables.show(self.progress, *rows)
 
         self.process.agree(write)
-
-    def _held_out(self, targets: Targets) -> tuple[Dataset, np.ndarray, np.ndarray]:
-        """The dataset, the users and the events that the weighting is updated on."""
-        if not self.weighting.held_out:
-            return self.dataset, targets.users, targets.events
-        events, users = self.loader.held_out_events
-        return self.loader.training, users, events
 
     def train_epoch(self) -> EpochStatistics:
         """One pass over the users, or the rest of it; seed and epoch alone decide the order."""
@@ -296,12 +283,14 @@ class Trainer:
 
     def end_epoch(self) -> EpochStatistics:
         """The sums of the epoch's steps over all processes; begins the next epoch."""
-        self.weighting.end_epoch()
-        self.statistics.weights = self.weighting.weights()  # of the next step
         statistics, self.statistics = self.statistics, self.new_statistics()
         self.progress.epoch += 1
         self.progress.position = 0
         statistics.reduce(self.process.sum)
+        if self.weighting.held_out:
+            self.weighting.update_held_out(*statistics.held_out_means())
+        self.weighting.end_epoch()
+        statistics.weights = self.weighting.weights()  # of the next step
         return statistics
 
     def new_statistics(self) -> EpochStatistics:

@@ -129,8 +129,7 @@ class LossWeighting(Protocol):
     needs_both_views: ClassVar[bool]  # a run with one view then has uniform weights
     needs_losses: ClassVar[bool]  # `update` after each step
     needs_losses_after: ClassVar[bool]  # then `update_after`, at the price of a forward pass
-    needs_held_out: ClassVar[bool]  # `update_held_out` after each epoch
-    held_out: ClassVar[float]  # share of the training events that it needs held out; 0: validation
+    held_out: ClassVar[float]  # share of the training events that it needs held out
     per_domain_gradients: ClassVar[bool]  # one forward and backward pass per domain, `combine`d
 
     def weights(self) -> Tensor:
@@ -148,9 +147,9 @@ class LossWeighting(Protocol):
         """After the last step of an epoch, and after `update_held_out`."""
 
     def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
-        """After an epoch: the same of targets that no gradient comes from, and the standard error
-        [D] of the mean difference between the paths. They are the share `held_out` of the training
-        events, or the validation targets, which the best checkpoint is selected on too."""
+        """After an epoch, where `held_out` is not 0: the same of the targets that are held out,
+        from the steps of the epoch, and the standard error [D] of the mean difference between the
+        paths (`EpochStatistics.held_out_means`). No gradient comes from these targets."""
 
     def combine(self, gradients: Tensor) -> Tensor:
         """[D, P] one gradient per domain -> [P] the gradient that is applied, where they are asked

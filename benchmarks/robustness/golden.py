@@ -53,7 +53,7 @@ RENAMED_TENSORS: dict[str, str] = {r"^model/gap_state$": "lc_ntg"}
 # {flag of the base's commands: the checkout's flag}
 RENAMED_FLAGS: dict[str, str] = {}
 # flags of the checkout's runs that choose what the base had no flag for
-NEW_FLAGS = ("--positions=start",)
+NEW_FLAGS = ("--positions=start", "--gap=training")
 
 ABXI = ROOT.parent / "shared" / "data" / "abxi"
 LOG = "{log}"  # in a flag: the folder of the base's bundled log, which both sides read

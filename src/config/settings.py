@@ -136,9 +136,9 @@ class ObjectiveSettings:
         group=LC_NTG,
     )
     gap: str = setting(
-        "training",
-        "measure the gap on the targets of each step (the paper's), or once per epoch on one event "
-        "in 20, which is then no target of the training",
+        "",
+        "measure the gap that weighs the domains on the targets of each step (the paper's), or on "
+        "one event in 20, which is then no target of the training; default: heldout",
         group=LC_NTG,
         choices=GAPS,
     )
@@ -334,6 +334,10 @@ class Settings(
         if not self.lc_ntg and self.weighting == "lc_ntg":
             object.__setattr__(self, "weighting", "uniform")
         object.__setattr__(self, "lc_ntg", self.weighting == "lc_ntg")
+        if len(self.paths) < 2:  # nothing to compare, and no event is held out for it
+            object.__setattr__(self, "gap", "training")
+        elif not self.gap:
+            object.__setattr__(self, "gap", "heldout" if self.lc_ntg else "training")
 
     @property
     def compares_views(self) -> bool:
@@ -383,6 +387,9 @@ def choose(
         if model != values.get("model", DEFAULT_MODEL):
             chosen.pop("mode", None)
         chosen["model"] = model
+    named = weighting or {True: "lc_ntg", False: "uniform", None: None}[lc_ntg]
+    if named and named != values.get("weighting", "lc_ntg"):
+        chosen.pop("gap", None)  # of the other weighting
     if weighting:
         chosen |= {"weighting": weighting, "lc_ntg": weighting == "lc_ntg"}
     elif lc_ntg:

@@ -19,7 +19,6 @@ class Uniform:
     needs_both_views: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
     needs_losses_after: ClassVar[bool] = False
-    needs_held_out: ClassVar[bool] = False
     held_out: ClassVar[float] = 0.0
     per_domain_gradients: ClassVar[bool] = False
 

@@ -41,8 +41,8 @@ class EpochStatistics:
         self.gap_sums = zeros.new_zeros(2, domains)  # Σ φ·n, Σ n
         self.weights = torch.ones_like(zeros)  # w of the coming step
         self.transfer: list[Tensor] = []  # for each step φ, s after it and γ [3, D]
-        # of a weighting that needs it, after the epoch: {path: losses [D]}, error of the gap [D]
-        self.held_out: tuple[dict[str, Tensor], Tensor] | None = None
+        # of targets that are held out: Σ losses of each path, Σ (l_single − l_cross)², number
+        self.held_out = zeros.new_zeros(len(paths) + 2, domains)
 
     def add(self, losses: StepLosses, batch: Batch, batches_of_step: int) -> dict[str, Tensor]:
         """Add the losses of one batch of a step; returns their sums by domain, {path: [D]}."""
@@ -50,6 +50,13 @@ class EpochStatistics:
         for path, values in sums.items():
             self.losses[path] += values
         self.counts += batch.trained_counts
+        if batch.trained is not None:
+            held_out, by_path = 1 - batch.trained, list(losses.by_path.values())
+            gap = by_path[-1] - by_path[0]  # 0 with one path
+            for total, values in zip(
+                self.held_out, (*by_path, gap.square(), torch.ones_like(gap)), strict=True
+            ):
+                total += domain_sums(values * held_out, batch.domain_counts)
         for name, value in losses.shown.items():
             total = self.shown.get(name, torch.zeros_like(value.detach()))
             self.shown[name] = total + value.detach() / batches_of_step
@@ -67,8 +74,20 @@ class EpochStatistics:
 
     def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
         """Sum over processes, in place."""
-        for values in (*self.losses.values(), self.counts):
+        for values in (*self.losses.values(), self.counts, self.held_out):
             add_up(values)
+
+    def held_out_means(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Of the targets that are held out, over the epoch: the mean loss {path: [D]} in nats, NaN
+        for a domain without one; the standard error [D] of the mean of l_single − l_cross, infinite
+        for fewer than two targets, 0 with one path; and their number [D]. To be called after
+        `reduce`."""
+        *sums, squares, counts = self.held_out
+        gap = (sums[-1] - sums[0]) / counts
+        variance = (squares / counts - gap.square()).clamp(min=0)
+        error = torch.where(counts > 1, (variance / (counts - 1)).sqrt(), torch.inf)
+        losses = {path: total / counts for path, total in zip(self.losses, sums, strict=True)}
+        return losses, error, counts
 
     # ------------------------------------------------------------------------ checkpoints
 
@@ -83,19 +102,22 @@ class EpochStatistics:
             "gap_sums": self.gap_sums,
             "weights": self.weights,
             "transfer": transfer,
+            "held_out": torch.stack(gather(self.held_out)),  # [P, paths + 2, D]
         }
 
     def load(self, state: dict[str, Any], rank: int, processes: int) -> None:
         """Restore a `state`. With as many processes as then, each gets its sums back; otherwise the
         first gets the total, and only the rounding of the epoch's sums may differ."""
 
-        def share(parts: Tensor) -> Tensor:  # [P, D] -> [D]
+        def share(parts: Tensor) -> Tensor:  # [P, …] -> […]
             return parts[rank] if len(parts) == processes else parts.sum(0) * (rank == 0)
 
         losses = dict(state["losses"])  # of a tensor, torch would take a path for an index
         for path, sums in self.losses.items():
             sums.copy_(share(losses[path]))
         self.counts.copy_(share(state["counts"]))
+        if "held_out" in state:  # else the checkpoint is older
+            self.held_out.copy_(share(state["held_out"]))
         for name in ("steps", "gap_sums", "weights"):
             getattr(self, name).copy_(state[name])
         device, domains = self.counts.device, len(self.counts)
@@ -117,11 +139,9 @@ class EpochStatistics:
             yield next(iter(self.losses)), "macro", name, float(total) / float(self.steps)
 
     def held_out_rows(self, names: list[str]) -> Iterator[tuple[str, str, str, float]]:
-        """(path, domain, metric, value): the mean losses of what the weighting was updated on after
-        the epoch, in nats per target, and under the first path the standard error of the gap."""
-        if self.held_out is None:
-            return
-        losses, error = self.held_out
+        """(path, domain, metric, value): the epoch's mean losses of the targets that are held out,
+        in nats, and under the first path the standard error of the gap."""
+        losses, error, _ = self.held_out_means()
         columns = [(path, "loss", values) for path, values in losses.items()]
         for path, metric, values in (*columns, (next(iter(losses)), "gap_error", error)):
             for name, value in zip(names, values.tolist(), strict=True):

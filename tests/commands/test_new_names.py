@@ -17,16 +17,11 @@ import recommend
 import report
 from src.config.cli import setting
 from src.config.names import MODELS, WEIGHTINGS, Model
-from src.config.settings import run_settings
-from src.dataset.store.folder import open_dataset
-from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
-from src.evaluation.targets import split_targets
 from src.interfaces import StepLosses
 from src.nn.initialization import own_stream
 from src.nn.softmax_loss import softmax_loss
 from src.objective.step_losses import domain_spans
 from src.objective.weighting import Uniform
-from src.runs.models import best_models
 from tests.support.command_runs import DOMAINS, contents, make_data, train
 from tests.support.process_runs import assert_same_run, exact, launch_runs
 
@@ -109,23 +104,6 @@ class Tilted(Uniform):
         return weights
 
 
-class HeldOut(Uniform):
-    """Remembers what it was told of held-out events."""
-
-    needs_held_out = True
-
-    def __init__(self, settings, gap):
-        super().__init__(settings, gap)
-        self.gaps = torch.zeros_like(gap.state)
-
-    def update_held_out(self, losses, error, counts):
-        assert (counts > 0).all() and (error > 0).all()
-        self.gaps = losses["single"] - losses["cross"]
-
-    def state_dict(self):
-        return {"gaps": self.gaps}
-
-
 def run_report(capsys, monkeypatch, *words) -> str:
     monkeypatch.setattr("sys.argv", ["report.py", *map(str, words)])
     report.main()
@@ -177,31 +155,6 @@ def test_own_settings_decide_what_is_trained(data, tmp_path, own_names):
     assert torch.equal(weights[0], weights[2])
     transfer = pd.read_csv(runs[1] / "transfer.csv")
     assert transfer.weight.tolist() == [9.0, 1.0, 1.0]
-
-
-def test_held_out_losses_are_those_of_the_validation_targets(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(WEIGHTINGS, "held_out", f"{__name__}:HeldOut")
-    run = train(data, tmp_path, "run", "--weighting=held_out")
-    gaps = torch.load(run / "last.pt")["weighting"]["gaps"]
-    settings, dataset = run_settings(run), open_dataset(data)
-    (model,) = best_models(settings, dataset, run, torch.device("cpu")).models
-    targets = split_targets(dataset, "valid")
-    queries = Queries(targets.users, targets.ends, targets.domains)
-    losses = {}
-    for path in settings.paths:
-        hidden = encode_queries(
-            Ensemble([model]), dataset, queries, path, max_len=settings.max_len,
-            context=settings.context, users_at_once=64, device=torch.device("cpu"),
-        )  # fmt: skip
-        rows = []
-        for query, item, domain in zip(hidden, targets.items, targets.domains, strict=True):
-            scores = domain_scores(model, query[None], int(domain))[0]
-            rows.append(scores.logsumexp(0) - scores[int(item - dataset.item_starts[domain])])
-        losses[path] = torch.stack(rows)
-    for domain, gap in enumerate(gaps):
-        rows = targets.domains == domain
-        expected = (losses["single"] - losses["cross"])[rows].mean()
-        torch.testing.assert_close(gap, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):

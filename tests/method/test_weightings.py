@@ -11,12 +11,11 @@ import torch
 from src.config.names import WEIGHTINGS
 from src.dataset.batching.negatives import held_out_events
 from src.io.errors import UserError
-from src.objective.heldout_gap import BOUND, HeldOutGap, bounded_weights, relative_gap
+from src.objective.heldout_gap import BOUND, HeldOutGap, bounded_weights, certain_loss
 from src.objective.inverse_loss import InverseLoss
 from src.objective.lc_ntg import NegativeTransferGap, lc_ntg_weights
 from src.objective.pcgrad import PCGrad
 from src.objective.weighting import Uniform, weighting_class
-from src.training.held_out import held_out_losses
 from tests.support.weightings import CPU, gap_of, make_trainer, settings_of
 
 # ------------------------------------------------------------------------ every weighting
@@ -173,17 +172,15 @@ def test_gradients_by_domain_need_dense_items():
 
 
 def test_the_held_out_gap_by_hand():
-    single, cross = torch.tensor([4.0, 4.0, 4.0, 4.0, 4.0]), torch.tensor([3.0, 5.0, 3.9, 4.1, 1.0])
+    single, cross = torch.tensor([4.0, 4.0, 4.0, 4.0, 4.0]), torch.tensor([3.0, 5.0, 3.9, 4.1, 9.0])
     error = torch.tensor([0.2, 0.2, 0.2, 0.2, math.inf])
-    gap = relative_gap(single, cross, error)
-    torch.testing.assert_close(gap, torch.tensor([0.2, -0.2, 0.0, 0.0, 0.0]))
-    nothing = relative_gap(*torch.tensor([[math.nan], [math.nan], [math.nan]]))
+    gap = certain_loss(single, cross, error)  # φ = 1, −1, .1, −.1, −5
+    torch.testing.assert_close(gap, torch.tensor([0.0, -0.2, 0.0, 0.0, 0.0]))
+    nothing = certain_loss(*torch.tensor([[math.nan], [math.nan], [math.nan]]))
     assert nothing.tolist() == [0]
 
 
-@pytest.mark.parametrize(
-    "states", [[0.0, 0.0, 0.0], [9.0, -9.0, 0.0], [9.0, 9.0, 9.0], [0.05, 0, 0]]
-)
+@pytest.mark.parametrize("states", [[0.0, -9.0, -0.01], [-9.0, -9.0, -9.0], [0.0, -0.05, -0.05]])
 def test_held_out_weights_have_mean_1_and_a_bound(states):
     weights = bounded_weights(torch.tensor(states))
     assert weights.mean().item() == pytest.approx(1)
@@ -198,7 +195,7 @@ def test_the_paper_s_rule_runs_away_and_the_held_out_rule_does_not():
     it gains on held-out events stays as it is."""
     settings = settings_of("lc_ntg")
     paper = NegativeTransferGap(settings, 3, CPU, torch.float64)
-    rule = HeldOutGap(settings_of("lc_ntg", gap="heldout"), paper)
+    rule = HeldOutGap(settings, paper)
     counts = torch.tensor([5, 5, 5])
     truth = torch.tensor([0.3, 0.2, 0.2], dtype=torch.float64)
     for _ in range(300):
@@ -207,7 +204,33 @@ def test_the_paper_s_rule_runs_away_and_the_held_out_rule_does_not():
         losses = {"single": 5 + truth, "cross": torch.full_like(truth, 5)}
         rule.update_held_out(losses, torch.full_like(truth, 0.05), counts)
     assert lc_ntg_weights(paper.gamma, paper.floor).max() > 1.9  # of at most 2
-    assert rule.weights().max() < 1.2
+    assert rule.weights().tolist() == [1, 1, 1]
+
+
+def test_the_held_out_rule_starves_no_domain():
+    """A domain that weighs less is learned less, so that its gap widens on held-out events too."""
+    settings = settings_of("lc_ntg")
+    rule = HeldOutGap(settings, gap_of(settings, 3))
+    counts, error = torch.tensor([5, 5, 5]), torch.full((3,), 0.05, dtype=torch.float64)
+    for _ in range(300):
+        gap = torch.tensor([0.2, 0.2, -0.3], dtype=torch.float64) - 3 * (1 - rule.weights())
+        losses = {"single": 5 + gap, "cross": torch.full_like(gap, 5)}
+        rule.update_held_out(losses, error, counts)
+    assert rule.weights()[2].item() == pytest.approx(3 / 9)  # w = 4, 4 and 1 over their mean of 3
+
+
+def test_a_view_that_still_learns_is_not_yet_worse():
+    settings = settings_of("lc_ntg")
+    rule = HeldOutGap(settings, gap_of(settings, 2))
+    counts, error = torch.tensor([5, 5]), torch.full((2,), 0.1, dtype=torch.float64)
+    single = torch.tensor([4.0, 4.0], dtype=torch.float64)
+    for cross in (6.0, 5.5, 5.0):
+        losses = {"single": single, "cross": torch.tensor([cross, 3.0], dtype=torch.float64)}
+        rule.update_held_out(losses, error, counts)
+        assert rule.weights().tolist() == [1, 1]
+    losses["cross"] = torch.tensor([4.95, 3.0], dtype=torch.float64)  # it fell by less than .1
+    rule.update_held_out(losses, error, counts)
+    assert rule.relative.tolist() == pytest.approx([0.5 * (-0.95 + 0.1) / 4, 0])
 
 
 def test_held_out_events_are_a_share_of_all_and_the_same_in_every_epoch(tmp_path):
@@ -221,11 +244,9 @@ def test_held_out_events_are_a_share_of_all_and_the_same_in_every_epoch(tmp_path
     batches = [batch for epoch in (0, 1) for step in trainer.loader.steps(epoch) for batch in step]
     trained = sum(int(batch.trained.sum()) for batch in batches) / 2
     assert trained == sum(int(batch.trained_counts.sum()) for batch in batches) / 2
-    held, users = trainer.loader.held_out_events
-    assert len(held) + trained == sum(len(batch.targets) for batch in batches) / 2
-    assert 0 < len(held) < trained
-    offsets = trainer.loader.training.offsets
-    assert ((offsets[users] <= held) & (held < offsets[users + 1])).all()
+    held = sum(int((batch.trained == 0).sum()) for batch in batches) / 2
+    assert held + trained == sum(len(batch.targets) for batch in batches) / 2
+    assert 0 < held < trained
 
 
 def test_a_step_of_held_out_targets_alone_trains_nothing_and_fails_nothing(tmp_path, monkeypatch):
@@ -263,19 +284,36 @@ def test_what_is_held_out_is_not_trained_on(tmp_path, monkeypatch):
         torch.testing.assert_close(values, tables[1][name], rtol=0, atol=1e-12, msg=name)
 
 
-def test_the_held_out_losses_of_each_epoch_are_recorded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_the_losses_of_held_out_targets_are_measured_in_the_steps(
+    grad_accum, tmp_path, monkeypatch
+):
+    """With a learning rate too small to change a weight, they are those of the model."""
     monkeypatch.setattr(HeldOutGap, "held_out", 0.3)
-    trainer = make_trainer(tmp_path, "lc_ntg", gap="heldout", max_epochs=2)
+    trainer = make_trainer(
+        tmp_path, "lc_ntg", gap="heldout", max_epochs=2, lr=1e-30, grad_accum=grad_accum
+    )
+    held = {path: [[] for _ in range(4)] for path in ("cross", "single")}
     trainer.fit()
     table = pd.read_csv(tmp_path / "metrics.csv")
     table = table[table.split == "held_out"]
     assert set(table.epoch) == {1, 2}
     last = table[table.epoch == 2].set_index(["path", "domain", "metric"]).value
-    events, users = trainer.loader.held_out_events
-    losses, error, counts = held_out_losses(trainer, trainer.loader.training, users, events)
+    with torch.no_grad():
+        for step in trainer.loader.steps(1):
+            for batch in step:
+                by_path = trainer.model(batch).by_path
+                domain = torch.repeat_interleave(torch.arange(4), batch.domain_counts)
+                for path, values in by_path.items():
+                    for number in range(4):
+                        chosen = (batch.trained == 0) & (domain == number)
+                        held[path][number] += values[chosen].tolist()
     for number, name in enumerate(trainer.dataset.domain_names):
-        assert counts[number] > 1
-        for path, values in losses.items():
-            assert last[path, name, "loss"] == pytest.approx(values[number].item())
-        assert last["cross", name, "gap_error"] == pytest.approx(error[number].item())
+        cross, single = (np.array(held[path][number]) for path in ("cross", "single"))
+        assert len(cross) > 1
+        assert last["cross", name, "loss"] == pytest.approx(cross.mean())
+        assert last["single", name, "loss"] == pytest.approx(single.mean())
+        error = np.std(single - cross, ddof=1) / math.sqrt(len(cross))
+        assert last["cross", name, "gap_error"] == pytest.approx(error)
     assert len(last) == 3 * len(trainer.dataset.domain_names)
+    assert trainer.weighting.relative.tolist() != [0, 0, 0, 0]

@@ -3,13 +3,11 @@
 import itertools
 import math
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from src.dataset.batching.batch import Batch
-from src.dataset.batching.negatives import held_out_events
 from src.dataset.batching.packing import build_batch
 from src.dataset.batching.sampler import epoch_shares
 from src.dataset.batching.windows import (
@@ -21,8 +19,6 @@ from src.dataset.batching.windows import (
 )
 from src.dataset.store.folder import Dataset
 from src.io.errors import UserError
-
-USERS_AT_ONCE = 4096  # whose windows are looked through for held-out events
 
 
 class Loader:
@@ -112,18 +108,6 @@ class Loader:
             )
         batch = build_batch(self.training, windows, self.seed, epoch, mim_users, self.held_out)
         return batch.to(self.device)
-
-    @cached_property
-    def held_out_events(self) -> tuple[np.ndarray, np.ndarray]:
-        """The events of the training windows that are held out, and the user of each: [n] each, the
-        events as flat indices of `training`."""
-        events, users = [], []
-        for start in range(0, len(self.users), USERS_AT_ONCE):
-            windows = self._windows(self.users[start : start + USERS_AT_ONCE])
-            held = held_out_events(windows.events, self.seed, self.held_out)
-            events.append(windows.events[held])
-            users.append(windows.users[windows.rows[held]])
-        return np.concatenate(events), np.concatenate(users)
 
     def _windows(self, users: np.ndarray) -> Windows:
         return context_windows(self.training, users, self.ends[users], self.max_len, self.context)

@@ -61,10 +61,10 @@ def test_the_released_config_differs_from_the_paper_s_by_what_the_code_does_inst
 def test_a_copied_record_of_a_run_has_what_reproduces_it(tmp_path, name):
     """A file of a few settings has today's defaults."""
     record, few = tmp_path / "record.json", tmp_path / "few.json"
-    settings = as_json(Settings(mode="cdsr"))
+    settings = as_json(Settings(mode="syncrec"))
     del settings[name]
     record.write_text(json.dumps(settings))
-    few.write_text(json.dumps({"mode": "cdsr", "hidden": 16}))
+    few.write_text(json.dumps({"mode": "syncrec", "hidden": 16}))
     values = {path: parse_command(["--config", str(path)]).settings for path in (record, few)}
     assert getattr(values[record], name) == BEFORE[name]
     assert getattr(values[few], name) == getattr(Settings(), name)
@@ -73,6 +73,26 @@ def test_a_copied_record_of_a_run_has_what_reproduces_it(tmp_path, name):
 def test_a_flag_wins_over_the_config():
     settings = parse_command(["--config", str(CONFIGS / "paper.json"), "--hidden", "16"]).settings
     assert (settings.hidden, settings.dropout) == (16, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "gap"),
+    [
+        ((), "heldout"),
+        (("--gap=training",), "training"),
+        (("--mode=cdsr",), "training"),
+        (("--mode=cdsr", "--gap=heldout"), "training"),
+        (("--no-lc_ntg",), "training"),
+        (("--weighting=inverse_loss",), "training"),
+    ],
+    ids=" ".join,
+)
+def test_the_gap_is_that_of_what_is_trained(flags, gap, tmp_path):
+    """Also where the file is the record of a run of the default, with every setting."""
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps(as_json(Settings(mode="syncrec"))))
+    for words in ([], ["--config", str(record)]):
+        assert parse_command([*words, *flags]).settings.gap == gap
 
 
 def test_every_config_is_described():

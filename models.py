@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.dataset.batching.intervals import BUCKETS
 from src.interfaces import StepLosses
 from src.nn.dropout import dropout
 from src.nn.experts import Experts, activation_bytes, view_tiles
@@ -26,7 +27,7 @@ MIM_LOSS = "mutual-information loss"
 
 
 class Task(nn.Module):
-    """The parameters of one task: start tokens, positions, gates and (set later) towers.
+    """The parameters of one task: start tokens, positions, intervals, gates, (set later) towers.
 
     SDSR has one start token, gate and tower for each domain, CDSR one of each.
     """
@@ -36,6 +37,8 @@ class Task(nn.Module):
         hidden = settings.hidden
         self.start = nn.Parameter(torch.randn(starts, hidden) * 0.02)
         self.position = nn.Parameter(torch.randn(settings.max_len, hidden) * 0.02)
+        if settings.reads_time:  # from 0 on, so that it begins as the model without
+            self.interval = nn.Parameter(torch.zeros(BUCKETS, hidden))
         self.norm = nn.LayerNorm(hidden)
         self.gate: TokenGate | SequenceGate | EvenGate
         if settings.gate == "token":
@@ -144,7 +147,7 @@ class SyNCRec(nn.Module):
 
     def embed(self, view, task: str, items: Tensor) -> Tensor:
         """Inputs of one view [M, H]: the event before the target, or the start token; position;
-        in the cross view, on request, the domain of the target."""
+        on request the time between them and, in the cross view, the domain of the target."""
         parts = self.tasks[task]
         domain = view.domains if task == "single" else torch.zeros_like(view.domains)
         start = F.embedding(domain, parts.start)  # [M, H]
@@ -152,6 +155,8 @@ class SyNCRec(nn.Module):
         from_end = self.settings.positions == "end"
         positions = view.reversed_positions if from_end else view.positions
         tokens = tokens + F.embedding(positions, parts.position)
+        if self.settings.reads_time:
+            tokens = tokens + F.embedding(view.intervals, parts.interval)
         if task == "cross" and self.settings.target_domain_query:
             tokens = tokens + F.embedding(view.domains, self.query)
         return dropout(parts.norm(tokens), self.settings.dropout, self.training)

@@ -35,7 +35,8 @@ def held_out_losses(
             dataset, users[part], ends[part], settings.max_len, settings.sdsr_context
         )
         # negatives as in the first epoch, so that the losses of two epochs can be compared
-        batch = build_batch(dataset, windows, settings.seed, 0).to(process.device)
+        batch = build_batch(dataset, windows, settings.seed, 0, times=settings.reads_time)
+        batch = batch.to(process.device)
         last_counts = torch.tensor(batch.last_counts, device=process.device)
         counts += last_counts
         losses = {

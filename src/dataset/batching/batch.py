@@ -28,6 +28,7 @@ class View:
     domains: Tensor  # [M] domain of the target
     sequence_ids: Tensor  # [M]
     sequences: int
+    intervals: Tensor | None  # [M] bucket of the time from input to target; None: not asked for
     tiles: list[tuple[int, int]]  # (count, length) of each block of tiles of one length
     target_slots: Tensor  # [N] slot of each target, in the canonical order
 

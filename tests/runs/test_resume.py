@@ -82,7 +82,7 @@ VARIANTS = {
     ),
     "float64": ("--precision=float64", "--deterministic", "--attention_dropout=.1"),
     "one task": ("--mode=cdsr",),
-    "one model per domain": ("--mode=sdsr_separate",),
+    "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 
 

@@ -91,6 +91,7 @@ def _pack(
     last_order = np.argsort(last)
     last_rows = np.empty_like(last_order)
     last_rows[last_order] = np.arange(len(last))
+    by_domain = None if times is None else times[order]
     mim_pairs, mim_sizes = _mim_pairs(pairs[0, pair_starts], pair_lengths, domain_count, mim_users)
     return Batch(
         targets=torch.from_numpy(items[order]),
@@ -106,13 +107,7 @@ def _pack(
         mim_pairs=mim_pairs,
         mim_sizes=mim_sizes,
         cross=_view(items, domains, lengths, order, times),
-        single=_view(
-            items[order],
-            domains[order],
-            pair_lengths,
-            np.arange(len(order)),
-            None if times is None else times[order],
-        ),
+        single=_view(items[order], domains[order], pair_lengths, np.arange(len(order)), by_domain),
     )
 
 
@@ -138,12 +133,9 @@ def _mim_pairs(
 
 
 def _view(
-    items: np.ndarray,
-    domains: np.ndarray,
-    lengths: np.ndarray,
-    order: np.ndarray,
+    items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, order: np.ndarray,
     times: np.ndarray | None,
-) -> View:
+) -> View:  # fmt: skip
     """Shift the targets by one inside each sequence of `lengths` and lay them out in tiles.
 
     `order` holds the index of each canonical target among the tokens.

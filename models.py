@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.dataset.batching.intervals import BUCKETS
 from src.interfaces import StepLosses
 from src.nn.dropout import dropout
 from src.nn.experts import Experts, activation_bytes, view_tiles
 from src.nn.gates import EvenGate, SequenceGate, TokenGate
 from src.nn.initialization import own_stream
+from src.nn.intervals import IntervalEmbedding
 from src.nn.softmax_loss import softmax_loss
 from src.nn.towers import Towers
 from src.objective.sc_mim import sc_mim
@@ -37,8 +37,8 @@ class Task(nn.Module):
         hidden = settings.hidden
         self.start = nn.Parameter(torch.randn(starts, hidden) * 0.02)
         self.position = nn.Parameter(torch.randn(settings.max_len, hidden) * 0.02)
-        if settings.reads_time:  # from 0 on, so that it begins as the model without
-            self.interval = nn.Parameter(torch.zeros(BUCKETS, hidden))
+        if settings.reads_time:
+            self.interval = IntervalEmbedding(hidden)
         self.norm = nn.LayerNorm(hidden)
         self.gate: TokenGate | SequenceGate | EvenGate
         if settings.gate == "token":
@@ -156,7 +156,7 @@ class SyNCRec(nn.Module):
         positions = view.reversed_positions if from_end else view.positions
         tokens = tokens + F.embedding(positions, parts.position)
         if self.settings.reads_time:
-            tokens = tokens + F.embedding(view.intervals, parts.interval)
+            tokens = tokens + parts.interval(view.intervals)
         if task == "cross" and self.settings.target_domain_query:
             tokens = tokens + F.embedding(view.domains, self.query)
         return dropout(parts.norm(tokens), self.settings.dropout, self.training)

@@ -68,7 +68,7 @@ def view_outputs(model, items, domains, times, task):
         count = len(items) - 1 - position if settings.positions == "end" else position
         row = row + own.position[count]
         if settings.time_embedding == "interval":
-            row = row + own.interval[interval_bucket(times, position)]
+            row = row + own.interval.weight[interval_bucket(times, position)]
         if task == "cross" and settings.target_domain_query:
             row = row + model.query[domain]
         rows.append(F.layer_norm(row, row.shape, own.norm.weight, own.norm.bias))

@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from src.config.modes import PATHS
 from src.dataset.batching.batch import Batch
-from src.dataset.batching.intervals import interval_buckets
-from src.dataset.batching.packing import build_query_batch
+from src.dataset.batching.packing import build_query_batch, time_intervals
 from src.dataset.batching.ragged import positions_in_runs
 from src.dataset.batching.windows import Windows, context_windows, keep_domain, read_events
 from src.dataset.store.folder import Dataset
@@ -19,6 +18,7 @@ from src.evaluation.rank_counts import to_device
 from src.interfaces import Recommender
 
 KEYS_AT_ONCE = 2**16  # queries whose contexts are compared at a time
+LONGEST = 2**31 - 1  # seconds of an interval that are told apart: 68 years
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _input_keys(
     dataset: Dataset, contexts: Windows, queries: Queries, reads_domain: bool
 ) -> np.ndarray:
     """[Q, 1 + longest context] int32: the domain that the path reads (0: none), the items, then 0;
-    where the queries have times, each item is followed by the interval to the next event.
+    where the queries have times, each item is followed by the seconds to the next event.
 
     An item determines its domain, so rows are equal where the inputs are.
     """
@@ -152,8 +152,8 @@ def _input_keys(
     keys[contexts.rows, columns] = dataset.items[contexts.events]
     if times is not None:
         positions = positions_in_runs(lengths + 1)
-        intervals = interval_buckets(times, positions)
-        keys[contexts.rows, columns + 1] = intervals[positions > 0]
+        intervals = time_intervals(times, positions)[positions > 0]
+        keys[contexts.rows, columns + 1] = intervals.clip(max=LONGEST)
     keys[:, 0] = queries.domains * reads_domain
     return keys
 

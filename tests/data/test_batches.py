@@ -5,15 +5,14 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from src.dataset.batching.intervals import BUCKETS, DAY, interval_buckets
 from src.dataset.batching.negatives import draw_negatives
 from src.dataset.batching.packing import build_batch, build_query_batch
 from src.dataset.batching.prefetch import prefetch
-from src.dataset.batching.ragged import positions_in_runs
 from src.dataset.batching.windows import keep_domain, newest_events, newest_events_per_domain
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.targets import split_targets
 from src.nn.dropout import dropout
+from src.nn.intervals import DAY, EDGES, IntervalEmbedding
 from tests.support.builders import (
     make_dataset,
     make_model,
@@ -134,25 +133,27 @@ def test_only_domains_keeps_each_users_events_of_its_own_domain():
 
 
 def test_the_buckets_of_intervals_by_hand():
-    seconds = [0, 1, 3599, 3600, DAY - 1, DAY, 2 * DAY - 1]
-    times = np.cumsum([77, *seconds, 2 * DAY, 4 * DAY, 1024 * DAY, 9999 * DAY])
-    buckets = interval_buckets(times, positions_in_runs(np.array([len(times)])))
-    assert buckets.tolist() == [0, 1, 2, 2, 3, 3, 4, 4, 5, 6, 14, 15]
-    assert buckets.max() == BUCKETS - 1
+    seconds = [-1, 0, 1, 3599, 3600, DAY - 1, DAY, 2 * DAY - 1, 2 * DAY, 1024 * DAY, 9999 * DAY]
+    embedding = IntervalEmbedding(1)
+    with torch.no_grad():
+        embedding.weight += torch.arange(16.0)[:, None]
+    buckets = embedding(torch.tensor(seconds))[:, 0].tolist()
+    assert buckets == [0, 1, 2, 2, 3, 3, 4, 4, 5, 14, 15]
+    assert embedding(torch.tensor(EDGES))[:, 0].tolist() == list(range(1, 16))
 
 
-def test_each_view_has_the_intervals_from_its_own_inputs():
+def test_each_view_has_the_seconds_since_its_own_inputs():
     """From the event before in the view to the target; a window's first target has none."""
-    days = np.array([0, 0, 3, 5, 5, 12])
+    times = [0, 0, 300, 500, 500, 1200]
     users = [([6], [0]), ([1, 7, 2, 3, 8, 9], [0, 1, 0, 0, 1, 1]), ([7, 1], [1, 0])]
-    dataset = make_dataset(users, SIZES, times=[[5], DAY * days, [0, 9]])
-    views = train_batch(dataset, np.array([1]), max_len=5)
-    buckets = {
-        view: getattr(views, view).intervals[getattr(views, view).target_slots].tolist()
-        for view in ("cross", "single")
-    }
-    # domain 0: 2 (day 3), 3 (day 5); domain 1: 7 (day 0), 8 (day 5), 9 (day 12)
-    assert buckets == {"cross": [5, 5, 0, 1, 6], "single": [0, 5, 0, 6, 6]}
+    dataset = make_dataset(users, SIZES, times=[[5], times, [0, 9]])
+    batch = train_batch(dataset, np.array([1]), max_len=5)
+    # domain 0: 2 (at 300), 3 (at 500); domain 1: 7 (at 0), 8 (at 500), 9 (at 1200)
+    for view, expected in (
+        (batch.cross, [300, 200, -1, 0, 700]),
+        (batch.single, [-1, 200, -1, 500, 700]),
+    ):
+        assert view.intervals[view.target_slots].tolist() == expected
 
 
 def test_without_times_the_views_have_no_intervals():

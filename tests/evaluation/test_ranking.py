@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.config.names import CANDIDATES, RELEASED, UNSEEN
 from src.config.settings import Settings
-from src.dataset.batching.intervals import DAY
 from src.evaluation import queries as encoding
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
 from src.evaluation.rank_counts import SIDES, Part, Reads, count_ranks
 from src.evaluation.ranking import CountScorer, ModelScorer, Plan, rank_targets
 from src.evaluation.targets import Targets
+from src.nn.intervals import DAY
 from tests.support.builders import make_dataset, make_model
 
 CPU = torch.device("cpu")

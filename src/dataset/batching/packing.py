@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from src.dataset.batching.batch import Batch, View
-from src.dataset.batching.intervals import interval_buckets
 from src.dataset.batching.negatives import draw_negatives, held_out_events
 from src.dataset.batching.ragged import positions_in_runs, run_lengths
 from src.dataset.batching.tiles import attention_tiles, slot_count
@@ -154,9 +153,17 @@ def _view(
         positions=lay_out(positions),
         reversed_positions=lay_out(np.repeat(lengths, lengths) - 1 - positions),
         domains=lay_out(domains),
-        intervals=None if times is None else lay_out(interval_buckets(times, positions)),
+        intervals=None if times is None else lay_out(time_intervals(times, positions)),
         sequence_ids=lay_out(np.repeat(np.arange(len(lengths)), lengths), empty=len(lengths)),
         sequences=len(lengths),
         tiles=tiles,
         target_slots=torch.from_numpy(slots[order]),
     )
+
+
+def time_intervals(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """[N] seconds from the event before in its sequence to each event; −1 for a first one.
+
+    times, positions: [N] of events, one sequence after the other, positions from 0 in each.
+    """
+    return np.where(positions == 0, -1, np.diff(times, prepend=0).clip(min=0))

@@ -17,6 +17,7 @@ from src.nn.dropout import dropout
 from src.nn.experts import Experts, activation_bytes, view_tiles
 from src.nn.gates import EvenGate, SequenceGate, TokenGate
 from src.nn.initialization import own_stream
+from src.nn.intervals import IntervalEmbedding
 from src.nn.softmax_loss import softmax_loss
 from src.nn.towers import Towers
 from src.objective.sc_mim import sc_mim
@@ -26,7 +27,7 @@ MIM_LOSS = "mutual-information loss"
 
 
 class Task(nn.Module):
-    """The parameters of one task: start tokens, positions, gates and (set later) towers.
+    """The parameters of one task: start tokens, positions, intervals, gates, (set later) towers.
 
     SDSR has one start token, gate and tower for each domain, CDSR one of each.
     """
@@ -36,6 +37,8 @@ class Task(nn.Module):
         hidden = settings.hidden
         self.start = nn.Parameter(torch.randn(starts, hidden) * 0.02)
         self.position = nn.Parameter(torch.randn(settings.max_len, hidden) * 0.02)
+        if settings.reads_time:
+            self.interval = IntervalEmbedding(hidden)
         self.norm = nn.LayerNorm(hidden)
         self.gate: TokenGate | SequenceGate | EvenGate
         if settings.gate == "token":
@@ -144,7 +147,7 @@ class SyNCRec(nn.Module):
 
     def embed(self, view, task: str, items: Tensor) -> Tensor:
         """Inputs of one view [M, H]: the event before the target, or the start token; position;
-        in the cross view, on request, the domain of the target."""
+        on request the time between them and, in the cross view, the domain of the target."""
         parts = self.tasks[task]
         domain = view.domains if task == "single" else torch.zeros_like(view.domains)
         start = F.embedding(domain, parts.start)  # [M, H]
@@ -152,6 +155,8 @@ class SyNCRec(nn.Module):
         from_end = self.settings.positions == "end"
         positions = view.reversed_positions if from_end else view.positions
         tokens = tokens + F.embedding(positions, parts.position)
+        if self.settings.reads_time:
+            tokens = tokens + parts.interval(view.intervals)
         if task == "cross" and self.settings.target_domain_query:
             tokens = tokens + F.embedding(view.domains, self.query)
         return dropout(parts.norm(tokens), self.settings.dropout, self.training)

@@ -62,8 +62,9 @@ class RecommendSettings:
     )
     now: str = setting(
         "",
-        "time of the recommendations for --serve_path blend, YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, "
-        "UTC: what came before it counts; default: after the newest event of the log",
+        "time of the recommendations for --serve_path blend and runs with --time_embedding, "
+        "YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, UTC: what came before it counts; default: after the "
+        "newest event of the log",
     )
     exclude_seen: bool = setting(True, "exclude the items that the user has in the log")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
@@ -136,8 +137,8 @@ def recommend(
     path: `cross`, `single`, `blend` (of a run `with_blend`), or `auto`: in each domain the one that
         serves it.
     exclude_seen: leave out every item of the user's events.
-    now: for the blend, seconds since 1970: only events before it count, those of the user too.
-        Default: all events do.
+    now: for the blend and models that read the time, seconds since 1970: only events before it
+        count, those of the user too. Default: all events do.
 
     Returns the columns user_id, domain, rank (from 1), item_id, score, ordered by user, domain and
     rank.
@@ -146,7 +147,8 @@ def recommend(
     users = np.arange(dataset.users) if users is None else np.asarray(users)
     domains = list(range(len(dataset.domain_names))) if domains is None else domains
     if now is None:
-        now = int(dataset.times.max()) + tick_of(dataset) if path == BLEND else 0
+        reads_time = path == BLEND or run.settings.reads_time
+        now = int(dataset.times.max()) + tick_of(dataset) if reads_time else 0
     tables = []
     with tqdm(total=len(users), desc="recommending", unit="user", disable=None, leave=False) as bar:
         for start in range(0, len(users), run.settings.eval_users):
@@ -156,7 +158,7 @@ def recommend(
                 if serving == BLEND:
                     scored = _blend_scores(run, batch, domain, now)
                 else:
-                    scored = _path_scores(run, batch, domain, serving)
+                    scored = _path_scores(run, batch, domain, serving, now)
                 tables.append(_next_items(run, batch, domain, scored, k, exclude_seen))
             bar.update(len(batch))
     columns = pa.concat_tables(tables)
@@ -164,10 +166,14 @@ def recommend(
     return _named(dataset, columns.sort_by(order))
 
 
-def _path_scores(run: TrainedRun, users: np.ndarray, domain: int, path: str) -> Scores:
-    """Scores of a domain's items for the users, by a path of the model."""
+def _path_scores(run: TrainedRun, users: np.ndarray, domain: int, path: str, now: int) -> Scores:
+    """Scores of a domain's items for the users, by a path of the model; at the time `now`, where
+    it reads the time."""
     data, ensemble = run.dataset, run.ensemble
     queries = Queries(users, data.offsets[users + 1], np.full(len(users), domain))
+    if run.settings.reads_time:
+        times = np.full(len(users), now)
+        queries = dataclasses.replace(queries, ends=_ends(data, users, now), times=times)
     hidden = encode_queries(
         ensemble, data, queries, path,
         max_len=run.settings.max_len,
@@ -181,11 +187,7 @@ def _path_scores(run: TrainedRun, users: np.ndarray, domain: int, path: str) -> 
 def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> Scores:
     """Scores of a domain's items for the users at the time `now`, by the blend: from the events of
     earlier ticks."""
-    data, rows = run.dataset, np.arange(len(users))
-    events, row = user_events(data, users, data.offsets[users + 1])
-    tick = tick_of(data)
-    earlier = data.times[events] // tick < now // tick
-    ends = data.offsets[users] + np.bincount(row[earlier], minlength=len(users))
+    rows, ends = np.arange(len(users)), _ends(run.dataset, users, now)
     same = np.ones_like(rows)
     requests = Targets("now", ends, users, 0 * same, domain * same, ends, now * same)
     plan = Plan(run.dataset, requests, ("full",), {}, run.device)
@@ -193,6 +195,14 @@ def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> 
     source = FeatureSource(plan, paths, run.count_models)
     assert run.blend is not None
     return BlendScorer(run.blend, source).of(rows).scores(rows, domain)
+
+
+def _ends(data: Dataset, users: np.ndarray, now: int) -> np.ndarray:
+    """[n] where each user's events of ticks before the time `now` end."""
+    events, row = user_events(data, users, data.offsets[users + 1])
+    tick = tick_of(data)
+    earlier = data.times[events] // tick < now // tick
+    return data.offsets[users] + np.bincount(row[earlier], minlength=len(users))
 
 
 def _next_items(
@@ -300,12 +310,16 @@ def chosen_domains(dataset: Dataset, names: tuple[str, ...]) -> list[int] | None
     return sorted({dataset.domain_names.index(name) for name in names}) or None
 
 
-def time_of(settings: RecommendSettings) -> int | None:
-    """--now in seconds since 1970; None where it is not given. UserError for another form."""
+def time_of(settings: RecommendSettings, reads_time: bool) -> int | None:
+    """--now in seconds since 1970; None where it is not given. UserError for another form, and
+    where nothing reads it: `reads_time` says whether the model does."""
     if not settings.now:
         return None
-    if settings.serve_path != BLEND:
-        raise UserError(f"--now needs --serve_path {BLEND}: the other paths don't read the time")
+    if settings.serve_path != BLEND and not reads_time:
+        raise UserError(
+            f"--now needs --serve_path {BLEND}, or a run with --time_embedding: the other paths "
+            "don't read the time"
+        )
     try:
         moment = datetime.fromisoformat(settings.now)
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -367,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(settings.run)
     if not (folder / "config.json").is_file():
         raise UserError(f"--run {folder} holds no run (no config.json); train it with main.py")
-    out, now = output_path(settings), time_of(settings)
+    out, now = output_path(settings), time_of(settings, run_settings(folder).reads_time)
     run = open_trained(folder, start_process(settings.device).device, settings.data_dir)
     if settings.serve_path not in ("auto", BLEND, *run.settings.paths):
         raise UserError(

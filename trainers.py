@@ -54,7 +54,7 @@ class Trainer:
             batch_size=settings.batch_size, max_len=settings.max_len, seed=settings.seed,
             grad_accum=settings.grad_accum, batch_by=settings.batch_by,
             context=settings.sdsr_context, share_mim_counts=settings.compares_views,
-            held_out=weighting_class(settings).held_out,
+            held_out=weighting_class(settings).held_out, times=settings.reads_time,
         )  # fmt: skip
         lengths = self.loader.window_lengths()
         self.forecast = device_memory.forecast(

@@ -45,7 +45,17 @@ def tower(towers, which, x):
     return norm(towers.norm, which, x + fed)
 
 
-def view_outputs(model, items, domains, task):
+def interval_bucket(times, position):
+    """The start token, the same time, less than an hour or a day, then days doubled."""
+    if position == 0:
+        return 0
+    seconds = times[position] - times[position - 1]
+    if seconds < 86_400:
+        return 1 + (seconds >= 1) + (seconds >= 3600)
+    return min(4 + int(math.log2(seconds // 86_400)), 15)
+
+
+def view_outputs(model, items, domains, times, task):
     """h before each of a sequence's events [T, H]; of one domain for the single view."""
     settings, own = model.settings, model.tasks[task]
     rows = []
@@ -57,6 +67,8 @@ def view_outputs(model, items, domains, task):
             row = model.item_table[items[position - 1]]
         count = len(items) - 1 - position if settings.positions == "end" else position
         row = row + own.position[count]
+        if settings.time_embedding == "interval":
+            row = row + own.interval.weight[interval_bucket(times, position)]
         if task == "cross" and settings.target_domain_query:
             row = row + model.query[domain]
         rows.append(F.layer_norm(row, row.shape, own.norm.weight, own.norm.bias))
@@ -94,19 +106,20 @@ def all_experts(model, task, x):
             yield expert_forward(experts, number, x), learns
 
 
-def losses(model, users, negatives):
+def losses(model, users, negatives, times):
     """l_single and l_cross of every event: {(user, t): (single, cross, h_single, h_cross)}.
 
-    users: a list of (items, domains); negatives: {(user, t): item}.
+    users: a list of (items, domains); negatives: {(user, t): item}; times: a list of their events'.
     """
     found = {}
     for user, (items, domains) in enumerate(users):
-        cross = view_outputs(model, items, domains, "cross")
+        cross = view_outputs(model, items, domains, times[user], "cross")
         single = [None] * len(items)
         for domain in sorted(set(domains)):
             places = [t for t in range(len(items)) if domains[t] == domain]
             own = [items[t] for t in places]
-            outputs = view_outputs(model, own, [domain] * len(own), "single")
+            own_times = [times[user][t] for t in places]
+            outputs = view_outputs(model, own, [domain] * len(own), own_times, "single")
             for place, output in zip(places, outputs, strict=True):
                 single[place] = output
         for t in range(len(items)):

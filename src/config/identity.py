@@ -37,8 +37,8 @@ ROLES = {
 }
 # What must agree for one run to start from the weights of another.
 ARCHITECTURE = (
-    "model", "mode", "hidden", "layers", "heads", "max_len", "positions", "experts_cross",
-    "experts_single", "share_experts", "gate", "towers", "target_domain_query",
+    "model", "mode", "hidden", "layers", "heads", "max_len", "positions", "time_embedding",
+    "experts_cross", "experts_single", "share_experts", "gate", "towers", "target_domain_query",
 )  # fmt: skip
 
 

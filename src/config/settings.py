@@ -17,7 +17,7 @@ from src.io.errors import UserError
 from src.io.json_schema import read_json
 
 # {setting added later: the value that reproduces a run made before it existed}
-BEFORE = {"positions": "start", "gap": "training"}
+BEFORE = {"positions": "start", "gap": "training", "time_embedding": "none"}
 IN_EVERY_RECORD = {"mode", "run_name", "resume", "overwrite", "device"}
 LC_NTG, SC_MIM = "negative transfer (LC-NTG)", "mutual information (SC-MIM)"
 
@@ -64,6 +64,12 @@ class ModelSettings:
         group="model",
         choices=("end", "start"),
     )
+    time_embedding: str = setting(
+        "none",
+        "interval: embed the time from each input event to its target, when the question is asked",
+        group="model",
+        choices=("none", "interval"),
+    )
     experts_cross: int = setting(2, "experts that CDSR owns, K_c", group="model")
     experts_single: int = setting(1, "experts that SDSR owns, K_s", group="model")
     share_experts: bool = setting(
@@ -97,6 +103,11 @@ class ModelSettings:
     def per_domain(self) -> bool:
         """Whether each domain has a separate model."""
         return MODES[self.mode].per_domain
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether what a user takes next depends on the time of the question."""
+        return self.time_embedding != "none"
 
     @property
     def subject(self) -> str:

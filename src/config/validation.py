@@ -4,6 +4,7 @@ import math
 import os
 import unicodedata
 
+from src.config.modes import DEFAULT_MODEL
 from src.config.names import MODELS, WEIGHTINGS, load
 from src.config.settings import Settings, own_settings
 from src.io.errors import UserError
@@ -100,6 +101,11 @@ def _check_combinations(settings: Settings) -> None:
     if settings.mode not in modes:
         raise UserError(
             f"--model {settings.model} has no --mode {settings.mode}; give {' or '.join(modes)}"
+        )
+    if settings.reads_time and settings.model != DEFAULT_MODEL:
+        raise UserError(
+            f"--model {settings.model} reads no times; give --time_embedding none, or --model "
+            f"{DEFAULT_MODEL}"
         )
     if load(WEIGHTINGS[settings.weighting]).per_domain_gradients and settings.sparse_items:
         raise UserError(

@@ -173,12 +173,14 @@ def model_scorer(
     """
     targets, domains = plan.targets, len(plan.dataset.domain_names)
     per_domain = plan.all_domains and ensemble.models[0].reads_domain(path)
-    queries = Queries(targets.users[rows], targets.ends[rows], targets.domains[rows])
+    times = targets.times[rows] if settings.reads_time else None
+    queries = Queries(targets.users[rows], targets.ends[rows], targets.domains[rows], times)
     if per_domain:
         queries = Queries(
             np.tile(queries.users, domains),
             np.tile(queries.ends, domains),
             np.repeat(np.arange(domains), len(rows)),
+            None if times is None else np.tile(times, domains),
         )
     hidden = encode_queries(
         ensemble, plan.dataset, queries, path,

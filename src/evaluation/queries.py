@@ -10,13 +10,15 @@ from tqdm import tqdm
 
 from src.config.modes import PATHS
 from src.dataset.batching.batch import Batch
-from src.dataset.batching.packing import build_query_batch
+from src.dataset.batching.packing import build_query_batch, time_intervals
+from src.dataset.batching.ragged import positions_in_runs
 from src.dataset.batching.windows import Windows, context_windows, keep_domain, read_events
 from src.dataset.store.folder import Dataset
 from src.evaluation.rank_counts import to_device
 from src.interfaces import Recommender
 
 KEYS_AT_ONCE = 2**16  # queries whose contexts are compared at a time
+LONGEST = 2**31 - 1  # seconds of an interval that are told apart: 68 years
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Queries:
     users: np.ndarray  # [Q]
     ends: np.ndarray  # [Q] the context is the user's events before this index of the flat arrays
     domains: np.ndarray  # [Q] the domain to rank
+    times: np.ndarray | None = None  # [Q] in seconds since 1970, where the model reads the time
 
     def rows(self, rows: np.ndarray | slice) -> "Queries":
         """The queries of these rows."""
-        return Queries(self.users[rows], self.ends[rows], self.domains[rows])
+        times = None if self.times is None else self.times[rows]
+        return Queries(self.users[rows], self.ends[rows], self.domains[rows], times)
 
     def parts(self, size: int) -> Iterator["Queries"]:
         """All queries, `size` at a time."""
@@ -84,8 +88,8 @@ def encode_queries(
 
     The input is the newest `max_len` − 1 events of the context; the single view keeps those of the
     domain to rank, or the newest `max_len` − 1 of that domain (`context` own). Queries with equal
-    inputs (the same items and, where the path reads it, the same domain) are encoded once and share
-    one h. With `bar`, progress is shown on a terminal.
+    inputs (the same items and, where the path reads them, domain and intervals) are encoded once
+    and share one h. With `bar`, progress is shown on a terminal.
     """
 
     def inputs(part: Queries) -> Windows:
@@ -99,41 +103,58 @@ def encode_queries(
         model_queries = queries.rows(rows)
         reads_domain = model.reads_domain(path)
         keys = [
-            _input_keys(dataset, inputs(part), part.domains * reads_domain)
+            _input_keys(dataset, inputs(part), part, reads_domain)
             for part in model_queries.parts(KEYS_AT_ONCE)
         ]
         first, same = _distinct_rows(keys)
         outputs = [hidden[:0]]  # no queries, no outputs
         parts = list(model_queries.rows(first).parts(users_at_once))
         for part in tqdm(parts, f"encode {path}", leave=False, disable=None if bar else True):
-            batch = _batch(dataset, inputs(part), part.domains, ensemble.separate)
+            batch = _batch(dataset, inputs(part), part, ensemble.separate)
             outputs.append(model.queries(batch.to(device), path).to(ensemble.dtype))
         hidden[to_device(rows, device)] = torch.cat(outputs)[to_device(same, device)]
     return hidden
 
 
-def _batch(dataset: Dataset, contexts: Windows, ranked: np.ndarray, separate: bool) -> Batch:
-    """The contexts and the domains to rank as a model's batch; a model of one domain numbers its
+def _batch(dataset: Dataset, contexts: Windows, queries: Queries, separate: bool) -> Batch:
+    """The contexts and the queries about them as a model's batch; a model of one domain numbers its
     items from 1."""
     items, domains = read_events(dataset, contexts.events)
-    lengths = np.bincount(contexts.rows, minlength=len(contexts.users))
+    ranked, lengths = queries.domains, np.bincount(contexts.rows, minlength=len(contexts.users))
+    times = _times(dataset, contexts, queries)
     if not separate:
-        return build_query_batch(items, domains, lengths, ranked, len(dataset.domain_names))
+        return build_query_batch(items, domains, lengths, ranked, len(dataset.domain_names), times)
     items = items - dataset.item_starts[domains] + 1
-    return build_query_batch(items, domains * 0, lengths, ranked * 0, 1)
+    return build_query_batch(items, domains * 0, lengths, ranked * 0, 1, times)
 
 
-def _input_keys(dataset: Dataset, contexts: Windows, domains: np.ndarray) -> np.ndarray:
-    """[Q, 1 + longest context] int32: the domain that the path reads (0: none), the items, then 0.
+def _times(dataset: Dataset, contexts: Windows, queries: Queries) -> np.ndarray | None:
+    """[N + Q] the times of the contexts' N events and, after each context, of its query."""
+    if queries.times is None:
+        return None
+    ends = np.searchsorted(contexts.rows, np.arange(len(queries.users)), side="right")
+    return np.insert(dataset.times[contexts.events], ends, queries.times)
+
+
+def _input_keys(
+    dataset: Dataset, contexts: Windows, queries: Queries, reads_domain: bool
+) -> np.ndarray:
+    """[Q, 1 + longest context] int32: the domain that the path reads (0: none), the items, then 0;
+    where the queries have times, each item is followed by the seconds to the next event.
 
     An item determines its domain, so rows are equal where the inputs are.
     """
-    lengths = np.bincount(contexts.rows, minlength=len(domains))
-    first = np.cumsum(lengths) - lengths
-    columns = 1 + np.arange(len(contexts.rows)) - np.repeat(first, lengths)
-    keys = np.zeros((len(domains), 1 + int(lengths.max(initial=0))), dtype=np.int32)
+    lengths = np.bincount(contexts.rows, minlength=len(queries.users))
+    times = _times(dataset, contexts, queries)
+    width = 1 if times is None else 2  # columns of an event
+    columns = 1 + width * positions_in_runs(lengths)
+    keys = np.zeros((len(lengths), 1 + width * int(lengths.max(initial=0))), dtype=np.int32)
     keys[contexts.rows, columns] = dataset.items[contexts.events]
-    keys[:, 0] = domains
+    if times is not None:
+        positions = positions_in_runs(lengths + 1)
+        intervals = time_intervals(times, positions)[positions > 0]
+        keys[contexts.rows, columns + 1] = intervals.clip(max=LONGEST)
+    keys[:, 0] = queries.domains * reads_domain
     return keys
 
 

@@ -39,7 +39,10 @@ def folders(data, tmp_path_factory):
     return {
         mode: train(data, runs, mode, f"--mode={mode}", "--max_epochs=2", "--lr=0.02")
         for mode in MODES
-    } | {"query": train(data, runs, "query", "--target_domain_query", "--lr=0.02")}
+    } | {
+        "query": train(data, runs, "query", "--target_domain_query", "--lr=0.02"),
+        "time": train(data, runs, "time", "--time_embedding=interval", "--lr=0.02"),
+    }
 
 
 def lists(table) -> dict[tuple, list]:
@@ -156,12 +159,15 @@ def test_without_the_test_events_it_ranks_as_the_test_did(folders, mode):
             assert row.better <= items.index(row.item_id) < row.better + row.tied
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_blend_ranks_as_the_test_did_with_what_was_known_then(folders, mode):
+@pytest.mark.parametrize(
+    ("mode", "path"),
+    [*((mode, "blend") for mode in (*MODES, "time")), ("time", "cross"), ("time", "single")],
+)
+def test_what_reads_the_time_ranks_as_the_test_did_with_what_was_known_then(folders, mode, path):
     run = recommend.with_blend(recommend.open_trained(folders[mode], CPU), folders[mode])
     dataset = run.dataset
     ranks = pq.read_table(folders[mode] / "ranks.parquet").to_pandas()
-    rows = ranks[(ranks.split == "test") & (ranks.protocol == "full") & (ranks.path == "blend")]
+    rows = ranks[(ranks.split == "test") & (ranks.protocol == "full") & (ranks.path == path)]
     users = dataset.user_ids.to_pylist()
     as_tested = dataclasses.replace(run, count_models=fit_count_models(dataset))
     for row in rows.iloc[::7].itertuples():
@@ -172,17 +178,18 @@ def test_the_blend_ranks_as_the_test_did_with_what_was_known_then(folders, mode)
         earlier.offsets[user + 1] = event
         listed = recommend.recommend(
             dataclasses.replace(as_tested, dataset=earlier), k=1000, users=np.array([user]),
-            domains=[DOMAINS.index(row.domain)], path="blend", exclude_seen=False,
+            domains=[DOMAINS.index(row.domain)], path=path, exclude_seen=False,
             now=int(dataset.times[event]),
         )  # fmt: skip
         items = listed["item_id"].to_pylist()
         assert row.better <= items.index(row.item_id) < row.better + row.tied
 
 
-def test_the_blend_of_a_later_day_counts_more(folders, tmp_path):
+@pytest.mark.parametrize(("mode", "path"), [("syncrec", "blend"), ("time", "cross")])
+def test_an_earlier_and_a_later_day_have_other_scores(folders, tmp_path, mode, path):
     scores = {}
     for now in ("1990-01-01", "2100-01-01T12:00:00", ""):
-        words = [f"--run={folders['syncrec']}", "--serve_path=blend", f"--out={tmp_path / 'o.csv'}"]
+        words = [f"--run={folders[mode]}", f"--serve_path={path}", f"--out={tmp_path / 'o.csv'}"]
         recommend.main([*words, *([f"--now={now}"] if now else [])])
         scores[now] = pyarrow.csv.read_csv(tmp_path / "o.csv")["score"].to_numpy()
     before, after, to_date = scores.values()

@@ -12,7 +12,14 @@ from src.dataset.batching.windows import keep_domain, newest_events, newest_even
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.targets import split_targets
 from src.nn.dropout import dropout
-from tests.support.builders import make_dataset, make_model, random_users, train_batch
+from src.nn.intervals import DAY, EDGES, IntervalEmbedding
+from tests.support.builders import (
+    make_dataset,
+    make_model,
+    random_times,
+    random_users,
+    train_batch,
+)
 
 SIZES = (6, 5, 9, 4)
 
@@ -122,6 +129,40 @@ def test_only_domains_keeps_each_users_events_of_its_own_domain():
     assert dataset.items[own.events[own.rows == 1]].tolist() == [3, 4, 5]
 
 
+# ------------------------------------------------------------------------ intervals
+
+
+def test_the_buckets_of_intervals_by_hand():
+    seconds = [-1, 0, 1, 3599, 3600, DAY - 1, DAY, 2 * DAY - 1, 2 * DAY, 1024 * DAY, 9999 * DAY]
+    embedding = IntervalEmbedding(1)
+    with torch.no_grad():
+        embedding.weight += torch.arange(16.0)[:, None]
+    buckets = embedding(torch.tensor(seconds))[:, 0].tolist()
+    assert buckets == [0, 1, 2, 2, 3, 3, 4, 4, 5, 14, 15]
+    assert embedding(torch.tensor(EDGES))[:, 0].tolist() == list(range(1, 16))
+
+
+def test_each_view_has_the_seconds_since_its_own_inputs():
+    """From the event before in the view to the target; a window's first target has none."""
+    times = [0, 0, 300, 500, 500, 1200]
+    users = [([6], [0]), ([1, 7, 2, 3, 8, 9], [0, 1, 0, 0, 1, 1]), ([7, 1], [1, 0])]
+    dataset = make_dataset(users, SIZES, times=[[5], times, [0, 9]])
+    batch = train_batch(dataset, np.array([1]), max_len=5)
+    # domain 0: 2 (at 300), 3 (at 500); domain 1: 7 (at 0), 8 (at 500), 9 (at 1200)
+    for view, expected in (
+        (batch.cross, [300, 200, -1, 0, 700]),
+        (batch.single, [-1, 200, -1, 500, 700]),
+    ):
+        assert view.intervals[view.target_slots].tolist() == expected
+
+
+def test_without_times_the_views_have_no_intervals():
+    dataset = make_dataset([(ITEMS, DOMAINS)], SIZES)
+    windows = newest_events(dataset, np.array([0]), np.array([8]), 8)
+    batch = build_batch(dataset, windows, 0, 0)
+    assert batch.cross.intervals is None and batch.single.intervals is None
+
+
 # ------------------------------------------------------------------------ negatives
 
 
@@ -179,8 +220,10 @@ def negative_of_each_event(dataset, parts, seed=3, epoch=0):
 
 def encode(dataset, model, path, max_len, split="test", context="paired"):
     targets = split_targets(dataset, split)
+    times = targets.times if model.settings.reads_time else None
     return encode_queries(
-        Ensemble([model]), dataset, Queries(targets.users, targets.ends, targets.domains), path,
+        Ensemble([model]), dataset,
+        Queries(targets.users, targets.ends, targets.domains, times), path,
         max_len=max_len, context=context, users_at_once=8, device=torch.device("cpu"),
     )[0]  # fmt: skip
 
@@ -214,13 +257,16 @@ def test_a_test_target_is_ranked_from_the_newest_events_before_it(case):
     assert seen == CONTEXTS[case]
 
 
-def test_a_target_is_ranked_as_the_same_event_would_be_in_training():
-    """Position and input of the last place are those of a training window that ends there."""
-    model = make_model(make_dataset([HELD], SIZES), max_len=5).eval()
-    trained = make_dataset([HELD], SIZES)
+@pytest.mark.parametrize("time_embedding", ["none", "interval"])
+def test_a_target_is_ranked_as_the_same_event_would_be_in_training(time_embedding):
+    """Position, input and interval of the last place are those of a training window that ends
+    there."""
+    trained = make_dataset([HELD], SIZES, times=random_times([HELD]))
+    model = make_model(trained, max_len=5, time_embedding=time_embedding).eval()
     batch = train_batch(trained, max_len=5)
+    held_out = make_dataset([HELD], SIZES, held_out=1, times=random_times([HELD]))
     for path in ("cross", "single"):
-        ranked = encode(make_dataset([HELD], SIZES, held_out=1), model, path, 5)
+        ranked = encode(held_out, model, path, 5)
         torch.testing.assert_close(ranked, model.queries(batch, path)[0])
 
 
@@ -228,19 +274,21 @@ def test_a_target_is_ranked_as_the_same_event_would_be_in_training():
 def test_a_query_is_packed_as_the_event_that_it_asks_for(seed):
     """The question comes last, is no input of anything, and an empty context has it alone."""
     users = random_users(seed, count=9, longest=5)
-    dataset = make_dataset(users, SIZES)
+    dataset = make_dataset(users, SIZES, times=random_times(users))
     whole = train_batch(dataset)
     assert any(len(items) == 1 for items, _ in users)
     kept = np.delete(np.arange(len(dataset.items)), dataset.offsets[1:] - 1)
     asked = dataset.domains[dataset.offsets[1:] - 1].astype(np.int64)
     query = build_query_batch(
         dataset.items[kept].astype(np.int64), dataset.domains[kept].astype(np.int64),
-        np.diff(dataset.offsets) - 1, asked, len(SIZES),
+        np.diff(dataset.offsets) - 1, asked, len(SIZES), dataset.times,
     )  # fmt: skip
     for name in ("cross", "single"):
         own, other = getattr(query, name), getattr(whole, name)
         assert own.tiles == other.tiles and own.sequences == other.sequences
-        for field in ("inputs", "positions", "domains", "sequence_ids", "target_slots"):
+        for field in (
+            "inputs", "positions", "domains", "intervals", "sequence_ids", "target_slots",
+        ):  # fmt: skip
             assert torch.equal(getattr(own, field), getattr(other, field)), (name, field)
     for field in ("last_targets", "last_rows", "domain_counts", "pair_lengths"):
         assert torch.equal(getattr(query, field), getattr(whole, field)), field

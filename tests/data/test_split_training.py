@@ -146,6 +146,9 @@ def test_per_domain_training_events_behind_held_out_ones_are_trained_on():
     assert part is not dataset and (part.split == TRAIN).all()
     assert part.offsets[1:].tolist() == ends.tolist()
     assert len(part.items) == (dataset.split == TRAIN).sum()
+    assert len(part.times) == 0
+    part, _ = training_dataset(dataset, times=True)
+    assert part.times.tolist() == dataset.times[dataset.split == TRAIN].tolist()
 
 
 LONG = [(items, domains) for items, domains in random_users(2) if len(items) >= 2]

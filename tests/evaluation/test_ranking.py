@@ -14,6 +14,7 @@ from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_quer
 from src.evaluation.rank_counts import SIDES, Part, Reads, count_ranks
 from src.evaluation.ranking import CountScorer, ModelScorer, Plan, rank_targets
 from src.evaluation.targets import Targets
+from src.nn.intervals import DAY
 from tests.support.builders import make_dataset, make_model
 
 CPU = torch.device("cpu")
@@ -194,7 +195,9 @@ CASES = [
 
 def encoded(model, dataset, path, context, rows):
     events = dataset.offsets[1:] - 1
-    queries = Queries(np.arange(dataset.users), events, dataset.domains[events].astype(np.int64))
+    domains = dataset.domains[events].astype(np.int64)
+    times = dataset.times[events] if model.settings.reads_time else None
+    queries = Queries(np.arange(dataset.users), events, domains, times)
     return encode_queries(
         Ensemble([model]), dataset, queries.rows(rows), path,
         max_len=5, context=context, users_at_once=4, device=CPU,
@@ -246,6 +249,20 @@ def test_the_context_is_what_tells_inputs_apart():
     assert isinstance(model.settings, Settings)
     actual = encoded(model, dataset, "cross", "paired", np.arange(len(USERS)))
     assert torch.equal(actual[0], actual[1]) and not torch.allclose(actual[0], actual[11])
+
+
+def test_a_model_of_time_tells_equal_items_apart_by_their_intervals():
+    """The second user's events are a day after the first's, the third user asks three days later,
+    and the fourth's second event is four days earlier."""
+    days = np.array([[0, 5, 6], [1, 6, 7], [0, 5, 9], [0, 1, 2]])
+    dataset = make_dataset([([1, 7, 2], [0, 1, 0])] * 4, (6, 3), times=days * DAY)
+    rows = np.arange(4)
+    for settings, distinct in (({}, 1), ({"time_embedding": "interval"}, 3)):
+        model = make_model(dataset, max_len=5, **settings).eval()
+        actual = encoded(model, dataset, "cross", "paired", rows)
+        alone = torch.cat([encoded(model, dataset, "cross", "paired", rows[[row]]) for row in rows])
+        torch.testing.assert_close(actual, alone, rtol=1e-6, atol=1e-6)
+        assert len(actual.unique(dim=0)) == distinct
 
 
 class Calls:

@@ -13,6 +13,7 @@ from tests.support.builders import (
     losses_with_gradient,
     make_dataset,
     make_model,
+    random_times,
     random_users,
     train_batch,
 )
@@ -23,6 +24,7 @@ VARIANTS = {
     "plain kernels": {"kernels": "plain"},
     "bce": {"loss": "bce"},
     "positions from the start": {"positions": "start"},
+    "time intervals": {"time_embedding": "interval"},
     "one layer, two heads": {"layers": 1, "heads": 2},
     "sequence gate": {"gate": "sequence"},
     "no gate": {"gate": "none"},
@@ -47,14 +49,15 @@ def target_order(users):
 
 def both_ways(users, dtype, sizes=SIZES, **settings):
     """The losses and gradients of the packed model and of the oracle on the same weights."""
-    dataset = make_dataset(users, sizes)
+    times = random_times(users)
+    dataset = make_dataset(users, sizes, times=times)
     batch = train_batch(dataset)
     model = make_model(dataset, dtype=dtype, **settings)
     order = target_order(users)
     negatives = dict(zip(order, batch.negatives.tolist(), strict=True))
     weights = torch.linspace(0.5, 2.0, len(order), dtype=dtype)  # so that no target hides
     fast = model(batch, {"single": weights, "cross": weights.flip(0)})
-    expected = oracle.losses(model, users, negatives)
+    expected = oracle.losses(model, users, negatives, times)
     slow = [torch.stack([expected[target][view] for target in order]) for view in (0, 1)]
     slow_mim = oracle.mim(model, users, expected)
     slow_objective = (weights * slow[0]).sum() + (weights.flip(0) * slow[1]).sum()
@@ -180,9 +183,9 @@ def test_a_lone_task_owns_as_many_experts_as_the_pair():
 # ------------------------------------------------------------------------ nothing leaks
 
 
-def outputs_by_target(model, users):
+def outputs_by_target(model, users, times=None):
     """h of every target in both views: {(task, user, t): h}."""
-    batch = train_batch(make_dataset(users, SIZES))
+    batch = train_batch(make_dataset(users, SIZES, times=times))
     order = target_order(users)
     return {
         (task, *target): row
@@ -238,6 +241,20 @@ def test_no_score_depends_on_its_own_target_or_on_anything_later(query, position
                 assert kept.abs().max() < 1e-12
 
 
+def test_no_score_depends_on_the_time_of_anything_later_than_its_target():
+    """Its own time counts: that is when the question is asked."""
+    users = [([1, 7, 2, 3, 8], [0, 1, 0, 0, 1]), ([4, 5], [0, 0])]
+    times = random_times(users)
+    model = make_model(make_dataset(users, SIZES), time_embedding="interval")
+    before = outputs_by_target(model, users, times)
+    for t in range(5):
+        later = times[0] + np.where(np.arange(5) >= t, 10**9, 0)
+        moved = changed(before, outputs_by_target(model, users, [later, times[1]]))
+        assert all(user == 0 and other >= t for _, user, other in moved)
+        assert (("cross", 0, t) in moved) == (t > 0)  # a first event has no interval
+        assert (("single", 0, t) in moved) == (t > 1)
+
+
 def test_the_domain_query_sees_the_targets_domain_and_the_plain_view_does_not():
     items, domains = [1, 2, 3], [0, 0, 0]
     other = ([1, 2, 8], [0, 0, 1])
@@ -286,7 +303,7 @@ def test_a_process_without_a_user_in_the_batch_adds_nothing(variant, loss):
     loader = Loader(
         dataset, torch.device("cpu"), rank=1, processes=2, batch_size=1024,
         max_len=model.settings.max_len, seed=1, context=model.settings.sdsr_context,
-        share_mim_counts=model.settings.compares_views,
+        share_mim_counts=model.settings.compares_views, times=model.settings.reads_time,
     )  # fmt: skip
     batch = loader.batch([loader.users, loader.users[:0]], epoch=0)
     assert batch.domain_counts.tolist() == [0] * len(SIZES)

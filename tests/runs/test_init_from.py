@@ -29,7 +29,10 @@ from trainers import Trainer
 
 OCTOBER, NOVEMBER = 1_696_118_400, 1_698_796_800  # the first second, UTC
 VARIANTS = [{"mode": mode} for mode in MODES]
-VARIANTS += [{"share_experts": True}, {"target_domain_query": True, "gate": "sequence"}]
+VARIANTS += [
+    {"share_experts": True, "time_embedding": "interval"},
+    {"target_domain_query": True, "gate": "sequence"},
+]
 
 
 def log() -> list[tuple]:
@@ -329,6 +332,7 @@ def test_seeds_that_start_from_different_runs_are_one_model(former, runs):
         (["--hidden=16"], ["--hidden 8", "--hidden 16"]),
         (["--gate=sequence"], ["--gate token", "--gate sequence"]),
         (["--mode=cdsr"], ["--mode syncrec", "--mode cdsr"]),
+        (["--time_embedding=interval"], ["--time_embedding none", "--time_embedding interval"]),
         (["--share_experts"], ["--share_experts False", "--share_experts True"]),
     ],
 )

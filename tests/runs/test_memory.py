@@ -38,6 +38,7 @@ def make_bench(**changes) -> step_benches.Bench:
                 {"mode": "cdsr"}, {"mode": "sdsr"}, {"layers": 4, "heads": 4},
                 {"precision": "float64"}, {"stop_gradient": False},
                 {"experts_cross": 1, "dropout": 0.0},
+                {"mode": "cdsr", "time_embedding": "interval"},
             )
         ),
     ],

@@ -33,7 +33,7 @@ KINDS = {  # {name: flags that are not at their default}
     "all-learn": ("--no-stop_gradient", "--target_domain_query", "--softmax_items=all"),
     "one-expert": ("--share_experts",),
     "sequence": ("--gate=sequence", "--no-towers"),
-    "cdsr": ("--mode=cdsr", "--gate=none"),
+    "cdsr": ("--mode=cdsr", "--gate=none", "--time_embedding=interval"),
     "own-context": ("--mode=sdsr", "--sdsr_context=own", "--batch_by=length"),
     "separate": ("--mode=sdsr_separate", "--max_epochs=2"),
     "parts": ("--batch_size=4", "--grad_accum=2"),

@@ -31,6 +31,7 @@ VARIANTS = {
     "no gate, two heads": {"gate": "none", "heads": 2, "attention_dropout": 0.1},
     "weights by the losses": {"weighting": "inverse_loss", "gate": "sequence"},
     "gradients across the tasks": {"stop_gradient": False, "towers": False},
+    "time intervals": {"time_embedding": "interval", "loss": "ce"},
 }
 
 

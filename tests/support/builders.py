@@ -13,9 +13,10 @@ from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
 from src.evaluation.queries import domain_scores
 
 
-def make_dataset(users, domain_sizes, *, held_out=0) -> Dataset:
+def make_dataset(users, domain_sizes, *, held_out=0, times=None) -> Dataset:
     """A dataset in memory: users are (items, domains) lists; the last `held_out` events of each
-    are validation and test targets."""
+    are validation and test targets; `times` of each user's events are in seconds, by default one
+    after another."""
     starts = np.concatenate([[1], 1 + np.cumsum(domain_sizes)])
     lengths = [len(items) for items, _ in users]
     split = []
@@ -32,7 +33,7 @@ def make_dataset(users, domain_sizes, *, held_out=0) -> Dataset:
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         items=np.array([item for items, _ in users for item in items], dtype=np.int32),
         domains=np.array([d for _, domains in users for d in domains], dtype=np.int16),
-        times=np.arange(events, dtype=np.int64),
+        times=np.arange(events) if times is None else np.concatenate(times).astype(np.int64),
         split=np.array(split, dtype=np.int8),
     )
 
@@ -51,6 +52,12 @@ def random_users(seed, count=7, domain_sizes=(6, 5, 9, 4), absent=(), longest=12
     return users
 
 
+def random_times(users, seed=0):
+    """Times of each user's events: intervals of none to some years, on a logarithmic scale."""
+    rng = np.random.default_rng(seed)
+    return [np.cumsum(10 ** rng.uniform(-1, 8.5, len(items))).astype(int) for items, _ in users]
+
+
 def make_model(dataset, *, seed=0, dtype=torch.float64, **settings) -> SyNCRec:
     """A small model with weights large enough that every part shows in the outputs."""
     defaults = {"hidden": 8, "dropout": 0.0, "max_len": 16, "experts_cross": 2}
@@ -66,7 +73,7 @@ def train_batch(dataset, users=None, max_len=16, seed=3, epoch=0):
     """All training events of `users` (default: everybody) as one batch."""
     users = np.arange(dataset.users) if users is None else np.asarray(users)
     windows = newest_events(dataset, users, train_ends(dataset)[users], max_len)
-    return build_batch(dataset, windows, seed, epoch)
+    return build_batch(dataset, windows, seed, epoch, times=True)
 
 
 def losses_with_gradient(model, batch) -> dict[str, torch.Tensor]:

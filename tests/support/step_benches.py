@@ -128,7 +128,8 @@ def make_bench(settings: Settings, dataset: Dataset, process: Process) -> Bench:
     trainer.model.train()
     users = np.random.default_rng(settings.seed).permutation(dataset.users)
     windows = newest_events(dataset, users, trainer.loader.ends[users], settings.max_len)
-    batch = build_batch(dataset, windows, settings.seed, 0).to(process.device)
+    batch = build_batch(dataset, windows, settings.seed, 0, times=settings.reads_time)
+    batch = batch.to(process.device)
     return Bench(trainer, windows, batch)
 
 

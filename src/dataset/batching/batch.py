@@ -28,6 +28,7 @@ class View:
     domains: Tensor  # [M] domain of the target
     sequence_ids: Tensor  # [M]
     sequences: int
+    intervals: Tensor | None  # [M] seconds from input to target, −1 at a start token; or not read
     tiles: list[tuple[int, int]]  # (count, length) of each block of tiles of one length
     target_slots: Tensor  # [N] slot of each target, in the canonical order
 

@@ -27,8 +27,8 @@ class Loader:
     Every process reads the same order of users, a function of seed and epoch, and takes its share
     of each batch. The keyword arguments are the settings of the same names (`context` is
     `--sdsr_context`); `share_mim_counts`: the processes' users are compared with each other
-    (SC-MIM); `held_out`: the share of the events that are inputs only. UserError without training
-    events, or with fewer users per batch than processes.
+    (SC-MIM); `held_out`: the share of the events that are inputs only; `times`: the views have
+    intervals. UserError without training events, or with fewer users per batch than processes.
     """
 
     def __init__(
@@ -46,13 +46,14 @@ class Loader:
         context: str = "paired",
         share_mim_counts: bool = False,
         held_out: float = 0.0,
+        times: bool = False,
     ):
         self.device, self.rank, self.processes = device, rank, processes
         self.batch_size, self.grad_accum, self.seed = batch_size, grad_accum, seed
         self.max_len, self.context = max_len, context
-        self.held_out = held_out
+        self.held_out, self.times = held_out, times
         self.share_mim_counts = share_mim_counts and processes > 1
-        self.training, self.ends = training_dataset(dataset)
+        self.training, self.ends = training_dataset(dataset, times)
         self.users = np.flatnonzero(self.ends - self.training.offsets[:-1] > 0)
         if len(self.users) == 0:
             raise UserError(
@@ -106,7 +107,9 @@ class Loader:
             mim_users = np.stack(
                 [mim_user_counts(self.training, self._windows(users)) for users in shares]
             )
-        batch = build_batch(self.training, windows, self.seed, epoch, mim_users, self.held_out)
+        batch = build_batch(
+            self.training, windows, self.seed, epoch, mim_users, self.held_out, self.times
+        )
         return batch.to(self.device)
 
     def _windows(self, users: np.ndarray) -> Windows:

@@ -19,12 +19,13 @@ def build_batch(
     epoch: int,
     mim_users: np.ndarray | None = None,
     held_out: float = 0.0,
+    times: bool = False,
 ) -> Batch:
     """Pack the windows into both views; negatives are a function of seed, epoch and event.
 
     `held_out` is the share of events that are inputs, but no targets to be trained on. `mim_users`
     [P, D] are the `mim_user_counts` of all processes' windows, where several processes share a
-    batch. A process may have no user in it.
+    batch. A process may have no user in it. With `times` the views have intervals.
     """
     items, domains = read_events(dataset, windows.events)
     negatives = draw_negatives(dataset.item_starts, windows.events, items, domains, seed, epoch)
@@ -33,7 +34,8 @@ def build_batch(
     if held_out:
         trained = ~held_out_events(windows.events, seed, held_out)
     count = len(dataset.domain_names)
-    return _pack(items, domains, lengths, negatives, count, mim_users, trained)
+    event_times = dataset.times[windows.events] if times else None
+    return _pack(items, domains, lengths, negatives, count, mim_users, trained, event_times)
 
 
 def build_query_batch(
@@ -42,6 +44,7 @@ def build_query_batch(
     lengths: np.ndarray,
     target_domains: np.ndarray,
     domain_count: int,
+    times: np.ndarray | None = None,
 ) -> Batch:
     """Pack B contexts, each followed by a query for the next event in a domain.
 
@@ -52,10 +55,12 @@ def build_query_batch(
     target_domains: [B] the domain that is queried: it becomes the last target of the context, with
         item 0, for a target is never an input.
     domain_count: D.
+    times: [N + B] of the events in seconds, and of the query after each context; None: the views
+        have no intervals.
     """
     ends = np.cumsum(lengths)
     items, domains = np.insert(items, ends, 0), np.insert(domains, ends, target_domains)
-    return _pack(items, domains, lengths + 1, np.zeros_like(items), domain_count)
+    return _pack(items, domains, lengths + 1, np.zeros_like(items), domain_count, times=times)
 
 
 def _pack(
@@ -66,6 +71,7 @@ def _pack(
     domain_count: int,
     mim_users: np.ndarray | None = None,
     trained: np.ndarray | None = None,
+    times: np.ndarray | None = None,
 ) -> Batch:
     """The batch of B sequences [N] of `lengths` [B], one after the other in time order."""
     users = np.repeat(np.arange(len(lengths)), lengths)
@@ -84,6 +90,7 @@ def _pack(
     last_order = np.argsort(last)
     last_rows = np.empty_like(last_order)
     last_rows[last_order] = np.arange(len(last))
+    by_domain = None if times is None else times[order]
     mim_pairs, mim_sizes = _mim_pairs(pairs[0, pair_starts], pair_lengths, domain_count, mim_users)
     return Batch(
         targets=torch.from_numpy(items[order]),
@@ -98,8 +105,8 @@ def _pack(
         pair_lengths=torch.from_numpy(pair_lengths),
         mim_pairs=mim_pairs,
         mim_sizes=mim_sizes,
-        cross=_view(items, domains, lengths, order),
-        single=_view(items[order], domains[order], pair_lengths, np.arange(len(order))),
+        cross=_view(items, domains, lengths, order, times),
+        single=_view(items[order], domains[order], pair_lengths, np.arange(len(order)), by_domain),
     )
 
 
@@ -124,7 +131,10 @@ def _mim_pairs(
     return pairs, mim_users[:, compared].tolist()
 
 
-def _view(items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> View:
+def _view(
+    items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, order: np.ndarray,
+    times: np.ndarray | None,
+) -> View:  # fmt: skip
     """Shift the targets by one inside each sequence of `lengths` and lay them out in tiles.
 
     `order` holds the index of each canonical target among the tokens.
@@ -143,8 +153,17 @@ def _view(items: np.ndarray, domains: np.ndarray, lengths: np.ndarray, order: np
         positions=lay_out(positions),
         reversed_positions=lay_out(np.repeat(lengths, lengths) - 1 - positions),
         domains=lay_out(domains),
+        intervals=None if times is None else lay_out(time_intervals(times, positions)),
         sequence_ids=lay_out(np.repeat(np.arange(len(lengths)), lengths), empty=len(lengths)),
         sequences=len(lengths),
         tiles=tiles,
         target_slots=torch.from_numpy(slots[order]),
     )
+
+
+def time_intervals(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """[N] seconds from the event before in its sequence to each event; −1 for a first one.
+
+    times, positions: [N] of events, one sequence after the other, positions from 0 in each.
+    """
+    return np.where(positions == 0, -1, np.diff(times, prepend=0).clip(min=0))

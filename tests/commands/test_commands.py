@@ -121,7 +121,8 @@ def test_the_run_folder_holds_the_files_of_the_contract(run, data):
     }  # fmt: skip
     metrics = table(run / "metrics.csv")
     assert list(metrics[0]) == ["epoch", "step", "split", "path", "domain", "metric", "value"]
-    assert {row["split"] for row in metrics} == {"train", "valid"}  # nothing looks at test
+    splits = {row["split"] for row in metrics}
+    assert splits == {"train", "held_out", "valid"}  # nothing looks at test
     transfer = table(run / "transfer.csv")
     assert list(transfer[0])[:5] == ["epoch", "domain", "phi", "s", "gamma"]
     assert len(transfer) == 2 * len(DOMAINS)

@@ -44,6 +44,7 @@ threads = 1
 
 [models.syncrec]
 mode = "syncrec"
+gap = "training"
 
 [models.sdsr]
 mode = "sdsr"

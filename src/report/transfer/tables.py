@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from src.config.modes import MODES
 from src.report.formatting import interval, level, number, percent, relative_change, signed
 from src.report.table_files import markdown_row
 from src.report.transfer.data_sets import DataSet
@@ -14,7 +15,7 @@ from src.report.transfer.verdicts import outcome_words
 # Settings that are shown even if all models share them.
 ALWAYS = (
     "loss", "softmax_items", "hidden", "layers", "heads", "experts_cross", "experts_single",
-    "max_len", "lr", "batch_size", "max_epochs", "patience_steps", "weighting", "lc_ntg",
+    "max_len", "lr", "batch_size", "max_epochs", "patience_steps", "weighting", "lc_ntg", "gap",
     "lc_ntg_tau", "lc_ntg_floor", "target_domain_query", "sdsr_context", "select_metric", "ties",
 )  # fmt: skip
 
@@ -281,11 +282,14 @@ def endings_table(data: DataSet) -> Table:
 def differing(data: DataSet) -> list[str]:
     """The settings, other than the mode, in which the models differ."""
     every = [group.runs[0].settings for group in data.groups.values()]
-    return [
-        name
-        for name in dict.fromkeys(name for one in every for name in one)
-        if name != "mode" and any(one.get(name) != every[0].get(name) for one in every)
-    ]
+    both_views = [one for one in every if len(MODES[one["mode"]].paths) == 2]
+
+    def differs(name: str) -> bool:
+        compared = both_views if name == "gap" else every  # one view alone has no gap
+        return any(one.get(name) != compared[0].get(name) for one in compared)
+
+    names = dict.fromkeys(name for one in every for name in one)
+    return [name for name in names if name != "mode" and differs(name)]
 
 
 def settings_table(data: DataSet) -> Table:

@@ -4,7 +4,7 @@
 #
 #     bash experiments/planted.sh
 #
-# Three seeds of configs/short.json with the default weighting and with uniform weights, one seed
+# Three seeds of configs/short.json with the paper's weighting and with uniform weights, one seed
 # under weightings of increasing strength, and three seeds of each single-task mode for the
 # negative-transfer report. JOBS runs are trained in parallel (default 2, one thread each). Finished
 # runs are skipped, interrupted ones resumed.

@@ -106,7 +106,7 @@ class ModelSettings:
 
     @property
     def reads_time(self) -> bool:
-        """Whether what a user takes next depends on the time of the question."""
+        """Whether the model reads the time of the question."""
         return self.time_embedding != "none"
 
     @property
@@ -148,13 +148,16 @@ class ObjectiveSettings:
     )
     gap: str = setting(
         "",
-        "measure the gap that weighs the domains on the targets of each step (the paper's), or on "
-        "one event in 20, which is then no target of the training; default: heldout",
+        "the gap that weighs the domains. training: on the targets of each step, the paper's rule; "
+        "heldout, the default of lc_ntg where both views are trained: on one event in 20, which is "
+        "then no target of the training",
         group=LC_NTG,
         choices=GAPS,
     )
     lc_ntg_alpha: float = setting(
-        0.9, "α, the share of the state that each step keeps", group=LC_NTG
+        0.9,
+        "α, the share of the state s that each step keeps; s weighs with --gap training",
+        group=LC_NTG,
     )
     lc_ntg_beta: float | None = setting(
         None, "β, the share of the new gap; default: 1 − α; 0 freezes the weights", group=LC_NTG
@@ -383,12 +386,17 @@ def names_in(values: dict[str, Any]) -> tuple[str, str]:
 
 
 def choose(
-    values: dict[str, Any], model: str | None, weighting: str | None, lc_ntg: bool | None
+    values: dict[str, Any],
+    model: str | None,
+    weighting: str | None,
+    lc_ntg: bool | None,
+    mode: str | None,
 ) -> dict[str, Any]:
     """Default values with the model and the weighting of a command line (None: not given).
 
-    `--lc_ntg` is a second name of one weighting: the flag that is given decides. UserError for an
-    unknown name.
+    `--lc_ntg` is a second name of one weighting: the flag that is given decides. The gap of a
+    record whose weighting or mode had no use for one is not carried over. UserError for an unknown
+    name.
     """
     chosen = dict(values)
     for flag, name, table in (("model", model, MODELS), ("weighting", weighting, WEIGHTINGS)):
@@ -398,9 +406,11 @@ def choose(
         if model != values.get("model", DEFAULT_MODEL):
             chosen.pop("mode", None)
         chosen["model"] = model
-    named = weighting or {True: "lc_ntg", False: "uniform", None: None}[lc_ntg]
-    if named and named != values.get("weighting", "lc_ntg"):
-        chosen.pop("gap", None)  # of the other weighting
+    former = values.get("weighting") or ("lc_ntg" if values.get("lc_ntg", True) else "uniform")
+    named = weighting or {True: "lc_ntg", False: "uniform", None: former}[lc_ntg]
+    alone = values.get("mode") in MODES and len(MODES[values["mode"]].paths) < 2
+    if named != former or (alone and mode and mode != values["mode"]):
+        chosen.pop("gap", None)
     if weighting:
         chosen |= {"weighting": weighting, "lc_ntg": weighting == "lc_ntg"}
     elif lc_ntg:

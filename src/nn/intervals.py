@@ -13,11 +13,14 @@ class IntervalEmbedding(nn.Module):
     """One learned vector per bucket, and one for a target without an event before it. They are 0 at
     first, so that a model begins as it does without."""
 
+    edges: Tensor
+
     def __init__(self, hidden: int):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1 + len(EDGES), hidden))
+        self.register_buffer("edges", torch.tensor(EDGES), persistent=False)
 
     def forward(self, intervals: Tensor) -> Tensor:
         """Seconds [M] int64, −1 where no event came before, -> [M, H]."""
-        buckets = torch.bucketize(intervals, intervals.new_tensor(EDGES), right=True)
+        buckets = torch.bucketize(intervals, self.edges, right=True)
         return F.embedding(buckets, self.weight)

@@ -11,7 +11,7 @@ second forward pass, as in the authors' code. Departures:
 
 - L_d is a running mean of l_d over the steps before, where the paper has l_d itself: here the
   weights of a step are known before its losses.
-- Both passes have the same dropout masks, so that δ holds no noise of theirs.
+- Both passes have the same dropout masks, so that δ contains no dropout noise.
 - A domain without a target in a step keeps its logit, and z is a softmax over the others.
 
 Adam's rate 0.025 and γ = 0.001 are the paper's.

@@ -7,7 +7,8 @@ error e_d counts, relative to the domain's own loss, and only where the cross vi
 improving: one that still learns may yet overtake the single view. All domains that gain weigh the
 same, however much they gain, and no weight is more than `BOUND` times another:
 
-    g_d = min(φ_d + e_d, 0) / l_single,d, or 0 where l_cross,d fell by more than e_d since last time
+    g_d = min(φ_d + e_d, 0) / l_single,d, or 0 where l_cross,d fell by more than e_d since
+                                              the epoch before
     s_d ← ½ (s_d + g_d)          w_d ∝ exp(max(s_d / τ, −log BOUND)), of mean 1
 """
 
@@ -53,7 +54,7 @@ class HeldOutGap(Uniform):
     def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
         cross = losses[CROSS]
         gap = certain_loss(losses[SINGLE], cross, error)
-        gap = torch.where(self.last - cross > error, 0.0, gap)  # it still learns
+        gap = torch.where(self.last - cross > error, 0.0, gap)  # still improving
         self.relative = torch.where(counts > 0, 0.5 * (self.relative + gap), self.relative)
         self.last = torch.where(counts > 0, cross, self.last)
 

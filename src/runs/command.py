@@ -39,7 +39,7 @@ def parse_command(arguments: list[str] | None = None, description: str = "") -> 
     """
     first = OneLineParser(add_help=False, allow_abbrev=False)
     _add_files(first)
-    for name in ("model", "weighting"):
+    for name in ("model", "weighting", "mode"):
         first.add_argument(f"--{name}")
     first.add_argument("--lc_ntg", action=argparse.BooleanOptionalAction)
     early, _ = first.parse_known_args(arguments)
@@ -51,7 +51,7 @@ def parse_command(arguments: list[str] | None = None, description: str = "") -> 
     if early.config:
         of_a_run = (early.config.parent / "environment.json").is_file()
         defaults = read_settings(early.config, "--config", of_a_run=of_a_run)
-    defaults = choose(defaults, early.model, early.weighting, early.lc_ntg)
+    defaults = choose(defaults, early.model, early.weighting, early.lc_ntg, early.mode)
     config_class = settings_class(*names_in(defaults))
     parser = build_parser(config_class, description)
     _add_files(parser)

@@ -102,7 +102,10 @@ def test_captions_describe_planted_transfer(planted):
     levels = captions.levels_caption(planted.data, planted.levels, planted.differences)
     assert levels.endswith("significantly positive in 1 and significantly negative in 1.")
     gamma = captions.gamma_caption(planted.trajectories)
-    assert gamma == "At the last epoch D·γ is highest in Up (2.00) and lowest in Down (0.27)."
+    assert gamma == (
+        "At the last epoch D·γ is highest in Up (2.00) and lowest in Down (0.27). γ weighs the "
+        "losses with --gap training alone; it is measured in every run."
+    )
     phi = captions.phi_caption(planted.data, planted.trajectories)
     assert phi == (
         "At the last epoch φ is positive in Up (the cross task has the lower training loss) and "

@@ -84,15 +84,29 @@ def test_a_flag_wins_over_the_config():
         (("--mode=cdsr", "--gap=heldout"), "training"),
         (("--no-lc_ntg",), "training"),
         (("--weighting=inverse_loss",), "training"),
+        (("--config=cdsr",), "training"),
+        (("--config=cdsr", "--mode=syncrec"), "heldout"),
+        (("--config=uniform",), "training"),
+        (("--config=uniform", "--lc_ntg"), "heldout"),
+        (("--config=paper", "--lc_ntg"), "training"),
+        (("--config=paper", "--mode=syncrec"), "training"),
     ],
     ids=" ".join,
 )
 def test_the_gap_is_that_of_what_is_trained(flags, gap, tmp_path):
-    """Also where the file is the record of a run of the default, with every setting."""
-    record = tmp_path / "record.json"
-    record.write_text(json.dumps(as_json(Settings(mode="syncrec"))))
-    for words in ([], ["--config", str(record)]):
-        assert parse_command([*words, *flags]).settings.gap == gap
+    """Also where --config is the record of a run, with every setting."""
+    records = {
+        "default": Settings(mode="syncrec"),
+        "cdsr": Settings(mode="cdsr"),
+        "uniform": Settings(mode="syncrec", weighting="uniform"),
+        "paper": Settings(mode="syncrec", gap="training"),
+    }
+    for name, settings in records.items():
+        (tmp_path / name).write_text(json.dumps(as_json(settings)))
+    flags = [flag.replace("--config=", f"--config={tmp_path}/") for flag in flags]
+    assert parse_command(flags).settings.gap == gap
+    if not any(flag.startswith("--config") for flag in flags):
+        assert parse_command([f"--config={tmp_path / 'default'}", *flags]).settings.gap == gap
 
 
 def test_every_config_is_described():

@@ -30,7 +30,7 @@ def make_trainer(dataset, folder, **settings) -> Trainer:
     """A trainer of a small float64 model without dropout, warm-up, clipping or SC-MIM."""
     defaults = {
         "hidden": 8, "dropout": 0.0, "max_len": 16, "warmup_steps": 0, "clip_norm": 0.0,
-        "sc_mim": False, "precision": "float64",
+        "sc_mim": False, "precision": "float64", "gap": "training",
     }  # fmt: skip
     torch.manual_seed(0)
     settings = Settings(**(defaults | settings))

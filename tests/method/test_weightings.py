@@ -30,12 +30,17 @@ def take_steps(weighting, seed: int, steps: int = 7) -> None:
             losses = torch.from_numpy(rng.uniform(1, 9, size=len(counts)))
             update({"cross": torch.where(counts > 0, losses, torch.nan)}, counts)
         if step % 3 == 0:
+            cross, single = torch.from_numpy(rng.uniform(4, 5, size=(2, len(counts))))
+            losses = {"cross": cross, "single": single - 2}
+            weighting.update_held_out(losses, torch.zeros_like(cross), counts + 2)
             weighting.end_epoch()
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
-def test_weights_have_mean_1_and_go_on_from_their_state(name):
-    settings = settings_of(name)
+@pytest.mark.parametrize(
+    ("name", "gap"), [*((name, "") for name in WEIGHTINGS), ("lc_ntg", "training")]
+)
+def test_weights_have_mean_1_and_go_on_from_their_state(name, gap):
+    settings = settings_of(name, gap=gap)
     first, second = (weighting_class(settings)(settings, gap_of(settings, 4)) for _ in range(2))
     take_steps(first, 0)
     state = {part: values.clone() for part, values in first.state_dict().items()}
@@ -48,6 +53,8 @@ def test_weights_have_mean_1_and_go_on_from_their_state(name):
     assert torch.equal(first.weights(), second.weights())
     later = second.state_dict()
     assert all(torch.equal(values, later[part]) for part, values in first.state_dict().items())
+    if (name, gap) == ("lc_ntg", ""):
+        assert not torch.equal(first.weights(), torch.ones(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)

@@ -114,7 +114,7 @@ def gamma_caption(trajectories: pd.DataFrame) -> str:
         by_seed = last.pivot(index="seed", columns="domain", values="share")
         if by_seed.idxmax(axis=1).nunique() > 1 or by_seed.idxmin(axis=1).nunique() > 1:
             text += " The seeds disagree on which domains these are."
-    return text
+    return f"{text} γ weighs the losses with --gap training alone; it is measured in every run."
 
 
 def _share_of(ends: pd.DataFrame, domain: str) -> str:

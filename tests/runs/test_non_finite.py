@@ -107,7 +107,7 @@ def test_the_mutual_information_loss_and_the_weighted_sum_are_named(tmp_path):
     with torch.no_grad():
         trainer.model.critics.fill_(math.inf)
     assert "the mutual-information loss is not finite" in stopped(trainer)
-    trainer = make_trainer(tmp_path / "weights")
+    trainer = make_trainer(tmp_path / "weights", gap="training")
     trainer.gap.state.fill_(math.nan)
     assert "the weighted sum of the losses is not finite" in stopped(trainer)
 

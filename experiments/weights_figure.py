@@ -1,6 +1,6 @@
 """How far loss weights move: w of each domain by epoch, one panel per run.
 
-    python experiments/weights_figure.py "paper's rule"=runs/wikispeedia/syncrec-seed42 \
+    python experiments/weights_figure.py "paper's rule"=runs/wikispeedia/paper-seed42 \
         "held-out gap"=runs/wikispeedia/heldout-seed42 --out results/wikispeedia_weights
 
 Writes OUT.csv (run, epoch, domain, phi, weight) and OUT.png. The domains that end with the largest

@@ -16,6 +16,7 @@ from src.objective.inverse_loss import InverseLoss
 from src.objective.lc_ntg import NegativeTransferGap, lc_ntg_weights
 from src.objective.pcgrad import PCGrad
 from src.objective.weighting import Uniform, weighting_class
+from src.training.epoch_statistics import EpochStatistics
 from tests.support.weightings import CPU, gap_of, make_trainer, settings_of
 
 # ------------------------------------------------------------------------ every weighting
@@ -324,3 +325,15 @@ def test_the_losses_of_held_out_targets_are_measured_in_the_steps(
         assert last["cross", name, "gap_error"] == pytest.approx(error)
     assert len(last) == 3 * len(trainer.dataset.domain_names)
     assert trainer.weighting.relative.tolist() != [0, 0, 0, 0]
+
+
+def test_a_checkpoint_from_before_there_were_held_out_targets_is_read():
+    paths = ("cross", "single")
+    first, second = (EpochStatistics(paths, 3, CPU, torch.float64) for _ in range(2))
+    first.losses["cross"] += 1
+    state = first.state(lambda sums: [sums])
+    del state["held_out"]
+    second.load(state, 0, 1)
+    assert second.losses["cross"].tolist() == [1, 1, 1]
+    assert not second.held_out.any()
+    assert not list(second.held_out_rows(["a", "b", "c"]))

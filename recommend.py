@@ -146,19 +146,20 @@ def recommend(
     dataset = run.dataset
     users = np.arange(dataset.users) if users is None else np.asarray(users)
     domains = list(range(len(dataset.domain_names))) if domains is None else domains
+    reads_time = path == BLEND or run.settings.reads_time
     if now is None:
-        reads_time = path == BLEND or run.settings.reads_time
         now = int(dataset.times.max()) + tick_of(dataset) if reads_time else 0
     tables = []
     with tqdm(total=len(users), desc="recommending", unit="user", disable=None, leave=False) as bar:
         for start in range(0, len(users), run.settings.eval_users):
             batch = users[start : start + run.settings.eval_users]
+            ends = _ends(dataset, batch, now) if reads_time else dataset.offsets[batch + 1]
             for domain in domains:
                 serving = run.paths[dataset.domain_names[domain]] if path == "auto" else path
                 if serving == BLEND:
-                    scored = _blend_scores(run, batch, domain, now)
+                    scored = _blend_scores(run, batch, ends, domain, now)
                 else:
-                    scored = _path_scores(run, batch, domain, serving, now)
+                    scored = _path_scores(run, batch, ends, domain, serving, now)
                 tables.append(_next_items(run, batch, domain, scored, k, exclude_seen))
             bar.update(len(batch))
     columns = pa.concat_tables(tables)
@@ -166,16 +167,16 @@ def recommend(
     return _named(dataset, columns.sort_by(order))
 
 
-def _path_scores(run: TrainedRun, users: np.ndarray, domain: int, path: str, now: int) -> Scores:
-    """Scores of a domain's items for the users, by a path of the model; at the time `now`, where
-    it reads the time."""
-    data, ensemble = run.dataset, run.ensemble
-    queries = Queries(users, data.offsets[users + 1], np.full(len(users), domain))
-    if run.settings.reads_time:
-        times = np.full(len(users), now)
-        queries = dataclasses.replace(queries, ends=_ends(data, users, now), times=times)
+def _path_scores(
+    run: TrainedRun, users: np.ndarray, ends: np.ndarray, domain: int, path: str, now: int
+) -> Scores:
+    """Scores of a domain's items for the users, by a path of the model, from their events before
+    `ends`; at the time `now`, where it reads the time."""
+    ensemble = run.ensemble
+    times = np.full(len(users), now) if run.settings.reads_time else None
+    queries = Queries(users, ends, np.full(len(users), domain), times)
     hidden = encode_queries(
-        ensemble, data, queries, path,
+        ensemble, run.dataset, queries, path,
         max_len=run.settings.max_len,
         context=run.settings.context,
         users_at_once=run.settings.eval_users, device=run.device,
@@ -184,10 +185,12 @@ def _path_scores(run: TrainedRun, users: np.ndarray, domain: int, path: str, now
     return lambda columns: domain_scores(model, hidden, number, columns)
 
 
-def _blend_scores(run: TrainedRun, users: np.ndarray, domain: int, now: int) -> Scores:
-    """Scores of a domain's items for the users at the time `now`, by the blend: from the events of
-    earlier ticks."""
-    rows, ends = np.arange(len(users)), _ends(run.dataset, users, now)
+def _blend_scores(
+    run: TrainedRun, users: np.ndarray, ends: np.ndarray, domain: int, now: int
+) -> Scores:
+    """Scores of a domain's items for the users at the time `now`, by the blend, from their events
+    before `ends`."""
+    rows = np.arange(len(users))
     same = np.ones_like(rows)
     requests = Targets("now", ends, users, 0 * same, domain * same, ends, now * same)
     plan = Plan(run.dataset, requests, ("full",), {}, run.device)

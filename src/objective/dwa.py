@@ -50,7 +50,7 @@ class DynamicWeightAverage(Uniform):
         super().__init__(settings, gap)
         self.sums = torch.zeros_like(gap.state)  # Σ of the losses in this epoch [D]
         self.counts = torch.zeros_like(gap.state)  # and their number [D]
-        self.last = torch.zeros_like(gap.state)  # L_d(e − 1) [D]; 0 where there is none yet
+        self.last = torch.zeros_like(gap.state)  # L_d(e − 1) [D]; 0 until it is measured
         self.before = torch.zeros_like(gap.state)  # L_d(e − 2) [D]
 
     def weights(self) -> Tensor:
@@ -69,7 +69,3 @@ class DynamicWeightAverage(Uniform):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in ("sums", "counts", "last", "before")}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, values in self.state_dict().items():
-            values.copy_(state[name])

@@ -60,7 +60,7 @@ class FAMO(Uniform):
         self.first = torch.zeros_like(gap.state)  # Adam's moments [D]
         self.second = torch.zeros_like(gap.state)
         self.steps = torch.zeros_like(gap.state)  # steps in which the domain had a target [D]
-        self.mean = torch.zeros_like(gap.state)  # L_d [D]; 0 where there is none yet
+        self.mean = torch.zeros_like(gap.state)  # L_d [D]; 0 until it is measured
         self.losses = torch.zeros_like(gap.state)  # l_d of the current step [D]
 
     def weights(self) -> Tensor:
@@ -94,7 +94,3 @@ class FAMO(Uniform):
     def state_dict(self) -> dict[str, Tensor]:
         names = ("logits", "first", "second", "steps", "mean")
         return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, values in self.state_dict().items():
-            values.copy_(state[name])

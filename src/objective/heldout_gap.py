@@ -60,7 +60,3 @@ class HeldOutGap(Uniform):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"relative_gap": self.relative, "cross_loss": self.last}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.relative.copy_(state["relative_gap"])
-        self.last.copy_(state["cross_loss"])

@@ -65,7 +65,3 @@ class InverseLoss(Uniform):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "measured": self.measured}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.mean.copy_(state["mean"])
-        self.measured.copy_(state["measured"])

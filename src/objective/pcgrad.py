@@ -43,6 +43,3 @@ class PCGrad(Uniform):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.steps.copy_(state["steps"])

@@ -23,18 +23,22 @@ class RandomWeights(Uniform):
 
     def __init__(self, settings, gap):
         super().__init__(settings, gap)
-        self.step = 0
+        self._draw(0)
+
+    def _draw(self, step: int) -> None:
+        """Draw the weights of a step, once however often they are asked for."""
+        rng = np.random.default_rng([self.settings.seed, step, STREAM])
+        draws = torch.from_numpy(rng.standard_normal(len(self.gap.state)))  # z [D]
+        self.step, self.drawn = step, len(draws) * draws.softmax(0).to(self.gap.state)
 
     def weights(self) -> Tensor:
-        rng = np.random.default_rng([self.settings.seed, self.step, STREAM])
-        draws = torch.from_numpy(rng.standard_normal(len(self.gap.state)))  # z [D]
-        return len(draws) * draws.softmax(0).to(self.gap.state)
+        return self.drawn
 
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
-        self.step += 1
+        self._draw(self.step + 1)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"steps": torch.full_like(self.gap.state, self.step, dtype=torch.int64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.step = int(state["steps"].max())  # the row of a domain that is new is 0
+        self._draw(int(state["steps"].max()))  # the row of a domain that is new is 0

@@ -48,8 +48,11 @@ class Uniform:
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if state:
-            raise ValueError(f"weighting has no {', '.join(state)}")
+        own = self.state_dict()
+        if strangers := state.keys() - own.keys():
+            raise ValueError(f"weighting has no {', '.join(sorted(strangers))}")
+        for name, values in own.items():
+            values.copy_(state[name])
 
 
 def weighting_class(settings) -> Any:

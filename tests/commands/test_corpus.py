@@ -374,7 +374,7 @@ def within(world):
         (at("step", "x"), "does not fit this run"),
         (at("lc_ntg", torch.zeros(9)), "does not fit this run"),
         (at("lc_ntg", GONE), "KeyError: 'lc_ntg'"),
-        (at("weighting", {"stranger": TENSOR}), "KeyError: 'relative_gap'"),
+        (at("weighting", {"stranger": TENSOR}), "weighting has no stranger"),
         (at("sums", None), "does not fit this run"),
         (at("sums", "losses", GONE), "KeyError: 'losses'"),
         (at("sums", "losses", torch.zeros(0, 2, 3)), "does not fit this run"),

@@ -13,33 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.interfaces import StepLosses
-from src.nn.dropout import dropout
 from src.nn.experts import Experts, activation_bytes, view_tiles
 from src.nn.gates import EvenGate, SequenceGate, TokenGate
 from src.nn.initialization import own_stream
-from src.nn.intervals import IntervalEmbedding
-from src.nn.softmax_loss import softmax_loss
 from src.nn.towers import Towers
+from src.nn.view_embedding import ViewEmbedding
 from src.objective.sc_mim import sc_mim
-from src.objective.step_losses import domain_spans, pairwise_loss
+from src.objective.step_losses import target_losses
 
 MIM_LOSS = "mutual-information loss"
 
 
-class Task(nn.Module):
-    """The parameters of one task: start tokens, positions, intervals, gates, (set later) towers.
+class Task(ViewEmbedding):
+    """The parameters of one task: those of its inputs, gates, (set later) towers.
 
     SDSR has one start token, gate and tower for each domain, CDSR one of each.
     """
 
     def __init__(self, settings, starts: int, gates: int):
-        super().__init__()
+        super().__init__(settings, starts)
         hidden = settings.hidden
-        self.start = nn.Parameter(torch.randn(starts, hidden) * 0.02)
-        self.position = nn.Parameter(torch.randn(settings.max_len, hidden) * 0.02)
-        if settings.reads_time:
-            self.interval = IntervalEmbedding(hidden)
-        self.norm = nn.LayerNorm(hidden)
         self.gate: TokenGate | SequenceGate | EvenGate
         if settings.gate == "token":
             self.gate = TokenGate(gates, hidden, settings.experts)
@@ -118,7 +111,9 @@ class SyNCRec(nn.Module):
         objective, losses = self.item_table.new_zeros(()), {}
         for task, output in outputs.items():  # each [N, H]
             weights = None if coefficients is None else coefficients[task]
-            weighted_sum, losses[task] = self.target_losses(batch, output, rows, weights)
+            weighted_sum, losses[task] = target_losses(
+                self.settings, batch, output, self.item_table, self.item_starts, weights, rows
+            )
             objective = objective + weighted_sum
         if not self.settings.compares_views:
             return StepLosses(objective, losses, {}, {})
@@ -148,18 +143,11 @@ class SyNCRec(nn.Module):
     def embed(self, view, task: str, items: Tensor) -> Tensor:
         """Inputs of one view [M, H]: the event before the target, or the start token; position;
         on request the time between them and, in the cross view, the domain of the target."""
-        parts = self.tasks[task]
         domain = view.domains if task == "single" else torch.zeros_like(view.domains)
-        start = F.embedding(domain, parts.start)  # [M, H]
-        tokens = torch.where((view.inputs == 0)[:, None], start, items)
-        from_end = self.settings.positions == "end"
-        positions = view.reversed_positions if from_end else view.positions
-        tokens = tokens + F.embedding(positions, parts.position)
-        if self.settings.reads_time:
-            tokens = tokens + parts.interval(view.intervals)
+        added = None
         if task == "cross" and self.settings.target_domain_query:
-            tokens = tokens + F.embedding(view.domains, self.query)
-        return dropout(parts.norm(tokens), self.settings.dropout, self.training)
+            added = F.embedding(view.domains, self.query)
+        return self.tasks[task](view, items, domain, added)
 
     # ------------------------------------------------------------------------ ACMoE
 
@@ -213,28 +201,11 @@ class SyNCRec(nn.Module):
 
     # ------------------------------------------------------------------------ step losses
 
-    def target_losses(
-        self, batch, outputs: Tensor, rows: dict[str, Tensor], coefficients: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Σ coefficient · loss, and the step loss of each target [N]; both views have the same
-        candidates and negatives, `rows` of the item table."""
-        if coefficients is None:
-            dtype = torch.promote_types(outputs.dtype, torch.float32)
-            coefficients = torch.ones(len(outputs), dtype=dtype, device=outputs.device)
-        if self.settings.loss == "ce":
-            every_item = self.settings.softmax_items == "all"
-            spans = domain_spans(batch.counts, self.item_starts, every_item)
-            return softmax_loss(
-                outputs, self.item_table, batch.targets, spans, coefficients, self.settings.kernels
-            )
-        losses = pairwise_loss(outputs, rows["targets"], rows["negatives"])
-        return (coefficients * losses).sum(), losses.detach()
-
     def _look_up(self, batch) -> dict[str, Tensor]:
         """All rows of the item table that the batch needs, in one lookup with one gradient."""
         needed = {task: getattr(batch, task).inputs for task in self.tasks}
-        if self.settings.loss == "bce":
-            needed |= {"targets": batch.targets, "negatives": batch.negatives}
+        if self.settings.negatives:
+            needed |= {"targets": batch.targets, "negatives": batch.negatives.flatten()}
         rows = self.item_rows(torch.cat(list(needed.values())))
         parts = rows.split([len(items) for items in needed.values()])
         return dict(zip(needed, parts, strict=True))

@@ -3,24 +3,22 @@
 Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016; Hidasi and
 Karatzoglou, "Recurrent Neural Networks with Top-k Gains for Session-based Recommendations", CIKM
 2018. Departures: a user's window stands for a session, and batches hold whole windows instead of
-session-parallel steps; the loss is the softmax over all items of the target's domain, not over the
-other targets of a batch; inputs and outputs share one item table (the paper's constrained
-embedding); a learned start token predicts the first event; Adam instead of Adagrad.
+session-parallel steps; the loss is that of `--loss`, by default the softmax over all items of the
+target's domain, not over the other targets of a batch; inputs and outputs share one item table (the
+paper's constrained embedding); a learned start token predicts the first event; Adam instead of
+Adagrad.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.baselines.sequence_model import SequenceModel
 from src.config.cli import setting
-from src.interfaces import StepLosses
 from src.io.errors import UserError
 from src.nn.initialization import own_stream
-from src.nn.softmax_loss import softmax_loss
-from src.objective.step_losses import domain_spans
 
 
 @dataclass(frozen=True)
@@ -39,47 +37,22 @@ class GRU4RecSettings:
             raise UserError(
                 f"--gru4rec_layers must be between 1 and 64, not {settings.gru4rec_layers}"
             )
-        if settings.loss != "ce":
-            raise UserError(f"--model gru4rec has no --loss {settings.loss}; give --loss ce")
 
 
-class GRU4Rec(nn.Module):
+class GRU4Rec(SequenceModel):
     """One GRU over the packed sequences of a view: a user (all domains) or a user in a domain."""
 
     Settings = GRU4RecSettings
 
     def __init__(self, settings, item_starts: list[int]):
-        super().__init__()
-        self.settings = settings
-        self.item_starts = [int(start) for start in item_starts]
-        self.auxiliary_weights: dict[str, float] = {}
+        super().__init__(settings, item_starts)
         hidden = settings.hidden
-        with own_stream(settings.seed, "items"):
-            self.item_table = nn.Parameter(torch.randn(self.item_starts[-1], hidden).mul_(0.02))
         with own_stream(settings.seed, "gru4rec"):
             self.start = nn.Parameter(torch.randn(hidden) * 0.02)
             self.gru = nn.GRU(hidden, hidden, settings.gru4rec_layers, batch_first=True)
             self.output = nn.Linear(hidden, hidden) if settings.gru4rec_output else nn.Identity()
 
-    def forward(
-        self,
-        batch,
-        coefficients: dict[str, Tensor] | None = None,
-        gather: Callable[[Tensor], list[Tensor]] | None = None,
-    ) -> StepLosses:
-        objective, losses = self.item_table.new_zeros(()), {}
-        spans = domain_spans(batch.counts, self.item_starts)
-        for path in self.settings.paths:
-            outputs = self.outputs(batch, path)  # [N, H]
-            weights = outputs.new_ones(len(outputs)) if coefficients is None else coefficients[path]
-            weighted_sum, losses[path] = softmax_loss(
-                outputs, self.item_table, batch.targets, spans, weights, self.settings.kernels
-            )
-            objective = objective + weighted_sum
-        return StepLosses(objective, losses, {}, {})
-
-    def outputs(self, batch, path: str) -> Tensor:
-        """The state before every target [N, H], in the batch's canonical order."""
+    def outputs(self, batch, path: str, last: bool = False) -> Tensor:
         view = getattr(batch, path)
         if not view.sequences:  # a process may have no user in a batch
             return self.start.new_zeros(0, self.settings.hidden)
@@ -92,18 +65,9 @@ class GRU4Rec(nn.Module):
         padded = padded.index_put((rows, positions), tokens.index_select(0, slots))  # [S, L, H]
         states = self.gru(padded)[0].flatten(0, 1)  # [S·L, H]
         states = states.index_select(0, rows * self.settings.max_len + positions)  # [N, H]
+        states = states[batch.last_targets] if last else states
         states = F.dropout(states, self.settings.dropout, self.training)
         return self.output(states)
-
-    def queries(self, batch, path: str) -> Tensor:
-        return self.outputs(batch, path)[batch.last_targets][batch.last_rows]
-
-    def reads_domain(self, path: str) -> bool:
-        """Only the events decide; on the single path those of other domains are left out."""
-        return False
-
-    def rows_of(self, name: str) -> str:
-        return "items" if name == "item_table" else "whole"
 
     @staticmethod
     def activation_bytes(settings, tile: float) -> float:

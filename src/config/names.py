@@ -15,10 +15,12 @@ class Model:
 
     path: str
     modes: tuple[str, ...]  # of src/config/modes.py; the first one is its default
+    reads_time: bool = False  # whether it has --time_embedding
 
 
 MODELS = {
-    "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate")),
+    "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate"), True),
+    "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate"), True),
     "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
 }
 

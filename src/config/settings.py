@@ -16,6 +16,8 @@ from src.config.names import GAPS, MODELS, PROTOCOLS, WEIGHTINGS, load
 from src.io.errors import UserError
 from src.io.json_schema import read_json
 
+# {loss with negatives: how many each target has by default}
+SAMPLED_LOSSES = {"bce": 1, "gbce": 256, "sampled": 128}
 # {setting added later: the value that reproduces a run made before it existed}
 BEFORE = {"positions": "start", "gap": "training", "time_embedding": "none"}
 IN_EVERY_RECORD = {"mode", "run_name", "resume", "overwrite", "device"}
@@ -126,9 +128,22 @@ class ObjectiveSettings:
 
     loss: str = setting(
         "ce",
-        "step loss: softmax over items, or one negative per target (the paper's)",
+        "step loss: softmax over items; or with negatives: bce (the paper's), gbce, or a softmax "
+        "over target and negatives (sampled)",
         group="task",
-        choices=("ce", "bce"),
+        choices=("ce", *SAMPLED_LOSSES),
+    )
+    negatives: int = setting(
+        0,
+        "negatives per target of a loss that has them; default: "
+        + ", ".join(f"{loss} {count}" for loss, count in SAMPLED_LOSSES.items()),
+        group="task",
+    )
+    gbce_t: float = setting(
+        0.75, "t of --loss gbce: 0 is bce, 1 calibrates the scores", group="task"
+    )
+    softmax_temperature: float = setting(
+        1.0, "what the scores are divided by in --loss ce and sampled", group="task"
     )
     softmax_items: str = setting(
         "domain",
@@ -348,6 +363,8 @@ class Settings(
         if not self.lc_ntg and self.weighting == "lc_ntg":
             object.__setattr__(self, "weighting", "uniform")
         object.__setattr__(self, "lc_ntg", self.weighting == "lc_ntg")
+        if not self.negatives:
+            object.__setattr__(self, "negatives", SAMPLED_LOSSES.get(self.loss, 0))
         if len(self.paths) < 2:  # nothing to compare, and no event is held out for it
             object.__setattr__(self, "gap", "training")
         elif not self.gap:

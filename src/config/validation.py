@@ -4,9 +4,8 @@ import math
 import os
 import unicodedata
 
-from src.config.modes import DEFAULT_MODEL
 from src.config.names import MODELS, WEIGHTINGS, load
-from src.config.settings import Settings, own_settings
+from src.config.settings import SAMPLED_LOSSES, Settings, own_settings
 from src.io.errors import UserError
 from src.io.json_schema import repr_short
 from src.io.names import folder_name_error
@@ -27,6 +26,7 @@ WHOLE = {
     "max_len": (2, 2**20),
     "sampled_negatives": (0, 2**20),
     "min_domain_targets": (0, MOST),
+    "negatives": (0, 2**20),
     "threads": (0, MOST_THREADS),
 }
 NOT_NEGATIVE = (
@@ -51,14 +51,15 @@ def check_settings(settings: Settings) -> None:
         if value is not None and not 0 <= value < math.inf:  # so that NaN is refused too
             limit = "not be negative" if not value >= 0 else "be finite"
             raise UserError(f"--{name} must {limit}, not {value}")
-    for name in ("lr", "lc_ntg_tau", "mim_temperature"):
+    for name in ("lr", "lc_ntg_tau", "mim_temperature", "softmax_temperature"):
         if not 0 < getattr(settings, name) < math.inf:
             raise UserError(f"--{name} must be above 0, not {getattr(settings, name)}")
     for name in ("dropout", "attention_dropout", "lc_ntg_alpha"):
         if not 0 <= getattr(settings, name) < 1:
             raise UserError(f"--{name} must lie in [0, 1), not {getattr(settings, name)}")
-    if not 0 <= settings.lc_ntg_floor <= 1:
-        raise UserError(f"--lc_ntg_floor must lie in [0, 1], not {settings.lc_ntg_floor}")
+    for name in ("lc_ntg_floor", "gbce_t"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f"--{name} must lie in [0, 1], not {getattr(settings, name)}")
     if settings.hidden % settings.heads:
         raise UserError(f"--hidden {settings.hidden} is not a multiple of --heads {settings.heads}")
     _check_combinations(settings)
@@ -102,10 +103,10 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError(
             f"--model {settings.model} has no --mode {settings.mode}; give {' or '.join(modes)}"
         )
-    if settings.reads_time and settings.model != DEFAULT_MODEL:
+    if settings.reads_time and not MODELS[settings.model].reads_time:
         raise UserError(
-            f"--model {settings.model} reads no times; give --time_embedding none, or --model "
-            f"{DEFAULT_MODEL}"
+            f"--model {settings.model} reads no times; give --time_embedding none, or another "
+            "--model"
         )
     if load(WEIGHTINGS[settings.weighting]).per_domain_gradients and settings.sparse_items:
         raise UserError(
@@ -124,12 +125,20 @@ def _check_combinations(settings: Settings) -> None:
             f"--sdsr_context own breaks the pairing of the tasks in --mode {settings.mode}; "
             "use it with --mode sdsr or sdsr_separate"
         )
-    if settings.sparse_items and settings.loss != "bce":
+    sampled = ", ".join(SAMPLED_LOSSES)
+    if settings.loss not in SAMPLED_LOSSES:
+        if settings.sparse_items:
+            raise UserError(
+                f"--sparse_items needs a loss with negatives ({sampled}): the softmax of --loss "
+                f"{settings.loss} moves every item of a domain"
+            )
+        if settings.negatives:
+            raise UserError(f"--loss {settings.loss} has no --negatives; {sampled} have")
+    elif settings.softmax_items == "all":
         raise UserError(
-            "--sparse_items needs --loss bce: the softmax of --loss ce moves every item of a domain"
+            f"--softmax_items all needs --loss ce, because --loss {settings.loss} has negatives of "
+            "the target's domain"
         )
-    if settings.softmax_items == "all" and settings.loss != "ce":
-        raise UserError("--softmax_items all needs --loss ce, because --loss bce has no softmax")
     if settings.sparse_items and settings.weight_decay:
         raise UserError("--sparse_items does not support weight decay; give --weight_decay 0")
     if settings.compile and settings.kernels == "plain":

@@ -172,7 +172,7 @@ def negatives_of(users, copies, seed=0, epoch=0):
     events = np.arange(len(dataset.items))
     items, domains = dataset.items.astype(np.int64), dataset.domains.astype(np.int64)
     drawn = draw_negatives(dataset.item_starts, events, items, domains, seed, epoch)
-    return dataset, items, domains, drawn
+    return dataset, items, domains, drawn[:, 0]
 
 
 def test_a_negative_is_another_item_of_the_targets_domain():
@@ -211,7 +211,9 @@ def negative_of_each_event(dataset, parts, seed=3, epoch=0):
         batch = train_batch(dataset, users, seed=seed, epoch=epoch)
         rows = users[batch.cross.sequence_ids[batch.cross.target_slots]].tolist()
         times = batch.cross.positions[batch.cross.target_slots].tolist()
-        found |= dict(zip(zip(rows, times, strict=True), batch.negatives.tolist(), strict=True))
+        found |= dict(
+            zip(zip(rows, times, strict=True), batch.negatives[:, 0].tolist(), strict=True)
+        )
     return found
 
 

@@ -78,7 +78,6 @@ def test_every_parameter_learns_and_the_item_table_from_inputs_and_scores():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "bce"}, "--model gru4rec has no --loss bce"),
         ({"mode": "syncrec"}, "--model gru4rec has no --mode syncrec"),
         ({"gru4rec_layers": 0}, "--gru4rec_layers must be between 1 and 64"),
     ],

@@ -313,16 +313,87 @@ def test_independent_views_hold_no_information():
 # ------------------------------------------------------------------------ step losses
 
 
-def test_bce_is_torchs_binary_cross_entropy_of_target_and_negative():
+def scored(negatives: int) -> tuple[torch.Tensor, ...]:
+    """Outputs and embeddings of nine targets and their negatives, and the scores of both."""
     torch.manual_seed(0)
-    hidden, positive, negative = (torch.randn(3, 9, 5) * 3).double().requires_grad_()
-    up, down = (hidden * positive).sum(-1), (hidden * negative).sum(-1)
-    expected = F.binary_cross_entropy_with_logits(up, torch.ones(9).double(), reduction="none")
-    expected = expected + F.binary_cross_entropy_with_logits(
-        down, torch.zeros(9).double(), reduction="none"
+    hidden, positive = (torch.randn(2, 9, 5) * 3).double()
+    others = (torch.randn(9, negatives, 5) * 3).double()
+    return hidden, positive, others, (hidden * positive).sum(-1), (hidden[:, None] * others).sum(-1)
+
+
+def cross_entropy(scores: torch.Tensor, label: float) -> torch.Tensor:
+    labels = torch.full_like(scores, label)
+    return F.binary_cross_entropy_with_logits(scores, labels, reduction="none")
+
+
+@pytest.mark.parametrize("negatives", [1, 4])
+def test_bce_is_torchs_binary_cross_entropy_of_target_and_negatives(negatives):
+    hidden, positive, others, up, down = scored(negatives)
+    expected = cross_entropy(up, 1.0) + cross_entropy(down, 0.0).sum(1)
+    sizes = torch.full((9,), 40)
+    got = step_losses.sampled_losses(
+        Settings(mode="cdsr", loss="bce"), hidden, positive, others, sizes
     )
-    got = step_losses.pairwise_loss(hidden, positive, negative)
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-8)  # softplus is linear above 20
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-7)  # softplus is linear above 20
+
+
+def test_gbce_is_the_papers_equation():
+    """−(log σ(s)^β + Σ log(1 − σ(s⁻))) / (n + 1), β = α (t (1 − 1/α) + 1/α), α = n / (V − 1)."""
+    hidden, positive, others, up, down = scored(4)
+    sizes = torch.tensor([40, 12, 5, 4, 3, 40, 12, 5, 4])  # V − 1 of each target's domain
+    alpha = (4 / sizes.double()).clamp(max=1)
+    beta = alpha * (0.75 * (1 - 1 / alpha) + 1 / alpha)
+    assert beta[2] < 1 and beta[4] == 1  # every other item is a negative: nothing is corrected
+    expected = beta * cross_entropy(up, 1.0) + cross_entropy(down, 0.0).sum(1)
+    settings = Settings(mode="cdsr", loss="gbce", gbce_t=0.75)
+    got = step_losses.sampled_losses(settings, hidden, positive, others, sizes)
+    torch.testing.assert_close(got, expected / 5, rtol=0, atol=1e-7)
+    plain = step_losses.sampled_losses(
+        Settings(mode="cdsr", loss="gbce", gbce_t=0.0), *scored(4)[:3], sizes
+    )
+    bce = step_losses.sampled_losses(Settings(mode="cdsr", loss="bce"), *scored(4)[:3], sizes)
+    torch.testing.assert_close(plain, bce / 5)
+
+
+def test_the_sampled_softmax_with_every_other_item_is_the_softmax():
+    torch.manual_seed(0)
+    hidden, table = torch.randn(3, 5).double(), torch.randn(7, 5).double()
+    targets = torch.tensor([0, 3, 6])
+    others = torch.stack([torch.cat([table[:item], table[item + 1 :]]) for item in targets])
+    settings = Settings(mode="cdsr", loss="sampled", softmax_temperature=0.5)
+    sizes = torch.full((3,), 6)
+    got = step_losses.sampled_losses(settings, hidden, table[targets], others, sizes)
+    expected = F.cross_entropy(hidden @ table.T / 0.5, targets, reduction="none")
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("loss", ["bce", "gbce", "sampled"])
+def test_a_batch_has_the_losses_of_its_own_negatives(loss):
+    """Through the model: each target's own negatives, and the size of its own domain."""
+    dataset = make_dataset(random_users(6), SIZES)
+    model = make_model(dataset, loss=loss, negatives=3, dtype=torch.float64)
+    batch = train_batch(dataset, negatives=3)
+    losses, table = model(batch).by_path["cross"], model.item_table
+    outputs = model.outputs(batch, "cross")
+    for row in range(len(outputs)):
+        domain = int(torch.repeat_interleave(batch.domain_counts)[row])
+        expected = step_losses.sampled_losses(
+            model.settings, outputs[row][None], table[batch.targets[row]][None],
+            table[batch.negatives[row]][None], torch.tensor([SIZES[domain] - 1]),
+        )  # fmt: skip
+        torch.testing.assert_close(losses[row], expected[0])
+
+
+def test_the_temperature_of_the_softmax_divides_the_scores():
+    dataset = make_dataset(random_users(6), SIZES)
+    batch = train_batch(dataset)
+    warm = make_model(dataset, softmax_temperature=2.0, mode="cdsr", dtype=torch.float64)
+    plain = make_model(dataset, mode="cdsr", dtype=torch.float64)
+    outputs = warm.outputs(batch, "cross")
+    expected, _ = step_losses.target_losses(
+        plain.settings, batch, outputs / 2, warm.item_table, warm.item_starts
+    )
+    torch.testing.assert_close(warm(batch).objective, expected)
 
 
 # ------------------------------------------------------------------------ flags

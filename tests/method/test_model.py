@@ -54,7 +54,7 @@ def both_ways(users, dtype, sizes=SIZES, **settings):
     batch = train_batch(dataset)
     model = make_model(dataset, dtype=dtype, **settings)
     order = target_order(users)
-    negatives = dict(zip(order, batch.negatives.tolist(), strict=True))
+    negatives = dict(zip(order, batch.negatives[:, 0].tolist(), strict=True))
     weights = torch.linspace(0.5, 2.0, len(order), dtype=dtype)  # so that no target hides
     fast = model(batch, {"single": weights, "cross": weights.flip(0)})
     expected = oracle.losses(model, users, negatives, times)

@@ -34,7 +34,7 @@ def step(trainer: Trainer, users: list[int]) -> set[int]:
     """Train on some users; returns the rows of the item table that they need."""
     batch = trainer.loader.batch([np.array(users)], 0)
     trainer.train_step([batch])
-    parts = (batch.cross.inputs, batch.single.inputs, batch.targets, batch.negatives)
+    parts = (batch.cross.inputs, batch.single.inputs, batch.targets, batch.negatives.flatten())
     return set(torch.cat(parts).tolist())
 
 

@@ -74,7 +74,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_domain_and_users(tmp_path):
     """The poisoned item is no input and no negative of the step: only its targets are affected."""
     trainer = make_trainer(tmp_path, loss="bce", mode="cdsr", max_len=2)
     batch = next(trainer.loader.steps(0))[0]
-    others = set(batch.cross.inputs.tolist()) | set(batch.negatives.tolist())
+    others = set(batch.cross.inputs.tolist()) | set(batch.negatives.flatten().tolist())
     item = next(item for item in batch.targets.tolist() if item not in others)
     with torch.no_grad():
         trainer.model.item_table[item] = math.nan

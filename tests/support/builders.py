@@ -69,11 +69,11 @@ def make_model(dataset, *, seed=0, dtype=torch.float64, **settings) -> SyNCRec:
     return model
 
 
-def train_batch(dataset, users=None, max_len=16, seed=3, epoch=0):
+def train_batch(dataset, users=None, max_len=16, seed=3, epoch=0, negatives=1):
     """All training events of `users` (default: everybody) as one batch."""
     users = np.arange(dataset.users) if users is None else np.asarray(users)
     windows = newest_events(dataset, users, train_ends(dataset)[users], max_len)
-    return build_batch(dataset, windows, seed, epoch, times=True)
+    return build_batch(dataset, windows, seed, epoch, times=True, negatives=negatives)
 
 
 def losses_with_gradient(model, batch) -> dict[str, torch.Tensor]:

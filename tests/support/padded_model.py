@@ -26,7 +26,7 @@ from src.interfaces import StepLosses
 from src.nn.kernels.softmax_loss import softmax_loss as chunked_softmax_loss
 from src.objective.lc_ntg import lc_ntg_gamma, lc_ntg_update, lc_ntg_weights
 from src.objective.sc_mim import sc_mim
-from src.objective.step_losses import domain_sums, pairwise_loss
+from src.objective.step_losses import domain_sums, sampled_losses
 
 
 @dataclass(frozen=True)
@@ -229,8 +229,8 @@ class PaddedSyNCRec(nn.Module):
                 outputs, self.item_table, batch.targets, spans, coefficients
             )
         positive = F.embedding(batch.targets, self.item_table)
-        negative = F.embedding(batch.negatives, self.item_table)
-        losses = pairwise_loss(outputs, positive, negative)
+        negative = F.embedding(batch.negatives, self.item_table)  # [N, 1, H]
+        losses = sampled_losses(self.settings, outputs, positive, negative, batch.targets)
         return (coefficients * losses).sum(), losses.detach()
 
 

@@ -38,7 +38,7 @@ class Batch:
     """B users and their N targets, in the canonical order."""
 
     targets: Tensor  # [N] items
-    negatives: Tensor  # [N] one other item of the target's domain
+    negatives: Tensor  # [N, n] other items of the target's domain
     counts: list[int]  # targets in each of the D domains
     domain_counts: Tensor  # [D] the same on the device
     trained: Tensor | None  # [N] 1 for a target to be trained on, 0 where it is held out; None: all

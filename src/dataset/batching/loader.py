@@ -28,7 +28,8 @@ class Loader:
     of each batch. The keyword arguments are the settings of the same names (`context` is
     `--sdsr_context`); `share_mim_counts`: the processes' users are compared with each other
     (SC-MIM); `held_out`: the share of the events that are inputs only; `times`: the views have
-    intervals. UserError without training events, or with fewer users per batch than processes.
+    intervals; `negatives`: those of each target. UserError without training events, or with fewer
+    users per batch than processes.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class Loader:
         share_mim_counts: bool = False,
         held_out: float = 0.0,
         times: bool = False,
+        negatives: int = 1,
     ):
         self.device, self.rank, self.processes = device, rank, processes
         self.batch_size, self.grad_accum, self.seed = batch_size, grad_accum, seed
         self.max_len, self.context = max_len, context
-        self.held_out, self.times = held_out, times
+        self.held_out, self.times, self.negatives = held_out, times, negatives
         self.share_mim_counts = share_mim_counts and processes > 1
         self.training, self.ends = training_dataset(dataset, times)
         self.users = np.flatnonzero(self.ends - self.training.offsets[:-1] > 0)
@@ -108,8 +110,9 @@ class Loader:
                 [mim_user_counts(self.training, self._windows(users)) for users in shares]
             )
         batch = build_batch(
-            self.training, windows, self.seed, epoch, mim_users, self.held_out, self.times
-        )
+            self.training, windows, self.seed, epoch, mim_users, self.held_out, self.times,
+            self.negatives,
+        )  # fmt: skip
         return batch.to(self.device)
 
     def _windows(self, users: np.ndarray) -> Windows:

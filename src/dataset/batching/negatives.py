@@ -1,4 +1,4 @@
-"""Negatives: one other item of its domain for each target."""
+"""Negatives: other items of its domain for each target."""
 
 import numpy as np
 
@@ -12,17 +12,21 @@ def draw_negatives(
     domains: np.ndarray,
     seed: int,
     epoch: int,
+    count: int = 1,
 ) -> np.ndarray:
-    """[N] an item of each target's domain other than the target, uniformly.
+    """[N, count] items of each target's domain other than the target, uniformly, with replacement.
 
     A hash of (seed, epoch, event) instead of a stream of random numbers: the same negatives
-    however the users are batched or spread over processes.
+    however the users are batched or spread over processes, and the first ones whatever `count` is.
     """
-    draws = event_draws(events, seed, epoch)
-    first = item_starts[domains]
-    others = item_starts[domains + 1] - first - 1
-    negative = first + (draws % np.maximum(others, 1).astype(np.uint64)).astype(np.int64)
-    return negative + (negative >= items)
+    draws = event_draws(events, seed, epoch)[:, None]  # [N, 1]
+    if count != 1:
+        numbers = np.arange(count, dtype=np.uint64)
+        draws = np.where(numbers == 0, draws, _mix(draws + numbers))  # [N, count]
+    first = item_starts[domains][:, None]
+    others = item_starts[domains + 1][:, None] - first - 1
+    negatives = first + (draws % np.maximum(others, 1).astype(np.uint64)).astype(np.int64)
+    return negatives + (negatives >= items[:, None])
 
 
 def held_out_events(events: np.ndarray, seed: int, share: float) -> np.ndarray:

@@ -20,22 +20,26 @@ def build_batch(
     mim_users: np.ndarray | None = None,
     held_out: float = 0.0,
     times: bool = False,
+    negatives: int = 1,
 ) -> Batch:
-    """Pack the windows into both views; negatives are a function of seed, epoch and event.
+    """Pack the windows into both views; `negatives` of each target are a function of seed, epoch
+    and event.
 
     `held_out` is the share of events that are inputs, but no targets to be trained on. `mim_users`
     [P, D] are the `mim_user_counts` of all processes' windows, where several processes share a
     batch. A process may have no user in it. With `times` the views have intervals.
     """
     items, domains = read_events(dataset, windows.events)
-    negatives = draw_negatives(dataset.item_starts, windows.events, items, domains, seed, epoch)
+    drawn = draw_negatives(
+        dataset.item_starts, windows.events, items, domains, seed, epoch, negatives
+    )
     lengths = np.bincount(windows.rows, minlength=len(windows.users))
     trained = None
     if held_out:
         trained = ~held_out_events(windows.events, seed, held_out)
     count = len(dataset.domain_names)
     event_times = dataset.times[windows.events] if times else None
-    return _pack(items, domains, lengths, negatives, count, mim_users, trained, event_times)
+    return _pack(items, domains, lengths, drawn, count, mim_users, trained, event_times)
 
 
 def build_query_batch(
@@ -60,7 +64,7 @@ def build_query_batch(
     """
     ends = np.cumsum(lengths)
     items, domains = np.insert(items, ends, 0), np.insert(domains, ends, target_domains)
-    return _pack(items, domains, lengths + 1, np.zeros_like(items), domain_count, times=times)
+    return _pack(items, domains, lengths + 1, items[:, None][:, :0], domain_count, times=times)
 
 
 def _pack(

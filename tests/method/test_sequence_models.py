@@ -1,0 +1,178 @@
+"""Every trained baseline: packed as one user at a time, causal, all of it learns; SASRec is
+SyNCRec's model with one expert."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.config.modes import DEFAULT_MODEL, MODES
+from src.config.names import MODELS, load
+from src.config.settings import settings_class
+from src.config.validation import check_settings
+from tests.support.builders import make_dataset, random_times, random_users, train_batch
+
+SIZES = (6, 5, 9, 4)
+CASES = [
+    (name, mode)
+    for name, model in MODELS.items()
+    for mode in model.modes
+    if name != DEFAULT_MODEL and not MODES[mode].per_domain
+]
+TIMED = [name for name, model in MODELS.items() if model.reads_time and name != DEFAULT_MODEL]
+
+
+def make_model(dataset, name, mode="cdsr", **changes):
+    """A small float64 model without dropout, with weights so large that every part shows."""
+    defaults = {"model": name, "mode": mode, "hidden": 8, "dropout": 0.0, "max_len": 16}
+    settings = settings_class(name, "lc_ntg")(**(defaults | changes))
+    check_settings(settings)
+    model = load(MODELS[name].path)(settings, dataset.item_starts.tolist()).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def by_event(batch, outputs, path):
+    """{(user, t): output [H]} of a batch whose users are in the order of the cross view."""
+    view = batch.cross
+    users = view.sequence_ids[view.target_slots].tolist()
+    times = view.positions[view.target_slots].tolist()
+    return dict(zip(zip(users, times, strict=True), outputs, strict=True))
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_outputs_are_those_of_each_user_alone(name, mode):
+    users = random_users(3, domain_sizes=SIZES)
+    dataset = make_dataset(users, SIZES, times=random_times(users))
+    model = make_model(dataset, name, mode).eval()
+    for path in model.settings.paths:
+        batch = train_batch(dataset)
+        together = by_event(batch, model.outputs(batch, path), path)
+        for user in range(dataset.users):
+            one = train_batch(dataset, [user])
+            alone = by_event(one, model.outputs(one, path), path)
+            for (_, time), output in alone.items():
+                torch.testing.assert_close(together[user, time], output, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+@pytest.mark.parametrize("positions", ["end", "start"])
+def test_a_later_item_changes_no_earlier_output(name, mode, positions):
+    events = ([1, 2, 7, 3, 8, 4], [0, 0, 1, 0, 1, 0])
+    for change in range(1, len(events[0])):
+        later = list(events[0])
+        later[change] = later[change] % 6 + 1 if events[1][change] == 0 else 9
+        one, other = (make_dataset([(items, events[1])], SIZES) for items in (events[0], later))
+        model = make_model(one, name, mode, positions=positions).eval()
+        for path in model.settings.paths:
+            batches = train_batch(one), train_batch(other)
+            before, after = (by_event(b, model.outputs(b, path), path) for b in batches)
+            differs = [t for _, t in before if not torch.equal(before[0, t], after[0, t])]
+            assert all(time > change for time in differs)
+            assert change == 5 or differs  # the last event is nobody's input
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_queries_are_the_last_outputs_and_read_the_domain_where_declared(name, mode):
+    users = random_users(5, domain_sizes=SIZES)
+    dataset = make_dataset(users, SIZES, times=random_times(users))
+    model, batch = make_model(dataset, name, mode).eval(), train_batch(dataset)
+    for path in model.settings.paths:
+        with torch.no_grad():
+            outputs, queries = model.outputs(batch, path), model.queries(batch, path)
+        expected = outputs[batch.last_targets][batch.last_rows]
+        torch.testing.assert_close(queries, expected, rtol=1e-9, atol=1e-9)
+        if model.reads_domain(path) or path == "single":
+            continue
+        # another domain of the last target, which is no input, changes nothing
+        moved = [(items, [*domains[:-1], (domains[-1] + 1) % 4]) for items, domains in users]
+        items = [
+            ([*items[:-1], int(dataset.item_starts[domains[-1]])], domains)
+            for items, domains in moved
+        ]
+        other = make_dataset(items, SIZES, times=random_times(users))
+        with torch.no_grad():
+            again = model.queries(train_batch(other), path)
+        torch.testing.assert_close(again, queries, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+@pytest.mark.parametrize("loss", ["ce", "bce", "gbce", "sampled"])
+def test_every_parameter_learns(name, mode, loss):
+    users = random_users(5, count=20, domain_sizes=SIZES)
+    dataset = make_dataset(users, SIZES, times=random_times(users))
+    model = make_model(dataset, name, mode, loss=loss).train()
+    losses = model(train_batch(dataset, negatives=model.settings.negatives or 1))
+    objective = losses.objective
+    for term, value in losses.auxiliary.items():
+        objective = objective + model.auxiliary_weights[term] * value
+    objective.backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_coefficients_weigh_the_targets(name, mode):
+    users = random_users(5, domain_sizes=SIZES)
+    dataset = make_dataset(users, SIZES, times=random_times(users))
+    model, batch = make_model(dataset, name, mode).eval(), train_batch(dataset)
+    weights = torch.linspace(0.5, 2.0, len(batch.targets)).double()
+    losses = model(batch, dict.fromkeys(model.settings.paths, weights))
+    expected = sum((weights * values).sum() for values in losses.by_path.values())
+    torch.testing.assert_close(losses.objective, expected)
+    for values in losses.by_path.values():
+        assert values.shape == weights.shape
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_a_process_without_users_has_losses_of_nothing(name, mode):
+    """A process may have no user in a batch; it must take the step with the others."""
+    dataset = make_dataset(random_users(5, domain_sizes=SIZES), SIZES)
+    model = make_model(dataset, name, mode).train()
+    losses = model(train_batch(dataset, np.array([], dtype=int)))
+    terms = sum(losses.auxiliary.values(), start=losses.objective)
+    terms.backward()
+    assert terms.item() == 0.0
+    assert all(len(values) == 0 for values in losses.by_path.values())
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_a_model_that_reads_times_depends_on_them(name):
+    users = random_users(5, domain_sizes=SIZES)
+    first, second = (make_dataset(users, SIZES, times=random_times(users, seed)) for seed in (0, 1))
+    model = make_model(first, name, time_embedding="interval").eval()
+    one, other = (model.outputs(train_batch(data), "cross") for data in (first, second))
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("mode", MODELS["sasrec"].modes)
+@pytest.mark.parametrize("time_embedding", ["none", "interval"])
+def test_sasrec_is_syncrec_with_one_expert_bit_for_bit(mode, time_embedding):
+    users = random_users(6, count=12, domain_sizes=SIZES)
+    dataset = make_dataset(users, SIZES, times=random_times(users))
+    if MODES[mode].per_domain:
+        dataset = dataset.only_domain(2)
+    changes = {"time_embedding": time_embedding, "dropout": 0.3}
+    sasrec = make_model(dataset, "sasrec", mode, **changes)
+    alone = {"experts_cross": 1, "experts_single": 0, "gate": "none", "towers": False}
+    syncrec = make_model(dataset, "syncrec", mode, **alone, **changes)
+    (path,) = sasrec.settings.paths
+    parts = {f"tasks.{path}.": "encoder.embed.", f"experts.{path}.": "encoder.transformer."}
+    weights = {}
+    for name, value in syncrec.state_dict().items():
+        for former, now in parts.items():
+            name = name.replace(former, now)
+        weights[name] = value
+    sasrec.load_state_dict(weights)
+    batch, results = train_batch(dataset), []
+    for model in (syncrec.train(), sasrec.train()):
+        torch.manual_seed(0)
+        step = model(batch)
+        step.objective.backward()
+        results.append((step.by_path[path], model.item_table.grad))
+    assert len(batch.targets)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)

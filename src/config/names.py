@@ -21,7 +21,7 @@ class Model:
 MODELS = {
     "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate"), True),
     "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate"), True),
-    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
+    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate"), True),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

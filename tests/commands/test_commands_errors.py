@@ -63,10 +63,6 @@ def run(finished, runs):
             ["--compile compiles the fused kernels", "--kernels fused"],
         ),
         (["--experts_single=0"], ["--experts_single"]),
-        (
-            ["--model=gru4rec", "--time_embedding=interval"],
-            ["--model gru4rec reads no times", "--time_embedding none"],
-        ),
         (["--hidden=9", "--heads=2"], ["--hidden 9 is not a multiple of --heads 2"]),
         (["--hidden=0"], ["--hidden must be at least 1"]),
         (["--dropout=1"], ["--dropout must lie in"]),

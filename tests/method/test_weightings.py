@@ -100,6 +100,15 @@ def test_inverse_loss_traced_by_hand():
     torch.testing.assert_close(weighting.weights(), expected / expected.mean())
 
 
+def test_inverse_loss_of_a_domain_of_one_item_is_no_weight_without_bound():
+    """Its softmax has nothing to choose from: its loss is 0 from the first step on."""
+    weighting = InverseLoss(settings_of("inverse_loss"), gap_of(settings_of("inverse_loss"), 3))
+    losses = {"cross": torch.tensor([2.0, 0.0, 4.0], dtype=torch.float64)}
+    weighting.update(losses, torch.tensor([5, 5, 5]))
+    expected = torch.tensor([1 / 2, 1 / 3, 1 / 4], dtype=torch.float64)
+    torch.testing.assert_close(weighting.weights(), expected / expected.mean())
+
+
 # ------------------------------------------------------------------------ PCGrad
 
 

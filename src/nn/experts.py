@@ -46,9 +46,9 @@ class EncoderLayer(nn.Module):
         return LayerWeights(*(part for block in blocks for part in (block.weight, block.bias)))
 
 
-def view_tiles(view, x: Tensor) -> list[Tiles]:
+def view_tiles(view, x: Tensor, causal: bool = True) -> list[Tiles]:
     """The attention tiles of a view with inputs x, for all experts that read it."""
-    return tiles_of(view.tiles, view.sequence_ids, matmul_dtype(x))
+    return tiles_of(view.tiles, view.sequence_ids, matmul_dtype(x), causal)
 
 
 class Experts(nn.Module):

@@ -1,4 +1,4 @@
-"""A causal Transformer over one view: embedding and a single expert, the encoder of a SASRec."""
+"""A Transformer over one view: embedding and a single expert, the encoder of a SASRec."""
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +9,12 @@ from src.nn.view_embedding import ViewEmbedding
 
 
 class SequenceEncoder(nn.Module):
-    """The hidden state of every slot of a view, from what came before its target."""
+    """The hidden state of every slot of a view, from the slots up to it; unless `causal`, from all
+    slots of its sequence."""
 
-    def __init__(self, settings, starts: int = 1):
+    def __init__(self, settings, starts: int = 1, causal: bool = True):
         super().__init__()
+        self.causal = causal
         self.embed = ViewEmbedding(settings, starts)
         self.transformer = Experts(
             1, settings.hidden, settings.layers, settings.heads, settings.dropout,
@@ -32,7 +34,7 @@ class SequenceEncoder(nn.Module):
         the slots alone."""
         rows = None if torch.is_grad_enabled() else slots
         share = inputs.new_ones(len(inputs) if rows is None else len(rows), 1)
-        outputs = self.transformer(inputs, share, view_tiles(view, inputs), rows=rows)
+        outputs = self.transformer(inputs, share, view_tiles(view, inputs, self.causal), rows=rows)
         return outputs if rows is not None else outputs.index_select(0, slots)
 
     @staticmethod

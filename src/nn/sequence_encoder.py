@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.experts import Experts, activation_bytes, view_tiles
+from src.nn.experts import Experts, layer_bytes, number_bytes, view_tiles
 from src.nn.view_embedding import ViewEmbedding
+
+AROUND = 3  # numbers that a target keeps around the layers, in units of H, as measured
 
 
 class SequenceEncoder(nn.Module):
@@ -40,7 +42,10 @@ class SequenceEncoder(nn.Module):
     @staticmethod
     def activation_bytes(settings, tile: float, passes: int = 1) -> float:
         """Bytes that a target holds of `passes` passes per path when the backward pass begins."""
-        return passes * activation_bytes(settings, dict.fromkeys(settings.paths, 1), tile)
+        passes *= len(settings.paths)
+        layers = settings.layers * passes + 1  # one layer is at work
+        around = number_bytes(settings) * settings.hidden * AROUND * passes
+        return layer_bytes(settings, tile) * layers + around
 
 
 def input_rows(view, table: Tensor) -> Tensor:

@@ -37,14 +37,23 @@ class SequenceModel(nn.Module):
         objective, losses = self.item_table.new_zeros(()), {}
         auxiliary: dict[str, Tensor] = {}
         for path in self.settings.paths:
-            outputs = self.outputs(batch, path)  # [N, H]
             weights = None if coefficients is None else coefficients[path]
-            weighted_sum, losses[path] = target_losses(
-                self.settings, batch, outputs, self.item_table, self.item_starts, weights
-            )
+            weighted_sum, losses[path], terms = self.path_losses(batch, path, weights)
             objective = objective + weighted_sum
-            auxiliary |= self.auxiliary(batch, path, outputs)
-        return StepLosses(objective, losses, auxiliary, auxiliary)
+            auxiliary |= terms
+        shown = {term.replace(" ", "_"): value for term, value in auxiliary.items()}
+        return StepLosses(objective, losses, auxiliary, shown)
+
+    def path_losses(
+        self, batch, path: str, coefficients: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What a path contributes: Σ coefficient · loss (None: 1 each) with its gradient, the loss
+        of each target [N] without one, and `auxiliary`."""
+        outputs = self.outputs(batch, path)  # [N, H]
+        weighted_sum, losses = target_losses(
+            self.settings, batch, outputs, self.item_table, self.item_starts, coefficients
+        )
+        return weighted_sum, losses, self.auxiliary(batch, path, outputs)
 
     def outputs(self, batch, path: str, last: bool = False) -> Tensor:
         """[N, H] what ranks the items at every target, in the batch's canonical order; with `last`,

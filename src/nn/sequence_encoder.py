@@ -1,18 +1,22 @@
-"""A causal Transformer over one view: embedding and a single expert, the encoder of a SASRec."""
+"""A Transformer over one view: embedding and a single expert, the encoder of a SASRec."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.experts import Experts, activation_bytes, view_tiles
+from src.nn.experts import Experts, layer_bytes, number_bytes, view_tiles
 from src.nn.view_embedding import ViewEmbedding
+
+AROUND = 3  # numbers that a target keeps around the layers, in units of H, as measured
 
 
 class SequenceEncoder(nn.Module):
-    """The hidden state of every slot of a view, from what came before its target."""
+    """The hidden state of every slot of a view, from the slots up to it; unless `causal`, from all
+    slots of its sequence."""
 
-    def __init__(self, settings, starts: int = 1):
+    def __init__(self, settings, starts: int = 1, causal: bool = True):
         super().__init__()
+        self.causal = causal
         self.embed = ViewEmbedding(settings, starts)
         self.transformer = Experts(
             1, settings.hidden, settings.layers, settings.heads, settings.dropout,
@@ -32,13 +36,16 @@ class SequenceEncoder(nn.Module):
         the slots alone."""
         rows = None if torch.is_grad_enabled() else slots
         share = inputs.new_ones(len(inputs) if rows is None else len(rows), 1)
-        outputs = self.transformer(inputs, share, view_tiles(view, inputs), rows=rows)
+        outputs = self.transformer(inputs, share, view_tiles(view, inputs, self.causal), rows=rows)
         return outputs if rows is not None else outputs.index_select(0, slots)
 
     @staticmethod
     def activation_bytes(settings, tile: float, passes: int = 1) -> float:
         """Bytes that a target holds of `passes` passes per path when the backward pass begins."""
-        return passes * activation_bytes(settings, dict.fromkeys(settings.paths, 1), tile)
+        passes *= len(settings.paths)
+        layers = settings.layers * passes + 1  # one layer is at work
+        around = number_bytes(settings) * settings.hidden * AROUND * passes
+        return layer_bytes(settings, tile) * layers + around
 
 
 def input_rows(view, table: Tensor) -> Tensor:

@@ -113,6 +113,11 @@ def run_report(capsys, monkeypatch, *words) -> str:
 NEW = {
     "gru4rec": (("--model=gru4rec", "--gru4rec_layers=2"), {"gru4rec_layers": 2}),
     "separate": (("--model=gru4rec", "--mode=sdsr_separate"), {"gru4rec_output": False}),
+    "bert4rec": (
+        ("--model=bert4rec", "--time_embedding=interval", "--positions=start"),
+        {"bert4rec_mask_rate": 0.2},
+    ),
+    "cl4srec": (("--model=cl4srec", "--cl4srec_weight=.2"), {"cl4srec_weight": 0.2}),
     "inverse": (("--weighting=inverse_loss",), {"inverse_loss_decay": 0.9}),
     "pcgrad": (("--weighting=pcgrad",), {"weighting": "pcgrad", "lc_ntg": False}),
     "random": (("--weighting=random",), {"weighting": "random", "lc_ntg": False}),
@@ -169,13 +174,15 @@ def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):
     "flags",
     [
         ("--model=gru4rec", "--weighting=inverse_loss"),
+        ("--model=bert4rec", "--weighting=inverse_loss"),
+        ("--model=cl4srec", "--dropout=.3"),
         ("--gap=heldout",),
         ("--model=gru4rec", "--weighting=random"),
         ("--weighting=dwa",),
         ("--weighting=famo",),
         pytest.param(("--weighting=pcgrad",), marks=pytest.mark.nightly),
     ],
-    ids=["gru4rec", "heldout", "random", "dwa", "famo", "pcgrad"],
+    ids=["gru4rec", "bert4rec", "cl4srec", "heldout", "random", "dwa", "famo", "pcgrad"],
 )
 def test_a_run_that_is_resumed_ends_as_one_that_was_left_alone(flags, data, tmp_path):
     whole = train(data, tmp_path / "a", "run", *flags, "--max_epochs=3")

@@ -85,6 +85,8 @@ VARIANTS = {
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
     "one task": ("--mode=cdsr",),
+    "masked events": ("--model=bert4rec", "--dropout=.3", "--save_every_steps=1"),
+    "changed copies": ("--model=cl4srec", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
     "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 

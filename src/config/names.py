@@ -22,6 +22,9 @@ MODELS = {
     "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate"), True),
     "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate"), True),
     "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
+    "shared_bottom": Model("src.baselines.shared_bottom:SharedBottom", ("cdsr",), True),
+    "mmoe": Model("src.baselines.mmoe:MMoE", ("cdsr",), True),
+    "ple": Model("src.baselines.ple:PLE", ("cdsr",), True),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

@@ -39,6 +39,8 @@ def make_bench(**changes) -> step_benches.Bench:
                 {"precision": "float64"}, {"stop_gradient": False},
                 {"experts_cross": 1, "dropout": 0.0},
                 {"mode": "cdsr", "time_embedding": "interval"},
+                {"model": "mmoe", "mode": "cdsr"},
+                {"model": "ple", "mode": "cdsr", "ple_layers": 4, "ple_own": 3},
             )
         ),
     ],

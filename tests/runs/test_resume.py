@@ -85,6 +85,7 @@ VARIANTS = {
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
     "one task": ("--mode=cdsr",),
+    "multi-task experts": ("--model=ple", "--dropout=.3", "--save_every_steps=1"),
     "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 

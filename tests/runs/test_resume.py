@@ -87,6 +87,7 @@ VARIANTS = {
     "one task": ("--mode=cdsr",),
     "masked events": ("--model=bert4rec", "--dropout=.3", "--save_every_steps=1"),
     "changed copies": ("--model=cl4srec", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
+    "multi-task experts": ("--model=ple", "--dropout=.3", "--save_every_steps=1"),
     "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 

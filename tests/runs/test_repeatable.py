@@ -27,6 +27,8 @@ VARIANTS = {
     "one gradient per domain": {"weighting": "pcgrad", "loss": "ce"},
     "bf16": {"precision": "bf16", "loss": "ce"},
     "GRU4Rec": {"model": "gru4rec", "mode": "cdsr", "loss": "ce"},
+    "ABXI": {"model": "abxi", "mode": "cdsr", "loss": "ce"},
+    "AutoCDSR": {"model": "autocdsr", "mode": "cdsr", "loss": "ce"},
     "each domain by itself": {"mode": "sdsr", "loss": "ce"},
     "no gate, two heads": {"gate": "none", "heads": 2, "attention_dropout": 0.1},
     "weights by the losses": {"weighting": "inverse_loss", "gate": "sequence"},

@@ -85,6 +85,9 @@ VARIANTS = {
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
     "one task": ("--mode=cdsr",),
+    "ABXI": ("--model=abxi", "--mode=cdsr", "--attention_dropout=.1", "--loss=sampled"),
+    "AutoCDSR": ("--model=autocdsr", "--mode=cdsr", "--batch_size=7", "--grad_accum=3"),
+    "AutoCDSR, PCGrad": ("--model=autocdsr", "--mode=cdsr", "--weighting=pcgrad"),
     "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 

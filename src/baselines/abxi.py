@@ -183,10 +183,11 @@ class ABXI(SequenceModel):
     @staticmethod
     def activation_bytes(settings, tile: float) -> float:
         byte = 8 if settings.precision == "float64" else 4
-        # in units of H, of one view: attention 12, feed-forward 8, sums and norms 8, and what the
-        # embedding and the output keep; the attention weights are not kept
-        around, layer = 24, 28
-        return 2 * byte * settings.hidden * (layer * settings.layers + around)
+        product = 2 if settings.precision == "bf16" else byte
+        # measured, in units of H for one view: operands of products, and sums; the attention
+        # weights are made again in the backward pass
+        layer, around = 21 * product + 5 * byte, 14 * product + 4 * byte
+        return 2 * settings.hidden * (settings.layers * layer + around)
 
 
 # ------------------------------------------------------------------------ rows in groups

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from src.baselines.sasrec import SASRec
 from src.interfaces import StepLosses
 from src.nn.experts import view_tiles
-from src.nn.sequence_encoder import SequenceEncoder, input_rows
+from src.nn.sequence_encoder import input_rows
 from src.objective.step_losses import target_losses
 
 PENALTY = "cross-domain attention"
@@ -92,12 +92,6 @@ class AutoCDSR(SASRec):
                 total = total + (weights * crossing[:, None]).sum(dtype=total.dtype)
         maps = self.settings.layers * self.settings.heads
         return states.index_select(0, view.target_slots), total / (maps * pairs.clamp(min=1))
-
-    @staticmethod
-    def activation_bytes(settings, tile: float) -> float:
-        byte = 8 if settings.precision == "float64" else 4
-        plain = byte * settings.layers * (20 * settings.hidden + 3 * settings.heads * tile)
-        return SequenceEncoder.activation_bytes(settings, tile) + plain
 
 
 # ------------------------------------------------------------------------ the two tasks' weights

@@ -39,6 +39,7 @@ def make_bench(**changes) -> step_benches.Bench:
                 {"precision": "float64"}, {"stop_gradient": False},
                 {"experts_cross": 1, "dropout": 0.0},
                 {"mode": "cdsr", "time_embedding": "interval"},
+                {"model": "abxi", "mode": "cdsr"},
             )
         ),
     ],

@@ -28,6 +28,8 @@ MODELS = {
     "shared_bottom": Model("src.baselines.shared_bottom:SharedBottom", ("cdsr",), True),
     "mmoe": Model("src.baselines.mmoe:MMoE", ("cdsr",), True),
     "ple": Model("src.baselines.ple:PLE", ("cdsr",), True),
+    "abxi": Model("src.baselines.abxi:ABXI", ("cdsr",), True),
+    "autocdsr": Model("src.baselines.autocdsr:AutoCDSR", ("cdsr",), True),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

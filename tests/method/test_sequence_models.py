@@ -139,6 +139,22 @@ def test_a_process_without_users_has_losses_of_nothing(name, mode):
     assert all(len(values) == 0 for values in losses.by_path.values())
 
 
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_what_grows_with_items_or_domains_is_named(name, mode):
+    """Otherwise a new run would start from another one's rows by position (--init_from)."""
+    shapes = {}
+    for size in ((3, 2), (6, 2), (2, 3)):
+        dataset = make_dataset([([1], [0])], size[:1] * size[1])
+        parts = make_model(dataset, name, mode).state_dict()
+        shapes[size] = {part: value.shape for part, value in parts.items()}
+    model = make_model(dataset, name, mode)
+    for part, shape in shapes[3, 2].items():
+        wanted = "items" if shapes[6, 2][part] != shape else "whole"
+        if wanted == "whole" and shapes[2, 3][part] != shape:
+            wanted = "domains"
+        assert model.rows_of(part) == wanted, part
+
+
 @pytest.mark.parametrize("name", TIMED)
 def test_a_model_that_reads_times_depends_on_them(name):
     users = random_users(5, domain_sizes=SIZES)

@@ -35,6 +35,7 @@ KINDS = {  # {name: flags that are not at their default}
     "sequence": ("--gate=sequence", "--no-towers"),
     "cdsr": ("--mode=cdsr", "--gate=none", "--time_embedding=interval"),
     "multi-task": ("--model=ple", "--ple_own=2"),
+    "abxi": ("--model=abxi", "--mode=cdsr", "--time_embedding=interval"),
     "own-context": ("--mode=sdsr", "--sdsr_context=own", "--batch_by=length"),
     "separate": ("--mode=sdsr_separate", "--max_epochs=2"),
     "parts": ("--batch_size=4", "--grad_accum=2"),

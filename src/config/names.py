@@ -24,7 +24,6 @@ MODELS = {
     "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate"), True),
     "bert4rec": Model("src.baselines.bert4rec:BERT4Rec", ("cdsr", "sdsr_separate"), True),
     "cl4srec": Model("src.baselines.cl4srec:CL4SRec", ("cdsr", "sdsr_separate"), True),
-    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
     "shared_bottom": Model("src.baselines.shared_bottom:SharedBottom", ("cdsr",), True),
     "mmoe": Model("src.baselines.mmoe:MMoE", ("cdsr",), True),
     "ple": Model("src.baselines.ple:PLE", ("cdsr",), True),

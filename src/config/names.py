@@ -41,6 +41,7 @@ WEIGHTINGS = {
     "uniform": "src.objective.weighting:Uniform",
     "inverse_loss": "src.objective.inverse_loss:InverseLoss",
     "pcgrad": "src.objective.pcgrad:PCGrad",
+    "upgrad": "src.objective.upgrad:UPGrad",
     "random": "src.objective.random_weights:RandomWeights",
     "dwa": "src.objective.dwa:DynamicWeightAverage",
     "famo": "src.objective.famo:FAMO",

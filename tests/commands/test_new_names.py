@@ -115,6 +115,7 @@ NEW = {
     "separate": (("--model=gru4rec", "--mode=sdsr_separate"), {"gru4rec_output": False}),
     "inverse": (("--weighting=inverse_loss",), {"inverse_loss_decay": 0.9}),
     "pcgrad": (("--weighting=pcgrad",), {"weighting": "pcgrad", "lc_ntg": False}),
+    "upgrad": (("--weighting=upgrad",), {"weighting": "upgrad", "lc_ntg": False}),
     "random": (("--weighting=random",), {"weighting": "random", "lc_ntg": False}),
     "dwa": (("--weighting=dwa", "--dwa_temperature=1"), {"dwa_temperature": 1.0}),
     "famo": (("--weighting=famo",), {"famo_lr": 0.025, "famo_decay": 0.001}),
@@ -174,8 +175,9 @@ def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):
         ("--weighting=dwa",),
         ("--weighting=famo",),
         pytest.param(("--weighting=pcgrad",), marks=pytest.mark.nightly),
+        pytest.param(("--weighting=upgrad",), marks=pytest.mark.nightly),
     ],
-    ids=["gru4rec", "heldout", "random", "dwa", "famo", "pcgrad"],
+    ids=["gru4rec", "heldout", "random", "dwa", "famo", "pcgrad", "upgrad"],
 )
 def test_a_run_that_is_resumed_ends_as_one_that_was_left_alone(flags, data, tmp_path):
     whole = train(data, tmp_path / "a", "run", *flags, "--max_epochs=3")
@@ -202,6 +204,7 @@ def test_two_processes_train_as_one(data, tmp_path):
     names = {
         "gru4rec": "--model", "inverse_loss": "--weighting", "pcgrad": "--weighting",
         "heldout": "--gap", "random": "--weighting", "dwa": "--weighting", "famo": "--weighting",
+        "upgrad": "--weighting",
     }  # fmt: skip
 
     def commands(folder):

@@ -45,6 +45,7 @@ WEIGHTINGS = {
     "random": "src.objective.random_weights:RandomWeights",
     "dwa": "src.objective.dwa:DynamicWeightAverage",
     "famo": "src.objective.famo:FAMO",
+    "shapley": "src.objective.shapley:Shapley",
 }
 
 # What `--weighting lc_ntg` measures the gap on (`--gap`)

@@ -33,6 +33,13 @@ COUNT_MODELS = {
     "covisit": "src.baselines.covisit:Covisit",
 }
 
+# More of them, for the tables of a spec that names them (`count_models`); no run ranks by them.
+OPTIONAL_COUNT_MODELS = {
+    "markov_any": "src.baselines.markov_any:MarkovAny",
+    "itemknn": "src.baselines.itemknn:ItemKNN",
+}
+COUNTED = COUNT_MODELS | OPTIONAL_COUNT_MODELS
+
 # {setting: the count models that a blend (src/evaluation/blend.py) leaves out without it}
 BLENDED_BY = {"trend": ("recent", "covisit"), "repeat": ("own",)}
 

@@ -40,6 +40,13 @@ COUNT_MODELS = {
     "covisit": "src.baselines.covisit:Covisit",
 }
 
+# More of them, for the tables of a spec that names them (`count_models`); no run ranks by them.
+OPTIONAL_COUNT_MODELS = {
+    "markov_any": "src.baselines.markov_any:MarkovAny",
+    "itemknn": "src.baselines.itemknn:ItemKNN",
+}
+COUNTED = COUNT_MODELS | OPTIONAL_COUNT_MODELS
+
 # {setting: the count models that a blend (src/evaluation/blend.py) leaves out without it}
 BLENDED_BY = {"trend": ("recent", "covisit"), "repeat": ("own",)}
 
@@ -48,9 +55,11 @@ WEIGHTINGS = {
     "uniform": "src.objective.weighting:Uniform",
     "inverse_loss": "src.objective.inverse_loss:InverseLoss",
     "pcgrad": "src.objective.pcgrad:PCGrad",
+    "upgrad": "src.objective.upgrad:UPGrad",
     "random": "src.objective.random_weights:RandomWeights",
     "dwa": "src.objective.dwa:DynamicWeightAverage",
     "famo": "src.objective.famo:FAMO",
+    "shapley": "src.objective.shapley:Shapley",
 }
 
 # What `--weighting lc_ntg` measures the gap on (`--gap`)

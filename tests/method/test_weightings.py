@@ -34,6 +34,8 @@ def take_steps(weighting, seed: int, steps: int = 7) -> None:
             cross, single = torch.from_numpy(rng.uniform(4, 5, size=(2, len(counts))))
             losses = {"cross": cross, "single": single - 2}
             weighting.update_held_out(losses, torch.zeros_like(cross), counts + 2)
+            coalitions = np.random.default_rng(seed).uniform(4, 5, size=(2 ** len(counts), 4))
+            weighting.update_coalitions(torch.from_numpy(coalitions))
             weighting.end_epoch()
 
 

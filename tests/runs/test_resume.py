@@ -83,6 +83,7 @@ VARIANTS = {
     "float64": ("--precision=float64", "--deterministic", "--attention_dropout=.1"),
     "dynamic weight average": ("--weighting=dwa", "--save_every_steps=1"),
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
+    "Shapley": ("--weighting=shapley", "--dropout=.3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
     "one task": ("--mode=cdsr",),
     "masked events": ("--model=bert4rec", "--dropout=.3", "--save_every_steps=1"),

@@ -88,9 +88,7 @@ def write(table: pd.DataFrame, out: Path) -> None:
     ]  # fmt: skip
     head = ["runs", "log", "known while training", "ρ", "95 % interval", "same sign", "verdict"]
     text = markdown(head, cells, 3) + "\n"
-    write_atomically(
-        out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8")
-    )
+    write_atomically(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     write_atomically(out.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
     print(text)
 

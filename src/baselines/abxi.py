@@ -165,7 +165,8 @@ class ABXI(SequenceModel):
         """h of one view: of all targets [N, H], or of the users' last ones [B, H]."""
         view = getattr(batch, path)
         start_of = torch.zeros_like(view.domains)
-        x = self.embed(view, input_rows(view, self.item_table), start_of)  # [M, H]
+        asked = self.asked(view) if path == "cross" else None
+        x = self.embed(view, input_rows(view, self.item_table), start_of, asked)  # [M, H]
         x = x.index_select(0, view.target_slots)  # [N, H], in the canonical order
         for number, layer in enumerate(self.layers, 1):
             if last and number == len(self.layers):

@@ -58,24 +58,25 @@ class AutoCDSR(SASRec):
             return StepLosses(loss * asked, {path: losses}, {PENALTY: penalty}, {})
         # Each task goes backward once, here; the trainer's backward pass only adds up.
         with torch.autocast(outputs.device.type, enabled=False):
-            tasks = [
+            of_loss, of_penalty = (
                 torch.autograd.grad(task, parameters, retain_graph=more, allow_unused=True)
                 for task, more in ((loss, True), (penalty, False))
-            ]
+            )
         shared = [parameter is not self.item_table for parameter in parameters]
-        cosine = shared_cosine(*tasks, shared)
+        cosine = shared_cosine(of_loss, of_penalty, shared)
         weight = penalty_weight(cosine, penalty.detach(), losses.mean())
-        objective = with_gradients(loss * asked, parameters, tasks[0], asked)
-        term = with_gradients(penalty * weight, parameters, tasks[1], weight)
+        objective = with_gradients(loss * asked, parameters, of_loss, asked)
+        term = with_gradients(penalty * weight, parameters, of_penalty, weight)
         shown = {"attention_loss": penalty.detach(), "attention_weight": weight}
         return StepLosses(objective, {path: losses}, {PENALTY: term}, shown)
 
     def outputs_and_penalty(self, batch, path: str) -> tuple[Tensor, Tensor]:
         """The outputs at all targets [N, H], and the mean attention weight, over layers, heads and
         pairs, of an event on an earlier one of another domain: a scalar, 0 without such pairs."""
-        view, attention = getattr(batch, path), []
+        view = getattr(batch, path)
+        attention: list[Tensor] = []
         rows, start_of = input_rows(view, self.item_table), torch.zeros_like(view.domains)
-        inputs = self.encoder.embed(view, rows, start_of)  # [M, H]
+        inputs = self.encoder.embed(view, rows, start_of, self.asked(view))  # [M, H]
         tiles, share = view_tiles(view, inputs), inputs.new_ones(len(inputs), 1)
         states = self.encoder.transformer(inputs, share, tiles, attention=attention)
         starts = torch.tensor(self.item_starts, device=inputs.device)

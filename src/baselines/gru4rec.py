@@ -63,6 +63,8 @@ class GRU4Rec(SequenceModel):
         tokens = torch.where((view.inputs == 0)[:, None], self.start, tokens)
         if self.settings.reads_time:
             tokens = tokens + self.interval(view.intervals)
+        if (asked := self.asked(view)) is not None:
+            tokens = tokens + asked
         tokens = F.dropout(tokens, self.settings.dropout, self.training)
         slots = view.target_slots  # [N]
         rows, positions = view.sequence_ids[slots], view.positions[slots]

@@ -15,20 +15,19 @@ class Model:
 
     path: str
     modes: tuple[str, ...]  # of src/config/modes.py; the first one is its default
-    reads_time: bool = False  # whether it has --time_embedding
 
 
 MODELS = {
-    "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate"), True),
-    "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate"), True),
-    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate"), True),
-    "bert4rec": Model("src.baselines.bert4rec:BERT4Rec", ("cdsr", "sdsr_separate"), True),
-    "cl4srec": Model("src.baselines.cl4srec:CL4SRec", ("cdsr", "sdsr_separate"), True),
-    "shared_bottom": Model("src.baselines.shared_bottom:SharedBottom", ("cdsr",), True),
-    "mmoe": Model("src.baselines.mmoe:MMoE", ("cdsr",), True),
-    "ple": Model("src.baselines.ple:PLE", ("cdsr",), True),
-    "abxi": Model("src.baselines.abxi:ABXI", ("cdsr",), True),
-    "autocdsr": Model("src.baselines.autocdsr:AutoCDSR", ("cdsr",), True),
+    "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate")),
+    "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate")),
+    "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
+    "bert4rec": Model("src.baselines.bert4rec:BERT4Rec", ("cdsr", "sdsr_separate")),
+    "cl4srec": Model("src.baselines.cl4srec:CL4SRec", ("cdsr", "sdsr_separate")),
+    "shared_bottom": Model("src.baselines.shared_bottom:SharedBottom", ("cdsr",)),
+    "mmoe": Model("src.baselines.mmoe:MMoE", ("cdsr",)),
+    "ple": Model("src.baselines.ple:PLE", ("cdsr",)),
+    "abxi": Model("src.baselines.abxi:ABXI", ("cdsr",)),
+    "autocdsr": Model("src.baselines.autocdsr:AutoCDSR", ("cdsr",)),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

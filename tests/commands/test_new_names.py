@@ -186,8 +186,18 @@ def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):
         pytest.param(("--weighting=pcgrad",), marks=pytest.mark.nightly),
         pytest.param(("--weighting=upgrad",), marks=pytest.mark.nightly),
     ],
-    ids=["gru4rec", "bert4rec", "cl4srec", "heldout", "random", "dwa", "famo", "pcgrad"],
-    ids=["gru4rec", "heldout", "random", "dwa", "famo", "shapley", "pcgrad", "upgrad"],
+    ids=[
+        "gru4rec",
+        "bert4rec",
+        "cl4srec",
+        "heldout",
+        "random",
+        "dwa",
+        "famo",
+        "shapley",
+        "pcgrad",
+        "upgrad",
+    ],
 )
 def test_a_run_that_is_resumed_ends_as_one_that_was_left_alone(flags, data, tmp_path):
     whole = train(data, tmp_path / "a", "run", *flags, "--max_epochs=3")

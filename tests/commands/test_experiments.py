@@ -229,6 +229,19 @@ def test_tables_come_from_the_records_alone_and_are_those_of_the_runs(made, tmp_
     assert "φ, on the training targets" in text and "gap on held-out events" not in text
 
 
+def test_the_hours_of_the_recorded_runs_are_printed(made, tmp_path, capsys):
+    """Two runs, one of them on two threads, of the spec's three."""
+    shutil.copytree(made[0] / "records", tmp_path / "records")
+    for path in (tmp_path / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["kind"] == "run":
+            record["cost"]["seconds"] = 1800
+            record["machine"]["threads"] = 2 if record["settings"]["mode"] == "sdsr" else 1
+            path.write_text(json.dumps(record))
+    runner.main(flags(tmp_path, BROKEN, "--tables"))
+    assert capsys.readouterr().out.endswith("recorded: 2 of 3 runs, 1.5 core-hours\n")
+
+
 def test_tables_of_nothing_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no run of spec experiment is recorded"):
         runner.main(flags(tmp_path, SPEC, "--tables"))

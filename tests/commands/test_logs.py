@@ -23,7 +23,7 @@ HEAD = "# made up, in the form of the published file\n#\n\n"
 # ABXI: numbers of users and of items in sequences, and their ids in maps.
 ABXI = {
     "abe/map_user_50.txt": json.dumps({"ANN": 0, "BEN": 1}),
-    "abe/map_item_50.txt": json.dumps({"B1": [1, 0], "B2": [2, 0], "E1": [3, 1]}),
+    "abe/map_item_50.txt": json.dumps({"Z1": [1, 0], "B2": [2, 0], "E1": [3, 1]}),
     "abe/abe_50_preprocessed.txt": "0 3|200 2|100 1|200\n1 1|300\n",
     "afk/map_user_50.txt": json.dumps({"BEN": 0}),
     "afk/map_item_50.txt": json.dumps({"G1": [1, 0], "H1": [2, 1]}),
@@ -31,10 +31,10 @@ ABXI = {
 }
 ABXI_ROWS = [
     ("ANN", "B2", "Beauty", 100),
-    ("ANN", "B1", "Beauty", 200),
+    ("ANN", "Z1", "Beauty", 200),
     ("ANN", "E1", "Electronics", 200),
     ("BEN", "H1", "Home_and_Kitchen", 250),
-    ("BEN", "B1", "Beauty", 300),
+    ("BEN", "Z1", "Beauty", 300),
     ("BEN", "G1", "Grocery_and_Gourmet_Food", 300),
 ]
 XWINES = {
@@ -57,15 +57,16 @@ CIAO_ROWS = [
     ("u0002", "i000011", "c28", 900),
     ("u0002", "i000009", "c01", 900),
 ]
-# Games given up: address, end, duration, path, target, how it ended. User 0 has too few events,
-# user 2 plays two games at once; Pikachu has no category.
+# Games given up: address, end, duration, path, target, how it ended. User 0 has four events, one too
+# few, but for a game of one page; user 2 plays two games at once; Pikachu has no category.
 WIKISPEEDIA = {
     "articles.tsv": HEAD + "%C3%85land\nApe\nMoon\nPikachu\nZulu\n",
     "categories.tsv": HEAD + "%C3%85land\tsubject.Countries\n%C3%85land\tsubject.Geography.Europe\n"
     "Ape\tsubject.Science.Biology.Mammals\nMoon\tsubject.Science.Space\nZulu\tsubject.Geography\n",
     "paths_unfinished.tsv": HEAD + "aa\t1000\t1804\tMoon\tApe\ttimeout\n"
     "bb\t2000\t100\t%C3%85land;Ape;<;Moon\tZulu\trestart\n"
-    "aa\t2100\t5\tMoon;Ape\tZulu\trestart\n"
+    "aa\t2100\t5\tMoon;Ape;Moon;Ape\tZulu\trestart\n"
+    "bb\t2200\t7\tZulu\tApe\trestart\n"
     "bb\t5000\t1809\tPikachu;Zulu;Ape\tMoon\ttimeout\n"
     "cc\t8003\t9\tApe;Moon;Zulu\tMoon\trestart\n"
     "cc\t8010\t16\tMoon;Zulu;Ape;Moon;Zulu\tMoon\trestart\n",

@@ -268,6 +268,17 @@ def test_count_models_of_a_spec_are_ranked_once_per_log_and_in_its_tables_alone(
     runner.main(flags(tmp_path, SPEC))  # without asking for them
     for name, content in plain.items():
         assert (tmp_path / "results" / name).read_bytes() == content
+def test_the_hours_of_the_recorded_runs_are_printed(made, tmp_path, capsys):
+    """Two runs, one of them on two threads, of the spec's three."""
+    shutil.copytree(made[0] / "records", tmp_path / "records")
+    for path in (tmp_path / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["kind"] == "run":
+            record["cost"]["seconds"] = 1800
+            record["machine"]["threads"] = 2 if record["settings"]["mode"] == "sdsr" else 1
+            path.write_text(json.dumps(record))
+    runner.main(flags(tmp_path, BROKEN, "--tables"))
+    assert capsys.readouterr().out.endswith("recorded: 2 of 3 runs, 1.5 core-hours\n")
 
 
 def test_tables_of_nothing_are_one_line(tmp_path):

@@ -104,7 +104,8 @@ class C2DSR(SequenceModel):
     def states(self, batch, last: bool = False) -> tuple[Tensor, Tensor]:
         """h^x and h^δ of every target, or of each user's last one: two of [n, H]."""
         slots, _ = asked_slots(batch, "cross", last)
-        mixed = self.mixed(batch.cross, input_rows(batch.cross, self.item_table), slots)
+        rows, asked = input_rows(batch.cross, self.item_table), self.asked(batch.cross)
+        mixed = self.mixed(batch.cross, rows, slots, added=asked)
         slots, _ = asked_slots(batch, "single", last)
         rows = input_rows(batch.single, self.item_table)
         return mixed, self.single(batch.single, rows, slots, start_of=batch.single.domains)
@@ -125,7 +126,8 @@ class C2DSR(SequenceModel):
         drawn = present[int(torch.randint(len(present), ()))] if present else 0  # e
         inputs = self.corrupted_inputs(batch.cross.inputs, drawn)
         rows = F.embedding(inputs, self.item_table)
-        corrupted = self.mixed(batch.cross, rows, batch.cross.target_slots)  # [N, H]
+        slots, asked = batch.cross.target_slots, self.asked(batch.cross)
+        corrupted = self.mixed(batch.cross, rows, slots, added=asked)  # [N, H]
         means, known = user_means(batch, torch.cat([single, mixed, corrupted], 1))
         single, mixed, corrupted = means.chunk(3, -1)  # r, c, ĉ [D, B, H]
         asked = single @ self.critics  # [D, B, H]

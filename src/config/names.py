@@ -28,7 +28,7 @@ MODELS = {
     "ple": Model("src.baselines.ple:PLE", ("cdsr",)),
     "abxi": Model("src.baselines.abxi:ABXI", ("cdsr",)),
     "autocdsr": Model("src.baselines.autocdsr:AutoCDSR", ("cdsr",)),
-    "c2dsr": Model("src.baselines.c2dsr:C2DSR", ("cdsr",), True),
+    "c2dsr": Model("src.baselines.c2dsr:C2DSR", ("cdsr",)),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

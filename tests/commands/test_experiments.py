@@ -268,6 +268,8 @@ def test_count_models_of_a_spec_are_ranked_once_per_log_and_in_its_tables_alone(
     runner.main(flags(tmp_path, SPEC))  # without asking for them
     for name, content in plain.items():
         assert (tmp_path / "results" / name).read_bytes() == content
+
+
 def test_the_hours_of_the_recorded_runs_are_printed(made, tmp_path, capsys):
     """Two runs, one of them on two threads, of the spec's three."""
     shutil.copytree(made[0] / "records", tmp_path / "records")

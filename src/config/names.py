@@ -23,6 +23,7 @@ MODELS = {
     "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate"), True),
     "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
     "c2dsr": Model("src.baselines.c2dsr:C2DSR", ("cdsr",), True),
+    "mml": Model("src.baselines.mml:MML", ("cdsr",), True),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

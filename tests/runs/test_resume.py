@@ -85,6 +85,8 @@ VARIANTS = {
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
     "one task": ("--mode=cdsr",),
+    "C2DSR draws domains and items": ("--model=c2dsr", "--batch_size=7", "--save_every_steps=2"),
+    "MML draws crops": ("--model=mml", "--batch_size=7", "--save_every_steps=2"),
     "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 

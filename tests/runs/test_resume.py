@@ -92,6 +92,8 @@ VARIANTS = {
     "ABXI": ("--model=abxi", "--mode=cdsr", "--attention_dropout=.1", "--loss=sampled"),
     "AutoCDSR": ("--model=autocdsr", "--mode=cdsr", "--batch_size=7", "--grad_accum=3"),
     "AutoCDSR, PCGrad": ("--model=autocdsr", "--mode=cdsr", "--weighting=pcgrad"),
+    "C2DSR draws domains and items": ("--model=c2dsr", "--batch_size=7", "--save_every_steps=2"),
+    "MML draws crops": ("--model=mml", "--batch_size=7", "--save_every_steps=2"),
     "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from experiments.runner.gaps import gap_points, gaps_text, model_name
 from experiments.runner.grid import Grid
 from experiments.runner.search import Study, read_studies, search_text, with_best_trials
 from experiments.runner.spec import Job
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNT_MODELS, COUNTED
 from src.io.errors import UserError
 from src.report import table
 from src.report.compare import Row, compare_pair
@@ -71,7 +71,8 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
 
 def _run(job: Job, grid: Grid, records: Records) -> RecordedRun | None:
     record = grid.record(job, records)
-    return recorded_run(record, job.label, job.settings, records) if record else None
+    counted = (*COUNT_MODELS, *grid.spec.count_models)
+    return recorded_run(record, job.label, job.settings, records, counted) if record else None
 
 
 def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
@@ -103,7 +104,7 @@ def ranker(word: str, groups: dict[str, SeedGroup]) -> Ranker | None:
     """MODEL[:PATH], or a count model, which is the same in every run; None where the log lacks
     it."""
     name, _, path = word.partition(":")
-    if name in COUNT_MODELS and not path and groups:
+    if name in COUNTED and not path and groups:
         return Ranker(next(iter(groups.values())), name)
     if name not in groups:
         return None

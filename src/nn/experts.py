@@ -46,9 +46,9 @@ class EncoderLayer(nn.Module):
         return LayerWeights(*(part for block in blocks for part in (block.weight, block.bias)))
 
 
-def view_tiles(view, x: Tensor) -> list[Tiles]:
+def view_tiles(view, x: Tensor, causal: bool = True) -> list[Tiles]:
     """The attention tiles of a view with inputs x, for all experts that read it."""
-    return tiles_of(view.tiles, view.sequence_ids, matmul_dtype(x))
+    return tiles_of(view.tiles, view.sequence_ids, matmul_dtype(x), causal)
 
 
 class Experts(nn.Module):
@@ -81,11 +81,13 @@ class Experts(nn.Module):
         tiles: list[Tiles],
         learns: bool = True,
         rows: Tensor | None = None,
+        attention: list[Tensor] | None = None,
     ) -> Tensor:
         """Σ_k share_k · expert_k: inputs [M, H], shares [n, K] -> [n, H].
 
         Without `learns` the experts are stopped: the gradient reaches the shares alone. `rows` [n],
-        where no gradient is needed, are the slots that the last layer is computed for.
+        where no gradient is needed, are the slots that the last layer is computed for. `attention`
+        gets the attention weights of each layer and block of tiles, with gradients (plain kernels).
         """
         rate = self.dropout_rate if self.training else 0.0
         attention_rate = self.attention_dropout if self.training else 0.0
@@ -99,9 +101,11 @@ class Experts(nn.Module):
             stacked=x.device.type != "cpu",
             needs_backward=torch.is_grad_enabled(),
             compiled=self.compiled,
+            attention=attention,
         )
         layers = [layer.weights() for layer in self.layers]
-        mixture = fused_expert_mixture if self.kernels == "fused" else expert_mixture
+        plain = self.kernels == "plain" or attention is not None
+        mixture = expert_mixture if plain else fused_expert_mixture
         return mixture(x, share, layers, options, learns)
 
 
@@ -117,10 +121,19 @@ def activation_bytes(settings, learning: dict[str, int], tile: float) -> float:
 
     learning: {path: experts that learn from it}. tile: slots of its attention.
     """
-    hidden = settings.hidden
-    byte = 8 if settings.precision == "float64" else 4
+    around = number_bytes(settings) * settings.hidden * (AROUND + settings.experts) * len(learning)
+    layers = settings.layers * sum(learning.values()) + 1  # one layer is at work
+    return layer_bytes(settings, tile) * layers + around
+
+
+def layer_bytes(settings, tile: float) -> float:
+    """Bytes that a target keeps of one layer of an expert until its backward pass."""
+    hidden, byte = settings.hidden, number_bytes(settings)
     product = 2 if settings.precision == "bf16" else byte
     layer = product * (OPERANDS * hidden + settings.heads * tile) + byte * SUMS * hidden
-    layer += MASK_BYTES * hidden if settings.dropout else 0
-    around = byte * hidden * (AROUND + settings.experts) * len(learning)
-    return layer * (settings.layers * sum(learning.values()) + 1) + around  # one layer is at work
+    return layer + (MASK_BYTES * hidden if settings.dropout else 0)
+
+
+def number_bytes(settings) -> int:
+    """Bytes of a weight, and of what is summed up."""
+    return 8 if settings.precision == "float64" else 4

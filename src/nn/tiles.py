@@ -13,7 +13,7 @@ class Tiles:
     """A block of attention tiles: `count` runs of `length` slots from slot `start` on.
 
     A tile holds whole sequences one after the other; `mask` [count, length, length] is 0 where a
-    slot may see another (an earlier one of its sequence, or itself) and FAR elsewhere.
+    slot may see another of its sequence and FAR elsewhere.
     """
 
     start: int
@@ -22,15 +22,22 @@ class Tiles:
     mask: Tensor
 
 
-def tiles_of(groups: list[tuple[int, int]], sequence: Tensor, dtype: torch.dtype) -> list[Tiles]:
-    """The tiles of a view from its (count, length) groups and the sequence of each slot [M]."""
+def tiles_of(
+    groups: list[tuple[int, int]], sequence: Tensor, dtype: torch.dtype, causal: bool = True
+) -> list[Tiles]:
+    """The tiles of a view from its (count, length) groups and the sequence of each slot [M].
+
+    A slot sees itself and the earlier slots of its sequence; unless `causal`, the later ones too.
+    """
     blocks, start = [], 0
     for count, length in groups:
         end = start + count * length
         block_sequence = sequence[start:end].view(count, length)
         mask = torch.empty(count, length, length, dtype=dtype, device=sequence.device)
         torch.ne(block_sequence[:, :, None], block_sequence[:, None, :], out=mask)
-        mask.add_(torch.ones_like(mask[0]).triu_(1)).mul_(FAR)
+        if causal:
+            mask.add_(torch.ones_like(mask[0]).triu_(1))
+        mask.mul_(FAR)
         blocks.append(Tiles(start, count, length, mask))
         start = end
     return blocks

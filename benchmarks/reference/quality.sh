@@ -24,9 +24,10 @@
 # - Items: RecTools has no vector of an item without an event among those trained. It ranks last.
 # - Ours: a warm-up of 100 steps and a bound of 5 on the gradient norm.
 # - SASRec: sasrec.sh lists the block, the positions, the initial weights and betas of RecTools.
-# - GRU4Rec: RecBole makes a sample of every prefix, 2,048 in a batch (its default); ours takes all
-#   targets of 128 users, about 1,600. RecBole has no bias in the GRU and no dropout on its outputs.
-#   Both have a linear map between GRU and scores. RecBole's default width of the GRU is 128, here 64.
+# - GRU4Rec: RecBole makes a sample of every prefix, 512 in a batch (2,048 by default); ours takes all
+#   targets of 128 users, 1,237 where `length` is 10. RecBole has no bias in the GRU and no dropout on
+#   its outputs. Both have a linear map between GRU and scores. RecBole's default width of the GRU is
+#   128, here 64.
 set -euo pipefail
 usage="usage: bash benchmarks/reference/quality.sh sasrec|gru4rec DATASET_FOLDER"
 usage+=" [--seeds \"42 43\"] [--length N] [--patience EPOCHS] [--json FILE] [--work DIR]"

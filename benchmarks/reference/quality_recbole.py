@@ -24,9 +24,11 @@ from src.evaluation.targets import split_targets
 
 NAME = "log"
 USER, ITEM, TIME = "user", "item", "position"
-# What departs from RecBole's defaults; hidden_size is 128 there, and there is one negative.
+# What departs from RecBole's defaults: hidden_size 128, one negative, batches of 2,048, of which an
+# epoch would have some 40.
 SETTINGS = {
     "hidden_size": 64,
+    "train_batch_size": 512,
     "train_neg_sample_args": None,
     "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
     "USER_ID_FIELD": USER,

@@ -121,10 +121,16 @@ class MML(SequenceModel):
         """h^x and h^δ of every target, or of each user's last one: two of [n, H/2]."""
         invariant, specific = self.tables()
         slots, _ = asked_slots(batch, "cross", last)
-        mixed = self.mixed(batch.cross, input_rows(batch.cross, invariant), slots)
+        rows, asked = input_rows(batch.cross, invariant), self.asked_half(batch.cross, 0)
+        mixed = self.mixed(batch.cross, rows, slots, added=asked)
         slots, _ = asked_slots(batch, "single", last)
-        rows = input_rows(batch.single, specific)
-        return mixed, self.single(batch.single, rows, slots, start_of=batch.single.domains)
+        rows, asked = input_rows(batch.single, specific), self.asked_half(batch.single, 1)
+        return mixed, self.single(batch.single, rows, slots, batch.single.domains, asked)
+
+    def asked_half(self, view, half: int) -> Tensor | None:
+        """`asked`, the half of an encoder's width [M, H/2]."""
+        asked = self.asked(view)
+        return None if asked is None else asked.chunk(2, 1)[half]
 
     def outputs(self, batch, path: str, last: bool = False) -> Tensor:
         return torch.cat(self.states(batch, last), 1)  # [n, H]
@@ -154,7 +160,8 @@ class MML(SequenceModel):
         cosines of a user with the crops of all, over TEMPERATURE. mixed [N, H/2] are the h^x."""
         newest = batch.last_targets[batch.last_rows]  # [B]
         view, slots = cropped(batch.cross, batch.cross.target_slots[newest])
-        crops = self.mixed(view, input_rows(view, invariant), slots)  # [B, H/2]
+        rows, asked = input_rows(view, invariant), self.asked_half(view, 0)
+        crops = self.mixed(view, rows, slots, added=asked)  # [B, H/2]
         users = mixed.index_select(0, newest)
         logits = F.normalize(users) @ F.normalize(crops).T / TEMPERATURE  # [B, B]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -29,8 +29,7 @@ MODELS = {
     "abxi": Model("src.baselines.abxi:ABXI", ("cdsr",)),
     "autocdsr": Model("src.baselines.autocdsr:AutoCDSR", ("cdsr",)),
     "c2dsr": Model("src.baselines.c2dsr:C2DSR", ("cdsr",)),
-    "c2dsr": Model("src.baselines.c2dsr:C2DSR", ("cdsr",), True),
-    "mml": Model("src.baselines.mml:MML", ("cdsr",), True),
+    "mml": Model("src.baselines.mml:MML", ("cdsr",)),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.

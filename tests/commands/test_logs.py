@@ -58,7 +58,6 @@ CIAO_ROWS = [
     ("u0002", "i000009", "c01", 900),
 ]
 # Games given up: address, end, duration, path, target, how it ended. User 0 has four events, one
-# too few, but for a game of one page; user 2 plays two games at once; Pikachu has no category.
 # too few; user 1 has a game of one page; user 2 plays two games at once; Pikachu has no category.
 WIKISPEEDIA = {
     "articles.tsv": HEAD + "%C3%85land\nApe\nMoon\nPikachu\nZulu\n",

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.baselines.sequence_model import SequenceModel, asked_slots
 from src.config.cli import setting
@@ -69,15 +68,15 @@ class BERT4Rec(SequenceModel):
 
     def __init__(self, settings, item_starts: list[int]):
         super().__init__(settings, item_starts)
-        with own_stream(settings.seed, "bert4rec"):
+        with own_stream(settings.seed, "encoder"):
             self.encoder = SequenceEncoder(settings, causal=False)  # its start token is the mask
-            self.output = nn.Linear(settings.hidden, settings.hidden)
 
     def states(self, view, events: Tensor, slots: Tensor) -> Tensor:
         """The outputs [n, H] at `slots` [n], which are masked, of a view of events [M]."""
         view = dataclasses.replace(view, inputs=events.index_fill(0, slots, 0))
         rows = input_rows(view, self.item_table)
         return F.gelu(self.output(self.encoder(view, rows, slots, added=self.asked(view))))
+        return self.encoder(view, input_rows(view, self.item_table), slots)
 
     # ------------------------------------------------------------------------ ranking
 

@@ -75,8 +75,7 @@ class BERT4Rec(SequenceModel):
         """The outputs [n, H] at `slots` [n], which are masked, of a view of events [M]."""
         view = dataclasses.replace(view, inputs=events.index_fill(0, slots, 0))
         rows = input_rows(view, self.item_table)
-        return F.gelu(self.output(self.encoder(view, rows, slots, added=self.asked(view))))
-        return self.encoder(view, input_rows(view, self.item_table), slots)
+        return self.encoder(view, rows, slots, added=self.asked(view))
 
     # ------------------------------------------------------------------------ ranking
 

@@ -58,15 +58,15 @@ class AutoCDSR(SASRec):
             return StepLosses(loss * asked, {path: losses}, {PENALTY: penalty}, {})
         # Each task goes backward once, here; the trainer's backward pass only adds up.
         with torch.autocast(outputs.device.type, enabled=False):
-            of_loss, of_penalty = (
+            for_loss, for_penalty = (
                 torch.autograd.grad(task, parameters, retain_graph=more, allow_unused=True)
                 for task, more in ((loss, True), (penalty, False))
             )
         shared = [parameter is not self.item_table for parameter in parameters]
-        cosine = shared_cosine(of_loss, of_penalty, shared)
+        cosine = shared_cosine(for_loss, for_penalty, shared)
         weight = penalty_weight(cosine, penalty.detach(), losses.mean())
-        objective = with_gradients(loss * asked, parameters, of_loss, asked)
-        term = with_gradients(penalty * weight, parameters, of_penalty, weight)
+        objective = with_gradients(loss * asked, parameters, for_loss, asked)
+        term = with_gradients(penalty * weight, parameters, for_penalty, weight)
         shown = {"attention_loss": penalty.detach(), "attention_weight": weight}
         return StepLosses(objective, {path: losses}, {PENALTY: term}, shown)
 
@@ -74,7 +74,7 @@ class AutoCDSR(SASRec):
         """The outputs at all targets [N, H], and the mean attention weight, over layers, heads and
         pairs, of an event on an earlier one of another domain: a scalar, 0 without such pairs."""
         view = getattr(batch, path)
-        attention: list[Tensor] = []
+        attention: list[Tensor] = []  # [1, count, heads, length, length] of each layer and block
         rows, start_of = input_rows(view, self.item_table), torch.zeros_like(view.domains)
         inputs = self.encoder.embed(view, rows, start_of, self.asked(view))  # [M, H]
         tiles, share = view_tiles(view, inputs), inputs.new_ones(len(inputs), 1)
@@ -114,8 +114,8 @@ def shared_cosine(
 
 
 def penalty_weight(cosine: Tensor, attention: Tensor, recommendation: Tensor) -> Tensor:
-    """The weight of the attention penalty beside that of recommendation, which is 1: in (−1, 1],
-    from the cosine of the gradients and the two losses, scalars.
+    """The weight of the attention penalty beside that of recommendation, which is 1: from −1 to 1,
+    by the cosine of the gradients and the two losses, scalars.
 
     With unit gradients g: the constraint of another preference vector is active where
     ⟨u − u_followed, losses⟩ > 0, and has the gradient ⟨u − u_followed, g⟩. The point of least norm
@@ -148,7 +148,7 @@ def penalty_weight(cosine: Tensor, attention: Tensor, recommendation: Tensor) ->
 def with_gradients(
     value: Tensor, parameters: list, gradients: Sequence[Tensor | None], factor: Tensor
 ) -> Tensor:
-    """The value, a scalar, with the gradients times a factor; they are not copied."""
+    """The value, a scalar, with the gradients of its parameters times a factor."""
     return _WithGradients.apply(value.detach(), gradients, factor, *parameters)
 
 

@@ -59,7 +59,7 @@ def output_by_hand(model: BERT4Rec, items: list[int], seconds: list[int], place:
     return x[place]
 
 
-CHANGES = [{}, {"positions": "start", "layers": 1}, {"time_embedding": "interval"}]
+CHANGES = [{}, {"positions": "start", "kernels": "plain"}, {"time_embedding": "interval"}]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)

@@ -12,8 +12,9 @@ over its masked ones. At least one event of each sequence and of each domain of 
 
 Departures: masks are drawn anew in each step, not ten times in advance; a user's newest events are
 one window, not several; no bias per item, because a query and an item table are all that ranking
-knows; the loss is that of `--loss`, by default the softmax over the target's domain; Adam's
-learning rate and weight decay are those of the run.
+knows; no GELU layer between the encoder and the scores, which slowed training; the loss is that of
+`--loss`, by default the softmax over the target's domain; Adam's learning rate and weight decay are
+those of the run.
 """
 
 import dataclasses

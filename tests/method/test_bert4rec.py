@@ -59,21 +59,22 @@ def output_by_hand(model: BERT4Rec, items: list[int], seconds: list[int], place:
     return x[place]
 
 
-CHANGES = [{}, {"positions": "start", "layers": 1}, {"time_embedding": "interval"}]
+CHANGES = [{}, {"positions": "start", "kernels": "plain"}, {"time_embedding": "interval"}]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
-def test_a_query_is_the_output_of_a_mask_after_the_context(changes):
+def test_a_ranked_target_is_a_mask_after_its_context(changes):
     users = random_users(3, domain_sizes=SIZES)
     times = random_times(users)
     dataset = make_dataset(users, SIZES, times=times)
-    model = make_model(dataset, **changes).eval()
+    model, batch = make_model(dataset, **changes).eval(), train_batch(dataset)
+    slots = batch.cross.target_slots
+    events = zip(batch.cross.sequence_ids[slots], batch.cross.positions[slots], strict=True)
     with torch.no_grad():
-        queries = model.queries(train_batch(dataset), "cross")
-        for query, (items, _), seconds in zip(queries, users, times, strict=True):
-            context = [*items[:-1], None]
-            expected = output_by_hand(model, context, seconds.tolist(), len(items) - 1)
-            torch.testing.assert_close(query, expected, rtol=1e-9, atol=1e-9)
+        for output, (user, place) in zip(model.outputs(batch, "cross"), events, strict=True):
+            context = [*users[user][0][:place], None]
+            expected = output_by_hand(model, context, times[user].tolist(), int(place))
+            torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("changes", [*CHANGES, {"loss": "gbce", "negatives": 2}], ids=str)

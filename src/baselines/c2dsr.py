@@ -37,6 +37,7 @@ from src.nn.sequence_encoder import SequenceEncoder, input_rows
 from src.objective.step_losses import target_losses
 
 INFOMAX, SHARED = "infomax loss", "loss of the mixed view"
+SHOWN = {INFOMAX: "infomax_loss", SHARED: "mixed_loss"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class C2DSR(SequenceModel):
         if self.settings.c2dsr_shared:
             mean = mixed.new_full((len(mixed),), 1 / max(1, len(mixed)))
             terms[SHARED] = self.losses(batch, mixed, mean)[0]
-        return StepLosses(objective, {path: losses}, terms, terms)
+        shown = {SHOWN[term]: value for term, value in terms.items()}
+        return StepLosses(objective, {path: losses}, terms, shown)
 
     def losses(self, batch, states: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """`target_losses` of these states [N, H]."""

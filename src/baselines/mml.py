@@ -42,6 +42,7 @@ from src.nn.stacked import StackedLinear
 from src.objective.step_losses import target_losses
 
 ACROSS, CONTRAST = "loss across domains", "contrast of crops"
+SHOWN = {ACROSS: "across_loss", CONTRAST: "contrast_loss"}
 CROP, TEMPERATURE = 0.9, 0.5  # length of a crop, scale of its InfoNCE: those of the authors' runs
 
 
@@ -109,7 +110,8 @@ class MML(SequenceModel):
         if self.settings.mml_contrast:
             terms[CONTRAST] = self.contrast(batch, mixed, invariant)
         losses = {path: mixed_losses + single_losses}
-        return StepLosses(by_mixed + by_single, losses, terms, terms)
+        shown = {SHOWN[term]: value for term, value in terms.items()}
+        return StepLosses(by_mixed + by_single, losses, terms, shown)
 
     def losses(
         self, batch, states: Tensor, table: Tensor, weights: Tensor | None

@@ -5,6 +5,7 @@
 Runs in the environment of requirements-recbole.txt.
 """
 
+import contextlib
 import tempfile
 import warnings
 from importlib import metadata
@@ -105,8 +106,9 @@ class Reader:
 def main() -> None:
     options = parse(__doc__.splitlines()[0])
     warnings.simplefilter("ignore")  # of pandas and torch, about calls that will go
-    dataset = leave_one_out(options.folder)
-    with tempfile.TemporaryDirectory() as folder:
+    dataset, out = leave_one_out(options.folder), options.out.resolve()
+    # RecBole writes the logs of its trainer where it is run
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_log(dataset, options.length, Path(folder))
         places = {"data_path": folder, "checkpoint_dir": folder}
         own = {"seed": options.seed, "MAX_ITEM_LIST_LENGTH": options.length}
@@ -124,7 +126,7 @@ def main() -> None:
                 break
     facts = {"model": "GRU4Rec", "library": "RecBole", "version": metadata.version("recbole")}
     settings = {"length": options.length, "seed": options.seed, "patience": options.patience}
-    choice.finish(options.out, facts | settings | {"samples": len(train.dataset)})
+    choice.finish(out, facts | settings | {"samples": len(train.dataset)})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from src.runs.checkpoints import BEST, LAST, write_checkpoint
 from src.runs.models import count_parameters, new_model
 from src.runs.tables import RunTables, print_epoch
 from src.training import device_memory
+from src.training.coalition_losses import coalition_losses
 from src.training.domain_gradients import combined_gradients
 from src.training.epoch_statistics import EpochStatistics
 from src.training.losses_after import sums_after_step
@@ -290,6 +291,8 @@ class Trainer:
         statistics.reduce(self.process.sum)
         if self.weighting.held_out:
             self.weighting.update_held_out(*statistics.held_out_means())
+        if number := self.weighting.coalition_targets:
+            self.weighting.update_coalitions(coalition_losses(self, number))
         self.weighting.end_epoch()
         statistics.weights = self.weighting.weights()  # of the next step
         return statistics

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from experiments.runner.count_models import missing_count_models, record_count_models
 from experiments.runner.grid import Grid, Places
 from experiments.runner.pool import Pool
 from experiments.runner.search import read_studies, search, with_best_trials
@@ -94,6 +95,7 @@ def train(grid: Grid, results: Path) -> None:
     jobs = with_best_trials(grid.spec, studies).jobs()
     needed = {job.log.name for job in grid.missing(jobs, records)}
     needed |= {one.log for one in grid.spec.searches.values() if one.name not in done}
+    needed |= {log for log, _ in missing_count_models(grid, records)}
     grid.find_data(records, needed)
     studies = read_studies(grid, results)
     search(grid, studies)
@@ -103,6 +105,7 @@ def train(grid: Grid, results: Path) -> None:
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are recorded", flush=True)
     if missing:
         grid.work(missing)
+    record_count_models(grid)
 
 
 if __name__ == "__main__":

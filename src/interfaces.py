@@ -130,6 +130,7 @@ class LossWeighting(Protocol):
     needs_losses: ClassVar[bool]  # `update` after each step
     needs_losses_after: ClassVar[bool]  # then `update_after`, at the price of a forward pass
     held_out: ClassVar[float]  # share of the training events that it needs held out
+    coalition_targets: ClassVar[int]  # then `update_coalitions`, from so many of each domain; or 0
     per_domain_gradients: ClassVar[bool]  # one forward and backward pass per domain, `combine`d
 
     def weights(self) -> Tensor:
@@ -144,12 +145,17 @@ class LossWeighting(Protocol):
         step has led to."""
 
     def end_epoch(self) -> None:
-        """After the last step of an epoch, and after `update_held_out`."""
+        """After the last step of an epoch, and after all other updates."""
 
     def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
         """After an epoch, where `held_out` is not 0: the same of the targets that are held out,
         from the steps of the epoch, and the standard error [D] of the mean difference between the
         paths (`EpochStatistics.held_out_means`). No gradient comes from these targets."""
+
+    def update_coalitions(self, losses: Tensor) -> None:
+        """After an epoch, at the price of 2^D forward passes of a sample of its targets: their mean
+        loss [2^D, D] by domain, NaN without a target, where the contexts keep only the events of a
+        set of domains: in row s of those d with bit d of s."""
 
     def combine(self, gradients: Tensor) -> Tensor:
         """[D, P] one gradient per domain -> [P] the gradient that is applied, where they are asked

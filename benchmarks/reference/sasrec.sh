@@ -71,25 +71,8 @@ venv=${RECTOOLS_VENV:-benchmarks/.venv-rectools} # as PYTHON, from the root of t
 "$PYTHON" -c "import torch" 2>/dev/null ||
   fail "$PYTHON lacks this project's packages; run train.sh once, or set PYTHON"
 
-make_rectools_environment() { # nothing to do where the requirements are installed already
-  local base needs=benchmarks/reference/requirements-rectools.txt
-  cmp -s "$needs" "$venv/.installed" && return
-  [[ ! -e $venv || -f $venv/pyvenv.cfg ]] || fail "$venv is no environment; see RECTOOLS_VENV"
-  for base in python3.11 python3.12 "$PYTHON"; do
-    "$base" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
-      2>/dev/null && break
-    base=
-  done
-  [[ -n $base ]] || fail "RecTools 0.19 needs Python 3.11 or 3.12"
-  echo "installing RecTools in $venv" >&2
-  "$base" -m venv "$venv"
-  echo '*' >"$venv/.gitignore"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$needs" >&2 ||
-    fail "the packages of $needs could not be installed (see above); run the command again"
-  cp "$needs" "$venv/.installed"
-}
-
-make_rectools_environment
+source benchmarks/reference/environment.sh
+make_environment "$venv" benchmarks/reference/requirements-rectools.txt
 runs=$(mktemp)
 trap 'rm -f "$runs"' EXIT
 for ((round = 1; round <= rounds; round++)); do

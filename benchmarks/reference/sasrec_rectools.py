@@ -11,6 +11,7 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -42,49 +43,45 @@ class StepClock(lightning.Callback):
         self.tokens.append(int((batch["y"] != 0).sum()))  # 0 is padding
 
 
-def training_events(folder: Path) -> pd.DataFrame:
-    """The training events of all users, as RecTools wants them: user, item, weight, datetime."""
+def read_events(folder: Path) -> pd.DataFrame:
+    """All events as RecTools wants them: user, item, weight, datetime; and the split of each."""
     arrays = {
         name: np.load(folder / "sequences" / f"{name}.npy")
         for name in ("offsets", "items", "times", "split")
     }
     users = np.repeat(np.arange(len(arrays["offsets"]) - 1), np.diff(arrays["offsets"]))
-    events = pd.DataFrame(
+    return pd.DataFrame(
         {
             Columns.User: users,
             Columns.Item: arrays["items"],
             Columns.Weight: 1.0,
             Columns.Datetime: pd.to_datetime(arrays["times"], unit="s"),
+            "split": arrays["split"],
         }
     )
-    return events[arrays["split"] == TRAIN]
 
 
-def sasrec(precision: str, steps: int) -> SASRecModel:
-    """SASRec of the compared size; RecTools' defaults for all else.
+def cpu_trainer(**settings: object) -> lightning.Trainer:
+    """A trainer as SASRecModel makes one by itself (no bar, no logger, no checkpoints)."""
+    return lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+        **settings,
+    )
 
-    The trainer is set up as the one that SASRecModel makes by itself (no bar, no logger, no
-    checkpoints), ended after `steps`.
-    """
 
-    def trainer() -> lightning.Trainer:
-        return lightning.Trainer(
-            max_steps=steps,
-            accelerator="cpu",
-            devices=1,
-            precision=PRECISIONS[precision],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            logger=False,
-            callbacks=[StepClock()],
-        )
-
+def sasrec(length: int, trainer: Callable[[], lightning.Trainer]) -> SASRecModel:
+    """SASRec of the compared size, with inputs of `length` events; RecTools' defaults for all
+    else."""
     return SASRecModel(
         n_factors=64,
         n_blocks=2,
         n_heads=1,
-        session_max_len=50,
+        session_max_len=length,
         dropout_rate=0.3,
         batch_size=128,
         loss="softmax",
@@ -108,8 +105,16 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     lightning.seed_everything(options.seed, verbose=False)
 
-    model = sasrec(options.precision, options.warmup + options.steps)
-    model.fit(Dataset.construct(training_events(options.folder)))
+    def trainer() -> lightning.Trainer:
+        return cpu_trainer(
+            max_steps=options.warmup + options.steps,
+            precision=PRECISIONS[options.precision],
+            callbacks=[StepClock()],
+        )
+
+    model = sasrec(50, trainer)
+    events = read_events(options.folder)
+    model.fit(Dataset.construct(events[events["split"] == TRAIN].drop(columns="split")))
     # RecTools trains with a copy of its trainer, callbacks included
     (clock,) = (part for part in model.fit_trainer.callbacks if isinstance(part, StepClock))
     print(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from src.report.compare import Row
-from src.report.finished_runs import Run
+from src.report.finished_runs import Run, least_targets
 from src.report.formatting import interval, number
 from src.report.recorded_runs import RecordedRun
 from src.report.table_files import markdown
@@ -32,8 +32,14 @@ def model_name(run: Run) -> str:
 
 def gap_points(log: str, runs: list[RecordedRun], rows: list[Row]) -> pd.DataFrame:
     """One row per domain of each run that recorded gaps: data, model, seed, domain, the columns of
-    PREDICTORS, weight, and transfer, from the `rows` of the measured pair."""
-    transfer = {row.domain: row.difference for row in rows if row.domain not in MEANS}
+    PREDICTORS, weight, and transfer, from the `rows` of the measured pair. Domains with too few
+    targets for the macro mean (`--min_domain_targets`) are left out."""
+    least = least_targets(runs)
+    transfer = {
+        row.domain: row.difference
+        for row in rows
+        if row.domain not in MEANS and row.targets >= least
+    }
     points = []
     for run in runs:
         gaps = run.record.content.get("gaps")

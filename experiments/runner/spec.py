@@ -10,7 +10,7 @@ from typing import Any
 
 from src.config.cli import checked_values
 from src.config.dataset_settings import DatasetSettings, content_options
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNT_MODELS, OPTIONAL_COUNT_MODELS
 from src.config.settings import Settings, names_in, read_settings, settings_class
 from src.dataset.store.folder import dataset_folder
 from src.io.errors import UserError
@@ -18,7 +18,7 @@ from src.io.json_schema import repr_short
 from src.io.paths import ROOT
 from src.runs.command import parse_command
 
-PARTS = ("seeds", "defaults", "logs", "models", "compare", "transfer", "search")
+PARTS = ("seeds", "defaults", "logs", "models", "compare", "transfer", "count_models", "search")
 # What the runner decides for each run, so that a spec may not
 DECIDED = ("data_dir", "runs_dir", "run_name", "resume", "overwrite", "seed")
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -107,6 +107,7 @@ class Spec:
     pairs: list[tuple[str, str]] = field(default_factory=list)
     transfer: tuple[str, str] | None = None  # the pair whose difference is the measured transfer
     searches: dict[str, Search] = field(default_factory=dict)
+    count_models: list[str] = field(default_factory=list)  # beside those of every run
 
     def jobs(self) -> list[Job]:
         """The runs of the grid: all models and logs of the first seed, then those of the next."""
@@ -159,7 +160,8 @@ def read_spec(path: Path) -> Spec:
         name: _search(name, entry, f"{where}, search.{name}") for name, entry in given.items()
     }
     bests = [name for search in searches.values() for name in search.best_names]
-    named = [*models, *bests, *COUNT_MODELS]
+    counted = _count_models(content.get("count_models", []), f"{where}: count_models")
+    named = [*models, *bests, *COUNT_MODELS, *counted]
     measured = content.get("transfer")
     spec = Spec(
         name=path.stem,
@@ -170,6 +172,7 @@ def read_spec(path: Path) -> Spec:
         pairs=_pairs(content.get("compare", []), named, f"{where}: compare"),
         transfer=None if measured is None else _pair(measured, named, f"{where}: transfer"),
         searches=searches,
+        count_models=counted,
     )
     _check_folders(spec)
     _check_formers(spec)
@@ -277,6 +280,14 @@ def _training(entry: dict[str, Any], place: str) -> dict[str, Any]:
         if name in DECIDED:
             raise UserError(f"{place}: {name} is not a setting of a spec: the runner decides it")
     return values
+
+
+def _count_models(value: Any, where: str) -> list[str]:
+    """Names of optional count models, in the order of tables."""
+    if not isinstance(value, list):
+        raise UserError(f"{where} must be a list of names, not {repr_short(value)}")
+    _check_names(value, list(OPTIONAL_COUNT_MODELS), where)
+    return [name for name in OPTIONAL_COUNT_MODELS if name in value]
 
 
 def _pairs(value: Any, models: list[str], where: str) -> list[tuple[str, str]]:

@@ -8,9 +8,9 @@ import pandas as pd
 
 from experiments.runner.gaps import gap_points, gaps_text, model_name
 from experiments.runner.grid import Grid
-from experiments.runner.search import read_studies, search_text, with_best_trials
+from experiments.runner.search import Study, read_studies, search_text, with_best_trials
 from experiments.runner.spec import Job
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNT_MODELS, COUNTED
 from src.io.errors import UserError
 from src.report import table
 from src.report.compare import Row, compare_pair
@@ -66,11 +66,13 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
         columns = ["log", *(field.name for field in dataclasses.fields(Row))]
         write_csv(results / f"{name}_differences.csv", columns, differences)
     print(text)
+    print(f"recorded: {len(jobs) - missing} of {len(jobs)} runs, {core_hours(by_log, studies)}")
 
 
 def _run(job: Job, grid: Grid, records: Records) -> RecordedRun | None:
     record = grid.record(job, records)
-    return recorded_run(record, job.label, job.settings, records) if record else None
+    counted = (*COUNT_MODELS, *grid.spec.count_models)
+    return recorded_run(record, job.label, job.settings, records, counted) if record else None
 
 
 def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
@@ -102,7 +104,7 @@ def ranker(word: str, groups: dict[str, SeedGroup]) -> Ranker | None:
     """MODEL[:PATH], or a count model, which is the same in every run; None where the log lacks
     it."""
     name, _, path = word.partition(":")
-    if name in COUNT_MODELS and not path and groups:
+    if name in COUNTED and not path and groups:
         return Ranker(next(iter(groups.values())), name)
     if name not in groups:
         return None
@@ -159,6 +161,17 @@ def cost_text(runs: list[RecordedRun]) -> str:
     return "cost\n\n" + markdown(
         ["run", "runs", "seconds", "peak memory (MiB)", "epochs", "best epoch"], cells, 1
     )
+
+
+def core_hours(by_log: dict[str, list[RecordedRun]], studies: list[Study]) -> str:
+    """What the recorded runs and the trials of searches took together; a trial has one thread."""
+    contents = [run.record.content for runs in by_log.values() for run in runs]
+    seconds = sum(
+        one["cost"]["seconds"] * (one.get("machine", {}).get("threads") or 1) for one in contents
+    )
+    trials = [trial for study in studies for trial in study.finished]
+    hours = (seconds + sum(trial.seconds for trial in trials)) / 3600
+    return f"{hours:.1f} core-hours" + (f" with {len(trials)} trials" if trials else "")
 
 
 def _span(values: list[int]) -> str:

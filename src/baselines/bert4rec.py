@@ -75,7 +75,8 @@ class BERT4Rec(SequenceModel):
     def states(self, view, events: Tensor, slots: Tensor) -> Tensor:
         """The outputs [n, H] at `slots` [n], which are masked, of a view of events [M]."""
         view = dataclasses.replace(view, inputs=events.index_fill(0, slots, 0))
-        return self.encoder(view, input_rows(view, self.item_table), slots)
+        rows = input_rows(view, self.item_table)
+        return self.encoder(view, rows, slots, added=self.asked(view))
 
     # ------------------------------------------------------------------------ ranking
 

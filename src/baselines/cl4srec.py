@@ -83,7 +83,7 @@ class CL4SRec(SASRec):
         """The state of a changed copy of each sequence with an input event [n, H]."""
         view, masked, ends = changed_copy(view, self.settings)
         items = torch.where(masked[:, None], self.mask, input_rows(view, self.item_table))
-        return self.encoder(view, items, ends)
+        return self.encoder(view, items, ends, added=self.asked(view))
 
     @staticmethod
     def activation_bytes(settings, tile: float) -> float:

@@ -19,6 +19,7 @@ from src.baselines.sequence_model import SequenceModel
 from src.config.cli import setting
 from src.io.errors import UserError
 from src.nn.initialization import own_stream
+from src.nn.intervals import IntervalEmbedding
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class GRU4Rec(SequenceModel):
         hidden = settings.hidden
         with own_stream(settings.seed, "gru4rec"):
             self.start = nn.Parameter(torch.randn(hidden) * 0.02)
+            if settings.reads_time:
+                self.interval = IntervalEmbedding(hidden)
             self.gru = nn.GRU(hidden, hidden, settings.gru4rec_layers, batch_first=True)
             self.output = nn.Linear(hidden, hidden) if settings.gru4rec_output else nn.Identity()
 
@@ -58,6 +61,10 @@ class GRU4Rec(SequenceModel):
             return self.start.new_zeros(0, self.settings.hidden)
         tokens = F.embedding(view.inputs, self.item_table)  # [M, H]
         tokens = torch.where((view.inputs == 0)[:, None], self.start, tokens)
+        if self.settings.reads_time:
+            tokens = tokens + self.interval(view.intervals)
+        if (asked := self.asked(view)) is not None:
+            tokens = tokens + asked
         tokens = F.dropout(tokens, self.settings.dropout, self.training)
         slots = view.target_slots  # [N]
         rows, positions = view.sequence_ids[slots], view.positions[slots]

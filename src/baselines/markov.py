@@ -6,7 +6,7 @@ on the ABXI log ranks better than a chain over all domains does.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,8 +31,12 @@ class Markov:
 
     @classmethod
     def fit(cls, dataset: Dataset) -> "Markov":
+        return cls.of(dataset, item_before(dataset))
+
+    @classmethod
+    def of(cls, dataset: Dataset, before: np.ndarray) -> Self:
+        """From the item [events] that each training event follows (`item_before`)."""
         items, domains = np.asarray(dataset.items), np.asarray(dataset.domains)
-        before = item_before(dataset)
         rows = np.flatnonzero(before > 0)
         size = dataset.item_rows
         pairs = (np.ones(len(rows)), (before[rows], items[rows]))
@@ -95,12 +99,14 @@ class MarkovScores:
         return lambda columns: [scores(columns).floor_().log1p_().float()]
 
 
-def item_before(dataset: Dataset) -> np.ndarray:
+def item_before(dataset: Dataset, any_domain: bool = False) -> np.ndarray:
     """[events] of a training event the item of the user's training event before it in the same
-    domain; 0 where there is none, and for all other events."""
+    domain, or in any domain; 0 where there is none, and for all other events."""
     train = np.flatnonzero(np.asarray(dataset.split) == TRAIN)
     users = np.searchsorted(dataset.offsets, train, side="right") - 1
     items, domains = dataset.items[train], dataset.domains[train]
+    if any_domain:
+        domains = np.zeros_like(domains)
     order = np.lexsort((domains, users))  # stable: time order inside each (user, domain)
     earlier, later = order[:-1], order[1:]
     follows = (users[earlier] == users[later]) & (domains[earlier] == domains[later])

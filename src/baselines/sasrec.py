@@ -24,7 +24,7 @@ class SASRec(SequenceModel):
     def outputs(self, batch, path: str, last: bool = False) -> Tensor:
         view = getattr(batch, path)
         slots, _ = asked_slots(batch, path, last)
-        return self.encoder(view, input_rows(view, self.item_table), slots)
+        return self.encoder(view, input_rows(view, self.item_table), slots, added=self.asked(view))
 
     @staticmethod
     def activation_bytes(settings, tile: float) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.interfaces import StepLosses
@@ -27,6 +28,9 @@ class SequenceModel(nn.Module):
         with own_stream(settings.seed, "items"):
             table = torch.randn(self.item_starts[-1], settings.hidden).mul_(0.02)
             self.item_table = nn.Parameter(table)
+        with own_stream(settings.seed, "query"):
+            if settings.target_domain_query and "cross" in settings.paths:
+                self.query = nn.Parameter(torch.randn(self.domains, settings.hidden) * 0.02)
 
     def forward(
         self,
@@ -64,15 +68,21 @@ class SequenceModel(nn.Module):
         """{term: scalar} further terms of the objective, each weighed by `auxiliary_weights`."""
         return {}
 
+    def asked(self, view) -> Tensor | None:
+        """What tells an encoder of the cross view the domain that each slot's target is in [M, H];
+        None without `--target_domain_query`."""
+        return F.embedding(view.domains, self.query) if hasattr(self, "query") else None
+
     def queries(self, batch, path: str) -> Tensor:
         return self.outputs(batch, path, last=True)[batch.last_rows]
 
     def reads_domain(self, path: str) -> bool:
-        """Only the events decide; on the single path those of other domains are left out."""
-        return False
+        """Only the events decide, and on request the domain; on the single path the events of other
+        domains are left out."""
+        return hasattr(self, "query")
 
     def rows_of(self, name: str) -> str:
-        return "items" if name == "item_table" else "whole"
+        return {"item_table": "items", "query": "domains"}.get(name, "whole")
 
 
 def asked_slots(batch, path: str, last: bool) -> tuple[Tensor, list[int]]:

@@ -15,15 +15,21 @@ class Model:
 
     path: str
     modes: tuple[str, ...]  # of src/config/modes.py; the first one is its default
-    reads_time: bool = False  # whether it has --time_embedding
 
 
 MODELS = {
-    "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate"), True),
-    "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate"), True),
+    "syncrec": Model("models:SyNCRec", ("syncrec", "cdsr", "sdsr", "sdsr_separate")),
+    "sasrec": Model("src.baselines.sasrec:SASRec", ("cdsr", "sdsr_separate")),
     "gru4rec": Model("src.baselines.gru4rec:GRU4Rec", ("cdsr", "sdsr_separate")),
-    "bert4rec": Model("src.baselines.bert4rec:BERT4Rec", ("cdsr", "sdsr_separate"), True),
-    "cl4srec": Model("src.baselines.cl4srec:CL4SRec", ("cdsr", "sdsr_separate"), True),
+    "bert4rec": Model("src.baselines.bert4rec:BERT4Rec", ("cdsr", "sdsr_separate")),
+    "cl4srec": Model("src.baselines.cl4srec:CL4SRec", ("cdsr", "sdsr_separate")),
+    "shared_bottom": Model("src.baselines.shared_bottom:SharedBottom", ("cdsr",)),
+    "mmoe": Model("src.baselines.mmoe:MMoE", ("cdsr",)),
+    "ple": Model("src.baselines.ple:PLE", ("cdsr",)),
+    "abxi": Model("src.baselines.abxi:ABXI", ("cdsr",)),
+    "autocdsr": Model("src.baselines.autocdsr:AutoCDSR", ("cdsr",)),
+    "c2dsr": Model("src.baselines.c2dsr:C2DSR", ("cdsr",)),
+    "mml": Model("src.baselines.mml:MML", ("cdsr",)),
 }
 
 # Ranking paths that are counted, not trained; in the order of every table.
@@ -35,6 +41,13 @@ COUNT_MODELS = {
     "covisit": "src.baselines.covisit:Covisit",
 }
 
+# More of them, for the tables of a spec that names them (`count_models`); no run ranks by them.
+OPTIONAL_COUNT_MODELS = {
+    "markov_any": "src.baselines.markov_any:MarkovAny",
+    "itemknn": "src.baselines.itemknn:ItemKNN",
+}
+COUNTED = COUNT_MODELS | OPTIONAL_COUNT_MODELS
+
 # {setting: the count models that a blend (src/evaluation/blend.py) leaves out without it}
 BLENDED_BY = {"trend": ("recent", "covisit"), "repeat": ("own",)}
 
@@ -43,9 +56,11 @@ WEIGHTINGS = {
     "uniform": "src.objective.weighting:Uniform",
     "inverse_loss": "src.objective.inverse_loss:InverseLoss",
     "pcgrad": "src.objective.pcgrad:PCGrad",
+    "upgrad": "src.objective.upgrad:UPGrad",
     "random": "src.objective.random_weights:RandomWeights",
     "dwa": "src.objective.dwa:DynamicWeightAverage",
     "famo": "src.objective.famo:FAMO",
+    "shapley": "src.objective.shapley:Shapley",
 }
 
 # What `--weighting lc_ntg` measures the gap on (`--gap`)

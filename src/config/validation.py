@@ -4,6 +4,7 @@ import math
 import os
 import unicodedata
 
+from src.config.modes import DEFAULT_MODEL
 from src.config.names import MODELS, WEIGHTINGS, load
 from src.config.settings import SAMPLED_LOSSES, Settings, own_settings
 from src.io.errors import UserError
@@ -103,10 +104,10 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError(
             f"--model {settings.model} has no --mode {settings.mode}; give {' or '.join(modes)}"
         )
-    if settings.reads_time and not MODELS[settings.model].reads_time:
+    if settings.sparse_items and settings.model != DEFAULT_MODEL:
         raise UserError(
-            f"--model {settings.model} reads no times; give --time_embedding none, or another "
-            "--model"
+            f"--model {settings.model} has no --sparse_items; drop it, or give --model "
+            f"{DEFAULT_MODEL}"
         )
     if load(WEIGHTINGS[settings.weighting]).per_domain_gradients and settings.sparse_items:
         raise UserError(

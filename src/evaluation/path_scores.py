@@ -1,7 +1,7 @@
 """Score every path of a run on one split: the ranks under every protocol, the lists of the best
 items, and the tables made from them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -69,41 +69,66 @@ def score_paths(
     """{path: scores} of the run's paths, of their blend and of the fitted count models; each
     process scores its share of the targets. With `lists`, also what each path recommends in the
     targets' domains."""
+    variants: dict[str, tuple[str, ...]] = dict.fromkeys(settings.paths, ())
+    variants |= {BLEND: tuple(blend.variants)} if blend else {}
+    variants |= dict.fromkeys(count_models, ())
+
+    def scorers(rows: np.ndarray) -> Iterator[tuple[str, Scorer]]:
+        return _scorers(ensemble, settings, plan, rows, process, count_models, blend)
+
+    return _path_scores(plan, process, variants, scorers, lists)
+
+
+def score_count_models(
+    plan: Plan, process: Process, count_models: dict[str, CountModel], lists: bool
+) -> dict[str, PathScores]:
+    """`score_paths` of fitted count models alone."""
+    variants: dict[str, tuple[str, ...]] = dict.fromkeys(count_models, ())
+    return _path_scores(
+        plan, process, variants, lambda _: _count_scorers(plan, count_models), lists
+    )
+
+
+def _path_scores(
+    plan: Plan,
+    process: Process,
+    variants: dict[str, tuple[str, ...]],
+    scorers: Callable[[np.ndarray], Iterator[tuple[str, Scorer]]],
+    lists: bool,
+) -> dict[str, PathScores]:
+    """The scores of the paths {path: variants} that `scorers` score for some targets."""
     ranks, listed = process.together(
-        lambda: _process_share(ensemble, settings, plan, process, count_models, lists, blend)
+        lambda: _process_share(plan, process, variants, scorers, lists)
     )
     scores = {}
     for path, shares in ranks.items():
         summed = {name: _sum_ranks(share, process) for name, share in shares.items()}
-        variants = {name: summed.pop(name) for name in shares if name not in plan.protocols}
+        of_variants = {name: summed.pop(name) for name in variants[path]}
         path_lists = _sum(listed[path], process) if lists else None
-        scores[path] = PathScores(summed, path_lists, variants)
+        scores[path] = PathScores(summed, path_lists, of_variants)
     return scores
 
 
 def _process_share(
-    ensemble: Ensemble,
-    settings: Settings,
     plan: Plan,
     process: Process,
-    count_models: dict[str, CountModel],
+    variants: dict[str, tuple[str, ...]],
+    scorers: Callable[[np.ndarray], Iterator[tuple[str, Scorer]]],
     lists: bool,
-    blend: Blend | None,
 ) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
     """The ranks of all targets, by path and protocol or variant, and the lists, by path; 0 where
     another process has the target."""
     count = len(plan.targets.events)
     rows = np.arange(process.rank, count, process.processes)
-    paths = [*settings.paths, *((BLEND,) if blend else ()), *count_models]
-    ranks = {path: {name: no_ranks(count) for name in plan.protocols} for path in paths}
-    if blend:
-        ranks[BLEND] |= {name: no_ranks(count) for name in blend.variants}
-    listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in paths}
+    ranks = {
+        path: {name: no_ranks(count) for name in (*plan.protocols, *names)}
+        for path, names in variants.items()
+    }
+    listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in variants}
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
         blocks = list(plan.blocks(part))
-        scorers = _scorers(ensemble, settings, plan, part, process, count_models, blend)
-        for path, scorer in scorers:
+        for path, scorer in scorers(part):
             by_protocol = rank_targets(scorer, plan, part, blocks, bar=process.leads)
             for name, part_ranks in by_protocol.items():
                 ranks[path][name].put(part, part_ranks)
@@ -129,6 +154,10 @@ def _scorers(
         used = blended(count_models, settings)
         source = FeatureSource(plan, models, used)
         yield BLEND, BlendScorer(blend, source)
+    yield from _count_scorers(plan, count_models)
+
+
+def _count_scorers(plan: Plan, count_models: dict[str, CountModel]) -> Iterator[tuple[str, Scorer]]:
     for name, model in count_models.items():
         yield name, CountScorer(model, plan)
 

@@ -49,6 +49,9 @@ class PassOptions:
     stacked: bool  # all experts at once, or one after the other
     needs_backward: bool = True  # (fused only) whether a backward pass follows
     compiled: bool = False  # (fused only) whether layers run through torch.compile
+    # (plain only) gets the attention weights [k, count, heads, length, length] of each layer and
+    # block of tiles
+    attention: list[Tensor] | None = None
 
 
 def expert_mixture(
@@ -110,6 +113,8 @@ def causal_attention(joint: Tensor, options: PassOptions) -> Tensor:
         # [k, count, heads, length, length]
         scores = query @ key.mT / math.sqrt(size) + tiles.mask[:, None]
         weights = scores.softmax(-1)
+        if options.attention is not None:
+            options.attention.append(weights)
         drawn = options.attention_dropout.draw(weights.shape)
         weights = dropped(weights, drawn, options.attention_dropout)
         # [k, count, heads, length, H / heads] -> [k, count · length, H]

@@ -81,11 +81,13 @@ class Experts(nn.Module):
         tiles: list[Tiles],
         learns: bool = True,
         rows: Tensor | None = None,
+        attention: list[Tensor] | None = None,
     ) -> Tensor:
         """Σ_k share_k · expert_k: inputs [M, H], shares [n, K] -> [n, H].
 
         Without `learns` the experts are stopped: the gradient reaches the shares alone. `rows` [n],
-        where no gradient is needed, are the slots that the last layer is computed for.
+        where no gradient is needed, are the slots that the last layer is computed for. `attention`
+        gets the attention weights of each layer and block of tiles, with gradients (plain kernels).
         """
         rate = self.dropout_rate if self.training else 0.0
         attention_rate = self.attention_dropout if self.training else 0.0
@@ -99,9 +101,11 @@ class Experts(nn.Module):
             stacked=x.device.type != "cpu",
             needs_backward=torch.is_grad_enabled(),
             compiled=self.compiled,
+            attention=attention,
         )
         layers = [layer.weights() for layer in self.layers]
-        mixture = fused_expert_mixture if self.kernels == "fused" else expert_mixture
+        plain = self.kernels == "plain" or attention is not None
+        mixture = expert_mixture if plain else fused_expert_mixture
         return mixture(x, share, layers, options, learns)
 
 

@@ -23,13 +23,17 @@ class SequenceEncoder(nn.Module):
             settings.attention_dropout, settings.compile, settings.kernels,
         )  # fmt: skip
 
-    def forward(self, view, items: Tensor, slots: Tensor, start_of: Tensor | None = None) -> Tensor:
+    def forward(
+        self, view, items: Tensor, slots: Tensor, start_of: Tensor | None = None,
+        added: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The states at `slots` [n] of a view: item rows of its inputs [M, H] -> [n, H].
 
-        `start_of` [M] is the start token of each slot, where there are several.
+        `start_of` [M] is the start token of each slot, where there are several; `added` [M, H] is
+        added to the inputs.
         """
         start_of = torch.zeros_like(view.domains) if start_of is None else start_of
-        return self.states(view, self.embed(view, items, start_of), slots)
+        return self.states(view, self.embed(view, items, start_of, added), slots)
 
     def states(self, view, inputs: Tensor, slots: Tensor) -> Tensor:
         """The same from embedded inputs [M, H]; without a gradient the last layer is computed at

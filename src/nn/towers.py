@@ -1,5 +1,7 @@
 """Towers: one residual feed-forward block per task, on the gated mixture of the experts."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,18 +22,25 @@ class Towers(nn.Module):
 
     def forward(self, x: Tensor, counts: list[int]) -> Tensor:
         """[N, H] -> [N, H], the first counts[0] rows through the first tower, and so on."""
-        blocks = (self.first, self.second, self.norm)
-        stacked = [part for block in blocks for part in (block.weight, block.bias)]
-        # one unbind per weight: the gradient of a slice would be as large as the whole stack
-        towers = zip(*(part.unbind(0) for part in stacked), strict=True)
         parts = [
             self._tower(part, *weights)
-            for part, weights in zip(x.split(counts), towers, strict=True)
+            for part, weights in zip(x.split(counts), self._weights(), strict=True)
             if len(part)
         ]
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts) if parts else x
+
+    def every(self, x: Tensor) -> list[Tensor]:
+        """All rows [N, H] through each tower: one [N, H] per tower."""
+        return [self._tower(x, *weights) for weights in self._weights()]
+
+    def _weights(self) -> Iterator[tuple[Tensor, ...]]:
+        """The weights of each tower, as `_tower` takes them."""
+        blocks = (self.first, self.second, self.norm)
+        stacked = [part for block in blocks for part in (block.weight, block.bias)]
+        # one unbind per weight: the gradient of a slice would be as large as the whole stack
+        return zip(*(part.unbind(0) for part in stacked), strict=True)
 
     def _tower(
         self, x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor,

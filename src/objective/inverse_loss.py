@@ -48,14 +48,11 @@ class InverseLoss(Uniform):
         self.measured = torch.zeros_like(gap.state)  # 1 once L_d has been measured [D]
 
     def weights(self) -> Tensor:
-        mean = torch.where(self.measured > 0, self.mean, self._typical())
-        inverse = mean.pow(-self.settings.inverse_loss_power)
+        known = (self.measured > 0) & (self.mean > 0)  # a domain of one item has no loss
+        # the mean of the known L_d stands in for the others; 1 if none is known
+        typical = torch.where(known.any(), (self.mean * known).sum() / known.sum(), 1.0)
+        inverse = torch.where(known, self.mean, typical).pow(-self.settings.inverse_loss_power)
         return inverse / inverse.mean()
-
-    def _typical(self) -> Tensor:
-        """The mean of the measured L_d, which stands in for the others; 1 if none was measured."""
-        count = self.measured.sum()
-        return torch.where(count > 0, (self.mean * self.measured).sum() / count, 1.0)
 
     def update(self, losses: dict[str, Tensor], counts: Tensor) -> None:
         loss = weighted_losses(losses)

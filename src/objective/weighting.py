@@ -20,6 +20,7 @@ class Uniform:
     needs_losses: ClassVar[bool] = False
     needs_losses_after: ClassVar[bool] = False
     held_out: ClassVar[float] = 0.0
+    coalition_targets: ClassVar[int] = 0
     per_domain_gradients: ClassVar[bool] = False
 
     def __init__(self, settings, gap):
@@ -38,6 +39,9 @@ class Uniform:
         """Does nothing."""
 
     def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
+        """Does nothing."""
+
+    def update_coalitions(self, losses: Tensor) -> None:
         """Does nothing."""
 
     def combine(self, gradients: Tensor) -> Tensor:

@@ -209,7 +209,7 @@ def _seed_differences(
 
     def by_seed(ranker: Ranker, other: Ranker) -> dict[int, dict[str, float]]:
         runs = ranker.by_seed
-        if ranker.path in COUNT_MODELS:  # the same for every seed
+        if ranker.counted:  # the same for every seed
             runs = dict.fromkeys(other.by_seed, ranker.group.runs[0])
         return {
             seed: domain_means(run.values(split, protocol, ranker.path, metric), least)
@@ -270,7 +270,7 @@ def legend(pairs: list[list[Row]], rankers: list[Ranker], metrics: int) -> str:
     rows = [row for pair in pairs for row in pair]
     family = "domains" if metrics == 1 else "domains and metrics"
     means = "" if metrics == 1 else " (for macro and users: over the metrics)"
-    groups = {one.group.label: one.group for one in rankers if one.path not in COUNT_MODELS}
+    groups = {one.group.label: one.group for one in rankers if not one.counted}
     lines = [f"Models: {titles_line(list(groups.values()))}."] if groups else []
     lines += [
         f"**Bold**: p (Holm) < {ALPHA}, corrected over the {family} of a pair{means}, and both "
@@ -282,7 +282,7 @@ def legend(pairs: list[list[Row]], rankers: list[Ranker], metrics: int) -> str:
     seeds = [
         f"{one.name}: seeds {join_and([str(run.seed) for run in one.group.runs])}"
         for one in rankers
-        if len(one.group.runs) > 1 and one.path not in COUNT_MODELS
+        if len(one.group.runs) > 1 and not one.counted
     ]
     if seeds:
         lines.append(

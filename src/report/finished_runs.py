@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from src.config.identity import deciding
 from src.config.modes import DEFAULT_MODEL, MODES
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.config.settings import Settings, run_settings
 from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
 from src.evaluation.metrics import METRICS, target_metrics
@@ -125,7 +125,7 @@ class Run:
     @property
     def paths(self) -> list[str]:
         """The model's ranking paths, `served` included, without the baselines."""
-        return [path for path in self._all_paths if path not in COUNT_MODELS]
+        return [path for path in self._all_paths if path not in COUNTED]
 
     @property
     def default_path(self) -> str:

@@ -1,5 +1,6 @@
 """Runs as tables read them from committed records, without run folders or data."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,9 +108,15 @@ class RecordedRun(Run):
         )
 
 
-def recorded_run(record: Record, name: str, settings: Settings, records: Records) -> RecordedRun:
-    """A run from its record, scored as `settings` say. UserError where the record of its dataset
-    is missing, or one of them is damaged."""
+def recorded_run(
+    record: Record,
+    name: str,
+    settings: Settings,
+    records: Records,
+    count_models: Iterable[str] = COUNT_MODELS,
+) -> RecordedRun:
+    """A run from its record, scored as `settings` say, with those of the count models that are
+    recorded. UserError where the record of its dataset is missing, or one of them is damaged."""
     sha256 = record.data_sha256
     if sha256 not in records.datasets:
         raise UserError(
@@ -117,7 +124,7 @@ def recorded_run(record: Record, name: str, settings: Settings, records: Records
             "missing; restore it"
         )
     targets = recorded_targets(records.datasets[sha256])
-    counted = [records.count_models.get((sha256, path)) for path in COUNT_MODELS]
+    counted = [records.count_models.get((sha256, path)) for path in count_models]
     results: dict[str, Any] = {}
     ranks: dict[tuple[str, str], Ranks] = {}
     for split in SPLITS:

@@ -201,20 +201,17 @@ def write_run(
     settings = dataclasses.replace(run.trained_settings, init_from=init_from)
     if sha256 not in known.datasets:
         _write_dataset(folder, run)
-    data = {"name": run.data_name, "sha256": sha256}
-    scoring = values_of(settings, SCORING)
     for path in run.protocol_scores("test", PROTOCOL):
         if path not in COUNT_MODELS:
             continue
         if former := known.count_models.get((sha256, path)):
             _check_unchanged(former, run, path)
         else:
-            counted = {"kind": COUNT_MODEL, "path": path, "data": data, "scoring": scoring}
-            _write_ranked(folder / f"{path}-{sha256[:16]}", counted, run, [path])
+            write_count_model(folder, run, path)
     content: dict[str, Any] = {
         "kind": RUN,
         "settings": values_of(settings, TRAINED | SCORING),
-        "data": data,
+        "data": _data(run),
         "code": code,
         "machine": {
             name: run.environment.get(name) for name in ("device", "threads", "python", "packages")
@@ -232,6 +229,17 @@ def write_run(
     key = run_key(settings, sha256)
     precision = _write_ranked(folder / key, content, run, run.paths)
     return folder / f"{key}.json", _rounding_line(precision)
+
+
+def write_count_model(folder: Path, run: Run, path: str) -> None:
+    """Write the record of a count model on the data of a run, whose results and ranks have it."""
+    content = {"kind": COUNT_MODEL, "path": path, "data": _data(run)}
+    content["scoring"] = values_of(run.trained_settings, SCORING)
+    _write_ranked(folder / f"{path}-{run.data[:16]}", content, run, [path])
+
+
+def _data(run: Run) -> dict[str, str]:
+    return {"name": run.data_name, "sha256": run.data}
 
 
 def _gaps(run: Run) -> dict[str, Any]:
@@ -282,7 +290,7 @@ def _write_dataset(folder: Path, run: Run) -> None:
         arrays[f"{split}_domains"] = _small(rows.domain.map(names.index).to_numpy())
     content = {
         "kind": DATASET,
-        "data": {"name": run.data_name, "sha256": run.data},
+        "data": _data(run),
         "options": card["options"],
         "split": card["split"]["protocol"],
         "users": card["users"],

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.io.errors import UserError
 from src.report.finished_runs import Run, without_seed
 from src.report.training_ends import ModelEnd, faults, model_ends, unequal_budgets
@@ -70,7 +70,7 @@ class Ranker:
     @property
     def counted(self) -> bool:
         """Whether it is a count model, which is not trained."""
-        return self.path in COUNT_MODELS
+        return self.path in COUNTED
 
 
 def withheld(rankers: dict[str, Ranker]) -> dict[str, str]:

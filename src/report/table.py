@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.evaluation.targets import SPLITS
 from src.io.errors import UserError
 from src.report.finished_runs import Run, read_runs
@@ -68,7 +68,7 @@ def tidy_rows(runs: list[Run]) -> list[tuple]:
         for split in SPLITS:
             for protocol, paths in run.results.get(split, {}).items():
                 for path, domains in paths.items():
-                    is_baseline = path in COUNT_MODELS
+                    is_baseline = path in COUNTED
                     if is_baseline and (split, protocol, path) in seen:
                         continue
                     seen.add((split, protocol, path))
@@ -102,11 +102,11 @@ def table(
     for group in groups:
         for run in group.runs:
             for path, scores in run.protocol_scores(split, protocol).items():
-                if path in COUNT_MODELS:  # the same in every run
+                if path in COUNTED:  # the same in every run
                     by_row[path, "", ""] = [scores]
                 else:
                     by_row.setdefault((group.title, group.label, path), []).append(scores)
-    order = sorted(by_row, key=lambda row: row[0] not in COUNT_MODELS)
+    order = sorted(by_row, key=lambda row: row[0] not in COUNTED)
     _check_metrics([scores for seeds in by_row.values() for scores in seeds], metrics)
     first = by_row[order[0]][0]
     rows = [

@@ -19,6 +19,7 @@ from src.io.errors import UserError
 from src.io.files import TEMPORARY, check_output, write_json
 from src.io.locking import hold_lock
 from src.io.paths import ROOT
+from src.objective.weighting import weighting_class
 from src.runs.checkpoints import (
     FAULT,
     FORMER,
@@ -36,6 +37,7 @@ from src.runs.warm_start import (
     init_record,
     open_former,
 )
+from src.training.coalition_losses import MOST_DOMAINS
 from src.training.device_memory import check_tables
 from src.training.processes import Process
 
@@ -175,6 +177,12 @@ def check_trainable(settings: Settings, dataset: Dataset, process: Process) -> N
         )
     check_macro(dataset, settings.min_domain_targets)
     names, counts = dataset.domain_names, dataset.split_counts
+    if weighting_class(settings).coalition_targets and len(names) > MOST_DOMAINS:
+        raise UserError(
+            f"--weighting {settings.weighting} takes 2^D passes over D domains: at most "
+            f"{MOST_DOMAINS}, not {len(names)}; give another --weighting, or a dataset of fewer "
+            "--domains"
+        )
     if not counts[VALID].any():
         raise UserError(
             f"{dataset.folder} has no validation targets; loosen the filters or change the split "

@@ -47,7 +47,7 @@ def run(finished, runs):
     [
         (["--sdsr_context=own"], ["--sdsr_context own", "--mode syncrec", "sdsr_separate"]),
         (["--softmax_items=all", "--loss=bce"], ["--softmax_items all needs --loss ce"]),
-        (["--sparse_items"], ["--sparse_items needs --loss bce"]),
+        (["--sparse_items"], ["--sparse_items needs a loss with negatives"]),
         (
             ["--sparse_items", "--loss=bce", "--weight_decay=.1"],
             ["--sparse_items does not support weight decay"],
@@ -63,14 +63,13 @@ def run(finished, runs):
             ["--compile compiles the fused kernels", "--kernels fused"],
         ),
         (["--experts_single=0"], ["--experts_single"]),
-        (
-            ["--model=gru4rec", "--time_embedding=interval"],
-            ["--model gru4rec reads no times", "--time_embedding none"],
-        ),
         (["--hidden=9", "--heads=2"], ["--hidden 9 is not a multiple of --heads 2"]),
         (["--hidden=0"], ["--hidden must be at least 1"]),
         (["--dropout=1"], ["--dropout must lie in"]),
         (["--lambda_mim=nan"], ["--lambda_mim must not be negative"]),
+        (["--negatives=9"], ["--loss ce has no --negatives", "gbce"]),
+        (["--gbce_t=1.5"], ["--gbce_t must lie in [0, 1]"]),
+        (["--loss=gbce", "--softmax_items=all"], ["--softmax_items all needs --loss ce"]),
         (["--select_metric=auc"], ["--select_metric auc is unknown", "ndcg@10"]),
         (["--protocol", "full", "all"], ["--protocol all is unknown", "full_all, sampled"]),
         (["--protocol", "full-strict"], ["--protocol full-strict is unknown"]),

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from models import SyNCRec
 from src.config.cli import as_json
+from src.config.modes import MODES
 from src.config.names import MODELS
+from src.config.names import load as load_named
 from src.config.settings import BEFORE, Settings
 from src.runs.command import parse_command
 
@@ -26,12 +27,20 @@ def test_every_config_gives_the_settings_that_it_names(path):
         assert getattr(settings, name) == value
 
 
-@pytest.mark.parametrize("mode", MODELS["syncrec"].modes)
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
-def test_every_config_trains_in_every_mode(path, mode):
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        pytest.param(path, mode, id=f"{path.stem}-{mode}")
+        for path in sorted(CONFIGS.glob("*.json"))
+        for mode in MODELS[json.loads(path.read_text()).get("model", "syncrec")].modes
+    ],
+)
+def test_every_config_trains_in_every_mode_of_its_model(path, mode):
     settings = parse_command(["--config", str(path), "--mode", mode]).settings
-    model = SyNCRec(dataclasses.replace(settings, hidden=8, heads=1), [1, 4, 9])
-    assert tuple(model.tasks) == settings.paths
+    recommender = load_named(MODELS[settings.model].path)
+    model = recommender(dataclasses.replace(settings, hidden=8, heads=1), [1, 4, 9])
+    assert model.settings.paths == MODES[mode].paths
+    assert model.item_table.shape == (9, 8)
 
 
 def test_the_config_of_the_paper_is_the_paper_s_run():
@@ -55,6 +64,21 @@ def test_the_released_config_differs_from_the_paper_s_by_what_the_code_does_inst
     assert released.share_experts
     assert not released.lc_ntg
     assert released.weighting == "uniform"
+
+
+def test_the_config_of_abxi_is_its_paper_s_run():
+    abxi = load("abxi_paper")
+    assert (abxi.model, abxi.mode, abxi.positions) == ("abxi", "cdsr", "end")
+    assert (abxi.layers, abxi.heads, abxi.hidden, abxi.dropout) == (1, 2, 256, 0.5)
+    assert (abxi.loss, abxi.negatives, abxi.softmax_temperature) == ("sampled", 128, 0.75)
+    assert (abxi.optimizer, abxi.lr, abxi.batch_size, abxi.warmup_epochs) == (
+        "adamw",
+        1e-4,
+        256,
+        10,
+    )
+    assert abxi.weight_decay in range(2, 6)
+    assert 4 <= abxi.abxi_rank <= 64
 
 
 @pytest.mark.parametrize("name", BEFORE)

@@ -14,6 +14,7 @@ from experiments import run as runner
 from experiments.runner.grid import Grid, Places, made_data
 from experiments.runner.pool import Pool, Running
 from experiments.runner.spec import read_spec
+from src.config.names import COUNT_MODELS, COUNTED, OPTIONAL_COUNT_MODELS
 from src.config.settings import run_settings
 from src.io.errors import UserError
 from src.report.compare import compare_pair, read_rankers
@@ -229,6 +230,59 @@ def test_tables_come_from_the_records_alone_and_are_those_of_the_runs(made, tmp_
     assert "φ, on the training targets" in text and "gap on held-out events" not in text
 
 
+def test_count_models_of_a_spec_are_ranked_once_per_log_and_in_its_tables_alone(
+    made, tmp_path, capsys, monkeypatch
+):
+    """Markov under another name has the ranks of the runs; no run is trained for it."""
+    for part in ("records", "datasets"):
+        shutil.copytree(made[0] / part, tmp_path / part)
+    shutil.copytree(made[0] / "raw", tmp_path / "raw")
+    monkeypatch.setitem(OPTIONAL_COUNT_MODELS, "again", COUNT_MODELS["markov"])
+    for name in OPTIONAL_COUNT_MODELS:
+        monkeypatch.setitem(COUNTED, name, OPTIONAL_COUNT_MODELS[name])
+    runner.main(flags(tmp_path, SPEC))
+    plain = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    asking = 'count_models = ["itemknn", "markov_any", "again"]\n' + SPEC.replace(
+        '["syncrec", "markov"]', '["itemknn", "again"]'
+    )
+    capsys.readouterr()
+    runner.main(flags(tmp_path, asking))
+    said = capsys.readouterr().out
+    assert "2 of 2 runs are recorded" in said
+    for name in ("itemknn", "markov_any", "again"):
+        assert said.count(f"made: ranking by {name}\n") == 1
+    records = read_records(tmp_path / "records")
+    (sha256,) = records.datasets
+    again, markov = (records.count_models[sha256, name] for name in ("again", "markov"))
+    for part in ("data", "scoring", "ranks", "metrics"):
+        text = json.dumps(again.content[part]).replace('"again"', '"markov"')
+        assert json.loads(text) == markov.content[part]
+    for name, values in markov.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], values)
+    levels = pd.read_csv(tmp_path / "results" / "experiment.csv", keep_default_na=False)
+    assert {"itemknn", "markov_any", "again", "markov", "covisit"} < set(levels.path)
+    table = pd.read_csv(tmp_path / "results" / "experiment_differences.csv")
+    assert ("itemknn", "again") in zip(table["first"], table["second"], strict=True)
+    runner.main(flags(tmp_path, asking))
+    assert "ranking by" not in capsys.readouterr().out
+    runner.main(flags(tmp_path, SPEC))  # without asking for them
+    for name, content in plain.items():
+        assert (tmp_path / "results" / name).read_bytes() == content
+
+
+def test_the_hours_of_the_recorded_runs_are_printed(made, tmp_path, capsys):
+    """Two runs, one of them on two threads, of the spec's three."""
+    shutil.copytree(made[0] / "records", tmp_path / "records")
+    for path in (tmp_path / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["kind"] == "run":
+            record["cost"]["seconds"] = 1800
+            record["machine"]["threads"] = 2 if record["settings"]["mode"] == "sdsr" else 1
+            path.write_text(json.dumps(record))
+    runner.main(flags(tmp_path, BROKEN, "--tables"))
+    assert capsys.readouterr().out.endswith("recorded: 2 of 3 runs, 1.5 core-hours\n")
+
+
 def test_tables_of_nothing_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no run of spec experiment is recorded"):
         runner.main(flags(tmp_path, SPEC, "--tables"))
@@ -287,6 +341,11 @@ MISTAKES = {
         SPEC.replace('["syncrec:cross", "sdsr"]', '"sdsr"'),
         "transfer needs pairs such as",
     ),
+    "a count model": (
+        'count_models = ["markov"]\n' + SPEC,
+        "count_models: unknown 'markov'; give markov_any, itemknn",
+    ),
+    "count models": ('count_models = "itemknn"\n' + SPEC, "count_models must be a list of names"),
     "two logs in one": (SPEC + '\n[logs.b]\nraw = "x"\ngenerate = ["y"]\n', "raw and generate"),
     "no former": (
         SPEC + '\n[models.b]\ninit_from = "made:x"\n',

@@ -120,9 +120,11 @@ NEW = {
     "cl4srec": (("--model=cl4srec", "--cl4srec_weight=.2"), {"cl4srec_weight": 0.2}),
     "inverse": (("--weighting=inverse_loss",), {"inverse_loss_decay": 0.9}),
     "pcgrad": (("--weighting=pcgrad",), {"weighting": "pcgrad", "lc_ntg": False}),
+    "upgrad": (("--weighting=upgrad",), {"weighting": "upgrad", "lc_ntg": False}),
     "random": (("--weighting=random",), {"weighting": "random", "lc_ntg": False}),
     "dwa": (("--weighting=dwa", "--dwa_temperature=1"), {"dwa_temperature": 1.0}),
     "famo": (("--weighting=famo",), {"famo_lr": 0.025, "famo_decay": 0.001}),
+    "shapley": (("--weighting=shapley",), {"shapley_tau": 0.05}),
     "bag": (("--model=bag", "--bag_scale=2", "--no-bag_bias"), {"bag_scale": 2.0}),
     "tilted": (("--weighting=tilted", "--tilted_first=3"), {"tilted_rest": 1.0}),
 }
@@ -180,9 +182,22 @@ def test_transfer_is_measured_whatever_weighs_the_losses(data, tmp_path):
         ("--model=gru4rec", "--weighting=random"),
         ("--weighting=dwa",),
         ("--weighting=famo",),
+        ("--weighting=shapley",),
         pytest.param(("--weighting=pcgrad",), marks=pytest.mark.nightly),
+        pytest.param(("--weighting=upgrad",), marks=pytest.mark.nightly),
     ],
-    ids=["gru4rec", "bert4rec", "cl4srec", "heldout", "random", "dwa", "famo", "pcgrad"],
+    ids=[
+        "gru4rec",
+        "bert4rec",
+        "cl4srec",
+        "heldout",
+        "random",
+        "dwa",
+        "famo",
+        "shapley",
+        "pcgrad",
+        "upgrad",
+    ],
 )
 def test_a_run_that_is_resumed_ends_as_one_that_was_left_alone(flags, data, tmp_path):
     whole = train(data, tmp_path / "a", "run", *flags, "--max_epochs=3")
@@ -209,6 +224,7 @@ def test_two_processes_train_as_one(data, tmp_path):
     names = {
         "gru4rec": "--model", "inverse_loss": "--weighting", "pcgrad": "--weighting",
         "heldout": "--gap", "random": "--weighting", "dwa": "--weighting", "famo": "--weighting",
+        "upgrad": "--weighting", "shapley": "--weighting",
     }  # fmt: skip
 
     def commands(folder):

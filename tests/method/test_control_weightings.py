@@ -156,8 +156,9 @@ def test_famo_refuses_rates_out_of_bounds():
         {"loss": "bce", "sparse_items": True},
         {"model": "gru4rec", "mode": "cdsr"},
         {"model": "bert4rec", "mode": "cdsr"},
+        {"model": "autocdsr", "mode": "cdsr"},
     ],
-    ids=["default", "batches", "plain", "bf16", "sparse", "gru4rec", "bert4rec"],
+    ids=["default", "batches", "plain", "bf16", "sparse", "gru4rec", "bert4rec", "autocdsr"],
 )
 def test_losses_after_a_step_have_its_targets_and_dropout_masks(changes, tmp_path):
     """Under unchanged weights they are its losses; after the step they are lower."""

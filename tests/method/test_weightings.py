@@ -34,6 +34,8 @@ def take_steps(weighting, seed: int, steps: int = 7) -> None:
             cross, single = torch.from_numpy(rng.uniform(4, 5, size=(2, len(counts))))
             losses = {"cross": cross, "single": single - 2}
             weighting.update_held_out(losses, torch.zeros_like(cross), counts + 2)
+            coalitions = np.random.default_rng(seed).uniform(4, 5, size=(2 ** len(counts), 4))
+            weighting.update_coalitions(torch.from_numpy(coalitions))
             weighting.end_epoch()
 
 
@@ -97,6 +99,15 @@ def test_inverse_loss_traced_by_hand():
         torch.tensor([1, 0, 2]),
     )
     expected = torch.tensor([1 / 3, 1 / 4, 1 / 1], dtype=torch.float64)  # .5 · 2 + .5 · 4 = 3
+    torch.testing.assert_close(weighting.weights(), expected / expected.mean())
+
+
+def test_inverse_loss_of_a_domain_of_one_item_is_no_weight_without_bound():
+    """Its softmax has nothing to choose from: its loss is 0 from the first step on."""
+    weighting = InverseLoss(settings_of("inverse_loss"), gap_of(settings_of("inverse_loss"), 3))
+    losses = {"cross": torch.tensor([2.0, 0.0, 4.0], dtype=torch.float64)}
+    weighting.update(losses, torch.tensor([5, 5, 5]))
+    expected = torch.tensor([1 / 2, 1 / 3, 1 / 4], dtype=torch.float64)
     torch.testing.assert_close(weighting.weights(), expected / expected.mean())
 
 

@@ -43,6 +43,9 @@ def make_bench(**changes) -> step_benches.Bench:
                 {"model": "bert4rec", "mode": "cdsr", "precision": "bf16", "hidden": 128},
                 {"model": "cl4srec", "mode": "cdsr", "loss": "ce"},
                 {"model": "cl4srec", "mode": "cdsr", "layers": 1, "dropout": 0.0},
+                {"model": "mmoe", "mode": "cdsr"},
+                {"model": "ple", "mode": "cdsr", "ple_layers": 4, "ple_own": 3},
+                {"model": "abxi", "mode": "cdsr"},
             )
         ),
     ],

@@ -34,6 +34,8 @@ KINDS = {  # {name: flags that are not at their default}
     "one-expert": ("--share_experts",),
     "sequence": ("--gate=sequence", "--no-towers"),
     "cdsr": ("--mode=cdsr", "--gate=none", "--time_embedding=interval"),
+    "multi-task": ("--model=ple", "--ple_own=2"),
+    "abxi": ("--model=abxi", "--mode=cdsr", "--time_embedding=interval"),
     "own-context": ("--mode=sdsr", "--sdsr_context=own", "--batch_by=length"),
     "separate": ("--mode=sdsr_separate", "--max_epochs=2"),
     "parts": ("--batch_size=4", "--grad_accum=2"),

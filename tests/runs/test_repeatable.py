@@ -29,6 +29,8 @@ VARIANTS = {
     "GRU4Rec": {"model": "gru4rec", "mode": "cdsr", "loss": "ce"},
     "BERT4Rec": {"model": "bert4rec", "mode": "cdsr", "loss": "ce"},
     "CL4SRec": {"model": "cl4srec", "mode": "cdsr", "loss": "ce", "time_embedding": "interval"},
+    "ABXI": {"model": "abxi", "mode": "cdsr", "loss": "ce"},
+    "AutoCDSR": {"model": "autocdsr", "mode": "cdsr", "loss": "ce"},
     "each domain by itself": {"mode": "sdsr", "loss": "ce"},
     "no gate, two heads": {"gate": "none", "heads": 2, "attention_dropout": 0.1},
     "weights by the losses": {"weighting": "inverse_loss", "gate": "sequence"},

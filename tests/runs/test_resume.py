@@ -83,10 +83,17 @@ VARIANTS = {
     "float64": ("--precision=float64", "--deterministic", "--attention_dropout=.1"),
     "dynamic weight average": ("--weighting=dwa", "--save_every_steps=1"),
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
+    "Shapley": ("--weighting=shapley", "--dropout=.3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
     "one task": ("--mode=cdsr",),
     "masked events": ("--model=bert4rec", "--dropout=.3", "--save_every_steps=1"),
     "changed copies": ("--model=cl4srec", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
+    "multi-task experts": ("--model=ple", "--dropout=.3", "--save_every_steps=1"),
+    "ABXI": ("--model=abxi", "--mode=cdsr", "--attention_dropout=.1", "--loss=sampled"),
+    "AutoCDSR": ("--model=autocdsr", "--mode=cdsr", "--batch_size=7", "--grad_accum=3"),
+    "AutoCDSR, PCGrad": ("--model=autocdsr", "--mode=cdsr", "--weighting=pcgrad"),
+    "C2DSR draws domains and items": ("--model=c2dsr", "--batch_size=7", "--save_every_steps=2"),
+    "MML draws crops": ("--model=mml", "--batch_size=7", "--save_every_steps=2"),
     "one model per domain": ("--mode=sdsr_separate", "--time_embedding=interval"),
 }  # fmt: skip
 

@@ -109,6 +109,10 @@ class Loader:
             mim_users = np.stack(
                 [mim_user_counts(self.training, self._windows(users)) for users in shares]
             )
+        return self.pack(windows, epoch, mim_users)
+
+    def pack(self, windows: Windows, epoch: int, mim_users: np.ndarray | None = None) -> Batch:
+        """Windows of the training events as a batch on the device."""
         batch = build_batch(
             self.training, windows, self.seed, epoch, mim_users, self.held_out, self.times,
             self.negatives,

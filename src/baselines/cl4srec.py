@@ -148,7 +148,8 @@ def draw_changes(events: Tensor, length: int, settings) -> Changes:
 
 def changed_copy(view, settings):
     """A changed copy of a view: the view, whether each input is masked [M], and the last slot of
-    each sequence with an input event [n]. An event brings its interval along."""
+    each sequence with an input event [n]. An event brings its interval along, and each slot asks
+    for the domain of the event that now comes next."""
     slots = view.target_slots
     sequences, positions = view.sequence_ids[slots], view.positions[slots]  # [N]
     firsts = slots.new_zeros(view.sequences).index_put((sequences,), slots - positions)  # [S]
@@ -156,6 +157,9 @@ def changed_copy(view, settings):
     changes = draw_changes(events, settings.max_len, settings)
     source = firsts[sequences] + changes.source[sequences, positions]  # [N] slots
     left = positions - changes.start[sequences]  # [N] negative before the start token
+    # the event that now comes next, or the target after the last one: its slot is one before
+    following = F.pad(changes.source, (0, 1))[sequences, positions + 1] - 1
+    following = torch.where(positions < events[sequences], following, positions)  # [N]
 
     def lay_out(former: Tensor, values: Tensor) -> Tensor:
         return former.index_copy(0, slots, values)
@@ -165,6 +169,7 @@ def changed_copy(view, settings):
         view,
         inputs=lay_out(view.inputs, view.inputs[source]),
         positions=lay_out(view.positions, left.clamp(min=0)),
+        domains=lay_out(view.domains, view.domains[firsts[sequences] + following]),
         sequence_ids=lay_out(view.sequence_ids, sequences.masked_fill(left < 0, view.sequences)),
         intervals=None if intervals is None else lay_out(intervals, intervals[source]),
     )

@@ -35,7 +35,9 @@ def long_batch(users: int, events: int):
     return train_batch(dataset, max_len=events)
 
 
-def output_by_hand(model: BERT4Rec, items: list[int], seconds: list[int], place: int):
+def output_by_hand(
+    model: BERT4Rec, items: list[int | None], domains: list[int], seconds: list[int], place: int
+) -> torch.Tensor:
     """The output [H] at a masked place of one sequence; every item that is None is masked."""
     embed, hidden = model.encoder.embed, model.settings.hidden
     tokens = torch.stack([embed.start[0] if i is None else model.item_table[i] for i in items])
@@ -46,6 +48,8 @@ def output_by_hand(model: BERT4Rec, items: list[int], seconds: list[int], place:
         if model.settings.reads_time:
             age = -1 if t == 0 else seconds[t] - seconds[t - 1]
             tokens[t] = tokens[t] + embed.interval(torch.tensor([age]))[0]
+        if model.settings.target_domain_query:
+            tokens[t] = tokens[t] + model.query[domains[t]]
     x = embed.norm(tokens)  # [T, H]
     for layer in model.encoder.transformer.layers:
         w = layer.weights()
@@ -59,7 +63,11 @@ def output_by_hand(model: BERT4Rec, items: list[int], seconds: list[int], place:
     return x[place]
 
 
-CHANGES = [{}, {"positions": "start", "kernels": "plain"}, {"time_embedding": "interval"}]
+CHANGES = [
+    {},
+    {"positions": "start", "kernels": "plain"},
+    {"time_embedding": "interval", "target_domain_query": True},
+]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -72,8 +80,9 @@ def test_a_ranked_target_is_a_mask_after_its_context(changes):
     events = zip(batch.cross.sequence_ids[slots], batch.cross.positions[slots], strict=True)
     with torch.no_grad():
         for output, (user, place) in zip(model.outputs(batch, "cross"), events, strict=True):
-            context = [*users[user][0][:place], None]
-            expected = output_by_hand(model, context, times[user].tolist(), int(place))
+            items, domains = users[user]
+            context = [*items[:place], None]
+            expected = output_by_hand(model, context, domains, times[user].tolist(), int(place))
             torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -108,7 +117,7 @@ def test_the_loss_of_a_step_is_that_of_its_masked_events(changes):
         item, domain = users[u][0][t], users[u][1][t]
         of_domain = [r for (v, s), r in rows.items() if users[v][1][s] == domain]
         share = len(of_domain) / len(masked.intersection(of_domain))
-        output = output_by_hand(model, seen[u], times[u].tolist(), t)
+        output = output_by_hand(model, seen[u], users[u][1], times[u].tolist(), t)
         first, end = dataset.item_starts[domain : domain + 2]
         if model.settings.loss == "ce":
             scores = output @ model.item_table[first:end].T

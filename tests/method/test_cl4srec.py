@@ -98,20 +98,21 @@ def test_a_crop_a_mask_and_a_reordering_have_the_sizes_of_the_paper():
     "changes",
     [
         {},
-        {"positions": "start"},
+        {"positions": "start", "target_domain_query": True},
         {"time_embedding": "interval"},
         {"cl4srec_crop": 0.0, "cl4srec_mask": 1.0, "cl4srec_reorder": 1.0},
     ],
     ids=str,
 )
 def test_a_copy_has_the_state_of_a_sequence_that_was_so_from_the_start(changes):
-    """Cropped events, masked ones and shuffled ones, each user alone, with an item as the mask."""
+    """Cropped events, masked ones and shuffled ones, each user alone, with an item of each domain
+    as the mask."""
     users = random_users(3, count=30, domain_sizes=SIZES)
     times = random_times(users)
     dataset = make_dataset(users, SIZES, times=times)
-    model, mask = make_model(dataset, **changes).eval(), 4
+    model, masks = make_model(dataset, **changes).eval(), dataset.item_starts[:-1].tolist()
     with torch.no_grad():
-        model.mask.copy_(model.item_table[mask])
+        model.item_table[masks] = model.mask
     batch = train_batch(dataset)
     events = torch.tensor([len(items) - 1 for items, _ in users])
     torch.manual_seed(9)
@@ -129,14 +130,11 @@ def test_a_copy_has_the_state_of_a_sequence_that_was_so_from_the_start(changes):
         masked = [bool(drawn.masked[user, place]) for place in places if place > start]
         seconds = np.diff(times[user])[source]  # from each event to the next one
         changed = [
-            mask if hide else items[event] for hide, event in zip(masked, source, strict=True)
+            masks[domains[event]] if hide else items[event]
+            for hide, event in zip(masked, source, strict=True)
         ]
-        of_items = [
-            0 if hide else domains[event] for hide, event in zip(masked, source, strict=True)
-        ]
-        alone = make_dataset(
-            [([*changed, 1], [*of_items, 0])], SIZES, times=[np.cumsum([0, *seconds])]
-        )
+        sequence = [*changed, items[-1]], [*(domains[event] for event in source), domains[-1]]
+        alone = make_dataset([sequence], SIZES, times=[np.cumsum([0, *seconds])])
         with torch.no_grad():
             (expected,) = model.outputs(train_batch(alone), "cross", last=True)
         torch.testing.assert_close(next(states), expected, rtol=1e-9, atol=1e-9)
@@ -148,7 +146,7 @@ def test_a_copy_leaves_the_view_as_it_is():
     dataset = make_dataset(random_users(3, domain_sizes=SIZES), SIZES)
     batch, same = train_batch(dataset), train_batch(dataset)
     changed_copy(batch.cross, make_model(dataset).settings)
-    for name in ("inputs", "positions", "sequence_ids", "intervals"):
+    for name in ("inputs", "positions", "sequence_ids", "intervals", "domains"):
         assert torch.equal(getattr(batch.cross, name), getattr(same.cross, name))
 
 

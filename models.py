@@ -204,7 +204,7 @@ class SyNCRec(nn.Module):
     def _look_up(self, batch) -> dict[str, Tensor]:
         """All rows of the item table that the batch needs, in one lookup with one gradient."""
         needed = {task: getattr(batch, task).inputs for task in self.tasks}
-        if self.settings.negatives:
+        if self.settings.drawn_negatives:
             needed |= {"targets": batch.targets, "negatives": batch.negatives.flatten()}
         rows = self.item_rows(torch.cat(list(needed.values())))
         parts = rows.split([len(items) for items in needed.values()])

@@ -56,7 +56,7 @@ class Trainer:
             grad_accum=settings.grad_accum, batch_by=settings.batch_by,
             context=settings.sdsr_context, share_mim_counts=settings.compares_views,
             held_out=weighting_class(settings).held_out, times=settings.reads_time,
-            negatives=settings.negatives,
+            negatives=settings.drawn_negatives,
         )  # fmt: skip
         lengths = self.loader.window_lengths()
         self.forecast = device_memory.forecast(

@@ -363,12 +363,15 @@ class Settings(
         if not self.lc_ntg and self.weighting == "lc_ntg":
             object.__setattr__(self, "weighting", "uniform")
         object.__setattr__(self, "lc_ntg", self.weighting == "lc_ntg")
-        if not self.negatives:
-            object.__setattr__(self, "negatives", SAMPLED_LOSSES.get(self.loss, 0))
         if len(self.paths) < 2:  # nothing to compare, and no event is held out for it
             object.__setattr__(self, "gap", "training")
         elif not self.gap:
             object.__setattr__(self, "gap", "heldout" if self.lc_ntg else "training")
+
+    @property
+    def drawn_negatives(self) -> int:
+        """Negatives that are drawn for each target: as given, or the loss's default."""
+        return self.negatives or SAMPLED_LOSSES.get(self.loss, 0)
 
     @property
     def compares_views(self) -> bool:

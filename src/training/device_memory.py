@@ -75,7 +75,7 @@ def forecast(
         gradients += 2 * table  # those of inputs and of scores, before they are summed
     if processes > 1:
         gradients += parameters  # DistributedDataParallel's buckets
-    negatives = 2 * byte * settings.negatives * settings.hidden  # their rows and gradients
+    negatives = 2 * byte * settings.drawn_negatives * settings.hidden  # their rows and gradients
     users = max(1, math.ceil(settings.batch_size / processes))
     tokens = _targets(lengths, users, settings.batch_by)
     tile = max(TILE, float((lengths**2).sum() / max(1, lengths.sum())))

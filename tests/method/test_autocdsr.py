@@ -125,7 +125,7 @@ def test_the_gradient_is_that_of_the_loss_and_the_weighed_penalty(kernels, chang
     users = random_users(5, count=20, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES, times=random_times(users))
     model = make_model(dataset, "autocdsr", kernels=kernels, heads=2, **changes)
-    batch = train_batch(dataset, negatives=model.settings.negatives or 1)
+    batch = train_batch(dataset, negatives=model.settings.drawn_negatives or 1)
     coefficients = {"cross": torch.linspace(0.5, 2.0, len(batch.targets)).double()}
     losses, gradients = step(model, batch, coefficients)
     outputs, penalty = model.outputs_and_penalty(batch, "cross")

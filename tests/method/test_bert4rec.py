@@ -93,7 +93,7 @@ def test_the_loss_of_a_step_is_that_of_its_masked_events(changes):
     times = random_times(users)
     dataset = make_dataset(users, SIZES, times=times)
     model = make_model(dataset, **changes).train()
-    batch = train_batch(dataset, negatives=model.settings.negatives or 1)
+    batch = train_batch(dataset, negatives=model.settings.drawn_negatives or 1)
     weights = torch.linspace(0.5, 2.0, len(batch.targets)).double()
     torch.manual_seed(5)
     masked = set(masked_targets(batch, batch.cross, 0.2).tolist())

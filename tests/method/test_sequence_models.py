@@ -104,7 +104,7 @@ def test_every_parameter_learns(name, mode, loss, asked):
     users = random_users(5, count=20, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES, times=random_times(users))
     model = make_model(dataset, name, mode, loss=loss, target_domain_query=asked).train()
-    losses = model(train_batch(dataset, negatives=model.settings.negatives or 1))
+    losses = model(train_batch(dataset, negatives=model.settings.drawn_negatives or 1))
     objective = losses.objective
     for term, value in losses.auxiliary.items():
         objective = objective + model.auxiliary_weights[term] * value

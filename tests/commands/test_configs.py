@@ -10,7 +10,7 @@ from src.config.cli import as_json
 from src.config.modes import MODES
 from src.config.names import MODELS
 from src.config.names import load as load_named
-from src.config.settings import BEFORE, Settings
+from src.config.settings import BEFORE, SAMPLED_LOSSES, Settings
 from src.runs.command import parse_command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -92,6 +92,16 @@ def test_a_copied_record_of_a_run_has_what_reproduces_it(tmp_path, name):
     values = {path: parse_command(["--config", str(path)]).settings for path in (record, few)}
     assert getattr(values[record], name) == BEFORE[name]
     assert getattr(values[few], name) == getattr(Settings(), name)
+
+
+@pytest.mark.parametrize("loss", ["ce", *SAMPLED_LOSSES])
+def test_what_a_checkpoint_lacks_is_its_settings_default(loss):
+    """A checkpoint of before a setting existed is of the same run as its record, so no setting may
+    get another value from the loss."""
+    settings = Settings(mode="cdsr", loss=loss)
+    for field in dataclasses.fields(Settings):
+        if field.name not in {*BEFORE, "mode", "loss"}:
+            assert getattr(settings, field.name) == field.default, field.name
 
 
 def test_a_flag_wins_over_the_config():

@@ -67,7 +67,7 @@ done
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
 venv=${RECTOOLS_VENV:-benchmarks/.venv-rectools} # as PYTHON, from the root of the repository
-[[ -f $data/data_card.json ]] || fail "$data is no dataset folder; make one with make_dataset.py"
+[[ -f $data/data_card.json ]] || fail "$data is not a dataset folder; make one with make_dataset.py"
 "$PYTHON" -c "import torch" 2>/dev/null ||
   fail "$PYTHON lacks this project's packages; run train.sh once, or set PYTHON"
 

@@ -100,8 +100,8 @@ class MarkovScores:
 
 
 def item_before(dataset: Dataset, any_domain: bool = False) -> np.ndarray:
-    """[events] of a training event the item of the user's training event before it in the same
-    domain, or in any domain; 0 where there is none, and for all other events."""
+    """[events] the item of the user's training event before each one, in the same domain or in
+    any; 0 where there is none, and for events that are not of the training."""
     train = np.flatnonzero(np.asarray(dataset.split) == TRAIN)
     users = np.searchsorted(dataset.offsets, train, side="right") - 1
     items, domains = dataset.items[train], dataset.domains[train]

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from src.config.validation import check_settings
 from src.io.errors import UserError
-from tests.method.test_sequence_models import SIZES, by_event, make_model
-from tests.support.builders import make_dataset, random_users, train_batch
+from tests.method.test_sequence_models import SIZES, by_event
+from tests.support.builders import make_dataset, named_model, random_users, train_batch
 
 
 def norm(x, weights, row=0):
@@ -68,7 +68,7 @@ def outputs_by_hand(model, items, domains):
 def test_outputs_are_those_of_the_equations(changes):
     users = random_users(3, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES)
-    model = make_model(dataset, "abxi", abxi_rank=3, **changes)
+    model = named_model(dataset, "abxi", abxi_rank=3, **changes)
     batch = train_batch(dataset)
     outputs = by_event(batch, model.outputs(batch, "cross"), "cross")
     for user, (items, domains) in enumerate(users):
@@ -78,7 +78,7 @@ def test_outputs_are_those_of_the_equations(changes):
 
 def untouched(dataset):
     """A model as it is built, in float64."""
-    model = make_model(dataset, "abxi")
+    model = named_model(dataset, "abxi")
     fresh = type(model)(model.settings, dataset.item_starts.tolist()).double()
     model.load_state_dict(fresh.state_dict())
     return model
@@ -101,7 +101,7 @@ def test_the_adapters_are_zero_maps_at_first_and_learn():
 def test_the_single_view_counts_from_the_second_event_of_a_domain_on():
     users = [([1, 7, 2, 8, 3, 12], [0, 1, 0, 1, 0, 2])]  # the first of each domain: t = 0, 1, 5
     dataset = make_dataset(users, SIZES)
-    model, batch = make_model(dataset, "abxi"), train_batch(dataset)
+    model, batch = named_model(dataset, "abxi"), train_batch(dataset)
     before = by_event(batch, model.outputs(batch, "cross"), "cross")
     with torch.no_grad():
         model.single_output.bias.add_(1.0)
@@ -116,4 +116,4 @@ def test_the_single_view_counts_from_the_second_event_of_a_domain_on():
 def test_a_rank_out_of_bounds_is_refused(rank):
     dataset = make_dataset(random_users(3, domain_sizes=SIZES), SIZES)
     with pytest.raises(UserError, match="--abxi_rank must be between 1 and 65536, not"):
-        check_settings(make_model(dataset, "abxi", abxi_rank=rank).settings)
+        check_settings(named_model(dataset, "abxi", abxi_rank=rank).settings)

@@ -10,8 +10,14 @@ import torch.nn.functional as F
 
 from src.baselines.autocdsr import FOLLOWED, PENALTY, PREFERENCES, penalty_weight
 from src.objective.step_losses import target_losses
-from tests.method.test_sequence_models import SIZES, make_model
-from tests.support.builders import make_dataset, random_times, random_users, train_batch
+from tests.method.test_sequence_models import SIZES
+from tests.support.builders import (
+    make_dataset,
+    named_model,
+    random_times,
+    random_users,
+    train_batch,
+)
 
 COSINES = [-1.0, -0.99, -0.5, 0.0, 0.3, 0.5, 0.8, 0.999, 1.0]
 
@@ -47,7 +53,7 @@ def attention_by_hand(model, items):
 def test_the_penalty_is_the_mean_attention_between_two_domains(changes):
     users = random_users(3, count=9, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES)
-    model = make_model(dataset, "autocdsr", **changes)
+    model = named_model(dataset, "autocdsr", **changes)
     weights = []
     for items, domains in users:
         inputs = [None, *domains[:-1]]  # the start token belongs to no domain
@@ -63,14 +69,14 @@ def test_the_penalty_is_the_mean_attention_between_two_domains(changes):
 
 def test_a_user_of_one_domain_has_no_penalty():
     dataset = make_dataset([([1, 2, 3, 2], [0, 0, 0, 0])], SIZES)
-    losses = make_model(dataset, "autocdsr")(train_batch(dataset))
+    losses = named_model(dataset, "autocdsr")(train_batch(dataset))
     assert losses.auxiliary[PENALTY] == 0.0
     assert torch.isfinite(losses.shown["attention_weight"])
 
 
 def test_it_starts_as_sasrec():
     dataset = make_dataset(random_users(3, domain_sizes=SIZES), SIZES)
-    one, other = (make_model(dataset, name).state_dict() for name in ("autocdsr", "sasrec"))
+    one, other = (named_model(dataset, name).state_dict() for name in ("autocdsr", "sasrec"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -124,7 +130,7 @@ def step(model, batch, coefficients=None):
 def test_the_gradient_is_that_of_the_loss_and_the_weighed_penalty(kernels, changes):
     users = random_users(5, count=20, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES, times=random_times(users))
-    model = make_model(dataset, "autocdsr", kernels=kernels, heads=2, **changes)
+    model = named_model(dataset, "autocdsr", kernels=kernels, heads=2, **changes)
     batch = train_batch(dataset, negatives=model.settings.drawn_negatives or 1)
     coefficients = {"cross": torch.linspace(0.5, 2.0, len(batch.targets)).double()}
     losses, gradients = step(model, batch, coefficients)
@@ -156,7 +162,7 @@ def test_the_gradient_is_that_of_the_loss_and_the_weighed_penalty(kernels, chang
 def test_a_pass_for_the_penalty_alone_weighs_it_as_the_whole_step():
     """PCGrad asks for the domains' gradients first, then for what is left."""
     dataset = make_dataset(random_users(5, domain_sizes=SIZES), SIZES)
-    model, batch = make_model(dataset, "autocdsr"), train_batch(dataset)
+    model, batch = named_model(dataset, "autocdsr"), train_batch(dataset)
     ones = torch.ones(len(batch.targets)).double()
     whole, gradients = step(model, batch, {"cross": ones})
     rest, penalty_gradients = step(model, batch, {"cross": torch.zeros_like(ones)})

@@ -1,6 +1,7 @@
 """BERT4Rec: what is masked, what the loss of a step is, and the encoder one sequence at a time."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,24 +9,19 @@ import torch
 import torch.nn.functional as F
 
 from src.baselines.bert4rec import LAST_ALONE, BERT4Rec, masked_targets
-from src.config.settings import settings_class
-from src.config.validation import check_settings
 from src.io.errors import UserError
-from tests.support.builders import make_dataset, random_times, random_users, train_batch
+from tests.support.builders import (
+    make_dataset,
+    named_model,
+    random_times,
+    random_users,
+    train_batch,
+)
 
 SIZES = (6, 5, 9, 4)
 
 
-def make_model(dataset, **changes) -> BERT4Rec:
-    defaults = {"model": "bert4rec", "mode": "cdsr", "hidden": 8, "dropout": 0.0, "max_len": 16}
-    settings = settings_class("bert4rec", "lc_ntg")(**(defaults | changes))
-    check_settings(settings)
-    model = BERT4Rec(settings, dataset.item_starts.tolist()).double()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
+make_model = partial(named_model, name="bert4rec")
 
 
 def long_batch(users: int, events: int):

@@ -1,38 +1,22 @@
 """C2DSR: both views add up; infomax is that of a loop over users and domains."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from src.baselines.c2dsr import C2DSR, INFOMAX, SHARED
-from src.config.settings import settings_class
-from src.config.validation import check_settings
+from src.baselines.c2dsr import INFOMAX, SHARED
 from src.io.errors import UserError
 from src.runs.warm_start import carry_over
-from tests.support.builders import make_dataset, random_users, train_batch
+from tests.support.builders import events_of, make_dataset, named_model, random_users, train_batch
 
 SIZES = (6, 5, 9, 4)
 
 
-def make_model(dataset, **changes) -> C2DSR:
-    defaults = {"model": "c2dsr", "mode": "cdsr", "hidden": 8, "dropout": 0.0, "max_len": 16}
-    settings = settings_class("c2dsr", "lc_ntg")(**(defaults | changes))
-    check_settings(settings)
-    model = C2DSR(settings, dataset.item_starts.tolist()).double()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
-
-
-def events_of(batch) -> list[tuple[int, int]]:
-    """(user, index of the event) of each target, in the canonical order."""
-    view, slots = batch.cross, batch.cross.target_slots
-    return list(zip(view.sequence_ids[slots].tolist(), view.positions[slots].tolist(), strict=True))
+make_model = partial(named_model, name="c2dsr")
 
 
 def test_the_output_adds_the_state_of_the_domain_alone_to_that_of_all_events():

@@ -2,32 +2,28 @@
 
 import csv
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from src.baselines.cl4srec import CONTRASTIVE, changed_copy, draw_changes, info_nce
-from src.config.names import MODELS, load
 from src.config.settings import settings_class
-from src.config.validation import check_settings
 from src.io.errors import UserError
-from tests.support.builders import make_dataset, random_times, random_users, train_batch
+from tests.support.builders import (
+    make_dataset,
+    named_model,
+    random_times,
+    random_users,
+    train_batch,
+)
 from tests.support.command_runs import make_data, train
 
 SIZES = (6, 5, 9, 4)
 
 
-def make_model(dataset, name="cl4srec", **changes):
-    defaults = {"model": name, "mode": "cdsr", "hidden": 8, "dropout": 0.0, "max_len": 16}
-    settings = settings_class(name, "lc_ntg")(**(defaults | changes))
-    check_settings(settings)
-    model = load(MODELS[name].path)(settings, dataset.item_starts.tolist()).double()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
+make_model = partial(named_model, name="cl4srec")
 
 
 # ------------------------------------------------------------------------ InfoNCE
@@ -157,7 +153,7 @@ def test_with_weight_0_it_is_sasrec_bit_for_bit():
     dataset = make_dataset(random_users(3, domain_sizes=SIZES), SIZES)
     changes, batch, results = {"dropout": 0.3}, train_batch(dataset), []
     model = make_model(dataset, cl4srec_weight=0.0, **changes)
-    sasrec = make_model(dataset, "sasrec", **changes)
+    sasrec = named_model(dataset, "sasrec", **changes)
     weights = model.state_dict()
     del weights["mask"]
     sasrec.load_state_dict(weights)

@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from src.config.modes import DEFAULT_MODEL, MODES
-from src.config.names import MODELS, load
-from src.config.settings import settings_class
-from src.config.validation import check_settings
-from tests.support.builders import make_dataset, random_times, random_users, train_batch
+from src.config.names import MODELS
+from tests.support.builders import (
+    events_of,
+    make_dataset,
+    named_model,
+    random_times,
+    random_users,
+    train_batch,
+)
 
 SIZES = (6, 5, 9, 4)
 CASES = [
@@ -20,32 +25,16 @@ CASES = [
 ]
 
 
-def make_model(dataset, name, mode="cdsr", **changes):
-    """A small float64 model without dropout, with weights so large that every part shows."""
-    defaults = {"model": name, "mode": mode, "hidden": 8, "dropout": 0.0, "max_len": 16}
-    settings = settings_class(name, "lc_ntg")(**(defaults | changes))
-    check_settings(settings)
-    model = load(MODELS[name].path)(settings, dataset.item_starts.tolist()).double()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
-
-
 def by_event(batch, outputs, path):
     """{(user, t): output [H]} of a batch whose users are in the order of the cross view."""
-    view = batch.cross
-    users = view.sequence_ids[view.target_slots].tolist()
-    times = view.positions[view.target_slots].tolist()
-    return dict(zip(zip(users, times, strict=True), outputs, strict=True))
+    return dict(zip(events_of(batch), outputs, strict=True))
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_outputs_are_those_of_each_user_alone(name, mode):
     users = random_users(3, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES, times=random_times(users))
-    model = make_model(dataset, name, mode).eval()
+    model = named_model(dataset, name, mode).eval()
     for path in model.settings.paths:
         batch = train_batch(dataset)
         together = by_event(batch, model.outputs(batch, path), path)
@@ -64,7 +53,7 @@ def test_a_later_item_changes_no_earlier_output(name, mode, positions):
         later = list(events[0])
         later[change] = later[change] % 6 + 1 if events[1][change] == 0 else 9
         one, other = (make_dataset([(items, events[1])], SIZES) for items in (events[0], later))
-        model = make_model(one, name, mode, positions=positions).eval()
+        model = named_model(one, name, mode, positions=positions).eval()
         for path in model.settings.paths:
             batches = train_batch(one), train_batch(other)
             before, after = (by_event(b, model.outputs(b, path), path) for b in batches)
@@ -78,7 +67,7 @@ def test_a_later_item_changes_no_earlier_output(name, mode, positions):
 def test_queries_are_the_last_outputs_and_read_the_domain_where_declared(name, mode, asked):
     users = random_users(5, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES, times=random_times(users))
-    model, batch = make_model(dataset, name, mode, target_domain_query=asked), train_batch(dataset)
+    model, batch = named_model(dataset, name, mode, target_domain_query=asked), train_batch(dataset)
     others = []  # another domain of the last target, which is no input
     for items, domains in users:
         domain = (domains[-1] + 1) % 4
@@ -103,7 +92,7 @@ def test_queries_are_the_last_outputs_and_read_the_domain_where_declared(name, m
 def test_every_parameter_learns(name, mode, loss, asked):
     users = random_users(5, count=20, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES, times=random_times(users))
-    model = make_model(dataset, name, mode, loss=loss, target_domain_query=asked).train()
+    model = named_model(dataset, name, mode, loss=loss, target_domain_query=asked).train()
     losses = model(train_batch(dataset, negatives=model.settings.drawn_negatives or 1))
     objective = losses.objective
     for term, value in losses.auxiliary.items():
@@ -118,7 +107,7 @@ def test_every_parameter_learns(name, mode, loss, asked):
 def test_coefficients_weigh_the_targets(name, mode):
     users = random_users(5, domain_sizes=SIZES)
     dataset = make_dataset(users, SIZES, times=random_times(users))
-    model, batch = make_model(dataset, name, mode).eval(), train_batch(dataset)
+    model, batch = named_model(dataset, name, mode).eval(), train_batch(dataset)
     weights = torch.linspace(0.5, 2.0, len(batch.targets)).double()
     losses = model(batch, dict.fromkeys(model.settings.paths, weights))
     expected = sum((weights * values).sum() for values in losses.by_path.values())
@@ -131,7 +120,7 @@ def test_coefficients_weigh_the_targets(name, mode):
 def test_a_process_without_users_has_losses_of_nothing(name, mode):
     """A process may have no user in a batch; it must take the step with the others."""
     dataset = make_dataset(random_users(5, domain_sizes=SIZES), SIZES)
-    model = make_model(dataset, name, mode).train()
+    model = named_model(dataset, name, mode).train()
     losses = model(train_batch(dataset, np.array([], dtype=int)))
     terms = sum(losses.auxiliary.values(), start=losses.objective)
     terms.backward()
@@ -145,9 +134,9 @@ def test_what_grows_with_items_or_domains_is_named(name, mode):
     shapes = {}
     for size in ((3, 2), (6, 2), (2, 3)):
         dataset = make_dataset([([1], [0])], size[:1] * size[1])
-        parts = make_model(dataset, name, mode).state_dict()
+        parts = named_model(dataset, name, mode).state_dict()
         shapes[size] = {part: value.shape for part, value in parts.items()}
-    model = make_model(dataset, name, mode)
+    model = named_model(dataset, name, mode)
     for part, shape in shapes[3, 2].items():
         wanted = "items" if shapes[6, 2][part] != shape else "whole"
         if wanted == "whole" and shapes[2, 3][part] != shape:
@@ -159,7 +148,7 @@ def test_what_grows_with_items_or_domains_is_named(name, mode):
 def test_with_intervals_a_model_depends_on_times(name):
     users = random_users(5, domain_sizes=SIZES)
     first, second = (make_dataset(users, SIZES, times=random_times(users, seed)) for seed in (0, 1))
-    model = make_model(first, name, time_embedding="interval").eval()
+    model = named_model(first, name, time_embedding="interval").eval()
     one, other = (model.outputs(train_batch(data), "cross") for data in (first, second))
     assert not torch.allclose(one, other)
 
@@ -172,9 +161,9 @@ def test_sasrec_is_syncrec_with_one_expert_bit_for_bit(mode, time_embedding):
     if MODES[mode].per_domain:
         dataset = dataset.only_domain(2)
     changes = {"time_embedding": time_embedding, "dropout": 0.3, "target_domain_query": True}
-    sasrec = make_model(dataset, "sasrec", mode, **changes)
+    sasrec = named_model(dataset, "sasrec", mode, **changes)
     alone = {"experts_cross": 1, "experts_single": 0, "gate": "none", "towers": False}
-    syncrec = make_model(dataset, "syncrec", mode, **alone, **changes)
+    syncrec = named_model(dataset, "syncrec", mode, **alone, **changes)
     (path,) = sasrec.settings.paths
     parts = {f"tasks.{path}.": "encoder.embed.", f"experts.{path}.": "encoder.transformer."}
     weights = {}

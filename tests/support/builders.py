@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from models import SyNCRec
-from src.config.settings import Settings
+from src.config.names import MODELS, load
+from src.config.settings import Settings, settings_class
+from src.config.validation import check_settings
 from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import newest_events, train_ends
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
@@ -67,6 +69,26 @@ def make_model(dataset, *, seed=0, dtype=torch.float64, **settings) -> SyNCRec:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return model
+
+
+def named_model(dataset, name, mode="cdsr", **changes):
+    """A small float64 model of the table of names, without dropout, with weights so large that
+    every part shows in the outputs."""
+    defaults = {"model": name, "mode": mode, "hidden": 8, "dropout": 0.0, "max_len": 16}
+    settings = settings_class(name, "lc_ntg")(**(defaults | changes))
+    check_settings(settings)
+    model = load(MODELS[name].path)(settings, dataset.item_starts.tolist()).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def events_of(batch) -> list[tuple[int, int]]:
+    """(user, index of the event) of each target, in the canonical order."""
+    view, slots = batch.cross, batch.cross.target_slots
+    return list(zip(view.sequence_ids[slots].tolist(), view.positions[slots].tolist(), strict=True))
 
 
 def train_batch(dataset, users=None, max_len=16, seed=3, epoch=0, negatives=1):

@@ -71,8 +71,9 @@ GAPS = {
 
 # Candidates of a target (src/evaluation/protocols.py), each also without the items already seen.
 UNSEEN, STRICT, RELEASED = "-unseen", "-strict", "released"
+AS_LISTED = "as_listed"  # those of the lists that recommend.py writes
 CANDIDATES = ("full", "full_all", "sampled", "sampled_all", "popular")
-PROTOCOLS = (*CANDIDATES, *(name + UNSEEN for name in CANDIDATES), RELEASED)
+PROTOCOLS = (*CANDIDATES, *(name + UNSEEN for name in CANDIDATES), RELEASED, AS_LISTED)
 
 
 def load(path: str) -> Any:

@@ -21,20 +21,22 @@ def target_metrics(better: Array, tied: Array, ties: str = "expected") -> dict[s
     Parameters
     ----------
     better: candidates that score higher than the target, ≥ 0.
-    tied: candidates with the target's score, the target included, ≥ 1.
+    tied: candidates with the target's score, the target included; 0 where the target is no
+        candidate (`as_listed`), which counts 0 in every metric.
     ties: `expected`; `pessimistic`, which takes the rank better + tied; or `optimistic`, which
         takes better + 1, as the released code does.
     """
     if ties not in (*TIES, "optimistic"):
         raise ValueError(f"ties must be optimistic or one of {TIES}, not {ties!r}")
     better, tied = np.asarray(better, dtype=np.int64), np.asarray(tied, dtype=np.int64)
-    if (better < 0).any() or (tied < 1).any():
-        raise ValueError("better must be at least 0 and tied, which counts the target, at least 1")
+    if (better < 0).any() or (tied < 0).any():
+        raise ValueError("better and tied must be at least 0")
     if ties == "pessimistic":
-        better, tied = better + tied - 1, np.ones_like(tied)
+        better, tied = better + np.maximum(tied - 1, 0), np.minimum(tied, 1)
     elif ties == "optimistic":
-        tied = np.ones_like(tied)
-    worst = better + tied
+        tied = np.minimum(tied, 1)
+    worst = better + tied  # = better where the target is no candidate: all differences are 0
+    tied = np.maximum(tied, 1)
     ranks = np.arange(1, max(CUTOFFS) + 1)
     gains = {"hr": 1 + 0 * ranks, "ndcg": 1.0 / np.log2(ranks + 1), "mrr": 1.0 / ranks}
     metrics = {}

@@ -12,13 +12,14 @@ from src.config.modes import BLEND, SERVED
 from src.config.names import COUNT_MODELS, load
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
-from src.evaluation.beyond_accuracy import TOP, beyond_accuracy, top_items
+from src.evaluation.beyond_accuracy import TOP, beyond_accuracy
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, fit_blend, fit_targets
 from src.evaluation.metrics import summarise, target_metrics
 from src.evaluation.protocols import Ranks, no_ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.ranking import Block, CountScorer, ModelScorer, Plan, Scorer, rank_targets
 from src.evaluation.serving_choice import Choice, serve_paths
+from src.evaluation.target_lists import LISTED, block_lists
 from src.evaluation.targets import Targets, split_targets, target_columns
 from src.interfaces import CountModel
 from src.training.processes import Process
@@ -33,7 +34,8 @@ class PathScores:
     """The scores of one path on a split."""
 
     ranks: dict[str, Ranks]  # by protocol
-    lists: np.ndarray | None  # [V + 1] in how many targets' ten best each item is, if requested
+    # {protocol: [V + 1]} in how many targets' lists of ten each item is, if requested
+    lists: dict[str, np.ndarray]
     variants: dict[str, Ranks] = field(default_factory=dict)  # under `full`; of a blend alone
 
 
@@ -104,7 +106,7 @@ def _path_scores(
     for path, shares in ranks.items():
         summed = {name: _sum_ranks(share, process) for name, share in shares.items()}
         of_variants = {name: summed.pop(name) for name in variants[path]}
-        path_lists = _sum(listed[path], process) if lists else None
+        path_lists = {name: _sum(own, process) for name, own in listed[path].items()}
         scores[path] = PathScores(summed, path_lists, of_variants)
     return scores
 
@@ -115,16 +117,20 @@ def _process_share(
     variants: dict[str, tuple[str, ...]],
     scorers: Callable[[np.ndarray], Iterator[tuple[str, Scorer]]],
     lists: bool,
-) -> tuple[dict[str, dict[str, Ranks]], dict[str, np.ndarray]]:
-    """The ranks of all targets, by path and protocol or variant, and the lists, by path; 0 where
-    another process has the target."""
+) -> tuple[dict[str, dict[str, Ranks]], dict[str, dict[str, np.ndarray]]]:
+    """The ranks of all targets, by path and protocol or variant, and the lists, by path and
+    protocol; 0 where another process has the target."""
     count = len(plan.targets.events)
     rows = np.arange(process.rank, count, process.processes)
     ranks = {
         path: {name: no_ranks(count) for name in (*plan.protocols, *names)}
         for path, names in variants.items()
     }
-    listed = {path: np.zeros(plan.dataset.item_rows, dtype=np.int64) for path in variants}
+    listing = [name for name in LISTED if lists and name in plan.protocols]
+    listed = {
+        path: {name: np.zeros(plan.dataset.item_rows, dtype=np.int64) for name in listing}
+        for path in variants
+    }
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
         blocks = list(plan.blocks(part))
@@ -132,8 +138,11 @@ def _process_share(
             by_protocol = rank_targets(scorer, plan, part, blocks, bar=process.leads)
             for name, part_ranks in by_protocol.items():
                 ranks[path][name].put(part, part_ranks)
-            if lists:
-                listed[path] += _listed(scorer, plan, blocks)
+            if listing:
+                for name, part_lists in zip(
+                    listing, _listed(scorer, plan, blocks, listing), strict=True
+                ):
+                    listed[path][name] += part_lists
     return ranks, listed
 
 
@@ -223,19 +232,15 @@ def model_scorer(
     return ModelScorer(ensemble, hidden, query_of)
 
 
-def _listed(scorer: Scorer, plan: Plan, blocks: list[Block]) -> np.ndarray:
-    """[V + 1] how many of the blocks' lists of ten contain each item."""
-    starts, count = plan.dataset.item_starts, plan.dataset.item_rows
-    lists = np.zeros(count, dtype=np.int64)
+def _listed(scorer: Scorer, plan: Plan, blocks: list[Block], names: list[str]) -> list[np.ndarray]:
+    """For each of the protocols [V + 1] how many of the blocks' lists of ten contain each item."""
+    counts = [np.zeros(plan.dataset.item_rows, dtype=np.int64) for _ in names]
     for block in blocks:
-        block_scorer = scorer.of(block.rows)
-        for share in block.own:
-            items = int(starts[share.domain + 1] - starts[share.domain])
-            scores = block_scorer.scores(share.padded, share.domain)
-            _, columns = top_items(scores, items, TOP, plan.device)
-            chosen = columns[: len(share.places)].cpu().numpy() + starts[share.domain]
-            lists += np.bincount(chosen.ravel(), minlength=count)
-    return lists
+        for lists in block_lists(scorer.of(block.rows), plan, block, TOP, names):
+            for name, count in zip(names, counts, strict=True):
+                chosen = lists[name].items[np.isfinite(lists[name].scores)]
+                count += np.bincount(chosen, minlength=len(count))
+    return counts
 
 
 def _sum_ranks(ranks: Ranks, process: Process) -> Ranks:
@@ -284,10 +289,8 @@ def add_served(
 
     first, second = scores[main], scores[other]
     ranks = {name: pick(values, second.ranks[name]) for name, values in first.ranks.items()}
-    lists = first.lists
-    if lists is not None and second.lists is not None:
-        of_other = np.append(False, np.repeat(takes_other, np.diff(starts)))  # item 0 is padding
-        lists = np.where(of_other, second.lists, lists)
+    of_other = np.append(False, np.repeat(takes_other, np.diff(starts)))  # item 0 is padding
+    lists = {name: np.where(of_other, second.lists[name], own) for name, own in first.lists.items()}
     served = PathScores(ranks, lists)
     order = list(scores)
     after = order.index(other) + 1
@@ -314,9 +317,10 @@ def summarise_paths(
         for protocol, ranks in path_scores.ranks.items():
             policy = ties_of(protocol, ties)
             summary = summarise(ranks.better, ranks.tied, targets.domains, names, policy, least)
-            if protocol == "full" and path_scores.lists is not None:
+            if protocol in path_scores.lists:
+                lists, trained = path_scores.lists[protocol], dataset.training_counts
                 for name, values in beyond_accuracy(
-                    path_scores.lists, dataset.training_counts, dataset.item_starts, names, left_out
+                    lists, trained, dataset.item_starts, names, left_out
                 ).items():
                     summary[name] |= values
             results.setdefault(protocol, {})[path] = summary
@@ -348,5 +352,6 @@ def rank_tables(
                     "split": fixed["split"], **named,
                     **{name: values for name, values in fixed.items() if name != "split"},
                     "better": ranks.better, "tied": ranks.tied, "candidates": ranks.candidates,
+                    "barred": ranks.barred,
                 }
             )  # fmt: skip

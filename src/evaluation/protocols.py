@@ -5,7 +5,8 @@
 domain drawn by popularity. With the suffix `-unseen` items that the user already had are no
 candidates. Over all domains the target's domain is not given: each item is scored for its own
 domain. `released` is what the released code does: N negatives over all domains, none from the
-user's sequence, all scored for the target's domain.
+user's sequence, all scored for the target's domain. `as_listed` ranks what recommend.py lists: as
+`full`, or, where the lists leave out seen items, as `full-unseen` with seen targets *barred*.
 
 One pass over the scores serves all of them: a protocol is a sum of counts.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.config.names import PROTOCOLS, RELEASED, STRICT, UNSEEN
+from src.config.names import AS_LISTED, PROTOCOLS, RELEASED, STRICT, UNSEEN
 from src.evaluation.rank_counts import BlockCounts
 from src.io.errors import UserError
 
@@ -25,11 +26,25 @@ OF_ALL_DOMAINS = ("full_all", "sampled_all")
 
 @dataclass(frozen=True)
 class Ranks:
-    """For n targets how many candidates score higher and how many the same (itself included)."""
+    """For n targets how many candidates score higher and how many the same (itself included).
+
+    A barred target is no candidate: all candidates are better and none is tied, not even itself.
+    """
 
     better: np.ndarray  # [n] int64
     tied: np.ndarray  # [n] int64
     candidates: np.ndarray  # [n] int64, how many were ranked, the target included
+
+    @property
+    def barred(self) -> np.ndarray:
+        """[n] whether the target is no candidate, so that it counts 0 in every metric."""
+        return self.tied == 0
+
+    def bar(self, targets: np.ndarray) -> "Ranks":
+        """The ranks where `targets` [n], marked by a bool, are no candidates."""
+        candidates = self.candidates - targets
+        better = np.where(targets, candidates, self.better)
+        return Ranks(better, np.where(targets, 0, self.tied), candidates)
 
     def put(self, rows: np.ndarray, ranks: "Ranks") -> None:
         """Write the ranks of the targets `rows` in place; `ranks` may have more rows, ignored."""
@@ -75,6 +90,14 @@ def drawn_sets(protocols: tuple[str, ...]) -> tuple[str, ...]:
     """The sets of drawn candidates that the protocols use."""
     bases = {name.removesuffix(UNSEEN) for name in protocols}
     return tuple(name for name in DRAWN if name in bases)
+
+
+def ranked_as(protocol: str, excludes_seen: bool) -> str:
+    """The protocol whose candidates a protocol has: `as_listed` has those of the lists, which leave
+    out seen items with `excludes_seen`."""
+    if protocol != AS_LISTED:
+        return protocol
+    return "full" + UNSEEN if excludes_seen else "full"
 
 
 def filters_seen(protocols: tuple[str, ...]) -> bool:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from src.dataset.store.folder import Dataset
 from src.evaluation.candidates import is_member
 from src.evaluation.protocols import (
+    AS_LISTED,
     RELEASED,
     UNSEEN,
     Ranks,
@@ -20,6 +21,7 @@ from src.evaluation.protocols import (
     filters_seen,
     no_ranks,
     protocol_ranks,
+    ranked_as,
     scores_all_domains,
     set_names,
 )
@@ -96,6 +98,7 @@ class Block:
     own: list[Share]  # each target once, against the items of its domain
     others: list[Share]  # against those of the other domains: one share per domain, or none
     sizes: np.ndarray  # [S, n] candidates of each set
+    barred: np.ndarray  # [n] whether `as_listed` leaves out the target itself
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,12 @@ class Plan:
     protocols: tuple[str, ...]
     drawn: dict[str, np.ndarray]  # {set: [n, N] items}, −1 where none
     device: torch.device = CPU
+    excludes_seen: bool = False  # whether the lists of `as_listed` leave out seen items
+
+    @property
+    def filters_seen(self) -> bool:
+        """Whether a protocol needs the items that the users have seen."""
+        return filters_seen(tuple(ranked_as(name, self.excludes_seen) for name in self.protocols))
 
     @property
     def all_domains(self) -> bool:
@@ -121,7 +130,7 @@ class Plan:
     @property
     def sets(self) -> tuple[str, ...]:
         """The candidate sets that a pass counts, in the order of their numbers."""
-        return set_names(drawn_sets(self.protocols), filters_seen(self.protocols))
+        return set_names(drawn_sets(self.protocols), self.filters_seen)
 
     def blocks(self, rows: np.ndarray) -> Iterator[Block]:
         """The targets `rows`, one domain after the other: even shares as large as the number of
@@ -150,7 +159,8 @@ class Plan:
     def _block(self, shares: list[np.ndarray]) -> Block:
         rows = np.concatenate(shares)
         domains = self.targets.domains[rows]
-        row, item, number = self._single_scores(rows)
+        seen, barred = self._seen(rows)
+        row, item, number = self._single_scores(rows, seen)
         sizes = np.bincount(number * len(rows) + row, minlength=len(self.sets) * len(rows))
         domain = np.searchsorted(self.dataset.item_starts, item, side="right") - 1
         column = item - self.dataset.item_starts[domain]
@@ -175,13 +185,12 @@ class Plan:
             for other, part in enumerate(parts[len(shares) :]):
                 if len(places := every[domains != other]):
                     others.append(share_of(other, places, part))
-        return Block(rows, own, others, sizes.reshape(len(self.sets), len(rows)))
+        return Block(rows, own, others, sizes.reshape(len(self.sets), len(rows)), barred)
 
-    def _single_scores(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Row, item and set number of every single score to read for a block."""
+    def _single_scores(self, rows: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        """Row, item and set number of every single score to read for a block; `seen` of `_seen`."""
         wanted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         names = self.sets
-        seen = self._seen(rows) if filters_seen(self.protocols) else None
 
         def note(name: str, row: np.ndarray, item: np.ndarray) -> None:
             wanted.append((row, item, np.full(len(row), names.index(name))))
@@ -205,12 +214,17 @@ class Plan:
             return tuple(np.zeros(0, dtype=np.int64) for _ in range(3))
         return tuple(np.concatenate(parts) for parts in zip(*wanted, strict=True))
 
-    def _seen(self, rows: np.ndarray) -> np.ndarray:
-        """The distinct items of each row's context except the target, as ascending keys."""
+    def _seen(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """The distinct items of each row's context except the target, as ascending keys, None where
+        no protocol asks for them; and [n] whether `as_listed` leaves out the target."""
+        barred = np.zeros(len(rows), dtype=bool)
+        if not self.filters_seen:
+            return None, barred
         events, row = context_events(self.dataset, self.targets, rows)
         item = self.dataset.items[events].astype(np.int64)
         other = item != self.targets.items[rows][row]
-        return np.unique(self._key(row[other], item[other]))
+        barred[row[~other]] = self.excludes_seen
+        return np.unique(self._key(row[other], item[other])), barred
 
     def _key(self, row: np.ndarray, item: np.ndarray) -> np.ndarray:
         return row * np.int64(self.dataset.item_rows) + item
@@ -240,7 +254,10 @@ def rank_targets(
                 ranks = _released_ranks(block_scorer, plan, block)
             else:
                 items = (domain_items, sizes.sum() - domain_items)
-                ranks = protocol_ranks(name, counts, block.sizes, plan.sets, *items)
+                counted = ranked_as(name, plan.excludes_seen)
+                ranks = protocol_ranks(counted, counts, block.sizes, plan.sets, *items)
+            if name == AS_LISTED:
+                ranks = ranks.bar(block.barred)
             by_protocol[name].put(position[block.rows], ranks)
         for name, ranks in variants.items():
             by_protocol.setdefault(name, no_ranks(len(rows))).put(position[block.rows], ranks)
@@ -263,7 +280,7 @@ def _block_counts(
     def named(fault: NonFiniteScore, shares: list[Share]) -> NotFinite:
         share = shares[fault.part]
         place = share.padded[fault.row % len(share.padded)]
-        return _name_fault(plan, block.rows[place], starts[share.domain] + fault.column)
+        return fault_of(plan, block.rows[place], starts[share.domain] + fault.column)
 
     total, target_scores = no_counts(len(block.rows), sets), []
     for share in block.own:
@@ -302,7 +319,7 @@ def _released_ranks(scorer: BlockScorer, plan: Plan, block: Block) -> Ranks:
     try:
         check_finite(scores)
     except NonFiniteScore as fault:
-        raise _name_fault(plan, rows[fault.row], items[fault.row, fault.column]) from None
+        raise fault_of(plan, rows[fault.row], items[fault.row, fault.column]) from None
     counted = torch.stack(
         [(scores[:, 1:] > scores[:, :1]).sum(1), (scores >= scores[:, :1]).sum(1)]
     )
@@ -311,7 +328,8 @@ def _released_ranks(scorer: BlockScorer, plan: Plan, block: Block) -> Ranks:
     return Ranks(better, level - better - missing, 1 + (drawn >= 0).sum(1))
 
 
-def _name_fault(plan: Plan, row: int, item: int) -> NotFinite:
+def fault_of(plan: Plan, row: int, item: int) -> NotFinite:
+    """The error for a score of the target `row` that is not finite."""
     dataset = plan.dataset
     domain = int(np.searchsorted(dataset.item_starts, item, side="right")) - 1
     return NotFinite(

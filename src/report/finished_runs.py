@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from src.config.identity import deciding
 from src.config.modes import DEFAULT_MODEL, MODES
-from src.config.names import COUNTED
+from src.config.names import AS_LISTED, COUNTED, STRICT
 from src.config.settings import Settings, run_settings
 from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
 from src.evaluation.metrics import METRICS, target_metrics
@@ -183,15 +183,18 @@ class Run:
     def ranks(self, split: str, protocol: str, path: str) -> pd.DataFrame:
         """The rank of every target: index `target`, columns `user_id`, `domain`, `better`, `tied`.
 
-        Under `released` (and `released-strict`) no other item counts as tied.
+        Under `released` (and `released-strict`) no other item counts as tied. Under `as_listed` a
+        barred target has `tied` 0.
         """
         self.scores(split, protocol, path)
         wanted = {"split": split, "protocol": protocol, "path": path}
         rows = self._target_rows("ranks.parquet", wanted, RANKS_COLUMNS)
         if rows.empty:
             raise self._invalid("ranks.parquet", f"has no rows for {split}, {protocol}, {path}")
-        if (rows.better < 0).any() or (rows.tied < 1).any():
-            raise self._invalid("ranks.parquet", "has impossible ranks (better < 0 or tied < 1)")
+        least = 0 if protocol.removesuffix(STRICT) == AS_LISTED else 1
+        if (rows.better < 0).any() or (rows.tied < least).any():
+            fault = f"has impossible ranks (better < 0 or tied < {least})"
+            raise self._invalid("ranks.parquet", fault)
         return rows.assign(tied=1) if ties_of(protocol, "") == "optimistic" else rows
 
     def targets(self, split: str) -> pd.DataFrame:

@@ -28,6 +28,7 @@ CANDIDATES = {
     "sampled": "{n} stored random items of the domain",
     "sampled_all": "{n} stored random items of all domains",
     "popular": "{n} stored items of the domain (drawn by popularity)",
+    "as_listed": "the items that recommend.py lists; a target that it leaves out counts 0",
     "released": "as in the released code: {n} random items of all domains, ties favour the target",
 }
 VARIANTS = {  # by suffix, the last one of a name first

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 
 from src.config.identity import scored_otherwise
 from src.config.modes import BLEND
-from src.config.names import RELEASED, STRICT
+from src.config.names import AS_LISTED, RELEASED, STRICT
 from src.config.settings import Settings, run_settings
+from src.dataset.store.exclusion import excludes_seen, exclusion_text
 from src.dataset.store.folder import Dataset
+from src.dataset.store.repeats import repeat_share
 from src.evaluation.blend import Blend, blended, without_parts
 from src.evaluation.path_scores import (
     PathScores,
@@ -104,6 +106,7 @@ def evaluate_run(
     the test split: the checkpoint and the serving paths are chosen on validation.
     """
     protocols = run_protocols(settings)
+    excludes = AS_LISTED in protocols and excludes_seen(repeat_share(dataset))
     count_models = fit_count_models(dataset)
     blend = validation_blend(ensemble, settings, dataset, process, count_models)
     divided = without_parts(blend, blended(count_models, settings))
@@ -114,7 +117,7 @@ def evaluate_run(
         for suffix in _suffixes(settings, dataset):
             targets = split_targets(dataset, split, strict=suffix == STRICT)
             drawn = drawn or _drawn(settings, dataset, targets, protocols, folder.parent)
-            plan = Plan(dataset, targets, protocols, drawn, process.device)
+            plan = Plan(dataset, targets, protocols, drawn, process.device, excludes)
             main = split == "test" and not suffix
             used = divided if main else blend
             scores = score_paths(ensemble, settings, plan, process, count_models, main, used)
@@ -147,6 +150,9 @@ def write_scores(
     """Write ranks.parquet, targets.parquet, serving.json, blend.json, the data card and
     items.parquet (the ids of the item table's rows); results.json last, because it marks the run
     as finished."""
+    if AS_LISTED in run_protocols(settings):
+        share = repeat_share(dataset)
+        print(f"{AS_LISTED}: {exclusion_text(share, excludes_seen(share))}", flush=True)
     for line in lone_targets(splits):
         print(line, flush=True)
     path, ranks = folder / "results.json", folder / "ranks.parquet"
@@ -156,7 +162,7 @@ def write_scores(
         summary = summarise_paths(split.scores, dataset, split.targets, settings.ties, least)
         results[split.targets.split] = results.get(split.targets.split, {}) | summary
         variants = {
-            name: PathScores({"full": ranks}, None)
+            name: PathScores({"full": ranks}, {})
             for name, ranks in split.scores[BLEND].variants.items()
         }
         if variants:
@@ -188,7 +194,7 @@ def lone_targets(splits: list[SplitScores]) -> Iterator[str]:
     for split in splits:
         path_scores = next(iter(split.scores.values()))  # every path has the same candidates
         for protocol, ranks in path_scores.ranks.items():
-            if count := int((ranks.candidates == 1).sum()):
+            if count := int(((ranks.candidates == 1) & ~ranks.barred).sum()):
                 counts.setdefault(split.targets.split, {})[protocol] = count
     totals = {split.targets.split: len(split.targets.events) for split in splits}
     for name, by_protocol in counts.items():
@@ -237,9 +243,13 @@ def _row_groups(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
         return
     try:
         file = pq.ParquetFile(path)
-        if file.schema_arrow.names == schema.names:
+        names = file.schema_arrow.names
+        if names in (schema.names, schema.names[:-1]):  # earlier versions barred no target
             for number in range(file.num_row_groups):
-                table = file.read_row_group(number).cast(schema)
+                table = file.read_row_group(number)
+                if names != schema.names:
+                    table = table.append_column(schema.field(-1), [[False] * len(table)])
+                table = table.cast(schema)
                 if len(table):
                     yield table
     except Exception as error:  # a damaged table fails in many ways

@@ -12,7 +12,7 @@ from src.evaluation.ranking import Plan
 from src.evaluation.targets import split_targets
 from src.training.processes import Process
 from tests.support.builders import make_model
-from tests.support.ranked_data import random_dataset
+from tests.support.ranked_data import items_had, random_dataset
 
 CPU = torch.device("cpu")
 
@@ -115,22 +115,32 @@ def test_recommending_what_the_log_has_is_as_popular_as_the_log():
     assert actual["a"] == actual["macro"] == {"coverage@10": 1, "popularity@10": pytest.approx(1)}
 
 
-def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
-    """Of what the user had too, as the protocol `full` ranks; of popularity always the same."""
+@pytest.mark.parametrize("excludes", [False, True], ids=["", "excludes seen"])
+def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side, excludes):
+    """Of what the user had too, as the protocol `full` ranks, and as `as_listed` does; of
+    popularity always the same."""
     dataset = random_dataset(np.random.default_rng(0), (6, 50, 13), users=30)
     targets = split_targets(dataset, "test")
     model = make_model(dataset, dtype=torch.float32).eval()
-    ensemble, plan = Ensemble([model]), Plan(dataset, targets, ("full",), {})
+    ensemble = Ensemble([model])
+    plan = Plan(dataset, targets, ("full", "as_listed"), {}, excludes_seen=excludes)
     baselines = fit_count_models(dataset)
     scored = score_paths(ensemble, model.settings, plan, Process(CPU), baselines, lists=True)
     rows = np.arange(len(targets.events))
     for path in ("cross", "single"):
-        scorer, expected = model_scorer(ensemble, model.settings, plan, rows, path, bar=False), []
+        scorer = model_scorer(ensemble, model.settings, plan, rows, path, bar=False)
+        expected = {"full": [], "as_listed": []}
         for row, domain in enumerate(targets.domains):
             scores = scorer.scores(rows[[row]], domain)(slice(None))[0].numpy()
-            expected += (dataset.item_starts[domain] + np.argsort(-scores)[:10]).tolist()
-        assert scored[path].lists.tolist() == np.bincount(expected, minlength=1 + 69).tolist()
-    popular = scored["popularity"].lists
+            best = (dataset.item_starts[domain] + np.argsort(-scores)).tolist()
+            had = items_had(dataset, targets, row) if excludes else set()
+            expected["full"] += best[:10]
+            expected["as_listed"] += [item for item in best if item not in had][:10]
+        for name, items in expected.items():
+            counts = np.bincount(items, minlength=1 + 69)
+            assert scored[path].lists[name].tolist() == counts.tolist()
+        assert (expected["full"] != expected["as_listed"]) == excludes
+    popular = scored["popularity"].lists["full"]
     in_domain = np.bincount(targets.domains, minlength=3)
     trained = np.bincount(dataset.items[dataset.split == 0], minlength=1 + 69)
     for domain, count in enumerate(in_domain):
@@ -139,7 +149,5 @@ def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
         assert listed.sum() == count * min(10, len(listed))
         always = np.argsort(-trained[own], kind="stable")[:10]
         assert (listed[always] == count).all()
-    assert (
-        score_paths(ensemble, model.settings, plan, Process(CPU), {}, lists=False)["cross"].lists
-        is None
-    )
+    without = score_paths(ensemble, model.settings, plan, Process(CPU), {}, lists=False)
+    assert without["cross"].lists == {}

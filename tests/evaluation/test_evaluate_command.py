@@ -448,7 +448,7 @@ def test_targets_that_are_their_only_candidate_are_counted(form):
         none = np.zeros(3, dtype=np.int64)
         targets = Targets(name, *[none] * 6)
         ranks = Ranks(none, none + 1, np.array(counts))
-        splits.append(SplitScores(targets, {"cross": PathScores({protocol: ranks}, None)}, False))
+        splits.append(SplitScores(targets, {"cross": PathScores({protocol: ranks}, {})}, False))
     assert list(lone_targets(splits)) == [
         f"{name} targets without another candidate, of 3 (every model ranks them first): {counts}"
         for name, counts in (line.split(" … ") for line in expected)

@@ -145,8 +145,20 @@ def test_optimistic_ties_take_the_first_of_the_tied_ranks():
         assert metrics[metric] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("ties", ["expected", "pessimistic", "optimistic"])
+@pytest.mark.parametrize("better", [0, 3, 400])
+def test_a_barred_target_counts_0_in_every_metric(better, ties):
+    """Exactly, also where no candidate is left, and whatever stands beside it."""
+    metrics = target_metrics(np.array([better, 0]), np.array([0, 1]), ties)
+    assert {name: values.tolist() for name, values in metrics.items()} == {
+        name: [0, 1] for name in METRICS
+    }
+    summary = summarise(np.array([better, 0]), np.array([0, 1]), np.zeros(2, int), ["a"], ties)
+    assert summary["a"] == dict.fromkeys(METRICS, 0.5) | {"n": 2}
+
+
 @pytest.mark.parametrize(
-    ("better", "tied", "ties"), [(0, 0, "expected"), (-1, 1, "expected"), (0, 1, "best")]
+    ("better", "tied", "ties"), [(0, -1, "expected"), (-1, 1, "expected"), (0, 1, "best")]
 )
 def test_counts_that_cannot_be_are_refused(better, tied, ties):
     with pytest.raises(ValueError, match="must be"):

@@ -40,8 +40,8 @@ def drawn_for(dataset, targets, folder, seed=0):
     return drawn_candidates(dataset, targets, DRAWN, NEGATIVES, seed, Path(folder))
 
 
-def rank(scorer, dataset, targets, drawn, protocols=PROTOCOLS, rows=None):
-    plan = Plan(dataset, targets, tuple(protocols), drawn)
+def rank(scorer, dataset, targets, drawn, protocols=PROTOCOLS, rows=None, excludes=False):
+    plan = Plan(dataset, targets, tuple(protocols), drawn, excludes_seen=excludes)
     rows = np.arange(len(targets.events)) if rows is None else rows
     return rank_targets(scorer, plan, rows, list(plan.blocks(rows)))
 
@@ -51,7 +51,7 @@ def as_rows(found: Ranks) -> list[tuple]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def check(dataset, targets, drawn, scorer, found):
+def check(dataset, targets, drawn, scorer, found, excludes=False):
     """The ranks found against the definition, for every protocol and target."""
 
     def score(row, domain, item):
@@ -59,7 +59,7 @@ def check(dataset, targets, drawn, scorer, found):
 
     for protocol, some in found.items():
         expected = [
-            ranks_by_hand(protocol, dataset, targets, drawn, score, row)
+            ranks_by_hand(protocol, dataset, targets, drawn, score, row, excludes)
             for row in range(len(targets.events))
         ]
         assert as_rows(some) == expected, protocol
@@ -83,19 +83,23 @@ def logs(draw):
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     dataset=logs(), strict=st.booleans(), side=st.sampled_from([5, 1024]), kinds=st.integers(1, 4),
-    split=st.sampled_from(["valid", "test"]),
+    split=st.sampled_from(["valid", "test"]), excludes=st.booleans(),
 )  # fmt: skip
-def test_every_protocol_ranks_as_its_definition_says(dataset, strict, side, kinds, split):
+def test_every_protocol_ranks_as_its_definition_says(dataset, strict, side, kinds, split, excludes):
     targets = split_targets(dataset, split, strict)
     scorer = WholeNumbers(dataset, len(targets.events), kinds)
     with tempfile.TemporaryDirectory() as folder, patch.dict(ranks.SIDES, cpu=side):
         drawn = drawn_for(dataset, targets, folder)
-        check(dataset, targets, drawn, scorer, rank(scorer, dataset, targets, drawn))
+        found = rank(scorer, dataset, targets, drawn, excludes=excludes)
+        check(dataset, targets, drawn, scorer, found, excludes)
 
 
 @pytest.mark.parametrize("side", [5, 1024], ids=["many chunks", "one chunk"])
 @pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
-def test_many_blocks_and_chunks_rank_as_the_definition_says(side, strict, monkeypatch, tmp_path):
+@pytest.mark.parametrize("excludes", [False, True], ids=["", "excludes seen"])
+def test_many_blocks_and_chunks_rank_as_the_definition_says(
+    side, strict, excludes, monkeypatch, tmp_path
+):
     monkeypatch.setitem(ranks.SIDES, "cpu", side)
     dataset = random_dataset(np.random.default_rng(1), (2, 61, 17, 90), users=60)
     targets = split_targets(dataset, "test", strict)
@@ -103,8 +107,9 @@ def test_many_blocks_and_chunks_rank_as_the_definition_says(side, strict, monkey
         WholeNumbers(dataset, len(targets.events)),
         drawn_for(dataset, targets, tmp_path),
     )
-    actual = rank(scorer, dataset, targets, drawn)
-    check(dataset, targets, drawn, scorer, actual)
+    actual = rank(scorer, dataset, targets, drawn, excludes=excludes)
+    check(dataset, targets, drawn, scorer, actual, excludes)
+    assert actual["as_listed"].barred.any() == excludes and not actual["full"].barred.any()
     assert (actual["full"].tied > 1).any() and (actual["full-unseen"].candidates == 1).any()
     assert np.bincount(targets.users).max() > 1  # several targets a user
 
@@ -122,6 +127,10 @@ def test_all_protocols_at_once_rank_as_each_alone(tmp_path):
         alone = rank(scorer, dataset, targets, drawn, (protocol,))
         assert list(alone) == [protocol]
         assert as_rows(alone[protocol]) == as_rows(together[protocol]), protocol
+    for excludes in (False, True):  # also where no other protocol asks for the seen items
+        some = ("full", "as_listed")
+        actual = rank(scorer, dataset, targets, drawn, some, excludes=excludes)
+        check(dataset, targets, drawn, scorer, actual, excludes)
     some = ("full", "popular-unseen", "released", "sampled_all")
     for protocol, actual in rank(scorer, dataset, targets, drawn, some).items():
         assert as_rows(actual) == as_rows(together[protocol]), protocol
@@ -244,7 +253,8 @@ def test_the_shares_of_the_processes_add_up_to_the_whole(processes, at_once, mon
     targets = split_targets(dataset, "valid")
     assert len(targets.events) > 10
     ensemble, own = ensemble_of(dataset)
-    plan = Plan(dataset, targets, PROTOCOLS, drawn_for(dataset, targets, tmp_path))
+    drawn = drawn_for(dataset, targets, tmp_path)
+    plan = Plan(dataset, targets, PROTOCOLS, drawn, excludes_seen=True)
 
     def score(process):
         return score_paths(ensemble, own, plan, process, {}, lists=True)
@@ -253,7 +263,8 @@ def test_the_shares_of_the_processes_add_up_to_the_whole(processes, at_once, mon
     monkeypatch.setattr(scoring, "ROWS_AT_ONCE", at_once)
     parts = [score(Share(CPU, number, processes)) for number in range(processes)]
     for path in ("cross", "single"):
-        assert (sum(part[path].lists for part in parts) == whole[path].lists).all()
+        for name, lists in whole[path].lists.items():
+            assert (sum(part[path].lists[name] for part in parts) == lists).all()
         for protocol in PROTOCOLS:
             for column in ("better", "tied", "candidates"):
                 values = [getattr(part[path].ranks[protocol], column) for part in parts]
@@ -265,5 +276,5 @@ def test_protocols_are_chosen_in_their_own_order_and_those_that_draw_need_negati
     assert chosen_protocols((), 100) == PROTOCOLS
     assert chosen_protocols(("released", "full"), 100) == ("full", "released")
     without = chosen_protocols((), 0)
-    assert without == ("full", "full_all", "full-unseen", "full_all-unseen")
+    assert without == ("full", "full_all", "full-unseen", "full_all-unseen", "as_listed")
     assert Settings().protocol == ()

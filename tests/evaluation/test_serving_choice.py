@@ -111,7 +111,8 @@ def scores_of(seed: int, targets: int) -> PathScores:
     def ranks():
         return Ranks(*rng.integers([[0], [1], [60]], [[50], [4], [90]], (3, targets)))
 
-    return PathScores({"full": ranks(), "popular-unseen": ranks()}, rng.integers(0, 9, 1 + 12))
+    lists = {name: rng.integers(0, 9, 1 + 12) for name in ("full", "as_listed")}
+    return PathScores({"full": ranks(), "popular-unseen": ranks()}, lists)
 
 
 def targets_of(domains: np.ndarray) -> Targets:
@@ -149,6 +150,6 @@ def test_what_is_served_are_the_ranks_and_lists_of_the_chosen_path():
                 path = "single" if domain == 1 else "cross"
                 own = getattr(scores[path].ranks[protocol], column)[row]
                 assert getattr(ranks, column)[row] == own
-    cross, single = scores["cross"].lists, scores["single"].lists
-    expected = [*cross[:6], *single[6:9], *cross[9:]]
-    assert served["served"].lists.tolist() == expected
+    for name, lists in served["served"].lists.items():
+        cross, single = scores["cross"].lists[name], scores["single"].lists[name]
+        assert lists.tolist() == [*cross[:6], *single[6:9], *cross[9:]]

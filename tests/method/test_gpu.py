@@ -116,7 +116,9 @@ def test_a_split_is_ranked_as_on_the_cpu(tmp_path):
         scores[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
     for path, expected in scores["cpu"].items():
         got, exact = scores["cuda"][path], path in COUNT_MODELS
-        assert (got.lists.sum() == expected.lists.sum()) and got.lists[0] == 0
+        assert (got.lists["full"].sum() == expected.lists["full"].sum()) and got.lists["full"][
+            0
+        ] == 0
         for protocol, ranks in expected.ranks.items():
             counted = got.ranks[protocol]
             assert (counted.candidates == ranks.candidates).all()

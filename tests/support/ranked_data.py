@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from src.config.names import RELEASED, UNSEEN
+from src.config.names import AS_LISTED, RELEASED, UNSEEN
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
 from src.evaluation.targets import Targets
 from tests.support.builders import make_dataset
@@ -101,15 +101,26 @@ def rivals(protocol: str, dataset: Dataset, targets: Targets, drawn: dict, row: 
         found = [item for item in drawn[base][row].tolist() if item >= 0]
     found = [item for item in found if item != target]
     if protocol.endswith(UNSEEN):
-        context = slice(dataset.offsets[targets.users[row]], targets.ends[row])
-        had = set(dataset.items[context].tolist())
+        had = items_had(dataset, targets, row)
         found = [item for item in found if item not in had]
     return found
 
 
-def ranks_by_hand(protocol, dataset, targets, drawn, score, row) -> tuple[int, int, int]:
+def items_had(dataset: Dataset, targets: Targets, row: int) -> set[int]:
+    """The items of a target's context."""
+    return set(dataset.items[dataset.offsets[targets.users[row]] : targets.ends[row]].tolist())
+
+
+def ranks_by_hand(
+    protocol, dataset, targets, drawn, score, row, excludes=False
+) -> tuple[int, int, int]:
     """better, tied, candidates of one target, a candidate at a time; `score(row, domain, item)` is
-    that of an item as if the domain were asked for."""
+    that of an item as if the domain were asked for. `excludes`: lists leave out seen items."""
+    if protocol == AS_LISTED:
+        protocol = "full" + UNSEEN if excludes else "full"
+        if excludes and int(targets.items[row]) in items_had(dataset, targets, row):
+            others = len(rivals(protocol, dataset, targets, drawn, row))
+            return others, 0, others  # in no list: all candidates are above it
     own_domain = int(targets.domains[row])
     own = score(row, own_domain, int(targets.items[row]))
     better, tied, candidates = 0, 1, 1  # the target ties with itself

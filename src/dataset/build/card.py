@@ -9,6 +9,7 @@ from src.dataset.build.notes import FIRST_YEAR, data_notes, date_form, read_as_d
 from src.dataset.build.sequences import Sequences
 from src.dataset.store.content_hash import content_hash
 from src.dataset.store.folder import ARRAYS, FORMAT, TEST, TRAIN, VALID
+from src.dataset.store.repeats import is_repeat
 
 NEVER = np.iinfo(np.int64).min
 
@@ -100,7 +101,7 @@ def count_parts(sequences: Sequences, totals: dict) -> Counter:
     counts: Counter = Counter()
     cold_items = np.zeros(len(sequences.item_ids) + 1, dtype=bool)
     for part in sequences.parts():
-        repeats = repeated(part)
+        repeats = is_repeat(part.users, part.items)
         counts["repeats"] += int(repeats.sum())
         counts.update(tie_counts(part))
         counts.update(target_counts(part))
@@ -123,14 +124,6 @@ def events_per_domain(part: Sequences) -> np.ndarray:
     users, width = len(part.user_ids), len(part.domain_names)
     cells = part.users * width + part.domains
     return np.bincount(cells, minlength=users * width).reshape(users, width)
-
-
-def repeated(part: Sequences) -> np.ndarray:
-    """[events] whether the user had an earlier event of the same item."""
-    pairs = part.users * (len(part.item_ids) + 1) + part.items
-    repeats = np.ones(len(pairs), dtype=bool)
-    repeats[np.unique(pairs, return_index=True)[1]] = False
-    return repeats
 
 
 def tie_counts(part: Sequences) -> dict[str, int]:

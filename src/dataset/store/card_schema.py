@@ -36,6 +36,7 @@ OPEN_SCHEMA: dict[str, Any] = {
     "domains": NamedMap({"items": Count(1, MAX_ITEMS)}, min_entries=1),
     "split": OptionalKey({"protocol": OptionalKey(str)}),
     "notes": OptionalKey(MapOf(str)),
+    "audit": OptionalKey({"repeat_targets": OptionalKey(SHARE)}),
 }
 DOMAIN = {"users": Count(), "items": Count(1), "events": Count(), "mean_length": float}
 # what the transfer report shows

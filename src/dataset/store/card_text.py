@@ -1,6 +1,7 @@
 """The data card as text: the Markdown file, and the summary on the console."""
 
 from src.dataset.store.card_alarms import alarms
+from src.dataset.store.exclusion import excludes_seen, exclusion_text
 from src.io.errors import plain
 
 DROP_REASONS = {
@@ -142,7 +143,15 @@ def _split_lines(card: dict) -> list[str]:
         for key, text in TARGET_AUDIT.items()
         if key in audit
     ]
+    if "repeat_targets" in audit:
+        lines.append(_exclusion(audit))
     return lines
+
+
+def _exclusion(audit: dict) -> str:
+    """The default of `--exclude_seen`."""
+    share = audit["repeat_targets"]["share"]
+    return exclusion_text(share, excludes_seen(share))
 
 
 def _cold_line(split: dict) -> str:
@@ -257,6 +266,7 @@ def _order_and_split(card: dict) -> str:
                 f"- Test targets {text}: {_events(audit[key])}."
                 for key, text in TARGET_AUDIT.items()
             ),
+            f"- By default {_exclusion(audit)}.",
             "- `main.py --strict_context` removes events of a target's own time from its context.",
             "- Events that repeat the user, item and time of an earlier one: "
             f"{_events(audit['duplicates'])}.",

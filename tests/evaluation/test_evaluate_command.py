@@ -4,6 +4,8 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,13 +13,14 @@ import main
 from experiments.blend_parts import open_run
 from experiments.scoring import ndcg_on_test
 from src.config.modes import BLEND
-from src.config.names import COUNT_MODELS, PROTOCOLS
+from src.config.names import AS_LISTED, COUNT_MODELS, PROTOCOLS
 from src.dataset.store.folder import open_dataset
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, feature_names
 from src.evaluation.metrics import METRICS
 from src.evaluation.path_scores import PathScores, fit_count_models, path_scorers
 from src.evaluation.protocols import Ranks
 from src.evaluation.targets import SPLITS, Targets
+from src.report.finished_runs import read_runs
 from src.runs.evaluate import SplitScores, lone_targets
 from src.runs.records import BLEND_WITHOUT, read_blend
 from tests.support.command_runs import (
@@ -170,7 +173,7 @@ def test_other_negatives_replace_what_was_drawn(run):
         if protocol in ("sampled", "sampled_all", "popular", "released"):
             assert {row["candidates"] for row in rows} == {4}
     evaluate(run, "--sampled_negatives=0")
-    without = {"full", "full_all", "full-unseen", "full_all-unseen"}
+    without = {"full", "full_all", "full-unseen", "full_all-unseen", "as_listed"}
     assert set(results(run)["test"]) == {protocol for _, protocol, _ in groups(run)} == without
     evaluate(run, "--candidate_seed=5", "--sampled_negatives=6")
     assert set(results(run)["test"]) == set(PROTOCOLS)
@@ -240,6 +243,32 @@ def test_a_minimum_that_no_domain_reaches_is_refused_before_training(data, run, 
     )  # fmt: skip
     assert "give at most" in line
     evaluate(run, f"--min_domain_targets={most}")
+
+
+def test_as_listed_is_added_to_a_run_from_before_it(run):
+    """Whose ranks.parquet has no column `barred`; its rows are kept, and bar nothing."""
+    before = groups(run)
+    whole = pq.read_table(run / "ranks.parquet")
+    old = whole.filter(pc.not_equal(whole["protocol"].cast(pa.string()), AS_LISTED))
+    old = old.drop_columns("barred").unify_dictionaries()
+    with pq.ParquetWriter(run / "ranks.parquet", old.schema) as writer:
+        for split, protocol, path in before:
+            if protocol != AS_LISTED:
+                expression = (
+                    (pc.field("split") == split)
+                    & (pc.field("protocol") == protocol)
+                    & (pc.field("path") == path)
+                )
+                writer.write_table(old.filter(expression))
+    stored = results(run)
+    for split in SPLITS:
+        assert stored[split].pop(AS_LISTED)
+    (run / "results.json").write_text(json.dumps(stored))
+    scores = read_runs([run])[0].values("test", "full-unseen", "cross", "ndcg@10")  # as they are
+    assert len(scores) == len(before["test", "full", "cross"])
+    evaluate(run, "--protocol", AS_LISTED)
+    assert groups(run) == before
+    assert list(results(run)["test"])[-1] == AS_LISTED
 
 
 # ------------------------------------------------------------------- strict contexts, by the rows

@@ -144,13 +144,13 @@ def _split_lines(card: dict) -> list[str]:
         if key in audit
     ]
     if "repeat_targets" in audit:
-        lines.append(_exclusion(audit))
+        lines.append(_exclusion(card))
     return lines
 
 
-def _exclusion(audit: dict) -> str:
+def _exclusion(card: dict) -> str:
     """The default of `--exclude_seen`."""
-    share = audit["repeat_targets"]["share"]
+    share = card["audit"]["repeat_targets"]["events"] / max(1, card["split"]["test_events"])
     return exclusion_text(share, excludes_seen(share))
 
 
@@ -266,7 +266,7 @@ def _order_and_split(card: dict) -> str:
                 f"- Test targets {text}: {_events(audit[key])}."
                 for key, text in TARGET_AUDIT.items()
             ),
-            f"- By default {_exclusion(audit)}.",
+            f"- By default {_exclusion(card)}.",
             "- `main.py --strict_context` removes events of a target's own time from its context.",
             "- Events that repeat the user, item and time of an earlier one: "
             f"{_events(audit['duplicates'])}.",

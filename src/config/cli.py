@@ -82,9 +82,9 @@ def build_parser(config_class: type, description: str) -> argparse.ArgumentParse
 def _argument(field: dataclasses.Field, field_type: Any) -> dict[str, Any]:
     """The keyword arguments of `add_argument` for one field."""
     argument: dict[str, Any] = {"help": field.metadata["help"], "default": field.default}
-    if field_type is bool:
-        return argument | {"action": argparse.BooleanOptionalAction}
     members = [member for member in typing.get_args(field_type) if member is not type(None)]
+    if field_type is bool or members == [bool]:  # bool | None: neither of its two flags is given
+        return argument | {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(field_type) is tuple:
         return argument | {"nargs": "*", "type": members[0], "metavar": "VALUE"}
     argument["type"] = members[0] if members else field_type

@@ -138,7 +138,7 @@ class History:
         dedup = options.get("dedup", "none")
         is_new = np.repeat([False, True], [len(old.rows), len(new.rows)])
         both = _Events(*map(np.concatenate, zip(old.arrays, new.arrays, strict=True)))
-        kept = np.flatnonzero(_first_of_equals(both, is_new, among_new=dedup != "none"))
+        kept = np.flatnonzero(_first_of_equals(both, is_new, among_new=dedup == "exact"))
         kept = kept[np.lexsort((kept, both.times[kept], both.rows[kept]))]
         if options.get("tie_order", "hashed") == "hashed":
             self._order_ties(both, is_new, kept, users)

@@ -1,6 +1,5 @@
 """New events: read a file as make_dataset.py reads a log, and match them to a dataset."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from src.config.cli import checked_values
-from src.config.dataset_settings import DatasetSettings, content_options
+from src.config.dataset_settings import DatasetSettings
 from src.config.names import load
 from src.dataset.store.folder import ARRAYS, Dataset
 from src.dataset.store.spelling import as_written
@@ -79,7 +78,8 @@ def reading_settings(dataset: Dataset, given: Mapping[str, Any]) -> DatasetSetti
     The format is found out again: a file of new events often has another one than the log.
     """
     options = dict(dataset.card.get("options", {}))
-    for name in ("format", *given, *(other for name in given for other in INSTEAD_OF.get(name, ()))):
+    replaced = {other for name in given for other in INSTEAD_OF.get(name, ())}
+    for name in {"format", *given, *replaced}:
         options.pop(name, None)
     where = f"{dataset.folder}: options of the data card"
     options = checked_values(DatasetSettings, options, where, ignore_unknown=True)

@@ -103,6 +103,10 @@ class CountModel(Protocol):
         """The same model for serving: a model of counts over time also counts what was held out to
         validate and test; another one is returned as it is."""
 
+    def with_contexts(self, contexts: Any) -> "CountModel":
+        """The same counts for the users of another dataset with the same catalogue: requests then
+        name its users and events."""
+
 
 class CountScores(Protocol):
     """What a count model answers to n requests; `rows` are those of them that are asked for."""

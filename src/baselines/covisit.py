@@ -78,6 +78,9 @@ class Covisit:
         everything = self.of(self.dataset, np.arange(len(self.dataset.items)))
         return dataclasses.replace(everything, half_lives=self.half_lives)
 
+    def with_contexts(self, contexts: Dataset) -> "Covisit":
+        return dataclasses.replace(self, dataset=contexts)
+
     def read(self, requests: Requests) -> "CovisitScores":
         return CovisitScores(self, requests)
 

@@ -8,6 +8,7 @@ similar items of any domain:
     sim(i, j) = |U_i ∩ U_j| / √(|U_i| |U_j|)          score(j) = Σ_k sim(i_k, j) / √(1 + k)
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -58,6 +59,9 @@ class ItemKNN:
 
     def to_date(self) -> "ItemKNN":
         return self
+
+    def with_contexts(self, contexts: Dataset) -> "ItemKNN":
+        return dataclasses.replace(self, dataset=contexts)
 
     @cached_property
     def rest(self) -> np.ndarray:

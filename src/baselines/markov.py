@@ -4,6 +4,7 @@ The chain runs inside a domain: the item before is the user's previous event *in
 on the ABXI log ranks better than a chain over all domains does.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Self
@@ -36,19 +37,21 @@ class Markov:
     @classmethod
     def of(cls, dataset: Dataset, before: np.ndarray) -> Self:
         """From the item [events] that each training event follows (`item_before`)."""
-        items, domains = np.asarray(dataset.items), np.asarray(dataset.domains)
+        items = np.asarray(dataset.items)
         rows = np.flatnonzero(before > 0)
         size = dataset.item_rows
         pairs = (np.ones(len(rows)), (before[rows], items[rows]))
         transitions = csr_array(pairs, shape=(size, size))
-        places = np.sort(domains.astype(np.int64) * len(items) + np.arange(len(items)))
-        return cls(transitions, Popularity.fit(dataset), dataset, places)
+        return cls(transitions, Popularity.fit(dataset), dataset, event_places(dataset))
 
     def read(self, requests: Requests) -> "MarkovScores":
         return MarkovScores(self, requests)
 
     def to_date(self) -> "Markov":
         return self
+
+    def with_contexts(self, contexts: Dataset) -> Self:
+        return dataclasses.replace(self, dataset=contexts, places=event_places(contexts))
 
     def last_items(self, domains: int | np.ndarray, requests: Requests) -> np.ndarray:
         """[n] the last item of a domain, or of each of `domains` [n], among the known events of
@@ -97,6 +100,12 @@ class MarkovScores:
         """log(1 + transitions)."""
         scores = self.scores(rows, domain)
         return lambda columns: [scores(columns).floor_().log1p_().float()]
+
+
+def event_places(dataset: Dataset) -> np.ndarray:
+    """[events] ascending: domain · number of events + flat position."""
+    count = len(dataset.items)
+    return np.sort(np.asarray(dataset.domains).astype(np.int64) * count + np.arange(count))
 
 
 def item_before(dataset: Dataset, any_domain: bool = False) -> np.ndarray:

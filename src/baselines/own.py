@@ -1,5 +1,6 @@
 """Habit: the user's own most frequent items."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -35,6 +36,9 @@ class Own:
 
     def to_date(self) -> "Own":
         return self
+
+    def with_contexts(self, contexts: Dataset) -> "Own":
+        return dataclasses.replace(self, dataset=contexts)
 
     def frequencies(self, requests: Requests) -> csr_array:
         """[n, V + 1] how often each item is in each context, plus how far on, from 0 to 1, it stood

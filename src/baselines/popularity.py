@@ -46,3 +46,6 @@ class Popularity:
 
     def to_date(self) -> "Popularity":
         return self
+
+    def with_contexts(self, contexts: Dataset) -> "Popularity":
+        return self

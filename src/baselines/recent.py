@@ -43,6 +43,9 @@ class Recent:
         everything = np.arange(len(self.dataset.items))
         return dataclasses.replace(self, counts=DecayedCounts.of(self.dataset, everything))
 
+    def with_contexts(self, contexts: Dataset) -> "Recent":
+        return self
+
 
 @dataclass(frozen=True)
 class RecentScores:

@@ -41,6 +41,9 @@ COUNT_MODELS = {
     "covisit": "src.baselines.covisit:Covisit",
 }
 
+# The one of them that serves a user without an event
+NEWCOMER_MODEL = "recent"
+
 # More of them, for the tables of a spec that names them (`count_models`); no run ranks by them.
 OPTIONAL_COUNT_MODELS = {
     "markov_any": "src.baselines.markov_any:MarkovAny",

@@ -95,6 +95,6 @@ def test_recommend_refuses_before_it_opens_the_run(monkeypatch, run, tmp_path, p
     path, said = places.get(wrong, (str(tmp_path), "top.csv: it is a folder"))
     said = "file/out does not exist" if wrong == "below a file" else said
     path = "/proc" if wrong == "no permission" else path  # it exists, and takes no files
-    monkeypatch.setattr(recommend, "open_trained", work)
+    monkeypatch.setattr(recommend, "open_run", work)
     with pytest.raises(UserError, match=said):
         recommend.main([f"--run={run}", f"--out={path}/top.csv"])

@@ -10,6 +10,7 @@ import pytest
 
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.build import spelling
+from src.dataset.store.spelling import as_written
 from tests.support.data_logs import MONTH, card_of, make, random_log, sequences_of, write_log
 
 MESSY = [
@@ -95,8 +96,7 @@ def check_spelling(backend, flags, folder):
     table = backend.read_parquet(str(folder / "letters.parquet"))
     simple = spelling.simplified(table, settings).order_by("row").to_pyarrow()
     expected = letters["user_id"]
-    expected = spelling.without_blanks(expected) if settings.strip else expected
-    expected = spelling.in_lower_case(expected) if settings.fold_case else expected
+    expected = as_written(expected, settings.strip, settings.fold_case)
     for name in ("user_id", "item_id", "domain"):
         assert simple[name].to_pylist() == expected.to_pylist()
     assert expected.to_pylist() != letters["user_id"].to_pylist()

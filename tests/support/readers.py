@@ -5,10 +5,8 @@ import dataclasses
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
-import recommend
 from src.config.settings import Settings
 from src.dataset.batching.loader import Loader
 from src.dataset.store.folder import Dataset, open_dataset
@@ -32,6 +30,9 @@ from src.runs.warm_start import (
     initial_state,
     open_former,
 )
+from src.serving import api
+from src.serving.choices import chosen_users
+from src.serving.contexts import History
 from src.training.processes import Process
 from tests.support.tiny_world import TINY, World
 from trainers import Trainer
@@ -64,7 +65,7 @@ def use_dataset(world: World, dataset: Dataset) -> None:
         target_facts(dataset, split_targets(dataset, split))
     for domain in range(len(dataset.domain_names)):
         dataset.only_domain(domain)
-    recommend.chosen_users(dataset, ("u01",))
+    chosen_users(History(dataset), ("u01",))
     dataset.item_ids.take(list(range(dataset.item_rows - 1)))
 
 
@@ -100,8 +101,8 @@ def as_main(world: World) -> None:
 
 
 def as_recommend(world: World) -> None:
-    run = recommend.open_trained(world.run, CPU)
-    recommend.recommend(run, k=2, users=np.arange(2))
+    run = api.open_run(world.run)
+    api.recommend(run, k=2, users=run.dataset.user_ids[:2].to_pylist())
 
 
 def as_table(world: World) -> None:

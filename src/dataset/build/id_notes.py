@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from src.dataset.build.spelling import Strings, in_lower_case, without_blanks
+from src.dataset.store.spelling import Strings, in_lower_case, without_blanks
 from src.io.json_schema import repr_short
 
 Note = dict[str, Any]  # an entry of `data_notes` of data_card.json

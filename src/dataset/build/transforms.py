@@ -17,9 +17,8 @@ from ibis.expr.types import BooleanValue, IntegerScalar, StringValue, Table
 
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.store.folder import TEST, TRAIN, VALID
+from src.dataset.store.tie_order import TIE_DIGITS, TIE_KEY
 
-TIE_KEY = "syncrec tie order 1"  # another key would be another, equally meaningless order
-TIE_DIGITS = 12  # 48 bits; should two hashes agree in them, the item decides
 IDENTITY = ["domain", "item_id"]
 NUMBERS = ["user", "item", "domain", "time"]
 LOGGED = ["file", "row", "index_in_row"]

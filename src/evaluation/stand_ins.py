@@ -1,0 +1,34 @@
+"""Which path makes a list: the one that serves the domain, or what stands in for it.
+
+A path of single domains has nothing to read where its window has no event of the domain, and would
+give all these users one list: the cross path stands in, where the run has it. A user without any
+event gets what is popular of late.
+"""
+
+import numpy as np
+
+from src.config.modes import CROSS, PATHS
+from src.config.names import NEWCOMER_MODEL
+from src.config.settings import Settings
+from src.dataset.batching.windows import context_windows, keep_domain
+from src.dataset.store.folder import Dataset
+
+
+def rows_by_path(
+    dataset: Dataset,
+    users: np.ndarray,
+    ends: np.ndarray,
+    domain: int,
+    path: str,
+    settings: Settings,
+) -> dict[str, np.ndarray]:
+    """{path: which of the n users it serves in a domain, ascending} for their events before `ends`
+    [n], where `path` serves the domain; paths that serve none are left out."""
+    empty = ends == dataset.offsets[users]
+    unread = np.zeros_like(empty)
+    if path in PATHS and PATHS[path].single_domain and CROSS in settings.paths:
+        windows = context_windows(dataset, users, ends, settings.max_len - 1, settings.context)
+        windows = keep_domain(dataset, windows, np.full(len(users), domain))
+        unread = np.bincount(windows.rows, minlength=len(users)) == 0
+    marks = {path: ~empty & ~unread, CROSS: ~empty & unread, NEWCOMER_MODEL: empty}
+    return {name: np.flatnonzero(rows) for name, rows in marks.items() if rows.any()}

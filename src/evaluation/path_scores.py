@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from src.config.modes import BLEND, SERVED
-from src.config.names import COUNT_MODELS, load
+from src.config.names import AS_LISTED, COUNT_MODELS, load
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
 from src.evaluation.beyond_accuracy import TOP, beyond_accuracy
@@ -19,6 +19,7 @@ from src.evaluation.protocols import Ranks, no_ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, encode_queries
 from src.evaluation.ranking import Block, CountScorer, ModelScorer, Plan, Scorer, rank_targets
 from src.evaluation.serving_choice import Choice, serve_paths
+from src.evaluation.stand_ins import made_by
 from src.evaluation.target_lists import LISTED, block_lists
 from src.evaluation.targets import Targets, split_targets, target_columns
 from src.interfaces import CountModel
@@ -78,7 +79,13 @@ def score_paths(
     def scorers(rows: np.ndarray) -> Iterator[tuple[str, Scorer]]:
         return _scorers(ensemble, settings, plan, rows, process, count_models, blend)
 
-    return _path_scores(plan, process, variants, scorers, lists)
+    def makers(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            path: made_by(plan.dataset, plan.targets, rows, path, settings)
+            for path in (*settings.paths, *((BLEND,) if blend else ()))
+        }
+
+    return _path_scores(plan, process, variants, scorers, makers, lists)
 
 
 def score_count_models(
@@ -87,7 +94,7 @@ def score_count_models(
     """`score_paths` of fitted count models alone."""
     variants: dict[str, tuple[str, ...]] = dict.fromkeys(count_models, ())
     return _path_scores(
-        plan, process, variants, lambda _: _count_scorers(plan, count_models), lists
+        plan, process, variants, lambda _: _count_scorers(plan, count_models), lambda _: {}, lists
     )
 
 
@@ -96,11 +103,13 @@ def _path_scores(
     process: Process,
     variants: dict[str, tuple[str, ...]],
     scorers: Callable[[np.ndarray], Iterator[tuple[str, Scorer]]],
+    makers: Callable[[np.ndarray], dict[str, np.ndarray]],
     lists: bool,
 ) -> dict[str, PathScores]:
-    """The scores of the paths {path: variants} that `scorers` score for some targets."""
+    """The scores of the paths {path: variants} that `scorers` score for some targets. `makers` say
+    which path makes each target's list where a path serves: without an entry the path itself."""
     ranks, listed = process.together(
-        lambda: _process_share(plan, process, variants, scorers, lists)
+        lambda: _process_share(plan, process, variants, scorers, makers, lists)
     )
     scores = {}
     for path, shares in ranks.items():
@@ -116,6 +125,7 @@ def _process_share(
     process: Process,
     variants: dict[str, tuple[str, ...]],
     scorers: Callable[[np.ndarray], Iterator[tuple[str, Scorer]]],
+    makers: Callable[[np.ndarray], dict[str, np.ndarray]],
     lists: bool,
 ) -> tuple[dict[str, dict[str, Ranks]], dict[str, dict[str, np.ndarray]]]:
     """The ranks of all targets, by path and protocol or variant, and the lists, by path and
@@ -134,16 +144,35 @@ def _process_share(
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
         blocks = list(plan.blocks(part))
+        made = makers(part) if AS_LISTED in plan.protocols else {}
         for path, scorer in scorers(part):
+            served = _served_by(path, made, tuple(variants), len(part))
             by_protocol = rank_targets(scorer, plan, part, blocks, bar=process.leads)
             for name, part_ranks in by_protocol.items():
-                ranks[path][name].put(part, part_ranks)
+                if name == AS_LISTED:
+                    for other, rows in served.items():
+                        ranks[other][name].put(part[rows], part_ranks.at(rows))
+                else:
+                    ranks[path][name].put(part, part_ranks)
             if listing:
-                for name, part_lists in zip(
-                    listing, _listed(scorer, plan, blocks, listing), strict=True
-                ):
-                    listed[path][name] += part_lists
+                _count_lists(scorer, plan, blocks, part, path, served, listed)
     return ranks, listed
+
+
+def _served_by(
+    path: str, made: dict[str, np.ndarray], paths: tuple[str, ...], count: int
+) -> dict[str, np.ndarray]:
+    """{path that serves: whether `path` makes the list of each of `count` targets for it}. Where
+    what stands in is none of the `paths`, the path that serves makes the list."""
+    served = {}
+    for other in paths:
+        makers = made.get(other, np.full(count, other, dtype=object))
+        rows = makers == path
+        if other == path:
+            rows |= ~np.isin(makers.astype(str), paths)
+        if rows.any():
+            served[other] = rows
+    return served
 
 
 def _scorers(
@@ -232,15 +261,28 @@ def model_scorer(
     return ModelScorer(ensemble, hidden, query_of)
 
 
-def _listed(scorer: Scorer, plan: Plan, blocks: list[Block], names: list[str]) -> list[np.ndarray]:
-    """For each of the protocols [V + 1] how many of the blocks' lists of ten contain each item."""
-    counts = [np.zeros(plan.dataset.item_rows, dtype=np.int64) for _ in names]
+def _count_lists(
+    scorer: Scorer,
+    plan: Plan,
+    blocks: list[Block],
+    part: np.ndarray,
+    path: str,
+    served: dict[str, np.ndarray],
+    listed: dict[str, dict[str, np.ndarray]],
+) -> None:
+    """Add to `listed` {path: {protocol: [V + 1]}} in how many of the blocks' lists of ten each item
+    is: under `full` the scorer's own, under `as_listed` those that it makes for the paths `served`
+    (which of the targets `part`, a bool for each)."""
+    own = {path: np.ones(len(part), dtype=bool)}
+    names = list(listed[path])
     for block in blocks:
         for lists in block_lists(scorer.of(block.rows), plan, block, TOP, names):
-            for name, count in zip(names, counts, strict=True):
-                chosen = lists[name].items[np.isfinite(lists[name].scores)]
-                count += np.bincount(chosen, minlength=len(count))
-    return counts
+            for name in names:
+                place = np.searchsorted(part, lists[name].rows)
+                for other, rows in (served if name == AS_LISTED else own).items():
+                    chosen = rows[place][:, None] & np.isfinite(lists[name].scores)
+                    count = listed[other][name]
+                    count += np.bincount(lists[name].items[chosen], minlength=len(count))
 
 
 def _sum_ranks(ranks: Ranks, process: Process) -> Ranks:

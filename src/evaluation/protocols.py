@@ -40,6 +40,10 @@ class Ranks:
         """[n] whether the target is no candidate, so that it counts 0 in every metric."""
         return self.tied == 0
 
+    def at(self, rows: np.ndarray) -> "Ranks":
+        """The ranks of these of the targets."""
+        return Ranks(self.better[rows], self.tied[rows], self.candidates[rows])
+
     def bar(self, targets: np.ndarray) -> "Ranks":
         """The ranks where `targets` [n], marked by a bool, are no candidates."""
         candidates = self.candidates - targets

@@ -12,6 +12,7 @@ from src.config.names import NEWCOMER_MODEL
 from src.config.settings import Settings
 from src.dataset.batching.windows import context_windows, keep_domain
 from src.dataset.store.folder import Dataset
+from src.evaluation.targets import Targets
 
 
 def rows_by_path(
@@ -32,3 +33,18 @@ def rows_by_path(
         unread = np.bincount(windows.rows, minlength=len(users)) == 0
     marks = {path: ~empty & ~unread, CROSS: ~empty & unread, NEWCOMER_MODEL: empty}
     return {name: np.flatnonzero(rows) for name, rows in marks.items() if rows.any()}
+
+
+def made_by(
+    dataset: Dataset, targets: Targets, rows: np.ndarray, path: str, settings: Settings
+) -> np.ndarray:
+    """[n] the name of the path that makes the list of each of the targets `rows` in its domain,
+    where `path` serves."""
+    names = np.full(len(rows), path, dtype=object)
+    users, ends, domains = targets.users[rows], targets.ends[rows], targets.domains[rows]
+    for domain in np.unique(domains).tolist():
+        asked = np.flatnonzero(domains == domain)
+        serving = rows_by_path(dataset, users[asked], ends[asked], domain, path, settings)
+        for name, chosen in serving.items():
+            names[asked[chosen]] = name
+    return names

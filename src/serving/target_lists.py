@@ -5,90 +5,93 @@ contexts and the counts that were known then, so that anybody can compute the me
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from src.config.modes import BLEND
-from src.config.names import AS_LISTED
-from src.config.settings import Settings
-from src.dataset.store.folder import Dataset
-from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended
+from src.config.names import AS_LISTED, COUNT_MODELS, NEWCOMER_MODEL, load
+from src.evaluation.blend import BlendScorer, FeatureSource, blended
 from src.evaluation.path_scores import ROWS_AT_ONCE, path_scorers
-from src.evaluation.queries import Ensemble
-from src.evaluation.ranking import Plan, Scorer
+from src.evaluation.ranking import CountScorer, Plan, Scorer
+from src.evaluation.stand_ins import made_by
 from src.evaluation.target_lists import block_lists
 from src.evaluation.targets import split_targets
 from src.interfaces import CountModel
+from src.serving.run import TrainedRun
 
 
-@dataclass(frozen=True)
-class AtTest:
-    """A finished run as its test targets were scored."""
-
-    settings: Settings
-    dataset: Dataset
-    ensemble: Ensemble
-    device: torch.device
-    count_models: dict[str, CountModel]  # fitted, not to date
-    blend: Blend | None = None  # if it is asked for
-
-    def plan(self, excludes_seen: bool) -> Plan:
-        """The test targets, for lists that may leave out seen items."""
-        targets = split_targets(self.dataset, "test")
-        return Plan(self.dataset, targets, (AS_LISTED,), {}, self.device, excludes_seen)
-
-    def scorers(self, plan: Plan, rows: np.ndarray) -> dict[str, Scorer]:
-        """{path: scorer} of the run's paths, and of its blend, for the targets `rows`."""
-        models = path_scorers(self.ensemble, self.settings, plan, rows)
-        scorers: dict[str, Scorer] = dict(models)
-        if self.blend:
-            source = FeatureSource(plan, models, blended(self.count_models, self.settings))
-            scorers[BLEND] = BlendScorer(self.blend, source)
-        return scorers
+def plan_of(run: TrainedRun, excludes_seen: bool) -> Plan:
+    """The test targets of a run, for lists that may leave out seen items."""
+    targets = split_targets(run.dataset, "test")
+    return Plan(run.dataset, targets, (AS_LISTED,), {}, run.device, excludes_seen)
 
 
-def target_lists(run: AtTest, plan: Plan, paths: np.ndarray, k: int) -> Iterator[pa.Table]:
+def target_lists(run: TrainedRun, plan: Plan, path: str, k: int) -> Iterator[pa.Table]:
     """The k best items of each test target's domain, some thousand targets after the other.
 
-    paths: [n] the path that makes each target's list.
+    path: `cross`, `single`, `blend` (of a run opened with it), or `auto`: in each domain the one
+        that serves it. Others stand in for it as for users of today (src/evaluation/stand_ins.py).
 
     Columns: query (the number of the target, as `target` in ranks.parquet), user_id, domain, rank
-    (from 1), item_id, score, path; ordered by query and rank. A list has no rows where no candidate
-    is left. Raises NotFinite for a score that is not finite.
+    (from 1), item_id, score, path (that made the list); ordered by query and rank. Where no
+    candidate is left a query has no rows. Raises NotFinite for a score that is not finite.
     """
-    for start in range(0, len(paths), ROWS_AT_ONCE):
-        part = np.arange(start, min(start + ROWS_AT_ONCE, len(paths)))
-        blocks, scorers = list(plan.blocks(part)), run.scorers(plan, part)
-        queries, ranks, items, scores = [], [], [], []
-        for path in np.unique(paths[part]).tolist():
-            for block in blocks:
-                if not (paths[block.rows] == path).any():
-                    continue
-                for by_protocol in block_lists(
-                    scorers[path].of(block.rows), plan, block, k, [AS_LISTED]
-                ):
-                    lists = by_protocol[AS_LISTED]
-                    listed = np.isfinite(lists.scores) & (paths[lists.rows] == path)[:, None]
-                    row, rank = np.nonzero(listed)
-                    queries.append(lists.rows[row])
-                    ranks.append(rank + 1)
-                    items.append(lists.items[row, rank])
-                    scores.append(lists.scores[row, rank])
-        query, rank = np.concatenate(queries), np.concatenate(ranks)
-        order = np.lexsort((rank, query))
-        query = query[order]
-        yield pa.table(
-            {
-                **_asked(plan, query),
-                "rank": pa.array(rank[order].astype(np.int32)),
-                "item_id": _items(plan, np.concatenate(items)[order]),
-                "score": np.concatenate(scores)[order],
-                "path": pa.array(paths[query], pa.string()),
-            }
-        )
+    serving = [run.paths[name] if path == "auto" else path for name in run.dataset.domain_names]
+    of_targets = np.array(serving, dtype=object)[plan.targets.domains]
+    names = COUNT_MODELS if run.blend else (NEWCOMER_MODEL,)
+    fitted: dict[str, CountModel] = {
+        name: load(COUNT_MODELS[name]).fit(run.dataset) for name in names
+    }
+    for start in range(0, len(of_targets), ROWS_AT_ONCE):
+        part = np.arange(start, min(start + ROWS_AT_ONCE, len(of_targets)))
+        serves = of_targets[part]
+        for name in set(serving):
+            rows = part[serves == name]
+            of_targets[rows] = made_by(run.dataset, plan.targets, rows, name, run.settings)
+        yield _part_lists(plan, part, of_targets, _scorers(run, plan, part, fitted), k)
+
+
+def _scorers(
+    run: TrainedRun, plan: Plan, rows: np.ndarray, fitted: dict[str, CountModel]
+) -> dict[str, Scorer]:
+    """{path: scorer} of whatever may make a list for the targets `rows`."""
+    models = path_scorers(run.ensemble, run.settings, plan, rows)
+    scorers: dict[str, Scorer] = dict(models)
+    if run.blend:
+        source = FeatureSource(plan, models, blended(fitted, run.settings))
+        scorers[BLEND] = BlendScorer(run.blend, source)
+    return scorers | {NEWCOMER_MODEL: CountScorer(fitted[NEWCOMER_MODEL], plan)}
+
+
+def _part_lists(
+    plan: Plan, part: np.ndarray, makers: np.ndarray, scorers: dict[str, Scorer], k: int
+) -> pa.Table:
+    """The lists of the targets `part`; `makers` [n] are the paths of all targets."""
+    queries, ranks, items, scores = [], [], [], []
+    for block in plan.blocks(part):
+        for path in np.unique(makers[block.rows].astype(str)).tolist():
+            scorer = scorers[path].of(block.rows)
+            for by_protocol in block_lists(scorer, plan, block, k, [AS_LISTED]):
+                lists = by_protocol[AS_LISTED]
+                listed = np.isfinite(lists.scores) & (makers[lists.rows] == path)[:, None]
+                row, rank = np.nonzero(listed)
+                queries.append(lists.rows[row])
+                ranks.append(rank + 1)
+                items.append(lists.items[row, rank])
+                scores.append(lists.scores[row, rank])
+    query, rank = np.concatenate(queries), np.concatenate(ranks)
+    order = np.lexsort((rank, query))
+    query = query[order]
+    return pa.table(
+        {
+            **_asked(plan, query),
+            "rank": pa.array(rank[order].astype(np.int32)),
+            "item_id": _items(plan, np.concatenate(items)[order]),
+            "score": np.concatenate(scores)[order],
+            "path": pa.array(makers[query], pa.string()),
+        }
+    )
 
 
 def asked_items(plan: Plan) -> pa.Table:

@@ -17,6 +17,8 @@ from src.config.cli import build_parser, from_namespace
 from src.config.modes import BLEND
 from src.config.recommend_settings import RecommendSettings, check_flags, time_of
 from src.config.settings import run_settings
+from src.dataset.store.exclusion import excludes_seen, exclusion_text
+from src.dataset.store.repeats import repeat_share
 from src.io.errors import UserError, run_command
 from src.serving.choices import chosen_domains, chosen_users
 from src.serving.contexts import History
@@ -26,6 +28,7 @@ from src.serving.new_events import read_new_events
 from src.serving.output import output_path, write_tables
 from src.serving.run import TrainedRun, open_run
 from src.serving.summary import Summary
+from src.serving.target_lists import asked_items, lists_schema, plan_of, target_lists
 from utils import start_process
 
 
@@ -37,6 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(settings.run)
     if not (folder / "config.json").is_file():
         raise UserError(f"--run {folder} holds no run (no config.json); train it with main.py")
+    if settings.at:
+        lists_at_test(settings, folder)
+        return
     out = output_path(settings.out, settings.run)
     now = time_of(settings, run_settings(folder).reads_time)
     run = opened(settings, folder)
@@ -45,9 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     domains = chosen_domains(run.dataset, settings.domains)
     candidates = read_candidates(settings.candidates, run.dataset) if settings.candidates else None
     items = candidates.items if candidates else None
-    options = ListOptions(
-        settings.k, domains, settings.serve_path, settings.exclude_seen, now, items
-    )
+    excludes = exclusion(settings.exclude_seen, run)
+    options = ListOptions(settings.k, domains, settings.serve_path, excludes, now, items)
     schema = list_schema(run, history)
     names = None
     if settings.item_names:
@@ -81,6 +86,26 @@ def opened(settings: RecommendSettings, folder: Path) -> TrainedRun:
             f"--evaluate {folder} chooses the path of each on validation"
         )
     return run
+
+
+def exclusion(given: bool | None, run: TrainedRun) -> bool:
+    """Whether lists leave out seen items, as it is given or else as the data says; prints it."""
+    share = repeat_share(run.dataset)
+    excludes = excludes_seen(share) if given is None else given
+    print(exclusion_text(share, excludes))
+    return excludes
+
+
+def lists_at_test(settings: RecommendSettings, folder: Path) -> None:
+    """`--at test`: write the lists of the test targets, and the targets beside them."""
+    out = output_path(settings.out, settings.run, "test_lists.parquet")
+    targets = output_path(str(out.with_stem(f"{out.stem}_targets")), settings.run)
+    run = opened(settings, folder)
+    plan = plan_of(run, exclusion(settings.exclude_seen, run))
+    asked = asked_items(plan)
+    write_tables(out, lists_schema(run), target_lists(run, plan, settings.serve_path, settings.k))
+    write_tables(targets, asked.schema, [asked])
+    print(f"lists of {len(asked):,} test targets: {out}; the targets: {targets}")
 
 
 def history_of(settings: RecommendSettings, run: TrainedRun) -> History:

@@ -50,8 +50,16 @@ class RecommendSettings:
         "YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, UTC: what came before it counts; default: after the "
         "newest event of the log and of --events",
     )
-    exclude_seen: bool = setting(
-        True, "exclude the items that the user has in the log or in --events"
+    exclude_seen: bool | None = setting(
+        None,
+        "exclude the items that the user has in the log or in --events; default: unless at least a "
+        "tenth of the test targets are items that the user had before (the command says)",
+    )
+    at: str = setting(
+        "",
+        "test: the lists as they would have been at the time of each test target, a query each, "
+        "whose items OUT_targets has; protocol as_listed measures them",
+        choices=("test",),
     )
     candidates: str = setting(
         "", "file of the only items that may be listed: an id per line, or a table with item_id"
@@ -108,12 +116,21 @@ READING_FLAGS = {  # those that make_dataset.py has under the same name
 } & {field.name for field in fields(DatasetSettings)}
 
 
+NOT_AT_TEST = ("users", "users_file", "domains", "now", "events", "candidates", "item_names")
+
+
 def check_flags(settings: RecommendSettings) -> None:
     """UserError for flags that cannot be meant."""
     if not settings.run:
         raise UserError("--run is required, as in --run runs/amazon/syncrec-ce-seed42")
     if settings.k < 1:
         raise UserError(f"--k must be at least 1, not {settings.k}")
+    if settings.at:
+        for name in NOT_AT_TEST:
+            if getattr(settings, name):
+                raise UserError(
+                    f"--at {settings.at} makes a list for each target of the log; drop --{name}"
+                )
     if not settings.events:
         for name in sorted(settings.reading()):
             flag = "event_types" if name == "events" else name

@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from src.dataset.store.exclusion import excludes_seen
+from src.dataset.store.repeats import repeat_share
 from src.io.errors import UserError
 from src.serving.choices import chosen_domains, chosen_users
 from src.serving.contexts import History
@@ -30,7 +32,7 @@ def recommend(
     users: Sequence[str] = (),
     domains: Sequence[str] = (),
     path: str = "auto",
-    exclude_seen: bool = True,
+    exclude_seen: bool | None = None,
     now: int | None = None,
 ) -> pa.Table:
     """The k best items of each user in each domain, best first; fewer where a domain has fewer.
@@ -47,7 +49,8 @@ def recommend(
     path: `cross`, `single`, `blend` (of a run opened with it), or `auto`: in each domain the one
         that serves it. Users without an event that a path could read are served by another one
         (src/evaluation/stand_ins.py).
-    exclude_seen: leave out every item of the user's events.
+    exclude_seen: leave out every item of the user's events; by default unless at least a tenth of
+        the test targets are items that the user had before.
     now: for the blend and models that read the time, seconds since 1970: only events before it
         count, those of the user too. Default: all events do.
 
@@ -63,6 +66,8 @@ def recommend(
         table = events if isinstance(events, pa.Table) else pa.Table.from_pandas(events)
         new = match_events(run.dataset, table).events
     history = History(run.dataset, new)
+    if exclude_seen is None:
+        exclude_seen = excludes_seen(repeat_share(run.dataset))
     options = ListOptions(k, chosen_domains(run.dataset, domains), path, exclude_seen, now)
     numbers = chosen_users(history, users)
     return _whole(run, history, [b.table for b in make_lists(run, history, numbers, options)])

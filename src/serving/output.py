@@ -14,9 +14,10 @@ from src.io.files import check_output, write_atomically
 ROW_GROUP = 2**17  # rows of a Parquet file that are written together: some MB
 
 
-def output_path(out: str, run: str) -> Path:
-    """The output file; UserError, before any work, where it cannot be written."""
-    path = Path(out) if out else Path(run) / "recommendations.parquet"
+def output_path(out: str, run: str, name: str = "recommendations.parquet") -> Path:
+    """The output file, by default `name` in the run folder; UserError, before any work, where it
+    cannot be written."""
+    path = Path(out) if out else Path(run) / name
     if path.suffix not in WRITERS:
         *others, last = WRITERS
         raise UserError(f"--out {path}: the name must end in {', '.join(others)} or {last}")

@@ -27,15 +27,31 @@ def plan_of(run: TrainedRun, excludes_seen: bool) -> Plan:
     return Plan(run.dataset, targets, (AS_LISTED,), {}, run.device, excludes_seen)
 
 
+def lists_schema(run: TrainedRun) -> pa.Schema:
+    """The columns of `target_lists`."""
+    return pa.schema(
+        [
+            ("query", pa.int32()),
+            ("user_id", run.dataset.user_ids.type),
+            ("domain", pa.string()),
+            ("rank", pa.int32()),
+            ("item_id", run.dataset.item_ids.type),
+            ("score", pa.from_numpy_dtype(run.score_type)),
+            ("path", pa.string()),
+        ]
+    )
+
+
 def target_lists(run: TrainedRun, plan: Plan, path: str, k: int) -> Iterator[pa.Table]:
     """The k best items of each test target's domain, some thousand targets after the other.
 
     path: `cross`, `single`, `blend` (of a run opened with it), or `auto`: in each domain the one
         that serves it. Others stand in for it as for users of today (src/evaluation/stand_ins.py).
 
-    Columns: query (the number of the target, as `target` in ranks.parquet), user_id, domain, rank
-    (from 1), item_id, score, path (that made the list); ordered by query and rank. Where no
-    candidate is left a query has no rows. Raises NotFinite for a score that is not finite.
+    Columns (`lists_schema`): query (the number of the target, as `target` in ranks.parquet),
+    user_id, domain, rank (from 1), item_id, score, path (that made the list); ordered by query and
+    rank. Where no candidate is left a query has no rows. Raises NotFinite for a score that is not
+    finite.
     """
     serving = [run.paths[name] if path == "auto" else path for name in run.dataset.domain_names]
     of_targets = np.array(serving, dtype=object)[plan.targets.domains]
@@ -49,7 +65,8 @@ def target_lists(run: TrainedRun, plan: Plan, path: str, k: int) -> Iterator[pa.
         for name in set(serving):
             rows = part[serves == name]
             of_targets[rows] = made_by(run.dataset, plan.targets, rows, name, run.settings)
-        yield _part_lists(plan, part, of_targets, _scorers(run, plan, part, fitted), k)
+        lists = _part_lists(plan, part, of_targets, _scorers(run, plan, part, fitted), k)
+        yield lists.cast(lists_schema(run))  # counts may have another type than a model's scores
 
 
 def _scorers(

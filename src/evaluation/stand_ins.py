@@ -26,12 +26,12 @@ def rows_by_path(
     """{path: which of the n users it serves in a domain, ascending} for their events before `ends`
     [n], where `path` serves the domain; paths that serve none are left out."""
     empty = ends == dataset.offsets[users]
-    unread = np.zeros_like(empty)
+    marks = {path: ~empty, NEWCOMER_MODEL: empty}
     if path in PATHS and PATHS[path].single_domain and CROSS in settings.paths:
         windows = context_windows(dataset, users, ends, settings.max_len - 1, settings.context)
         windows = keep_domain(dataset, windows, np.full(len(users), domain))
-        unread = np.bincount(windows.rows, minlength=len(users)) == 0
-    marks = {path: ~empty & ~unread, CROSS: ~empty & unread, NEWCOMER_MODEL: empty}
+        reads = np.bincount(windows.rows, minlength=len(users)) > 0
+        marks |= {path: reads, CROSS: ~empty & ~reads}
     return {name: np.flatnonzero(rows) for name, rows in marks.items() if rows.any()}
 
 

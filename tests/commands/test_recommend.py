@@ -115,7 +115,7 @@ def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
 def test_the_list_is_the_model_s_own_ranking_without_what_the_user_has(data, folders, mode, path):
     run = api.open_run(folders[mode])
     run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, eval_users=7))
-    table, seen = api.recommend(run, k=4, path=path), known(data)
+    table, seen = api.recommend(run, k=4, path=path, exclude_seen=True), known(data)
     actual, made_by = lists(table), paths_of(table)
     users, items = run.dataset.user_ids.to_pylist(), run.dataset.item_ids.to_pylist()
     starts = run.dataset.item_starts
@@ -140,7 +140,7 @@ def test_the_list_is_the_model_s_own_ranking_without_what_the_user_has(data, fol
 @pytest.mark.parametrize("mode", MODES)
 def test_no_list_names_an_item_that_the_user_has_unless_asked_to(data, folders, mode):
     run, seen = api.open_run(folders[mode]), known(data)
-    new = lists(api.recommend(run, k=1000))
+    new = lists(api.recommend(run, k=1000, exclude_seen=True))
     everything = lists(api.recommend(run, k=1000, exclude_seen=False))
     sizes = dict(zip(DOMAINS, np.diff(run.dataset.item_starts), strict=True))
     for key, items in seen.items():

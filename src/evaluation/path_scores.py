@@ -150,8 +150,8 @@ def _process_share(
             by_protocol = rank_targets(scorer, plan, part, blocks, bar=process.leads)
             for name, part_ranks in by_protocol.items():
                 if name == AS_LISTED:
-                    for other, rows in served.items():
-                        ranks[other][name].put(part[rows], part_ranks.at(rows))
+                    for other, makes in served.items():
+                        ranks[other][name].put(part[makes], part_ranks.at(makes))
                 else:
                     ranks[path][name].put(part, part_ranks)
             if listing:

@@ -6,7 +6,8 @@ domain drawn by popularity. With the suffix `-unseen` items that the user alread
 candidates. Over all domains the target's domain is not given: each item is scored for its own
 domain. `released` is what the released code does: N negatives over all domains, none from the
 user's sequence, all scored for the target's domain. `as_listed` ranks what recommend.py lists: as
-`full`, or, where the lists leave out seen items, as `full-unseen` with seen targets *barred*.
+`full`, or, where the lists leave out seen items, as `full-unseen` with seen targets *barred*, and
+by the path that makes the list (src/evaluation/stand_ins.py).
 
 One pass over the scores serves all of them: a protocol is a sum of counts.
 """

@@ -293,7 +293,40 @@ def test_what_a_protocol_ranks_among_is_said_in_words(tmp_path):
         "all items of the domain that the user has not had; "
         "context without events at the target's own time"
     )
+    assert candidates("as_listed", run) == (
+        "the items that recommend.py lists; a target that it leaves out counts 0"
+    )
     assert candidates("another", run) == ""
+
+
+def test_a_barred_target_counts_0_in_reports_and_is_impossible_elsewhere(
+    tmp_path, monkeypatch, capsys
+):
+    """In compare and protocols, with either tie policy; under `full` no target is barred."""
+    folders = [
+        write_run(tmp_path / name, Log(), mode=name, protocols=("full", "as_listed"))
+        for name in ("cdsr", "sdsr")
+    ]
+    for folder in folders:
+        ranks = pd.read_parquet(folder / "ranks.parquet")
+        whole = ranks[ranks.protocol == "as_listed"].index
+        ranks.loc[whole, ["better", "tied"]] = [199, 0]
+        ranks.to_parquet(folder / "ranks.parquet")
+    for run in read_runs(folders):
+        path = run.default_path
+        for metric in ("mrr", "ndcg@10", "hr@20"):
+            for ties in ("expected", "pessimistic"):
+                assert not run.values("test", "as_listed", path, metric, ties).value.any()
+        assert run.values("test", "full", path, "mrr").value.all()
+    flags = ("--protocol=as_listed", "--metric=mrr")
+    run_report(monkeypatch, capsys, "compare", *folders, *flags, "--out", tmp_path / "pair")
+    rows = pd.read_csv(tmp_path / "pair.csv")
+    assert rows.domain.tolist() == ["A", "B", "macro", "users"] and rows.targets.all()
+    assert not rows[["first_value", "second_value", "difference"]].any(axis=None)
+    ranks.loc[ranks[ranks.protocol == "full"].index[0], "tied"] = 0
+    ranks.to_parquet(folders[-1] / "ranks.parquet")
+    with pytest.raises(UserError, match=r"has impossible ranks \(better < 0 or tied < 1\)"):
+        read_runs(folders[-1:])[0].values("valid", "full", "single", "mrr")
 
 
 # ------------------------------------------------------------------------ runs

@@ -13,19 +13,16 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import recommend
-from src.dataset.batching.packing import build_batch
-from src.dataset.batching.windows import Windows
 from src.dataset.store.folder import TEST, open_dataset
 from src.evaluation.path_scores import fit_count_models
-from src.evaluation.queries import domain_scores
 from src.serving import api
 from src.serving.choices import chosen_users
 from src.serving.lists import BlockLists
 from src.serving.summary import Summary
 from tests.support.command_runs import DOMAINS, ROOT, command, failing, make_data, train
+from tests.support.served_lists import by_hand, lists, paths_of
 
 MODES = ("syncrec", "sdsr_separate")
 COLUMNS = ["user_id", "domain", "rank", "item_id", "score"]
@@ -49,21 +46,6 @@ def folders(data, tmp_path_factory):
     }
 
 
-def lists(table) -> dict[tuple, list]:
-    """{(user_id, domain): [(item_id, score), …] in the order of rank}."""
-    found = {}
-    for row in table.to_pylist():
-        items = found.setdefault((row["user_id"], row["domain"]), [])
-        items.append((row["item_id"], row["score"]))
-        assert row["rank"] == len(items)
-    return found
-
-
-def paths_of(table) -> dict[tuple, str]:
-    """{(user_id, domain): the path that made the list}."""
-    return {(row["user_id"], row["domain"]): row["path"] for row in table.to_pylist()}
-
-
 def known(data) -> dict[tuple, set]:
     """{(user_id, domain): item ids of the log}."""
     dataset = open_dataset(data)
@@ -74,38 +56,6 @@ def known(data) -> dict[tuple, set]:
             name = DOMAINS[dataset.domains[event]]
             found[users[user], name].add(items[dataset.items[event] - 1])
     return found
-
-
-def by_hand(run, user: int, domain: int, path: str) -> np.ndarray:
-    """[V_d] scores after all events of one user, one user at a time, through the model alone."""
-    dataset = run.dataset
-    events = np.arange(dataset.offsets[user], dataset.offsets[user + 1])
-    (model, *others), own, first = run.ensemble.models, domain, 0
-    items, domains = dataset.items[events], dataset.domains[events]
-    newest = slice(-(run.settings.max_len - 1), None)
-    if others:  # a model of its own: one domain, whose items begin at 1
-        model, own = run.ensemble.models[domain], 0
-        first = int(dataset.item_starts[domain]) - 1
-        items = items[domains == domain][newest]
-        domains = np.zeros_like(items)
-    elif path == "single":
-        items, domains = items[newest], domains[newest]
-        items, domains = items[domains == domain], domains[domains == domain]
-    else:
-        items, domains = items[newest], domains[newest]
-    some_item = dataset.item_starts[domain + 1] - 1 - first  # another than recommend.py's
-    one = dataclasses.replace(
-        dataset,
-        domain_names=["own"] if others else list(DOMAINS),
-        item_starts=np.array(model.item_starts),
-        offsets=np.array([0, len(items) + 1]),
-        items=np.append(items - first, some_item).astype(np.int32),
-        domains=np.append(domains, own).astype(np.int16),
-    )
-    window = Windows(np.array([0]), np.arange(len(items) + 1), np.zeros(len(items) + 1, np.int64))
-    with torch.no_grad():
-        hidden = model.queries(build_batch(one, window, 0, 0), path)
-        return domain_scores(model, hidden, own)[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +72,7 @@ def test_the_list_is_the_model_s_own_ranking_without_what_the_user_has(data, fol
     for user, user_id in enumerate(users):
         for domain, name in enumerate(DOMAINS):
             # without an event to read in the domain the cross view stands in
-            scores = by_hand(run, user, domain, made_by[user_id, name])
+            scores = by_hand(run, run.dataset, user, domain, made_by[user_id, name])
             order = [
                 (items[starts[domain] - 1 + place], scores[place])
                 for place in np.argsort(-scores)

@@ -199,8 +199,8 @@ def test_who_has_nothing_to_read_is_served_and_counted(data, folders, tmp_path, 
     for choice in serving.values():
         choice["path"] = "single"
     (folder / "serving.json").write_text(json.dumps(serving))
-    rows = [row for row in events_of(data, 0, "one") if row[2] == "A"][:2]
-    assert rows
+    ids = open_dataset(data).item_ids.to_pylist()  # those of A come first
+    rows = [("one", item, "A", 1_700_000_000) for item in ids[:2]]
     events = write(tmp_path / "new.csv", [*rows, ("none", "nothing", "A", 1_700_000_000)])
     out = tmp_path / "top.parquet"
     recommend.main([f"--run={folder}", f"--events={events}", f"--out={out}", "--device=cpu"])
@@ -209,9 +209,8 @@ def test_who_has_nothing_to_read_is_served_and_counted(data, folders, tmp_path, 
         ("one", "A"): "single", ("one", "B"): "cross", ("one", "C"): "cross",
         ("none", "A"): "recent", ("none", "B"): "recent", ("none", "C"): "recent",
     }  # fmt: skip
-    assert dict(zip(table["user_id"].to_pylist(), table["context_events"].to_pylist(), strict=True)) == {
-        "one": len(rows), "none": 0,
-    }  # fmt: skip
+    known = {row["user_id"]: row["context_events"] for row in table.to_pylist()}
+    assert known == {"one": 2, "none": 0}
     said = capsys.readouterr().out
     assert (
         "2 of 6 lists are by the cross path, because the user has no event to read in the domain; "
@@ -292,9 +291,8 @@ def test_only_candidates_are_listed_and_items_have_names(data, folders, tmp_path
         [(item, DOMAINS[domain]) for domain, items in chosen.items() for item in items],
         ("item_id", "domain"),
     )
-    names = write(
-        tmp_path / "n.csv", [(item, f"“{item}”, a name") for item in ids[1:]], ("id", "title")
-    )
+    titles = [(item, f"“{item}”, a name") for item in ids[1:]]
+    names = write(tmp_path / "n.csv", titles, ("id", "title"))
     run = folders["syncrec"]
     whole = lists(api.recommend(api.open_run(run), k=1000))
     for file in (lines, table):

@@ -1,6 +1,7 @@
 """recommend.py --at test: whoever reads its files finds the metrics of the protocol as_listed."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 
 import recommend
-from tests.support.command_runs import data_step, failing, train
+from tests.support.command_runs import ROOT, data_step, failing, train
 
+DOCUMENT = ROOT / "docs" / "serving.md"
 DAY = 86_400
 START = 1_388_534_400  # 2014-01-01
 DOMAINS = {"books": 40, "games": 25, "toys": 12}
@@ -162,6 +164,19 @@ def test_one_model_per_domain_has_its_lists_too(runs, tmp_path):
         for domain, row in metrics_of(lists, targets).iterrows():
             for metric, value in row.items():
                 assert value == pytest.approx(results[name][domain][metric], abs=1e-9)
+
+
+def test_the_five_lines_of_the_documents_compute_what_they_say(runs, tmp_path, monkeypatch):
+    at_test(runs["seen barred"], tmp_path / "test_lists.parquet")
+    code = re.search(r"```python\n(import numpy as np, pandas.*?)```", DOCUMENT.read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    computed: dict = {}
+    exec(code[1], computed)
+    results = json.loads((runs["seen barred"] / "results.json").read_text())["test"]["as_listed"]
+    means = computed["ndcg"].groupby(computed["targets"].domain).mean()
+    assert {name: results["served"][name]["ndcg@10"] for name in DOMAINS} == pytest.approx(
+        means.to_dict()
+    )
 
 
 WRONG = {

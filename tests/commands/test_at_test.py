@@ -168,7 +168,9 @@ def test_one_model_per_domain_has_its_lists_too(runs, tmp_path):
 
 def test_the_five_lines_of_the_documents_compute_what_they_say(runs, tmp_path, monkeypatch):
     at_test(runs["seen barred"], tmp_path / "test_lists.parquet")
-    code = re.search(r"```python\n(import numpy as np, pandas.*?)```", DOCUMENT.read_text(), re.S)
+    code = re.search(
+        r"```python\n(import numpy as np\nimport pandas.*?)```", DOCUMENT.read_text(), re.S
+    )
     monkeypatch.chdir(tmp_path)
     computed: dict = {}
     exec(code[1], computed)

@@ -79,8 +79,8 @@ def _checked(scores: Scores, plan: Plan, block: Block, share: Share) -> Scores:
         try:
             check_finite(values)
         except NonFiniteScore as fault:
-            every = np.arange(plan.dataset.item_rows)
-            column = every[columns if isinstance(columns, slice) else columns.cpu()][fault.column]
+            scored = columns if isinstance(columns, slice) else columns.cpu().numpy()
+            column = np.arange(plan.dataset.item_rows)[scored][fault.column]
             row = block.rows[share.padded[fault.row]]
             item = int(plan.dataset.item_starts[share.domain] + column)
             raise fault_of(plan, row, item) from None

@@ -14,7 +14,8 @@ from src.evaluation.protocols import Ranks
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.target_lists import block_lists
 from src.evaluation.targets import split_targets
-from tests.support.ranked_data import dataset_of, random_dataset, temporal
+from src.io.errors import NotFinite
+from tests.support.ranked_data import dataset_of, random_dataset, temporal, with_ids
 
 # Four users of one domain with items 1 … 5; the last event of each is a test target.
 SEQUENCES = ([1, 2, 5], [1, 2, 1], [4, 1, 2, 3, 5], [1, 2, 3, 4, 5, 4])
@@ -108,6 +109,15 @@ def test_lists_are_those_computed_by_hand(excludes, protocols):
             of_targets = dict(zip(lists[name].rows.tolist(), listed, strict=True))
             expected = LISTS[excludes and name == AS_LISTED]
             assert [of_targets[row] for row in range(4)] == expected
+
+
+def test_a_score_that_is_not_finite_is_named(tmp_path):
+    plan, _, blocks = planned(True)
+    plan = dataclasses.replace(plan, dataset=with_ids(plan.dataset, tmp_path))
+    scores = [list(row) for row in SCORES]
+    scores[2][3] = np.nan
+    with pytest.raises(NotFinite, match=r"the score of item item-4 \(.*\) for user user-2 is not"):
+        list(block_lists(Given(scores).of(blocks[0].rows), plan, blocks[0], 3, [AS_LISTED]))
 
 
 # ------------------------------------------------------------------- the default

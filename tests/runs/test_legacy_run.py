@@ -81,7 +81,8 @@ def test_recommend_gives_the_same_items(folder, name):
     run, out = run_in(folder, name), folder / "out.csv"
     recommend.main([f"--run={run}", "--k=2", f"--out={out}", "--exclude_seen"])
     before, after = rows_of(run / "recommendations.csv"), rows_of(out)
-    after = [{name: row[name] for name in before[0]} for row in after]  # later columns are added
+    for row in after:
+        del row["path"], row["context_events"]  # columns of later versions
     scores, scores_before = (
         [float(row.pop("score")) for row in rows] for rows in (after, before)
     )  # fmt: skip

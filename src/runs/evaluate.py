@@ -104,7 +104,7 @@ def evaluate_run(
     the test split: the checkpoint and the serving paths are chosen on validation.
     """
     protocols = run_protocols(settings)
-    count_models = fit_count_models(dataset)
+    count_models = fit_count_models(dataset, settings)
     blend = validation_blend(ensemble, settings, dataset, process, count_models)
     divided = without_parts(blend, blended(count_models, settings))
     splits: list[SplitScores] = []

@@ -121,7 +121,7 @@ def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side):
     targets = split_targets(dataset, "test")
     model = make_model(dataset, dtype=torch.float32).eval()
     ensemble, plan = Ensemble([model]), Plan(dataset, targets, ("full",), {})
-    baselines = fit_count_models(dataset)
+    baselines = fit_count_models(dataset, model.settings)
     scored = score_paths(ensemble, model.settings, plan, Process(CPU), baselines, lists=True)
     rows = np.arange(len(targets.events))
     for path in ("cross", "single"):

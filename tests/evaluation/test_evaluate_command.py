@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import main
+import recommend
 from experiments.blend_parts import open_run
 from experiments.scoring import ndcg_on_test
 from src.config.modes import BLEND
@@ -296,7 +297,7 @@ def test_a_log_split_by_time_has_strict_contexts_alone(tmp_path):
 def test_the_blend_without_a_part_is_ranked_by_the_same_weights_with_some_at_0(finished, mode):
     run = finished[mode]
     settings, dataset, ensemble = open_run(run)
-    counts = fit_count_models(dataset)
+    counts = fit_count_models(dataset, settings)
     blend = read_blend(run, dataset.domain_names, feature_names(settings.paths, counts))
     trend = {"recent x1", "recent x8", "recent x64", "covisit x1", "covisit x8"}
     habit = {"had", "own log count"}
@@ -335,6 +336,24 @@ def test_only_parts_that_the_blend_has_are_left_out_of_it(run, capsys):
     assert BLEND_WITHOUT not in results(run)
     assert "blend without" not in capsys.readouterr().out
     evaluate(run, "--trend", "--repeat")
+    assert results(run) == before
+
+
+def test_joint_transitions_join_the_blend_and_the_tables(run, data):
+    before = results(run)
+    evaluate(run, "--joint_transitions")
+    after = results(run)
+    blend = json.loads((run / "blend.json").read_text())
+    assert all("joint transitions" in weights for weights in blend.values())
+    for split in ("valid", "test"):
+        for protocol, paths in after[split].items():
+            assert set(paths) - set(before[split][protocol]) == {"markov_any"}
+            for path in set(paths) - {"markov_any", BLEND}:
+                assert paths[path] == before[split][protocol][path]
+    assert after["test"]["full"][BLEND] != before["test"]["full"][BLEND]
+    recommend.main([f"--run={run}", f"--data_dir={data}", "--serve_path=blend", "--k=3"])
+    assert (run / "recommendations.parquet").is_file()
+    evaluate(run, "--no-joint_transitions")
     assert results(run) == before
 
 

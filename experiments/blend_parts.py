@@ -9,6 +9,7 @@ Every blend is fitted on validation; the table has NDCG@10 on test under `full`,
 macro mean. Seeds of a model stand in one row, as mean ± standard deviation.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -34,11 +35,13 @@ from src.runs.models import best_models
 
 CPU = torch.device("cpu")
 TREND, HABIT = BLENDED_BY["trend"], BLENDED_BY["repeat"]
+BOTH = ("popularity", "markov", *TREND, *HABIT)
 PARTS = {  # {row: the count models that are blended with the model's paths}
     "paths": (),
     "+ habit": HABIT,
     "+ trend": ("popularity", "markov", *TREND),
-    "+ both": ("popularity", "markov", *TREND, *HABIT),
+    "+ both": BOTH,
+    "+ both and joint transitions": (*BOTH, *BLENDED_BY["joint_transitions"]),
 }
 
 
@@ -58,7 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"{run}: the runs have different data")
         key = dataset.card["sha256"]
         if key not in fitted:
-            fitted[key] = fit_count_models(dataset)
+            every = dataclasses.replace(opened[0][0], joint_transitions=True)
+            fitted[key] = fit_count_models(dataset, every)
         for part, names in PARTS.items():
             counted = {name: fitted[key][name] for name in names}
             scores = blend_scores(opened, dataset, counted)

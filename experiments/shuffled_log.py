@@ -21,10 +21,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.io.errors import UserError, run_command
-from src.io.files import write_atomically
-
-FILE_NAME = "interactions.csv.gz"
+from experiments.raw_log import FILE_NAME, read_log, write_log
+from src.io.errors import run_command
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,23 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     given = parser.parse_args(arguments)
-    path = given.raw / FILE_NAME
-    if not path.is_file():
-        raise UserError(f"--raw {given.raw} has no {FILE_NAME}")
-    log = pd.read_csv(
-        path, dtype={"user_id": str, "item_id": str, "domain": str}, keep_default_na=False
-    )
     # events of equal time in an order that says nothing, the same for every kind
-    log = log.sample(frac=1, random_state=given.seed).sort_values(
-        ["user_id", "unix_time"], kind="stable", ignore_index=True
-    )
+    mixed = read_log(given.raw).sample(frac=1, random_state=given.seed)
+    log = mixed.sort_values(["user_id", "unix_time"], kind="stable", ignore_index=True)
     shuffled = KINDS[given.kind](log, np.random.default_rng(given.seed))
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        given.out / FILE_NAME,
-        lambda file: shuffled.to_csv(file, index=False, compression={"method": "gzip", "mtime": 0}),
-    )
-    print(f"{len(shuffled):,} events: {given.out / FILE_NAME}")
+    write_log(shuffled, given.out)
 
 
 def without_order(log: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """Item-to-item Markov over all domains: items by how often they directly followed the item of the
 user's newest event, whatever its domain."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from src.baselines.markov import Markov, item_before
@@ -10,6 +12,8 @@ from src.interfaces import Requests
 
 class MarkovAny(Markov):
     """Counts of training transitions between any two items."""
+
+    feature_names: ClassVar[tuple[str, ...]] = ("joint transitions",)
 
     @classmethod
     def fit(cls, dataset: Dataset) -> "MarkovAny":

@@ -11,6 +11,7 @@ from collections.abc import Container
 from enum import Enum
 from typing import Any
 
+from src.config.names import BLENDED_BY
 from src.config.settings import DataSettings, RunSettings
 
 
@@ -31,7 +32,7 @@ ROLES = {
     **dict.fromkeys(("eval_users", "protocol", "strict_context"), Role.RUN),
     **dict.fromkeys(("max_epochs", "min_steps", "patience_steps", "patience_epochs"), Role.GROWS),
     **dict.fromkeys(
-        ("sampled_negatives", "candidate_seed", "ties", "min_domain_targets", "trend", "repeat"),
+        ("sampled_negatives", "candidate_seed", "ties", "min_domain_targets", *BLENDED_BY),
         Role.SCORING,
     ),
 }

@@ -44,7 +44,8 @@ COUNT_MODELS = {
 # The one of them that serves a user without an event
 NEWCOMER_MODEL = "recent"
 
-# More of them, for the tables of a spec that names them (`count_models`); no run ranks by them.
+# More of them, for the tables of a spec that names them (`count_models`), and for runs whose blend
+# they are a part of.
 OPTIONAL_COUNT_MODELS = {
     "markov_any": "src.baselines.markov_any:MarkovAny",
     "itemknn": "src.baselines.itemknn:ItemKNN",
@@ -52,7 +53,11 @@ OPTIONAL_COUNT_MODELS = {
 COUNTED = COUNT_MODELS | OPTIONAL_COUNT_MODELS
 
 # {setting: the count models that a blend (src/evaluation/blend.py) leaves out without it}
-BLENDED_BY = {"trend": ("recent", "covisit"), "repeat": ("own",)}
+BLENDED_BY = {
+    "trend": ("recent", "covisit"),
+    "repeat": ("own",),
+    "joint_transitions": ("markov_any",),
+}
 
 WEIGHTINGS = {
     "lc_ntg": "src.objective.lc_ntg:LCNTG",

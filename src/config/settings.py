@@ -283,6 +283,12 @@ class EvaluationSettings:
     repeat: bool = setting(
         True, "the blend includes how often the user had an item", group="evaluation"
     )
+    joint_transitions: bool = setting(
+        False,
+        "the blend includes what followed the item of the newest event, of whatever domain; ranked "
+        "alone too (markov_any)",
+        group="evaluation",
+    )
     eval_users: int = setting(
         256, "users encoded at a time; does not change results", group="evaluation"
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from src.config.modes import BLEND, SERVED
-from src.config.names import AS_LISTED, COUNT_MODELS, load
+from src.config.names import AS_LISTED, BLENDED_BY, COUNT_MODELS, COUNTED, load
 from src.config.settings import Settings
 from src.dataset.store.folder import Dataset
 from src.evaluation.beyond_accuracy import TOP, beyond_accuracy
@@ -40,9 +40,14 @@ class PathScores:
     variants: dict[str, Ranks] = field(default_factory=dict)  # under `full`; of a blend alone
 
 
-def fit_count_models(dataset: Dataset) -> dict[str, CountModel]:
-    """{path: count model} of every count model, fitted on the training events."""
-    return {name: load(path).fit(dataset) for name, path in COUNT_MODELS.items()}
+def fit_count_models(dataset: Dataset, settings: Settings) -> dict[str, CountModel]:
+    """{path: count model} of those that every run ranks by and those that its blend asks for,
+    fitted on the training events."""
+    asked = [
+        name for flag, names in BLENDED_BY.items() if getattr(settings, flag) for name in names
+    ]
+    fitted = [name for name in COUNTED if name in COUNT_MODELS or name in asked]
+    return {name: load(COUNTED[name]).fit(dataset) for name in fitted}
 
 
 def score_validation(

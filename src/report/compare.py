@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from src.config.modes import PATHS, SERVED
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.evaluation.metrics import METRICS
 from src.io.errors import UserError
 from src.report.finished_runs import MEANS, domain_means, least_targets, read_runs
@@ -69,7 +69,7 @@ class Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    paths = ", ".join((*PATHS, SERVED, *COUNT_MODELS))
+    paths = ", ".join((*PATHS, SERVED, *COUNTED))
     parser.add_argument(
         "runs", nargs="+", metavar="RUN[:PATH]",
         help=f"run folders, each with the path that ranks: {paths} (default: the one that selected "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.evaluation.metrics import METRICS, target_metrics
 from src.evaluation.protocols import ties_of
 from src.report.finished_runs import Run, domain_means, least_targets, read_runs
@@ -101,11 +101,11 @@ def macro_means(groups: list[SeedGroup], split: str, metrics: list[str]) -> list
     for group in groups:
         for protocol in group.runs[0].protocols(split):
             for path in group.runs[0].protocol_scores(split, protocol):
-                label = path if path in COUNT_MODELS else group.label
+                label = path if path in COUNTED else group.label
                 columns.setdefault((protocol, label, path), group)
     means = []
     for (protocol, label, path), group in tqdm(columns.items(), disable=None, leave=False):
-        runs = group.runs[:1] if path in COUNT_MODELS else group.runs
+        runs = group.runs[:1] if path in COUNTED else group.runs
         seeds = [_macro(run, split, protocol, path, metrics) for run in runs]
         for metric, ties in seeds[0]:
             values = [seed[metric, ties] for seed in seeds]
@@ -153,8 +153,8 @@ def protocols_text(
 ) -> str:
     """One table per metric: a row per protocol, a column per ranker, the baselines first."""
     names = dict.fromkeys((one.model, one.path) for one in means)
-    columns = sorted(names, key=lambda name: name[0] not in COUNT_MODELS)
-    heads = [path if path in COUNT_MODELS else f"{model}:{path}" for model, path in columns]
+    columns = sorted(names, key=lambda name: name[0] not in COUNTED)
+    heads = [path if path in COUNTED else f"{model}:{path}" for model, path in columns]
     protocols = {one.protocol: one.candidates for one in means}
     cells: dict[tuple, dict[str, MacroMean]] = {}
     for one in means:

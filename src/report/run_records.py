@@ -19,7 +19,7 @@ import pandas as pd
 
 from src.config.identity import Role, hash_values, values_of
 from src.config.modes import CROSS, SINGLE
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.config.settings import Settings, recorded_settings
 from src.evaluation.metrics import METRICS
 from src.evaluation.packed_ranks import PRESENT, WHOLE, npz_bytes, pack, unpack
@@ -202,7 +202,7 @@ def write_run(
     if sha256 not in known.datasets:
         _write_dataset(folder, run)
     for path in run.protocol_scores("test", PROTOCOL):
-        if path not in COUNT_MODELS:
+        if path not in COUNTED:
             continue
         if former := known.count_models.get((sha256, path)):
             _check_unchanged(former, run, path)

@@ -107,7 +107,7 @@ def evaluate_run(
     """
     protocols = run_protocols(settings)
     excludes = AS_LISTED in protocols and excludes_seen(repeat_share(dataset))
-    count_models = fit_count_models(dataset)
+    count_models = fit_count_models(dataset, settings)
     blend = validation_blend(ensemble, settings, dataset, process, count_models)
     divided = without_parts(blend, blended(count_models, settings))
     splits: list[SplitScores] = []

@@ -161,7 +161,7 @@ def open_run(
 
 def _with_blend(run: TrainedRun, folder: Path) -> TrainedRun:
     """The run with the blend of its folder; its count models count every event of the log."""
-    fitted = blended(fit_count_models(run.dataset), run.settings)
+    fitted = blended(fit_count_models(run.dataset, run.settings), run.settings)
     features = feature_names(run.settings.paths, fitted)
     blend = read_blend(folder, run.dataset.domain_names, features)
     to_date = {name: model.to_date() for name, model in fitted.items()}

@@ -9,6 +9,7 @@ from experiments.frozen_counts import models
 from experiments.scoring import ndcg_on_test
 from src.baselines.covisit import Covisit
 from src.baselines.recent import Recent
+from src.config.settings import Settings
 from src.dataset.store.folder import TEST, TRAIN, open_dataset
 from src.evaluation.path_scores import fit_count_models
 from src.evaluation.ranking import CountScorer
@@ -26,7 +27,7 @@ def test_each_row_counts_what_it_says(tmp_path):
     table = pd.read_csv(tmp_path / "table.csv").set_index(["model", "counts until"])
     dataset = open_dataset(tmp_path / "data")
     split = np.asarray(dataset.split)
-    for name, model in fit_count_models(dataset).items():
+    for name, model in fit_count_models(dataset, Settings()).items():
         if name not in ("recent", "covisit"):
             continue
         expected = ndcg_on_test(dataset, lambda plan, _, model=model: CountScorer(model, plan))

@@ -135,7 +135,7 @@ def test_what_reads_the_time_ranks_as_the_test_did_with_what_was_known_then(fold
     ranks = pq.read_table(folders[mode] / "ranks.parquet").to_pandas()
     rows = ranks[(ranks.split == "test") & (ranks.protocol == "full") & (ranks.path == path)]
     users = dataset.user_ids.to_pylist()
-    as_tested = dataclasses.replace(run, count_models=fit_count_models(dataset))
+    as_tested = dataclasses.replace(run, count_models=fit_count_models(dataset, run.settings))
     for row in rows.iloc[::7].itertuples():
         user = users.index(row.user_id)
         first, end = dataset.offsets[user : user + 2]

@@ -124,7 +124,7 @@ def test_the_lists_of_a_split_are_each_target_s_ten_best_of_its_domain(side, exc
     model = make_model(dataset, dtype=torch.float32).eval()
     ensemble = Ensemble([model])
     plan = Plan(dataset, targets, ("full", "as_listed"), {}, excludes_seen=excludes)
-    baselines = fit_count_models(dataset)
+    baselines = fit_count_models(dataset, model.settings)
     scored = score_paths(ensemble, model.settings, plan, Process(CPU), baselines, lists=True)
     rows = np.arange(len(targets.events))
     best = {"cross": [], "single": []}

@@ -125,7 +125,7 @@ def world():
 
 def test_the_scores_are_the_weighted_features_for_any_columns(world):
     dataset, targets, source = world
-    counts = fit_count_models(dataset)
+    counts = fit_count_models(dataset, Settings(joint_transitions=True))
     rows = np.arange(len(targets.events))
     features = source(rows, counts)
     weights = np.random.default_rng(0).normal(size=(len(SIZES), len(features.names)))
@@ -154,7 +154,7 @@ def test_the_scores_are_the_weighted_features_for_any_columns(world):
 def test_the_variants_are_ranked_as_blends_that_lack_the_part(world):
     """And the blend itself as without them, under every protocol."""
     dataset, targets, source = world
-    counts, rows = fit_count_models(dataset), np.arange(len(targets.events))
+    counts, rows = fit_count_models(dataset, Settings()), np.arange(len(targets.events))
     features = source(rows, counts)
     weights = np.random.default_rng(0).normal(size=(len(SIZES), len(features.names)))
     plan = Plan(dataset, targets, ("full", "full_all"), {})

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import main
+import recommend
 from experiments.blend_parts import open_run
 from experiments.scoring import ndcg_on_test
 from src.config.modes import BLEND
@@ -17,11 +18,9 @@ from src.config.names import AS_LISTED, COUNT_MODELS, PROTOCOLS
 from src.dataset.store.folder import open_dataset
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, feature_names
 from src.evaluation.metrics import METRICS
-from src.evaluation.path_scores import PathScores, fit_count_models, path_scorers
-from src.evaluation.protocols import Ranks
-from src.evaluation.targets import SPLITS, Targets
+from src.evaluation.path_scores import fit_count_models, path_scorers
+from src.evaluation.targets import SPLITS
 from src.report.finished_runs import read_runs
-from src.runs.evaluate import SplitScores, lone_targets
 from src.runs.records import BLEND_WITHOUT, read_blend
 from tests.support.command_runs import (
     DOMAINS,
@@ -325,7 +324,7 @@ def test_a_log_split_by_time_has_strict_contexts_alone(tmp_path):
 def test_the_blend_without_a_part_is_ranked_by_the_same_weights_with_some_at_0(finished, mode):
     run = finished[mode]
     settings, dataset, ensemble = open_run(run)
-    counts = fit_count_models(dataset)
+    counts = fit_count_models(dataset, settings)
     blend = read_blend(run, dataset.domain_names, feature_names(settings.paths, counts))
     trend = {"recent x1", "recent x8", "recent x64", "covisit x1", "covisit x8"}
     habit = {"had", "own log count"}
@@ -364,6 +363,24 @@ def test_only_parts_that_the_blend_has_are_left_out_of_it(run, capsys):
     assert BLEND_WITHOUT not in results(run)
     assert "blend without" not in capsys.readouterr().out
     evaluate(run, "--trend", "--repeat")
+    assert results(run) == before
+
+
+def test_joint_transitions_join_the_blend_and_the_tables(run, data):
+    before = results(run)
+    evaluate(run, "--joint_transitions")
+    after = results(run)
+    blend = json.loads((run / "blend.json").read_text())
+    assert all("joint transitions" in weights for weights in blend.values())
+    for split in ("valid", "test"):
+        for protocol, paths in after[split].items():
+            assert set(paths) - set(before[split][protocol]) == {"markov_any"}
+            for path in set(paths) - {"markov_any", BLEND}:
+                assert paths[path] == before[split][protocol][path]
+    assert after["test"]["full"][BLEND] != before["test"]["full"][BLEND]
+    recommend.main([f"--run={run}", f"--data_dir={data}", "--serve_path=blend", "--k=3"])
+    assert (run / "recommendations.parquet").is_file()
+    evaluate(run, "--no-joint_transitions")
     assert results(run) == before
 
 
@@ -447,38 +464,3 @@ def test_data_that_moved_is_found_with_data_dir(data, run, tmp_path):
     before = contents(run)
     evaluate(run, f"--data_dir={moved}")
     assert changed(before, contents(run)) == set()
-
-
-LONE = {  # candidates by (split, protocol) of three targets each, the lines
-    "none": ({("valid", "full"): [9, 2, 5], ("test", "full"): [9, 2, 5]}, []),
-    "one of the test": ({("test", "full-unseen"): [1, 2, 5]}, ["test … full-unseen 1"]),
-    "both splits": (
-        {("valid", "full-unseen"): [1, 1, 5], ("test", "full-unseen"): [1, 4, 5]},
-        ["valid … full-unseen 2", "test … full-unseen 1"],
-    ),
-    "two protocols": (
-        {("test", "full"): [3, 2, 2], ("test", "sampled-unseen"): [1, 2, 2],
-         ("test", "full-unseen"): [1, 1, 1]},
-        ["test … sampled-unseen 1, full-unseen 3"],
-    ),
-    "a domain of one item": ({("test", "full"): [1, 7, 7]}, ["test … full 1"]),
-    "strict contexts": (
-        {("test", "full-unseen"): [1, 2, 2], ("test", "full-unseen-strict"): [1, 1, 2]},
-        ["test … full-unseen 1, full-unseen-strict 2"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("form", LONE)
-def test_targets_that_are_their_only_candidate_are_counted(form):
-    candidates, expected = LONE[form]
-    splits = []
-    for (name, protocol), counts in candidates.items():
-        none = np.zeros(3, dtype=np.int64)
-        targets = Targets(name, *[none] * 6)
-        ranks = Ranks(none, none + 1, np.array(counts))
-        splits.append(SplitScores(targets, {"cross": PathScores({protocol: ranks}, {})}, False))
-    assert list(lone_targets(splits)) == [
-        f"{name} targets without another candidate, of 3 (every model ranks them first): {counts}"
-        for name, counts in (line.split(" … ") for line in expected)
-    ]

@@ -188,7 +188,7 @@ def test_nothing_at_or_after_a_target_s_time_reaches_its_scores(dataset, choice,
             )
             for path in PATHS
         ]  # fmt: skip
-        models = fit_count_models(data)
+        models = fit_count_models(data, Settings(joint_transitions=True))
         for name in ("recent", "covisit"):
             models[name] = dataclasses.replace(models[name], half_lives=np.full(2, 86_400))
         baselines = [
@@ -241,7 +241,7 @@ def test_ranks_of_a_temporal_split_know_nothing_of_later_items(seed, tmp_path):
             model.settings,
             plan,
             Process(CPU),
-            fit_count_models(data),
+            fit_count_models(data, Settings(joint_transitions=True)),
             lists=False,
         )
         actual.append(

@@ -112,7 +112,8 @@ def test_a_split_is_ranked_as_on_the_cpu(tmp_path):
     for device in ("cpu", "cuda"):
         process = Process(torch.device(device))
         plan = Plan(dataset, targets, PROTOCOLS, drawn, process.device)
-        ensemble, baselines = Ensemble([model.to(device)]), fit_count_models(dataset)
+        ensemble = Ensemble([model.to(device)])
+        baselines = fit_count_models(dataset, model.settings)
         scores[device] = score_paths(ensemble, model.settings, plan, process, baselines, lists=True)
     for path, expected in scores["cpu"].items():
         got, exact = scores["cuda"][path], path in COUNT_MODELS

@@ -21,7 +21,7 @@ from src.config.modes import (
     SERVED,
     TWO_VIEW_MODE,
 )
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.io.errors import UserError
 from src.report.finished_runs import RETRAIN, Run, least_targets
 from src.report.formatting import join_and
@@ -101,7 +101,7 @@ class DataSet:
         run = self.runs[0]
         scored = run.protocol_scores("test", PROTOCOL)
         group = SeedGroup(run.name, [run])
-        return {name: Ranker(group, name) for name in COUNT_MODELS if name in scored}
+        return {name: Ranker(group, name) for name in COUNTED if name in scored}
 
     @property
     def columns(self) -> dict[str, Ranker]:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.report.transfer import figure_style as style
 from src.report.transfer.data_sets import RANKER_KEYS, DataSet
 from src.report.transfer.differences import significant
@@ -30,7 +30,7 @@ RANKER_MARKS = (
 # {ranker or baseline: (colour, marker)}
 MARKS = dict(zip(RANKER_KEYS, itertools.cycle(RANKER_MARKS), strict=False)) | {
     name: (style.GREY, marker)
-    for name, marker in zip(COUNT_MODELS, itertools.cycle("x+1234|_"), strict=False)
+    for name, marker in zip(COUNTED, itertools.cycle("x+1234|_"), strict=False)
 }
 MEAN_LABELS = {"macro": "mean over domains", "users": "mean over targets"}
 ROW = 0.092  # inches of a mark's line
@@ -156,7 +156,7 @@ def protocols_figure(data: DataSet, protocols: pd.DataFrame, metric: str) -> Fig
     """The mean over domains under each protocol, with the baselines."""
     rows = protocols[protocols.domain == "macro"]
     rows = rows.assign(mark=rows.ranker, low=rows.value, high=rows.value)
-    baselines = [name for name in COUNT_MODELS if (rows.ranker == name).any()]
+    baselines = [name for name in COUNTED if (rows.ranker == name).any()]
     return dot_plot(
         rows, "protocol", list(rows.protocol.unique()), ranker_marks(data, *baselines),
         f"{metric.upper()}, mean over domains", one_line=True,

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.evaluation.metrics import TIES, target_metrics
 from src.report.transfer.data_sets import PROTOCOL, DataSet, TargetMetrics
 from src.report.transfer.differences import mean_of
@@ -22,7 +22,7 @@ def protocol_table(data: DataSet, metric: str) -> pd.DataFrame:
     """
     shared = set.intersection(*(set(run.protocols("test")) for run in data.runs))
     columns = {key: (ranker.group.runs, ranker.path) for key, ranker in data.rankers.items()}
-    columns |= {name: (data.runs[:1], name) for name in COUNT_MODELS}
+    columns |= {name: (data.runs[:1], name) for name in COUNTED}
     rows = []
     for protocol in data.runs[0].protocols("test"):
         for key, (runs, path) in columns.items() if protocol in shared else ():

@@ -1,10 +1,10 @@
-"""The control logs: what is destroyed, and what stays."""
+"""The control logs and the thinned ones: what is destroyed or left out, and what stays."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import shuffled_log
+from experiments import shuffled_log, thinned_log
 from src.io.errors import UserError
 
 
@@ -75,3 +75,28 @@ def test_others_keeps_the_sequences_of_each_domain_and_exchanges_their_users(log
 def test_a_folder_without_the_log_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"has no interactions\.csv\.gz"):
         shuffled(tmp_path, "order")
+
+
+def thinned(folder, keep, seed=0):
+    out = folder / f"{keep}-{seed}"
+    thinned_log.main([f"--raw={folder}", f"--keep={keep}", f"--seed={seed}", f"--out={out}"])
+    return pd.read_csv(out / "interactions.csv.gz")
+
+
+def test_a_thinned_log_keeps_some_users_whole(log, tmp_path):
+    half, quarter = thinned(tmp_path, 0.5), thinned(tmp_path, 0.25)
+    users = log.user_id.nunique()
+    assert half.user_id.nunique() == round(0.5 * users)
+    assert quarter.user_id.nunique() == round(0.25 * users)
+    assert set(quarter.user_id) < set(half.user_id)
+    for frame in (half, quarter):
+        whole = log[log.user_id.isin(frame.user_id)]
+        ordered = frame.sort_values(["user_id", "unix_time"], ignore_index=True)
+        pd.testing.assert_frame_equal(ordered, whole.reset_index(drop=True))
+    assert set(thinned(tmp_path, 0.5, seed=1).user_id) != set(half.user_id)
+
+
+@pytest.mark.parametrize("keep", ["0", "1.5"])
+def test_a_share_that_is_none_is_refused(log, tmp_path, keep):
+    with pytest.raises(UserError, match="give a share above 0, at most 1"):
+        thinned(tmp_path, keep)

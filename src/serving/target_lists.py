@@ -12,7 +12,7 @@ import pyarrow as pa
 from src.config.modes import BLEND
 from src.config.names import AS_LISTED, COUNT_MODELS, NEWCOMER_MODEL, load
 from src.evaluation.blend import BlendScorer, FeatureSource, blended
-from src.evaluation.path_scores import ROWS_AT_ONCE, path_scorers
+from src.evaluation.path_scores import ROWS_AT_ONCE, fit_count_models, path_scorers
 from src.evaluation.ranking import CountScorer, Plan, Scorer
 from src.evaluation.stand_ins import made_by
 from src.evaluation.target_lists import block_lists
@@ -55,10 +55,10 @@ def target_lists(run: TrainedRun, plan: Plan, path: str, k: int) -> Iterator[pa.
     """
     serving = [run.paths[name] if path == "auto" else path for name in run.dataset.domain_names]
     of_targets = np.array(serving, dtype=object)[plan.targets.domains]
-    names = COUNT_MODELS if run.blend else (NEWCOMER_MODEL,)
-    fitted: dict[str, CountModel] = {
-        name: load(COUNT_MODELS[name]).fit(run.dataset) for name in names
-    }
+    if run.blend:
+        fitted = fit_count_models(run.dataset, run.settings)
+    else:
+        fitted = {NEWCOMER_MODEL: load(COUNT_MODELS[NEWCOMER_MODEL]).fit(run.dataset)}
     for start in range(0, len(of_targets), ROWS_AT_ONCE):
         part = np.arange(start, min(start + ROWS_AT_ONCE, len(of_targets)))
         serves = of_targets[part]

@@ -378,8 +378,10 @@ def test_joint_transitions_join_the_blend_and_the_tables(run, data):
             for path in set(paths) - {"markov_any", BLEND}:
                 assert paths[path] == before[split][protocol][path]
     assert after["test"]["full"][BLEND] != before["test"]["full"][BLEND]
-    recommend.main([f"--run={run}", f"--data_dir={data}", "--serve_path=blend", "--k=3"])
-    assert (run / "recommendations.parquet").is_file()
+    served = [f"--run={run}", f"--data_dir={data}", "--serve_path=blend", "--k=3"]
+    recommend.main(served)
+    recommend.main([*served, "--at=test"])
+    assert all((run / name).is_file() for name in ("recommendations.parquet", "test_lists.parquet"))
     evaluate(run, "--no-joint_transitions")
     assert results(run) == before
 

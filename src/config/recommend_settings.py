@@ -12,15 +12,12 @@ from src.io.errors import UserError
 READING = "how to read --events"
 
 
-def _reading(name: str) -> Any:
+def _reading(name: str, help: str = "") -> Any:
     """A flag of make_dataset.py that says how to read the file of new events."""
     metadata = DatasetSettings.__dataclass_fields__[name].metadata
-    return setting(
-        "",
-        f"{metadata['help'].partition('; default')[0]}; default: as the dataset was made",
-        group=READING,
-        choices=metadata["choices"],
-    )
+    help = help or metadata["help"].partition("; default")[0]
+    text = f"{help}; default: as the dataset was made"
+    return setting("", text, group=READING, choices=metadata["choices"])
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,12 @@ class RecommendSettings:
         "are part of the users' contexts, but counts of all users stay those of the log",
         group="new events",
     )
-    format: str = _reading("format")
+    format: str = setting(
+        "auto",
+        "format of the file; auto inspects names and first lines (docs/data.md)",
+        group=READING,
+        choices=DatasetSettings.__dataclass_fields__["format"].metadata["choices"],
+    )
     delimiter: str = _reading("delimiter")
     columns: str = _reading("columns")
     user_col: str = _reading("user_col")
@@ -85,7 +87,7 @@ class RecommendSettings:
     time_col: str = _reading("time_col")
     time_unit: str = _reading("time_unit")
     time_format: str = _reading("time_format")
-    event_col: str = _reading("event_col")
+    event_col: str = _reading("event_col", "column of the type of event, for --event_types")
     event_types: tuple[str, ...] = setting(
         (),
         "keep only events of these types (--events of make_dataset.py); default: as the dataset "

@@ -196,7 +196,7 @@ class SyNCRec(nn.Module):
         if towers is None:
             return mixture
         if task == "cross" or self.settings.share_experts:
-            counts = [len(mixture)]
+            counts = [mixture.shape[0]]
         return towers(mixture, counts)
 
     # ------------------------------------------------------------------------ step losses

@@ -51,6 +51,8 @@ class SyNCRec(nn.Module):
     gates and the inputs of each task's own experts; nothing flows back through a stopped expert.
     """
 
+    reads_view_alone = True
+
     def __init__(self, settings, item_starts: list[int]):
         super().__init__()
         self.settings = settings

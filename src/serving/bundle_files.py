@@ -4,6 +4,7 @@ docs/serving.md describes them. A format number stands in serving.json; SHA256SU
 every other file, as `sha256sum -c` reads it.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
@@ -13,21 +14,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from src.baselines.decayed_counts import tick_of
-from src.config.modes import BLEND
+from src.config.modes import BLEND, PATHS
 from src.config.settings import Settings
-from src.dataset.store.folder import Dataset
-from src.evaluation.blend import Blend
+from src.config.validation import check_settings
+from src.dataset.store.folder import Dataset, open_named
+from src.evaluation.blend import Blend, blended, feature_names
+from src.evaluation.path_scores import fit_count_models
 from src.evaluation.queries import Ensemble
 from src.interfaces import CountModel
+from src.io.errors import UserError
 from src.io.files import write_json
-from src.report.finished_runs import Run
+from src.report.finished_runs import Run, read_runs
+from src.runs.models import best_models
+from src.runs.records import read_blend
 from src.serving.count_tables import followers_table, recent_columns, transitions_table
 from src.serving.export_model import (
     INPUTS,
     ONNX,
     PT2,
+    check_exportable,
     export_program,
     write_onnx,
     write_program,
@@ -49,6 +57,30 @@ class Exported(NamedTuple):
     ensemble: Ensemble
     count_models: dict[str, CountModel]  # of every event of the log
     blend: Blend | None  # None: an earlier version scored the run
+
+
+def opened_run(folder: Path, device: torch.device, data_dir: str = "") -> Exported:
+    """A finished run with what a bundle needs of it; `data_dir` is the dataset folder, if it has
+    moved. UserError where it is not finished, not of the dataset, or of a model that cannot be
+    exported."""
+    (run,) = read_runs([folder])
+    settings = run.trained_settings
+    check_settings(settings)
+    try:
+        dataset = open_named(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir))
+    except UserError as error:
+        raise UserError(
+            f"{error}; if the dataset has moved, give its folder as --data_dir"
+        ) from None
+    ensemble = best_models(settings, dataset, folder, device)
+    check_exportable(ensemble.models, settings.model)
+    fitted = fit_count_models(dataset)
+    blend = None
+    if (folder / "blend.json").is_file():
+        features = feature_names(settings.paths, blended(fitted, settings))
+        blend = read_blend(folder, dataset.domain_names, features)
+    to_date = {name: model.to_date() for name, model in fitted.items()}
+    return Exported(run, settings, dataset, ensemble, to_date, blend)
 
 
 def fill_bundle(folder: Path, exported: Exported, formats: Collection[str]) -> None:
@@ -112,11 +144,11 @@ def serving_facts(exported: Exported, formats: Collection[str], time: int) -> di
         "run": run.name,
         "model": settings.model,
         "mode": settings.mode,
-        "data": {"name": run.data_name, "sha256": run.data},
+        "data": {"name": run.data_name, "sha256": run.data, "options": card_options(dataset)},
         "graphs": [f"model.{format}" for format in formats],
         "inputs": list(INPUTS),
         "paths": {
-            path: {"reads_domain": model.reads_domain(path) or _single(path)}
+            path: {"reads_domain": model.reads_domain(path) or PATHS[path].single_domain}
             for path in settings.paths
         },
         "reads_time": settings.reads_time,
@@ -140,3 +172,19 @@ def serving_facts(exported: Exported, formats: Collection[str], time: int) -> di
         },
         BLEND: blend and blend.by_domain(names),
     }  # fmt: skip
+
+
+# How make_dataset.py made the sequences: a history to be served is made the same way.
+OPTIONS = ("dedup", "max_len", "tie_order")
+
+
+def card_options(dataset: Dataset) -> dict[str, Any]:
+    """The options of the data that histories follow."""
+    options = dataset.card.get("options", {})
+    return {name: options[name] for name in OPTIONS if name in options}
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

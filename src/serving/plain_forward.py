@@ -5,7 +5,7 @@ It lays B histories of L events out as a batch with one tile per history and cal
 packed forward of src/evaluation/queries.py.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,10 @@ class PlainForward(nn.Module):
 
     def __init__(self, ensemble: Ensemble, item_starts: list[int]):
         super().__init__()
-        models = [model for model in ensemble.models if isinstance(model, nn.Module)]
-        self.models = nn.ModuleList(models).eval().float()
-        self.separate, self.settings = ensemble.separate, models[0].settings
+        models: Any = ensemble.models  # nn.Modules, as every Recommender
+        self.settings: Any = models[0].settings
+        self.models: Any = nn.ModuleList(models).eval().float()
+        self.separate = ensemble.separate
         for module in self.modules():
             if isinstance(module, Experts):
                 module.kernels = "plain"

@@ -14,7 +14,8 @@ from src.config.cli import build_parser, from_namespace, setting
 from src.io.errors import UserError, run_command
 from src.io.files import check_output
 from src.io.folders import new_folder
-from src.serving.bundle_files import SERVING, SUMS, fill_bundle, opened_run
+from src.serving.bundle_files import SERVING, SUMS, fill_bundle, opened_run, with_counts
+from src.serving.embeddings import USERS, fill_embeddings
 from src.serving.export_model import ONNX, PT2, missing_packages
 from utils import start_process
 
@@ -25,12 +26,16 @@ INSTALL = "pip install -r requirements-export.txt"
 class ExportSettings:
     """The flags of `export.py`, beside the run folder."""
 
-    out: str = setting("", "folder of the bundle (required)")
+    out: str = setting("", "folder to write (required)")
     format: tuple[str, ...] = setting(
         (), "graphs to write, of pt2 and onnx; default: pt2, and onnx where it is installed"
     )
+    embeddings: bool = setting(
+        False,
+        "instead of a bundle, write the vectors of the items and of the log's users, by path",
+    )
     data_dir: str = setting("", "dataset folder, if it has moved since training")
-    overwrite: bool = setting(False, "replace an earlier bundle")
+    overwrite: bool = setting(False, "replace what an earlier call wrote to --out")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
@@ -56,10 +61,11 @@ def output_folder(out: str, overwrite: bool) -> Path:
     folder = Path(out)
     check_output(folder, "--out", folder=True)
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / SERVING).is_file() or not (folder / SUMS).is_file():
-            raise UserError(f"--out {folder} holds other files than a bundle; name a new folder")
+        names = {path.name for path in folder.iterdir()}
+        if not {SERVING, SUMS} <= names and USERS not in names:
+            raise UserError(f"--out {folder} holds other files than an export; name a new folder")
         if not overwrite:
-            raise UserError(f"--out {folder} holds a bundle; --overwrite replaces it")
+            raise UserError(f"--out {folder} holds an export; --overwrite replaces it")
     return folder
 
 
@@ -70,10 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = from_namespace(ExportSettings, options)
     folder = output_folder(settings.out, settings.overwrite)
-    formats = chosen_formats(settings.format)
+    formats = [] if settings.embeddings else chosen_formats(settings.format)
     exported = opened_run(options.run, start_process(settings.device).device, settings.data_dir)
+    exported = exported if settings.embeddings else with_counts(exported)
     with new_folder(folder) as temporary:
-        fill_bundle(temporary, exported, formats)
+        if settings.embeddings:
+            fill_embeddings(temporary, exported)
+        else:
+            fill_bundle(temporary, exported, formats)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{len(list(folder.iterdir()))} files, {size / 2**20:.1f} MiB: {folder}")
 

@@ -43,6 +43,10 @@ from src.serving.export_model import (
 from src.serving.model_card import model_card
 from src.serving.plain_forward import PlainForward
 
+# How make_dataset.py made the sequences: a history to be served is made the same way.
+OPTIONS = ("dedup", "max_len", "tie_order")
+# With fewer test targets that the user had before than this share, lists leave seen items out
+SEEN_MATTER = 0.1
 FORMAT = 1  # raised when an older reader would misread a bundle
 SERVING, ITEMS, VECTORS, CARD = "serving.json", "items.parquet", "item_vectors.npy", "model_card.md"
 TRANSITIONS, FOLLOWERS, SUMS = "transitions.parquet", "followers.parquet", "SHA256SUMS"
@@ -60,9 +64,8 @@ class Exported(NamedTuple):
 
 
 def opened_run(folder: Path, device: torch.device, data_dir: str = "") -> Exported:
-    """A finished run with what a bundle needs of it; `data_dir` is the dataset folder, if it has
-    moved. UserError where it is not finished, not of the dataset, or of a model that cannot be
-    exported."""
+    """A finished run with its models; `data_dir` is the dataset folder, if it has moved. UserError
+    where it is not finished, or not of the dataset."""
     (run,) = read_runs([folder])
     settings = run.trained_settings
     check_settings(settings)
@@ -73,14 +76,19 @@ def opened_run(folder: Path, device: torch.device, data_dir: str = "") -> Export
             f"{error}; if the dataset has moved, give its folder as --data_dir"
         ) from None
     ensemble = best_models(settings, dataset, folder, device)
+    return Exported(run, settings, dataset, ensemble, {}, None)
+
+
+def with_counts(exported: Exported) -> Exported:
+    """With what a bundle holds beside the model. UserError for a model that cannot be exported."""
+    _, settings, dataset, ensemble, *_ = exported
     check_exportable(ensemble.models, settings.model)
-    fitted = fit_count_models(dataset)
-    blend = None
+    folder, fitted, blend = exported.run.folder, fit_count_models(dataset), None
     if (folder / "blend.json").is_file():
         features = feature_names(settings.paths, blended(fitted, settings))
         blend = read_blend(folder, dataset.domain_names, features)
     to_date = {name: model.to_date() for name, model in fitted.items()}
-    return Exported(run, settings, dataset, ensemble, to_date, blend)
+    return exported._replace(count_models=to_date, blend=blend)
 
 
 def fill_bundle(folder: Path, exported: Exported, formats: Collection[str]) -> None:
@@ -162,7 +170,7 @@ def serving_facts(exported: Exported, formats: Collection[str], time: int) -> di
             for number, name in enumerate(names)
         ],
         "time_unit": "seconds since 1970, UTC",
-        "exclude_seen": True,
+        "exclude_seen": repeat_share(dataset) < SEEN_MATTER,
         "ties": "equal scores in ascending order of item",
         "counts": {
             "time": time,
@@ -174,14 +182,15 @@ def serving_facts(exported: Exported, formats: Collection[str], time: int) -> di
     }  # fmt: skip
 
 
-# How make_dataset.py made the sequences: a history to be served is made the same way.
-OPTIONS = ("dedup", "max_len", "tie_order")
-
-
 def card_options(dataset: Dataset) -> dict[str, Any]:
     """The options of the data that histories follow."""
     options = dataset.card.get("options", {})
     return {name: options[name] for name in OPTIONS if name in options}
+
+
+def repeat_share(dataset: Dataset) -> float:
+    """The share of the test targets that are items which the user had before; 0 if unknown."""
+    return dataset.card.get("audit", {}).get("repeat_targets", {}).get("share", 0.0)
 
 
 def sha256(path: Path) -> str:

@@ -69,7 +69,8 @@ def write_onnx(program: ExportedProgram, path: Path, outputs: tuple[str, ...]) -
         for name, dimensions in INPUTS.items()
     }
     size = sum(value.nbytes for value in program.state_dict.values())
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # a line for each constant it leaves
+    for name in ("onnx_ir", "onnxscript"):  # a line for each constant that is left
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of axis names that two inputs share, as they should
         graph = torch.onnx.export(

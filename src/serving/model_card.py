@@ -173,7 +173,7 @@ def _transfer_lines(run: Run, names: list[str]) -> Iterator[str]:
             continue
         verdict = "no certain difference"
         if found.high < 0:
-            verdict = "**negative transfer**"
+            verdict = "**the other domains hurt**"
         elif found.low > 0:
             verdict = "the other domains help"
         span = interval(found.low, found.high)
@@ -192,14 +192,13 @@ def _limits(run: Run) -> str:
         "known to the model; its counts are as of then too.",
     ]
     shares = {
-        "future_leaks": "of the test targets are older than a training event of another user or "
-        "their own: usual for a split by user, and flattering, for trends are learnt from the "
-        "future",
-        "repeat_targets": "of the test targets are items that the user had before: bar seen items "
-        "only where that is meant",
+        "future_leaks": "of the test targets are older than a training event of any user, which "
+        "flatters the figures: trends are learnt from the future",
+        "repeat_targets": "of the test targets are items that the user had before; "
+        "serving.json says whether lists leave such items out",
     }
     for name, meaning in shares.items():
-        if name in audit:
+        if audit.get(name, {}).get("share"):
             lines.append(f"- {percent(audit[name]['share'])} {meaning}.")
     if BLEND in run.protocol_scores(SPLIT, PROTOCOL):
         lines.append("- The blend's counts are not updated by requests; export again to do so.")

@@ -69,7 +69,7 @@ def standalone(bundle: Path, graph: str, requests: Path, batch: int, folder: Pat
     """The lists of a process that does not have this project, from an empty folder."""
     lists = folder / "lists.npz"
     words = map(str, (standalone_lists.__file__, bundle, graph, requests, batch, lists))
-    subprocess.run([sys.executable, "-I", *words], cwd=folder, check=True, timeout=600)
+    subprocess.run([sys.executable, "-I", *words], cwd=folder, check=True, timeout=3000)
     return dict(np.load(lists))
 
 

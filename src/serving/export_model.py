@@ -48,7 +48,10 @@ def export_program(forward: PlainForward) -> ExportedProgram:
         for name, dimensions in INPUTS.items()
     }
     example[2].zero_()  # domain 0 exists in every run
-    return torch.export.export(forward, example, dynamic_shapes=shapes)
+    program = torch.export.export(forward, example, dynamic_shapes=shapes)
+    for node in program.graph.nodes:  # both formats would keep the paths of this machine
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def write_program(program: ExportedProgram, path: Path) -> None:

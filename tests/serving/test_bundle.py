@@ -11,16 +11,18 @@ import pytest
 import torch
 
 import export
+from src.baselines.decayed_counts import tick_of
 from src.config.modes import BLEND
 from src.dataset.store.folder import open_dataset
 from src.evaluation.blend import BlendScorer, FeatureSource
 from src.evaluation.path_scores import path_scorers
+from src.evaluation.queries import Queries
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import Targets
 from src.interfaces import Requests
 from src.serving.bundle import open_bundle
 from src.serving.bundle_files import opened_run, with_counts
-from tests.support.command_runs import DOMAINS, contents, failing, make_data, train
+from tests.support.command_runs import DOMAINS, ROOT, contents, failing, make_data, train
 from tests.support.exported_lists import (
     CPU,
     largest_difference,
@@ -181,3 +183,50 @@ def test_a_graph_whose_packages_are_missing_is_refused_or_left_out(monkeypatch, 
     assert "no model.onnx: onnx not installed" in capsys.readouterr().out
     with pytest.raises(export.UserError, match="requirements-export"):
         export.chosen_formats(("onnx",))
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_holds_no_path_of_the_machine_that_made_it(bundles, graph):
+    content = (bundles["both"] / f"model.{graph}").read_bytes()
+    assert b"embed" in content  # nothing is compressed
+    assert str(ROOT).encode() not in content
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_takes_what_is_no_item_for_padding_and_answers_no_unknown_domain(bundles, graph):
+    bundle = open_bundle(bundles["both"], graph)
+    last = bundle.dataset.item_rows - 1
+    rows = [[1, 0, 2], [1, -1, 2], [1, last + 1, 2], [0, 0, 0], [1, 2, last]]
+    items = torch.tensor(rows)
+    times = torch.arange(3).expand(5, 3).contiguous()
+    domain, now = torch.tensor([0, 0, 0, 0, -1]), torch.full((5,), 10)
+    found = bundle.graph({"items": items, "times": times, "domain": domain, "now": now})
+    for hidden in found.values():
+        assert torch.equal(hidden[0], hidden[1])
+        assert torch.equal(hidden[0], hidden[2])
+        assert hidden[3].isfinite().all()  # nothing but padding
+        assert not torch.equal(hidden[0], hidden[3])
+        assert hidden[4].isnan().all()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_embeddings_make_the_lists_of_the_run(runs, name, tmp_path):
+    exported = opened_run(runs[name], CPU)
+    dataset = exported.dataset
+    export.main([str(runs[name]), "--embeddings", f"--out={tmp_path / 'vectors'}", "--device=cpu"])
+    items = pq.read_table(tmp_path / "vectors" / "item_embeddings.parquet").to_pandas()
+    users = pq.read_table(tmp_path / "vectors" / "user_embeddings.parquet").to_pandas()
+    vectors = np.stack(items.vector)
+    everyone, count = np.arange(dataset.users), len(DOMAINS)
+    now = int(dataset.times.max()) + tick_of(dataset)
+    queries = Queries(
+        np.repeat(everyone, count), np.repeat(dataset.offsets[1:], count),
+        np.tile(np.arange(count), len(everyone)), np.full(len(everyone) * count, now),
+    )  # fmt: skip
+    ids = dataset.user_ids.to_pylist()
+    keyed = users.set_index(["user_id", "path", "domain"]).vector
+    assert len(keyed) == len(everyone) * count * len(exported.settings.paths)
+    for path, lists in own_lists(exported, queries, 20).items():
+        for user, domain, (best, scores) in zip(queries.users, queries.domains, lists, strict=True):
+            query = keyed[ids[user], path, DOMAINS[domain]]
+            np.testing.assert_allclose(vectors[best - 1] @ query, scores, atol=1e-5)

@@ -4,6 +4,8 @@ import importlib.util
 import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,18 +39,13 @@ def check_exportable(models: list, name: str) -> None:
 @torch.no_grad()
 def export_program(forward: PlainForward) -> ExportedProgram:
     """The graph of the plain forward, for any number of histories of any length from 1 on."""
-    batch, length = Dim("batch", min=1), Dim("length", min=1)
     device = forward.item_starts.device
     example = tuple(
         torch.ones(EXAMPLE[:dimensions], dtype=torch.long, device=device)
         for dimensions in INPUTS.values()
     )
-    shapes = {
-        name: {0: batch, 1: length} if dimensions == 2 else {0: batch}
-        for name, dimensions in INPUTS.items()
-    }
     example[2].zero_()  # domain 0 exists in every run
-    program = torch.export.export(forward, example, dynamic_shapes=shapes)
+    program = torch.export.export(forward, example, dynamic_shapes=dynamic_shapes())
     for node in program.graph.nodes:  # both formats would keep the paths of this machine
         node.meta.pop("stack_trace", None)
     return program
@@ -57,8 +54,7 @@ def export_program(forward: PlainForward) -> ExportedProgram:
 def write_program(program: ExportedProgram, path: Path) -> None:
     """Write the graph for `torch.export.load`."""
     content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own code, of its tree of inputs
+    with quiet():
         torch.export.save(program, content)
     path.write_bytes(content.getbuffer())
 
@@ -66,19 +62,37 @@ def write_program(program: ExportedProgram, path: Path) -> None:
 def write_onnx(program: ExportedProgram, path: Path, outputs: tuple[str, ...]) -> None:
     """Write the graph for ONNX Runtime, in one file unless the weights are too large for one; then
     they lie in a second one beside it, `.data`."""
-    batch, length = Dim("batch", min=1), Dim("length", min=1)
-    shapes = {
-        name: {0: batch, 1: length} if dimensions == 2 else {0: batch}
-        for name, dimensions in INPUTS.items()
-    }
     size = sum(value.nbytes for value in program.state_dict.values())
-    for name in ("onnx_ir", "onnxscript"):  # a line for each constant that is left
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of axis names that two inputs share, as they should
+    with quiet():
         graph = torch.onnx.export(
-            program, dynamo=True, dynamic_shapes=shapes, input_names=list(INPUTS),
+            program, dynamo=True, dynamic_shapes=dynamic_shapes(), input_names=list(INPUTS),
             output_names=list(outputs), verbose=False,
         )  # fmt: skip
     assert graph is not None
     graph.save(path, external_data=size > ONE_FILE)
+
+
+def dynamic_shapes() -> dict[str, dict[int, Dim]]:
+    """The sizes that may vary, of each input."""
+    batch, length = Dim("batch", min=1), Dim("length", min=1)
+    return {
+        name: {0: batch, 1: length} if dimensions == 2 else {0: batch}
+        for name, dimensions in INPUTS.items()
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the lines of the libraries about themselves: operators of packages that are not
+    installed, constants that are left as they are, axis names that two inputs share."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -36,7 +36,7 @@ class PlainForward(nn.Module):
 
     Output: {path: [B, H]}; NaN for a domain that does not exist, since a graph cannot refuse it.
 
-    The models go over to float32 and the plain kernels.
+    The models go over to the CPU, float32 and the plain kernels.
     """
 
     item_domains: Tensor
@@ -46,7 +46,7 @@ class PlainForward(nn.Module):
         super().__init__()
         models: Any = ensemble.models  # nn.Modules, as every Recommender
         self.settings: Any = models[0].settings
-        self.models: Any = nn.ModuleList(models).eval().float()
+        self.models: Any = nn.ModuleList(models).eval().float().cpu()
         self.separate = ensemble.separate
         for module in self.modules():
             if isinstance(module, Experts):

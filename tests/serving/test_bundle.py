@@ -73,14 +73,13 @@ def test_a_process_without_this_project_makes_the_lists_of_the_run(
     runs, bundles, name, graph, tmp_path
 ):
     exported = opened_run(runs[name], CPU)
-    queries = ragged_requests(exported.dataset, np.arange(exported.dataset.users))
+    queries = ragged_requests(exported.dataset, np.arange(30))
     lengths = queries.ends - exported.dataset.offsets[queries.users]
     assert {0, 1} <= set(lengths)
     assert lengths.max() > exported.settings.max_len
     own = own_lists(exported, queries, 20)
     write_requests(exported.dataset, queries, tmp_path / "requests.npz")
-    for batch in (64, 1):
-        found = standalone(bundles[name], graph, tmp_path / "requests.npz", batch, tmp_path)
+    for found in standalone(bundles[name], graph, tmp_path / "requests.npz", (64, 1), tmp_path):
         assert largest_difference(own, found) < 1e-4
 
 

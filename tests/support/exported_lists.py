@@ -65,12 +65,15 @@ def write_requests(dataset: Dataset, queries: Queries, path: Path) -> None:
     )
 
 
-def standalone(bundle: Path, graph: str, requests: Path, batch: int, folder: Path) -> dict:
-    """The lists of a process that does not have this project, from an empty folder."""
-    lists = folder / "lists.npz"
-    words = map(str, (standalone_lists.__file__, bundle, graph, requests, batch, lists))
+def standalone(
+    bundle: Path, graph: str, requests: Path, batches: tuple[int, ...], folder: Path
+) -> list[dict]:
+    """The lists, for each size of the batches, of a process that does not have this project."""
+    lists = [folder / f"lists-{batch}.npz" for batch in batches]
+    outputs = [word for pair in zip(batches, lists, strict=True) for word in pair]
+    words = map(str, (standalone_lists.__file__, bundle, graph, requests, *outputs))
     subprocess.run([sys.executable, "-I", *words], cwd=folder, check=True, timeout=3000)
-    return dict(np.load(lists))
+    return [dict(np.load(path)) for path in lists]
 
 
 def largest_difference(own: dict[str, list], found: dict[str, np.ndarray]) -> float:

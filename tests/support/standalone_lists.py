@@ -1,6 +1,6 @@
 """Reads a bundle as a service without this project would: numpy, and torch or ONNX Runtime.
 
-    python standalone_lists.py BUNDLE pt2|onnx REQUESTS.npz BATCH LISTS.npz
+    python standalone_lists.py BUNDLE pt2|onnx REQUESTS.npz BATCH LISTS.npz [BATCH LISTS.npz …]
 
 REQUESTS has `items`, `times` [n, L], `lengths`, `domain` and `now` [n]; LISTS gets, for each path,
 the 20 best items [n, 20] of the asked domain and their scores, fewer where it has fewer (0, −inf).
@@ -40,11 +40,19 @@ def graph_of(path, outputs):
     return run
 
 
-def main(bundle, graph, requests, batch, lists):
+def main(bundle, graph, requests, *batches):
     facts = json.loads((bundle / "serving.json").read_text())
     vectors = np.load(bundle / "item_vectors.npy", mmap_mode="r")
     run = graph_of(bundle / f"model.{graph}", list(facts["paths"]))
     asked = dict(np.load(requests))
+    for batch, lists in zip(batches[::2], batches[1::2], strict=True):
+        np.savez(lists, **best_items(facts, vectors, run, asked, int(batch)))
+    unwanted = {"onnx": "torch", "pt2": "src"}[graph]
+    assert unwanted not in sys.modules, f"{unwanted} was loaded"
+
+
+def best_items(facts, vectors, run, asked, batch):
+    """The arrays of LISTS."""
     count = len(asked["domain"])
     best = {path: np.zeros((count, K), dtype=np.int64) for path in facts["paths"]}
     scores = {path: np.full((count, K), -np.inf, dtype=np.float32) for path in facts["paths"]}
@@ -62,10 +70,8 @@ def main(bundle, graph, requests, batch, lists):
                 best[path][start + row, : len(order)] = first + order
                 scores[path][start + row, : len(order)] = values[order]
     named = {f"{path}_items": values for path, values in best.items()}
-    np.savez(lists, **named, **{f"{path}_scores": values for path, values in scores.items()})
-    unwanted = {"onnx": "torch", "pt2": "src"}[graph]
-    assert unwanted not in sys.modules, f"{unwanted} was loaded"
+    return named | {f"{path}_scores": values for path, values in scores.items()}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    main(Path(sys.argv[1]), *sys.argv[2:])

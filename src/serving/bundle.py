@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from src.config.modes import BLEND
+from src.config.names import NEWCOMER_MODEL
 from src.dataset.batching.ragged import positions_in_runs
 from src.dataset.batching.windows import context_windows
 from src.dataset.store.folder import ARRAYS, Dataset
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource
 from src.evaluation.queries import Ensemble
-from src.evaluation.ranking import ModelScorer, Plan
+from src.evaluation.ranking import CPU, CountScorer, ModelScorer, Plan
+from src.evaluation.stand_ins import rows_by_path
 from src.evaluation.targets import Targets
 from src.interfaces import CountModel, Requests, Scores
 from src.io.errors import UserError
@@ -32,6 +35,7 @@ from src.serving.bundle_files import (
     VECTORS,
     sha256,
 )
+from src.serving.contexts import Contexts, History, NewEvents
 from src.serving.export_model import INPUTS, ONNX, PT2
 from src.serving.frozen_counts import FrozenTimes, frozen_models
 
@@ -42,6 +46,7 @@ SCHEMA: dict[str, Any] = {
     "graphs": [str],
     "paths": MapOf({"reads_domain": bool}, 1),
     "reads_time": bool,
+    "repeat_share": float,
     "max_len": Count(1),
     "context": str,
     "hidden": Count(1),
@@ -78,6 +83,22 @@ class Catalogue(Dataset):
         return pa.chunked_array([[]], pa.string())
 
 
+@dataclass(frozen=True)
+class BundleHistory(History):
+    """The users of new events, to whom the events of a bundle's run are known as counts alone."""
+
+    counts: dict[str, Any] = field(kw_only=True)  # of serving.json
+
+    @property
+    def tick(self) -> int:  # type: ignore[override]
+        return self.counts["tick"]
+
+    @cached_property
+    def end(self) -> int:
+        newest = self.new.times.max(initial=0) if self.new else 0
+        return max(self.counts["time"], int(newest) + self.tick)
+
+
 class ItemVectors:
     """The item table of a bundle, as scores read it; a part of a Recommender."""
 
@@ -85,10 +106,19 @@ class ItemVectors:
         self.item_table, self.item_starts = item_table, item_starts
 
 
+class PathReads(NamedTuple):
+    """What the paths of a bundle read."""
+
+    paths: tuple[str, ...]
+    max_len: int
+    context: str
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle with its graph loaded. Contexts are the users and events of any dataset with the
-    same catalogue; a request about a time before `end` cannot be answered by counts."""
+    """A bundle with its graph loaded, a `Served` (src/serving/lists.py). Contexts are the users and
+    events of any dataset with the same catalogue; a request about a time before `end` cannot be
+    answered by counts."""
 
     facts: dict[str, Any]  # serving.json
     dataset: Catalogue
@@ -102,6 +132,55 @@ class Bundle:
     def end(self) -> int:
         """The first second when every event of the run's log is known."""
         return self.facts["counts"]["time"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores are."""
+        return CPU
+
+    @property
+    def users_at_once(self) -> int:
+        """How many users make a block."""
+        return ROWS
+
+    @property
+    def score_type(self) -> np.dtype:
+        """The type of the scores in the lists."""
+        return np.dtype("float32")
+
+    @property
+    def repeat_share(self) -> float:
+        """The share of the test targets whose user had the item before."""
+        return self.facts["repeat_share"]
+
+    @cached_property
+    def reads(self) -> PathReads:
+        """What the paths read."""
+        facts = self.facts
+        return PathReads(tuple(facts["paths"]), facts["max_len"], facts["context"])
+
+    def history(self, new: NewEvents | None) -> BundleHistory:
+        """The users of new events, without whom there are none."""
+        return BundleHistory(self.dataset, new, counts=self.facts["counts"])
+
+    def check_path(self, path: str) -> None:
+        """UserError for a path that the bundle does not have."""
+        if path == BLEND and self.blend is None:
+            raise UserError(f"the bundle has no blend; score the run again, then {AGAIN}")
+        if path not in ("auto", BLEND, *self.reads.paths):
+            known = " and ".join(self.reads.paths)
+            raise UserError(f"--serve_path {path}: the bundle has only the path {known}")
+
+    def reads_time(self, path: str) -> bool:
+        """Whether lists by a path depend on the time of the question."""
+        return path == BLEND or self.facts["reads_time"]
+
+    def rows_by_path(
+        self, contexts: Contexts, users: np.ndarray, ends: np.ndarray, domain: int, path: str
+    ) -> dict[str, np.ndarray]:
+        """{path: which of the users' lists it makes} in a domain; `path` may be auto."""
+        serving = self.paths[self.dataset.domain_names[domain]] if path == "auto" else path
+        return rows_by_path(contexts, users, ends, domain, serving, self.reads)
 
     def queries(self, contexts: Dataset, requests: Requests, domain: int) -> dict[str, Tensor]:
         """{path: [n, H]} of n requests that ask for a domain."""
@@ -130,14 +209,8 @@ class Bundle:
 
     def scores(self, contexts: Dataset, requests: Requests, domain: int, path: str) -> Scores:
         """Scores of a domain's items for n requests about users of `contexts`, by a path."""
-        queries, rows = self.queries(contexts, requests, domain), np.arange(len(requests.users))
-        which = np.tile(rows, (len(self.paths), 1))
-        scorers = {name: ModelScorer(self.vectors, h, which) for name, h in queries.items()}
-        if path != BLEND:
-            return scorers[path].scores(rows, domain)
-        if self.blend is None:
-            raise UserError(f"the bundle has no blend; score the run again, then {AGAIN}")
-        if len(rows) and requests.times.min() < self.end:
+        rows = np.arange(len(requests.users))
+        if path in (BLEND, NEWCOMER_MODEL) and len(rows) and requests.times.min() < self.end:
             raise UserError(
                 "a bundle's counts are as of its export and say nothing of earlier times; give a "
                 "later time, or rank from the run folder"
@@ -147,16 +220,42 @@ class Bundle:
             "now", requests.ends, requests.users, nothing, nothing + domain, requests.ends,
             requests.times,
         )  # fmt: skip
-        counted = {name: model.with_contexts(contexts) for name, model in self.count_models.items()}
-        source = FeatureSource(Plan(contexts, targets, ("full",), {}), scorers, counted)
+        plan = Plan(contexts, targets, ("full",), {})
+        if path == NEWCOMER_MODEL:
+            return CountScorer(self.count_models[path], plan).of(rows).scores(rows, domain)
+        queries = self.queries(contexts, requests, domain)
+        which = np.tile(rows, (len(self.paths), 1))
+        scorers = {name: ModelScorer(self.vectors, h, which) for name, h in queries.items()}
+        if path != BLEND:
+            return scorers[path].scores(rows, domain)
+        assert self.blend is not None  # `check_path`
+        counted = {
+            name: model.with_contexts(contexts)
+            for name, model in self.count_models.items()
+            if set(model.feature_names) <= set(self.blend.names)
+        }
+        source = FeatureSource(plan, scorers, counted)
         return BlendScorer(self.blend, source).of(rows).scores(rows, domain)
 
 
-def open_bundle(folder: Path, graph: str = PT2) -> Bundle:
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is one that export.py wrote; a run has a serving.json too."""
+    return (folder / SERVING).is_file() and (folder / SUMS).is_file()
+
+
+def bundle_facts(folder: Path) -> dict[str, Any]:
+    """serving.json of a bundle."""
+    return read_json(folder / SERVING, "serving.json of the bundle", SCHEMA, AGAIN)
+
+
+def open_bundle(folder: Path | str, graph: str = "") -> Bundle:
     """Open a bundle by its graph for torch (pt2) or for ONNX Runtime (onnx), which has to be
-    installed. UserError for a folder that is no bundle or is damaged."""
-    facts = read_json(folder / SERVING, "serving.json of the bundle", SCHEMA, AGAIN)
+    installed; by default the first of them that it has. UserError for a folder that is no bundle or
+    is damaged."""
+    folder = Path(folder)
+    facts = bundle_facts(folder)
     check_sums(folder)
+    graph = graph or facts["graphs"][0].removeprefix("model.")
     if f"model.{graph}" not in facts["graphs"]:
         raise UserError(f"{folder} has no model.{graph}; {AGAIN} --format {graph}")
     items = pq.read_table(folder / ITEMS)
@@ -164,8 +263,9 @@ def open_bundle(folder: Path, graph: str = PT2) -> Bundle:
     starts = [domain["first"] for domain in domains] + [domains[-1]["end"]]
     nothing = {name: np.zeros(0, dtype=dtype) for name, dtype in ARRAYS.items()}
     names = [domain["name"] for domain in domains]
+    card = {"options": facts["data"]["options"], "data_name": facts["data"]["name"]}
     dataset = Catalogue(
-        folder, {"options": facts["data"]["options"]}, names, np.array(starts),
+        folder, card, names, np.array(starts),
         offsets=np.zeros(1, dtype=np.int64), items=nothing["items"],
         domains=nothing["domains"], times=nothing["times"], split=nothing["split"],
         counted=np.append(0, items["training_events"].to_numpy()), ids=items["item_id"],
@@ -175,7 +275,12 @@ def open_bundle(folder: Path, graph: str = PT2) -> Bundle:
         counts["time"], counts["tick"],
         *(np.array(counts[name]) for name in ("recent_half_lives", "covisit_half_lives")),
     )  # fmt: skip
-    transitions, followers = (pq.read_table(folder / name) for name in (TRANSITIONS, FOLLOWERS))
+    followers = pq.read_table(folder / FOLLOWERS)
+    transitions = {
+        name: pq.read_table(folder / file)
+        for name, file in TRANSITIONS.items()
+        if (folder / file).is_file()
+    }
     vectors = torch.from_numpy(np.load(folder / VECTORS))
     load = {PT2: _torch_graph, ONNX: _onnx_graph}[graph]
     return Bundle(

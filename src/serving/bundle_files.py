@@ -18,9 +18,12 @@ import torch
 
 from src.baselines.decayed_counts import tick_of
 from src.config.modes import BLEND, PATHS
+from src.config.recommend_settings import READING_FLAGS
 from src.config.settings import Settings
 from src.config.validation import check_settings
+from src.dataset.store.exclusion import excludes_seen
 from src.dataset.store.folder import Dataset, open_named
+from src.dataset.store.repeats import repeat_share
 from src.evaluation.blend import Blend, blended, feature_names
 from src.evaluation.path_scores import fit_count_models
 from src.evaluation.queries import Ensemble
@@ -43,13 +46,17 @@ from src.serving.export_model import (
 from src.serving.model_card import model_card
 from src.serving.plain_forward import PlainForward
 
-# How make_dataset.py made the sequences: a history to be served is made the same way.
-OPTIONS = ("dedup", "max_len", "tie_order")
-# With fewer test targets that the user had before than this share, lists leave seen items out
-SEEN_MATTER = 0.1
+# How make_dataset.py read the log, spelled its ids and made the sequences: a history to be served
+# is made the same way.
+OPTIONS = (
+    "dedup", "max_len", "tie_order", "shared_items", "strip", "fold_case", "events",
+    *sorted(READING_FLAGS),
+)  # fmt: skip
 FORMAT = 1  # raised when an older reader would misread a bundle
 SERVING, ITEMS, VECTORS, CARD = "serving.json", "items.parquet", "item_vectors.npy", "model_card.md"
-TRANSITIONS, FOLLOWERS, SUMS = "transitions.parquet", "followers.parquet", "SHA256SUMS"
+FOLLOWERS, SUMS = "followers.parquet", "SHA256SUMS"
+# {count model: its transitions}; the second one is of runs with --joint_transitions
+TRANSITIONS = {"markov": "transitions.parquet", "markov_any": "joint_transitions.parquet"}
 
 
 class Exported(NamedTuple):
@@ -83,7 +90,7 @@ def with_counts(exported: Exported) -> Exported:
     """With what a bundle holds beside the model. UserError for a model that cannot be exported."""
     _, settings, dataset, ensemble, *_ = exported
     check_exportable(ensemble.models, settings.model)
-    folder, fitted, blend = exported.run.folder, fit_count_models(dataset), None
+    folder, fitted, blend = exported.run.folder, fit_count_models(dataset, settings), None
     if (folder / "blend.json").is_file():
         features = feature_names(settings.paths, blended(fitted, settings))
         blend = read_blend(folder, dataset.domain_names, features)
@@ -104,7 +111,9 @@ def fill_bundle(folder: Path, exported: Exported, formats: Collection[str]) -> N
     time = int(dataset.times.max()) + tick_of(dataset)  # every event of the log is before it
     models = exported.count_models
     pq.write_table(items_table(dataset, models, time), folder / ITEMS)
-    pq.write_table(transitions_table(models["markov"]), folder / TRANSITIONS)  # type: ignore
+    for name, file in TRANSITIONS.items():
+        if name in models:
+            pq.write_table(transitions_table(models[name]), folder / file)  # type: ignore
     pq.write_table(followers_table(models["covisit"], time), folder / FOLLOWERS)  # type: ignore
     write_json(folder / SERVING, serving_facts(exported, formats, time))
     (folder / CARD).write_text(model_card(exported.run, dataset.domain_names))
@@ -170,7 +179,8 @@ def serving_facts(exported: Exported, formats: Collection[str], time: int) -> di
             for number, name in enumerate(names)
         ],
         "time_unit": "seconds since 1970, UTC",
-        "exclude_seen": repeat_share(dataset) < SEEN_MATTER,
+        "repeat_share": repeat_share(dataset),
+        "exclude_seen": excludes_seen(repeat_share(dataset)),
         "ties": "equal scores in ascending order of item",
         "counts": {
             "time": time,
@@ -186,11 +196,6 @@ def card_options(dataset: Dataset) -> dict[str, Any]:
     """The options of the data that histories follow."""
     options = dataset.card.get("options", {})
     return {name: options[name] for name in OPTIONS if name in options}
-
-
-def repeat_share(dataset: Dataset) -> float:
-    """The share of the test targets that are items which the user had before; 0 if unknown."""
-    return dataset.card.get("audit", {}).get("repeat_targets", {}).get("share", 0.0)
 
 
 def sha256(path: Path) -> str:

@@ -14,15 +14,18 @@ from scipy.sparse import csc_array, csr_array
 from src.baselines.covisit import CONTEXT, Covisit
 from src.baselines.decayed_counts import LONGER, DecayedCounts
 from src.baselines.markov import Markov, event_places
+from src.baselines.markov_any import MarkovAny
 from src.baselines.own import Own
 from src.baselines.popularity import Popularity
 from src.baselines.recent import Recent
+from src.config.names import COUNTED
 from src.dataset.batching.ragged import expand_ranges, positions_in_runs
 from src.dataset.store.folder import Dataset
 from src.interfaces import CountModel, Requests
 from src.serving.count_tables import FOLLOWED, RECENT
 
 NOTHING = np.zeros(0, dtype=np.int64)
+CHAINS: dict[str, type[Markov]] = {"markov": Markov, "markov_any": MarkovAny}
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,12 @@ class FrozenCovisit(Covisit):
 def frozen_models(
     catalogue: Dataset,
     items: pa.Table,
-    transitions: pa.Table,
+    transitions: dict[str, pa.Table],
     followers: pa.Table,
     times: FrozenTimes,
 ) -> dict[str, CountModel]:
-    """{name: count model} of the tables of a bundle, without contexts (`with_contexts`)."""
+    """{name: count model} of the tables of a bundle, without contexts (`with_contexts`), in the
+    order of `src.config.names.COUNTED`. `transitions` are those of each model that it has."""
     size, starts = catalogue.item_rows, catalogue.item_starts
     sums = np.zeros((size, len(RECENT)))
     sums[1:] = np.stack([items[name].to_numpy() for name in RECENT], 1)
@@ -99,16 +103,19 @@ def frozen_models(
     covisit = FrozenCovisit(
         catalogue, NOTHING, NOTHING, NOTHING, times.tick, times.covisit_half_lives, times, followed
     )
-    return {
+    places = event_places(catalogue)
+    chains = {
+        name: CHAINS[name](_matrix(table, "next", "count", size), popularity, catalogue, places)
+        for name, table in transitions.items()
+    }
+    models: dict[str, CountModel] = {
         "popularity": popularity,
-        "markov": Markov(
-            _matrix(transitions, "next", "count", size), popularity, catalogue,
-            event_places(catalogue),
-        ),
+        **chains,
         "recent": Recent(catalogue, counts, times.recent_half_lives),
         "own": Own(catalogue, popularity),
         "covisit": covisit,
-    }  # fmt: skip
+    }
+    return {name: models[name] for name in COUNTED if name in models}
 
 
 def _matrix(table: pa.Table, column: str, value: str, size: int) -> csr_array:

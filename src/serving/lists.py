@@ -19,11 +19,12 @@ from src.evaluation.rank_counts import FEWEST, NonFiniteScore, check_finite, to_
 from src.evaluation.targets import user_events
 from src.interfaces import Requests, Scores
 from src.io.errors import UserError
-from src.serving.contexts import Contexts, History
+from src.serving.contexts import Contexts, History, NewEvents
 
 
 class Served(Protocol):
-    """What makes lists: a `TrainedRun` (src/serving/run.py), or whatever has these members."""
+    """What makes lists: a `TrainedRun` (src/serving/run.py), a `Bundle` (src/serving/bundle.py), or
+    whatever has these members."""
 
     @property
     def dataset(self) -> Dataset:
@@ -40,6 +41,20 @@ class Served(Protocol):
     @property
     def score_type(self) -> np.dtype:
         """The type of the scores in the lists."""
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """{domain: the path that serves it}."""
+
+    @property
+    def repeat_share(self) -> float:
+        """The share of the test targets whose user had the item before."""
+
+    def history(self, new: NewEvents | None) -> History:
+        """The users that can be served, those of new events among them."""
+
+    def check_path(self, path: str) -> None:
+        """UserError for a path that it does not have."""
 
     def reads_time(self, path: str) -> bool:
         """Whether lists by a path depend on the time of the question."""

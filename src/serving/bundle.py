@@ -190,6 +190,15 @@ class Bundle:
         ]
         return {path: torch.cat([part[path] for part in parts]) for path in self.facts["paths"]}
 
+    def _unique_queries(
+        self, contexts: Dataset, requests: Requests, domain: int
+    ) -> dict[str, Tensor]:
+        """As `queries`; equal requests, which pad small blocks, are encoded once."""
+        keys = np.stack([requests.users, requests.ends, requests.times])
+        _, first, where = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+        queries = self.queries(contexts, requests.rows(first), domain)
+        return {path: hidden[torch.from_numpy(where)] for path, hidden in queries.items()}
+
     def inputs(self, contexts: Dataset, requests: Requests, domain: int) -> dict[str, Tensor]:
         """What the graph reads of n requests: the events that it does not skip, padded."""
         users, ends, times, _ = requests
@@ -223,7 +232,7 @@ class Bundle:
         plan = Plan(contexts, targets, ("full",), {})
         if path == NEWCOMER_MODEL:
             return CountScorer(self.count_models[path], plan).of(rows).scores(rows, domain)
-        queries = self.queries(contexts, requests, domain)
+        queries = self._unique_queries(contexts, requests, domain)
         which = np.tile(rows, (len(self.paths), 1))
         scorers = {name: ModelScorer(self.vectors, h, which) for name, h in queries.items()}
         if path != BLEND:

@@ -49,7 +49,8 @@ from src.serving.plain_forward import PlainForward
 # How make_dataset.py read the log, spelled its ids and made the sequences: a history to be served
 # is made the same way.
 OPTIONS = (
-    "dedup", "max_len", "tie_order", "shared_items", "strip", "fold_case", "events",
+    "dedup", "max_len", "tie_order", "shared_items", "strip", "fold_case", "strd_ym",
+    "events", "exclude",
     *sorted(READING_FLAGS),
 )  # fmt: skip
 FORMAT = 1  # raised when an older reader would misread a bundle

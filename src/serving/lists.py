@@ -200,11 +200,12 @@ def _as_table(
     return pa.table(columns, schema=schema)
 
 
-def known_ends(contexts: Dataset, now: int, tick: int) -> np.ndarray:
-    """[users] where each user's events of ticks before the time `now` end."""
+def known_ends(contexts: Dataset, now: int | np.ndarray, tick: int) -> np.ndarray:
+    """[users] where each user's events of ticks before the time `now`, or that of each [users],
+    end."""
     users = np.arange(contexts.users)
     events, row = user_events(contexts, users, contexts.offsets[1:])
-    earlier = contexts.times[events] // tick < now // tick
+    earlier = contexts.times[events] // tick < np.broadcast_to(now, len(users))[row] // tick
     return contexts.offsets[:-1] + np.bincount(row[earlier], minlength=len(users))
 
 

@@ -6,8 +6,10 @@ docs/serving.md describes it. It keeps nothing of a request and writes none of i
 """
 
 import asyncio
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+import traceback
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ try:
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import FileResponse, JSONResponse
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 except ModuleNotFoundError as error:
     MISSING = error.name
 else:
@@ -92,8 +95,15 @@ def app_of(folder: Path, path: str = "auto", batch: int = 64, window: float = 0.
     @app.post("/recommend", **described(ANSWER, JSON_SCHEMA, 400, 413, 422))
     async def recommend(request: Request) -> Response:
         """The best items for a user with these events, per domain."""
-        question = reader.read(await body_of(request))
-        return JSONResponse(await batcher.ask(question))
+        try:
+            question = reader.read(await body_of(request))
+            return JSONResponse(await batcher.ask(question))
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
+        except BadRequest:
+            raise
+        except Exception as error:
+            return fault(error)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -168,23 +178,36 @@ def add_errors(app: "FastAPI") -> None:
     async def no_route(request: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
-    @app.exception_handler(UserError)
-    async def cannot_answer(request: Request, error: UserError) -> Response:
-        print("error: a score is not finite: the model has diverged", file=sys.stderr, flush=True)
-        return JSONResponse({"error": "the model cannot answer"}, 500)
+
+def fault(error: Exception) -> "Response":
+    """The answer to a fault of the service, whose place goes to the log; its message could have
+    data of the request."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    print(f"error: {type(error).__name__} in {where}", file=sys.stderr, flush=True)
+    return JSONResponse({"error": "the service has a fault; its log says where"}, 500)
 
 
-def serve(app: Any, host: str, port: int) -> None:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. UserError where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=IN_FLIGHT)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot listen at {host}:{port}: {error}") from None
+
+
+def serve(app: Any, listener: socket.socket) -> None:
     """Answer until SIGTERM or SIGINT; what is in flight then is finished."""
     config = uvicorn.Config(
-        app, host, port, access_log=False, log_level="warning", server_header=False,
+        app, access_log=False, log_level="warning", server_header=False,
         limit_concurrency=IN_FLIGHT, timeout_graceful_shutdown=STOP_S,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
-        uvicorn.Server(config).run()
+        uvicorn.Server(config).run([listener])
 
 
-def main(words: list[str] | None = None, run: Callable[..., None] = serve) -> None:
+def main(words: list[str] | None = None) -> None:
     """Open the bundle and serve it. Raises UserError for mistakes."""
     parser = OneLineParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("bundle", type=Path, help="folder of export.py")
@@ -208,8 +231,9 @@ def main(words: list[str] | None = None, run: Callable[..., None] = serve) -> No
     if given.threads:
         torch.set_num_threads(given.threads)
     app = app_of(given.bundle, given.serve_path, given.batch, given.window_ms / 1000)
-    print(f"serving {given.bundle} at http://{given.host}:{given.port}", flush=True)
-    run(app, given.host, given.port)
+    with listening(given.host, given.port) as listener:
+        print(f"serving {given.bundle} at http://{given.host}:{given.port}", flush=True)
+        serve(app, listener)
     print("stopped", flush=True)
 
 

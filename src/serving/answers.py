@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
-from src.interfaces import Requests
+from src.dataset.store.folder import Dataset
+from src.interfaces import Requests, Scores
 from src.serving.bundle import Bundle
 from src.serving.contexts import Contexts, NewEvents
 from src.serving.lists import best_items, known_ends
@@ -29,8 +32,9 @@ class Answerer:
         requests = self._requests(questions, contexts)
         known = requests.ends - contexts.offsets[:-1]
         lists: list[list[dict[str, Any]]] = [[] for _ in questions]
+        encoded = Encoded.of(self.bundle, questions, contexts, requests)
         for domain in sorted({domain for asked in questions for domain in asked.domains}):
-            self._list_domain(questions, contexts, requests, domain, lists)
+            self._list_domain(questions, encoded, contexts, requests, domain, lists)
         return [
             {
                 "lists": of_question,
@@ -72,6 +76,7 @@ class Answerer:
     def _list_domain(
         self,
         questions: list[Question],
+        encoded: "Encoded",
         contexts: Contexts,
         requests: Requests,
         domain: int,
@@ -88,9 +93,7 @@ class Answerer:
             rows = users[places]
             seen = np.where(excludes, contexts.offsets[1:], contexts.offsets[:-1])[rows]
             longest = int(lengths[rows].max())
-            listed = best_items(
-                self.bundle, contexts, requests.rows(rows), domain, path, longest, seen
-            )
+            listed = best_items(encoded, contexts, requests.rows(rows), domain, path, longest, seen)
             inside = listed.ranks <= lengths[rows][listed.rows]
             row = listed.rows[inside]
             ids = dataset.item_ids.take(pa.array(listed.items[inside] - 1)).to_pylist()
@@ -105,3 +108,50 @@ class Answerer:
                         "items": [{"item_id": item_id, "score": score} for item_id, score in pairs],
                     }
                 )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The queries of a batch in all domains that are asked for, from one call of the graph; scores
+    as the bundle (src/serving/lists.py, `Scored`)."""
+
+    bundle: Bundle
+    rows: np.ndarray  # [n, D] the row of each question and domain; −1 where it is not asked for
+    queries: dict[str, Tensor]  # {path: [rows, H]}
+
+    @classmethod
+    def of(
+        cls, bundle: Bundle, questions: list[Question], contexts: Contexts, requests: Requests
+    ) -> "Encoded":
+        """Encode each question for each of its domains, or once where that makes no difference."""
+        asks = np.zeros((len(questions), len(bundle.dataset.domain_names)), dtype=bool)
+        for number, question in enumerate(questions):
+            asks[number, list(question.domains)] = True
+        if bundle.reads_domain:
+            users, domains = np.nonzero(asks)
+            rows = np.where(asks, asks.cumsum().reshape(asks.shape) - 1, -1)
+        else:
+            users, domains = np.arange(len(questions)), np.zeros(len(questions), dtype=np.int64)
+            rows = np.where(asks, users[:, None], -1)
+        return cls(bundle, rows, bundle.queries(contexts, requests.rows(users), domains))
+
+    @property
+    def dataset(self) -> Dataset:
+        """The catalogue."""
+        return self.bundle.dataset
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores are."""
+        return self.bundle.device
+
+    @property
+    def score_type(self) -> np.dtype:
+        """The type of the scores in the lists."""
+        return self.bundle.score_type
+
+    def scores(self, contexts: Contexts, requests: Requests, domain: int, path: str) -> Scores:
+        """Scores of a domain's items for some of the questions, by a path."""
+        rows = torch.from_numpy(self.rows[requests.users, domain])
+        queries = {name: hidden[rows] for name, hidden in self.queries.items()}
+        return self.bundle.scores_of(queries, contexts, requests, domain, path)

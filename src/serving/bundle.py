@@ -182,11 +182,20 @@ class Bundle:
         serving = self.paths[self.dataset.domain_names[domain]] if path == "auto" else path
         return rows_by_path(contexts, users, ends, domain, serving, self.reads)
 
-    def queries(self, contexts: Dataset, requests: Requests, domain: int) -> dict[str, Tensor]:
-        """{path: [n, H]} of n requests that ask for a domain."""
+    @property
+    def reads_domain(self) -> bool:
+        """Whether a query depends on the domain that is asked for."""
+        return any(path["reads_domain"] for path in self.facts["paths"].values())
+
+    def queries(
+        self, contexts: Dataset, requests: Requests, domains: int | np.ndarray
+    ) -> dict[str, Tensor]:
+        """{path: [n, H]} of n requests that ask for a domain, or each for one of `domains` [n]."""
+        domains = np.broadcast_to(domains, len(requests.users))
+        blocks = [slice(start, start + ROWS) for start in range(0, len(domains), ROWS)]
         parts = [
-            self.graph(self.inputs(contexts, requests.rows(slice(start, start + ROWS)), domain))
-            for start in range(0, len(requests.users), ROWS)
+            self.graph(self.inputs(contexts, requests.rows(block), domains[block]))
+            for block in blocks
         ]
         return {path: torch.cat([part[path] for part in parts]) for path in self.facts["paths"]}
 
@@ -199,7 +208,9 @@ class Bundle:
         queries = self.queries(contexts, requests.rows(first), domain)
         return {path: hidden[torch.from_numpy(where)] for path, hidden in queries.items()}
 
-    def inputs(self, contexts: Dataset, requests: Requests, domain: int) -> dict[str, Tensor]:
+    def inputs(
+        self, contexts: Dataset, requests: Requests, domains: np.ndarray
+    ) -> dict[str, Tensor]:
         """What the graph reads of n requests: the events that it does not skip, padded."""
         users, ends, times, _ = requests
         windows = context_windows(
@@ -212,12 +223,25 @@ class Bundle:
         padded[0][cells], padded[1][cells] = (
             contexts.items[windows.events], contexts.times[windows.events]
         )  # fmt: skip
-        asked = np.full(len(users), domain)
-        arrays = (*padded, asked, times.astype(np.int64))
+        arrays = (*padded, domains.astype(np.int64), times.astype(np.int64))
         return dict(zip(INPUTS, map(torch.from_numpy, arrays), strict=True))
 
     def scores(self, contexts: Dataset, requests: Requests, domain: int, path: str) -> Scores:
         """Scores of a domain's items for n requests about users of `contexts`, by a path."""
+        queries = {}
+        if path != NEWCOMER_MODEL:
+            queries = self._unique_queries(contexts, requests, domain)
+        return self.scores_of(queries, contexts, requests, domain, path)
+
+    def scores_of(
+        self,
+        queries: dict[str, Tensor],
+        contexts: Dataset,
+        requests: Requests,
+        domain: int,
+        path: str,
+    ) -> Scores:
+        """As `scores`, from the requests' queries {path: [n, H]}."""
         rows = np.arange(len(requests.users))
         if path in (BLEND, NEWCOMER_MODEL) and len(rows) and requests.times.min() < self.end:
             raise UserError(
@@ -232,7 +256,6 @@ class Bundle:
         plan = Plan(contexts, targets, ("full",), {})
         if path == NEWCOMER_MODEL:
             return CountScorer(self.count_models[path], plan).of(rows).scores(rows, domain)
-        queries = self._unique_queries(contexts, requests, domain)
         which = np.tile(rows, (len(self.paths), 1))
         scorers = {name: ModelScorer(self.vectors, h, which) for name, h in queries.items()}
         if path != BLEND:

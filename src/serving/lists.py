@@ -22,9 +22,8 @@ from src.io.errors import UserError
 from src.serving.contexts import Contexts, History, NewEvents
 
 
-class Served(Protocol):
-    """What makes lists: a `TrainedRun` (src/serving/run.py), a `Bundle` (src/serving/bundle.py), or
-    whatever has these members."""
+class Scored(Protocol):
+    """What scores the items of a list."""
 
     @property
     def dataset(self) -> Dataset:
@@ -35,12 +34,20 @@ class Served(Protocol):
         """Where the scores are."""
 
     @property
-    def users_at_once(self) -> int:
-        """How many users make a block."""
-
-    @property
     def score_type(self) -> np.dtype:
         """The type of the scores in the lists."""
+
+    def scores(self, contexts: Contexts, requests: Requests, domain: int, path: str) -> Scores:
+        """Scores of a domain's items for n requests about users of `contexts`, by a path."""
+
+
+class Served(Scored, Protocol):
+    """What makes lists: a `TrainedRun` (src/serving/run.py), a `Bundle` (src/serving/bundle.py), or
+    whatever has these members."""
+
+    @property
+    def users_at_once(self) -> int:
+        """How many users make a block."""
 
     @property
     def paths(self) -> dict[str, str]:
@@ -63,9 +70,6 @@ class Served(Protocol):
         self, contexts: Contexts, users: np.ndarray, ends: np.ndarray, domain: int, path: str
     ) -> dict[str, np.ndarray]:
         """{path: which of the users' lists it makes} in a domain."""
-
-    def scores(self, contexts: Contexts, requests: Requests, domain: int, path: str) -> Scores:
-        """Scores of a domain's items for n requests about users of `contexts`, by a path."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def known_ends(contexts: Dataset, now: int | np.ndarray, tick: int) -> np.ndarra
 
 
 def best_items(
-    run: Served,
+    run: Scored,
     contexts: Contexts,
     requests: Requests,
     domain: int,

@@ -24,7 +24,7 @@ def _reading(name: str, help: str = "") -> Any:
 class RecommendSettings:
     """The flags of `recommend.py`."""
 
-    run: str = setting("", "run folder of main.py (required)")
+    run: str = setting("", "run folder of main.py, or bundle of export.py (required)")
     data_dir: str = setting("", "dataset folder, if it has moved since training")
     k: int = setting(10, "items per user and domain")
     out: str = setting(
@@ -138,6 +138,28 @@ def check_flags(settings: RecommendSettings) -> None:
             flag = "event_types" if name == "events" else name
             if getattr(settings, flag) != getattr(RecommendSettings, flag):
                 raise UserError(f"--{flag} says how to read --events; give that too")
+
+
+NOT_OF_BUNDLE = {
+    "at": "has no test targets",
+    "data_dir": "needs no dataset",
+}
+
+
+def check_bundle_flags(settings: RecommendSettings) -> None:
+    """UserError for flags that cannot be meant where --run is a bundle."""
+    for name, why in NOT_OF_BUNDLE.items():
+        if getattr(settings, name):
+            raise UserError(f"--run {settings.run} is a bundle, which {why}; drop --{name}")
+    for name in ("events", "out"):
+        if not getattr(settings, name):
+            raise UserError(
+                f"--run {settings.run} is a bundle, which holds no user; give --{name} too"
+            )
+    if settings.device not in ("auto", "cpu"):
+        raise UserError(
+            f"--device {settings.device}: lists from a bundle are computed on the CPU; drop it"
+        )
 
 
 def time_of(settings: RecommendSettings, reads_time: bool) -> int | None:

@@ -13,6 +13,7 @@ from src.config.names import COUNT_MODELS, NEWCOMER_MODEL, load
 from src.config.settings import Settings, run_settings
 from src.config.validation import check_settings
 from src.dataset.store.folder import Dataset, open_named
+from src.dataset.store.repeats import repeat_share
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, feature_names
 from src.evaluation.path_scores import fit_count_models, path_scorers
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
@@ -23,7 +24,7 @@ from src.interfaces import CountModel, Requests, Scores
 from src.io.errors import UserError
 from src.runs.models import best_models
 from src.runs.records import read_blend, read_serving
-from src.serving.contexts import Contexts
+from src.serving.contexts import Contexts, History, NewEvents
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class TrainedRun:
         if NEWCOMER_MODEL in self.count_models:
             return self.count_models[NEWCOMER_MODEL]
         return load(COUNT_MODELS[NEWCOMER_MODEL]).fit(self.dataset).to_date()
+
+    @cached_property
+    def repeat_share(self) -> float:
+        """The share of the test targets whose user had the item before."""
+        return repeat_share(self.dataset)
+
+    def history(self, new: NewEvents | None) -> History:
+        """The users of the dataset, and those of new events."""
+        return History(self.dataset, new)
 
     def check_path(self, path: str) -> None:
         """UserError for a path that the run does not have, or that was not opened."""

@@ -18,7 +18,8 @@ FILES = {
     "model.pt2, model.onnx": "the model: histories of item ids -> query vectors",
     "item_vectors.npy": "a vector per item",
     "items.parquet": "item ids, domains, and how often each item occurred, summed over all users",
-    "transitions.parquet": "how often one item directly followed another, summed over all users",
+    "transitions.parquet, joint_transitions.parquet": "how often one item directly followed "
+    "another of its domain, or of any, summed over all users",
     "followers.parquet": "how often one item came soon after another, summed over all users, newer "
     "ones counting more",
     "serving.json": "settings, domains, the path that serves each domain, weights of the blend",

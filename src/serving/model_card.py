@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src.config.modes import BLEND, CROSS, SINGLE
-from src.config.names import COUNT_MODELS
+from src.config.names import COUNTED
 from src.io.errors import UserError, plain
 from src.report.finished_runs import Run
 from src.report.formatting import interval, join_and, number, percent, signed
@@ -78,8 +78,8 @@ def _data(run: Run, names: list[str]) -> str:
 
 def _figures(run: Run, names: list[str]) -> str:
     """NDCG@10 of every path and count model, with intervals where the run has its ranks."""
-    paths = [path for path in run.protocol_scores(SPLIT, PROTOCOL) if path not in COUNT_MODELS]
-    counted = [path for path in run.protocol_scores(SPLIT, PROTOCOL) if path in COUNT_MODELS]
+    paths = [path for path in run.protocol_scores(SPLIT, PROTOCOL) if path not in COUNTED]
+    counted = [path for path in run.protocol_scores(SPLIT, PROTOCOL) if path in COUNTED]
     found = {path: _estimates(run, path, names) for path in [*paths, *counted]}
     rows = [
         [name, *(_cell(run, path, name, of_path) for path, of_path in found.items())]

@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from src.dataset.store.folder import Dataset
-from src.evaluation.beyond_accuracy import top_items
 from src.evaluation.rank_counts import FEWEST, NonFiniteScore, check_finite, to_device
 from src.evaluation.targets import user_events
+from src.evaluation.top_items import top_items
 from src.interfaces import Requests, Scores
 from src.io.errors import UserError
 from src.serving.contexts import Contexts, History

@@ -5,7 +5,8 @@ list, its last score is a bar that few of the following scores clear. The maxima
 columns say where these are; no other score is read again.
 """
 
-from collections.abc import Callable
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +21,14 @@ RUN = 64
 SHORT_RUN = 16  # where a first chunk has too few runs of 64
 # A first bar is the k-th best maximum: a chunk needs more runs than k, or too much clears it.
 RUNS_PER_PLACE = 2
-# Room for the scores that wait to be sorted into a list, as a multiple of it: the shorter, the
-# more often is sorted, and the higher is the bar.
-ROOM, LEAST_ROOM = 2, 32
-# If more of a chunk lies in runs that clear their bars, as where the best items come last, its rows
-# are sorted instead: what clears a bar takes several times the memory of a score.
+# Runs per row that wait for a look at their scores: with fewer, the many small steps that follow
+# would take as long as the product; with more, the bar would be that of long ago.
+WAITING = 16
+# If more of a chunk than this is in runs that clear their bars, as where the best items come last,
+# its rows are sorted: what clears a bar takes several times the memory of a score.
 CROWDED = 3 / 4
-
-Clears = Callable[[Tensor, Tensor], Tensor]  # torch.gt or torch.ge
+# Candidates of a row that are sorted in at once, as a multiple of its list, or the least.
+ROOM, LEAST_ROOM = 2, 32
 
 
 @torch.no_grad()
@@ -78,148 +79,110 @@ class _Barred:
 
 
 class _Lists:
-    """The k best columns of n rows so far, and, behind them, those that wait to be sorted in."""
+    """The k best of n rows so far, and the runs of later columns in which better ones may be."""
 
     def __init__(self, k: int, barred: _Barred | None):
-        self.k, self.barred, self.room = k, barred, max(ROOM * k, LEAST_ROOM)
-        self.values = torch.empty(0)  # [n, k + room] as soon as there are k
-        self.columns = torch.empty(0)
-        self.waiting: Tensor | None = None  # [n] how many wait, from then on
-        self.bar = torch.empty(0)  # [n, 1] the last values of the lists
+        self.k, self.barred = k, barred
+        self.values = torch.empty(0)  # [n, k], best first; fewer columns in the beginning
+        self.columns = torch.empty(0, dtype=torch.int64)
+        self.waiting: list[_Runs] = []
 
     def add(self, scores: Tensor, chunk: Chunk) -> None:
         """Take in the scores [n, width] of a chunk, whose columns follow all before."""
-        scores, first = scores[:, chunk.counted], chunk.start + chunk.counted.start
-        if self.waiting is None:
-            self._begin(scores, first)
+        if self.values.ndim < 2 or self.values.shape[1] < self.k:
+            self._sort_in(scores, chunk)
             return
-        found = _clearing(scores, min(RUN, scores.shape[1]), self.bar, torch.gt)
-        if found is None:
-            self._sort_in(torch.arange(len(scores), device=scores.device), scores, first)
+        scores = scores.contiguous()
+        run = math.gcd(scores.shape[1], RUN)
+        by_run = scores.view(-1, run)
+        clear = by_run.amax(1).view(len(scores), -1) > self.values[:, -1:]
+        hits = clear.flatten().nonzero()[:, 0]
+        if len(hits) > CROWDED * len(by_run):
+            self._look()
+            self._sort_in(scores, chunk)
             return
-        rows, columns = found
-        if self.barred is not None:
-            listed = ~self.barred.hold(rows, columns + first)
-            rows, columns = rows[listed], columns[listed]
-        counts, places = _by_row(rows, len(scores))
-        crowded = counts > self.room
-        if crowded.any():
-            self._sort_in(crowded.nonzero()[:, 0], scores, first)
-            others = ~crowded[rows]
-            rows, columns, places = rows[others], columns[others], places[others]
-            counts = counts.masked_fill(crowded, 0)
-        if (self.waiting + counts > self.room).any():  # with them those that would be next
-            self._settle((self.waiting + counts > self.room // 2).nonzero()[:, 0])
-        places = self.k + self.waiting[rows] + places
-        self.values[rows, places] = scores[rows, columns]
-        self.columns[rows, places] = columns + first
-        self.waiting += counts
+        self.waiting.append(_Runs(hits, by_run.index_select(0, hits), chunk))
+        if sum(len(runs.hits) for runs in self.waiting) >= WAITING * len(scores):
+            self._look()
 
     def best(self) -> tuple[Tensor, Tensor]:
-        """The lists, each [n, k], best first."""
-        assert self.waiting is not None  # every item was taken in, and k is no more
-        self._settle(self.waiting.nonzero()[:, 0])
-        return self.values[:, : self.k], self.columns[:, : self.k]
+        """Values and columns of the lists, each [n, k], best first."""
+        self._look()
+        return self.values, self.columns
 
-    def _begin(self, scores: Tensor, first: int) -> None:
-        """Take in a chunk while the lists have fewer than k."""
+    def _sort_in(self, scores: Tensor, chunk: Chunk) -> None:
+        """Take in a chunk as a whole."""
+        scores, first = scores[:, chunk.counted], chunk.start + chunk.counted.start
         if self.barred is not None:
             scores = self.barred.left_out(scores, first)
-        values, columns = _best(scores, min(self.k, scores.shape[1]))
+        values, columns = _top_columns(scores, min(self.k, scores.shape[1]))
         columns = columns + first
-        if len(self.values):
-            values, columns = _merged((self.values, self.columns), values, columns)
+        if self.values.ndim == 2:
+            values = torch.cat([self.values, values], 1)
+            columns = torch.cat([self.columns, columns], 1)
+            values, columns = _in_order(values, columns)
         self.values, self.columns = values[:, : self.k], columns[:, : self.k]
-        if self.values.shape[1] == self.k:
-            self.bar = self.values[:, -1:].clone()
-            self.waiting = columns.new_zeros(len(columns))
-            room = len(values), self.room
-            self.values = torch.cat([self.values, values.new_full(room, -torch.inf)], 1)
-            self.columns = torch.cat([self.columns, columns.new_zeros(room)], 1)
 
-    def _sort_in(self, rows: Tensor, scores: Tensor, first: int) -> None:
-        """Take in whole rows of the scores [n, C]."""
+    def _look(self) -> None:
+        """Sort in what clears the bar in the runs that wait."""
+        if not self.waiting:
+            return
+        chunks, device = [runs.chunk for runs in self.waiting], self.values.device
+        numbers = torch.arange(len(chunks), device=device).repeat_interleave(
+            torch.tensor([len(runs.hits) for runs in self.waiting], device=device)
+        )
+        hits = torch.cat([runs.hits for runs in self.waiting])
+        scores = torch.cat([runs.scores for runs in self.waiting])  # [runs, run]
+        self.waiting = []
+        run = scores.shape[1]
+        in_row = chunks[0].width // run  # runs
+        rows = hits // in_row
+        starts = torch.tensor([chunk.start for chunk in chunks], device=device)
+        starts = starts[numbers] + hits % in_row * run
+        clear = (scores > self.values[rows, -1:]).flatten().nonzero()[:, 0]
+        values, hit = scores.view(-1)[clear], clear // run
+        rows, columns = rows[hit], starts[hit] + clear % run
+        # the last chunk begins with columns of the one before
+        listed = columns >= chunks[-1].start + chunks[-1].counted.start
+        listed |= numbers[hit] < len(chunks) - 1
         if self.barred is not None:
-            scores = self.barred.left_out(scores, first)
-        values, columns = _top_columns(scores[rows], min(self.k, scores.shape[1]))
-        before = self.values[rows], self.columns[rows]
-        self._keep(rows, *_merged(before, values, columns + first))
-
-    def _settle(self, rows: Tensor) -> None:
-        """Sort in what waits in these rows."""
-        self._keep(rows, *_in_order(self.values[rows], self.columns[rows]))
-
-    def _keep(self, rows: Tensor, values: Tensor, columns: Tensor) -> None:
-        self.values[rows, : self.k] = values[:, : self.k]
-        self.values[rows, self.k :] = -torch.inf
-        self.columns[rows, : self.k] = columns[:, : self.k]
-        self.bar[rows] = values[:, self.k - 1 : self.k]
-        assert self.waiting is not None
-        self.waiting[rows] = 0
+            listed &= ~self.barred.hold(rows, columns)
+        order = torch.where(listed, rows, len(self.values)).sort(stable=True).indices
+        order = order[: int(listed.sum())]  # by row, then column
+        lists = _merged((self.values, self.columns), rows[order], columns[order], values[order])
+        self.values, self.columns = lists
 
 
-def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`_top_columns`, where it is worth it of no more scores than may be among the best."""
-    width = scores.shape[1]
-    run = RUN if width >= RUNS_PER_PLACE * RUN * k else SHORT_RUN
-    if width < RUNS_PER_PLACE * run * k:
-        return _top_columns(scores, k)
-    # k runs have a score of at least the k-th best of their maxima
-    runs = scores[:, : width // run * run].unflatten(1, (-1, run))
-    bar = runs.amax(2).topk(k, dim=1).values[:, -1:]
-    clearing = _clearing(scores, run, bar, torch.ge)
-    if clearing is None:
-        return _top_columns(scores, k)
-    rows, columns = clearing
-    counts, places = _by_row(rows, len(scores))
-    crowded = counts > k + max(ROOM * k, LEAST_ROOM)
-    others = ~crowded[rows]
-    rows, columns, places = rows[others], columns[others], places[others]
-    longest = max(k, int(counts.masked_fill(crowded, 0).max()))
-    top = scores.new_full((len(scores), longest), -torch.inf)
-    top_columns = columns.new_zeros(top.shape)
-    top[rows, places], top_columns[rows, places] = scores[rows, columns], columns
-    top, top_columns = (part[:, :k] for part in _in_order(top, top_columns))
-    if crowded.any():
-        top[crowded], top_columns[crowded] = _top_columns(scores[crowded], k)
-    return top, top_columns
+class _Runs(NamedTuple):
+    """Runs of a chunk's scores that clear the bar of their row."""
 
-
-def _clearing(
-    scores: Tensor, run: int, bar: Tensor, clears: Clears
-) -> tuple[Tensor, Tensor] | None:
-    """Rows and columns of the scores [n, C] that clear the bar [n, 1] of their row, by row and then
-    column; None where too many may."""
-    width = scores.shape[1]
-    maxima = scores[:, : width // run * run].unflatten(1, (-1, run)).amax(2)  # [n, C // run]
-    if width % run:  # the last run begins before the one before it ends
-        maxima = torch.cat([maxima, scores[:, -run:].amax(1, keepdim=True)], 1)
-    rows, runs = clears(maxima, bar).nonzero(as_tuple=True)
-    if len(rows) * run > CROWDED * scores.numel():
-        return None
-    starts = (runs * run).clamp(max=width - run)
-    # [runs that clear, run]; index_select takes a fifth of the time of scores.unfold(…)[rows, starts]
-    inside = scores.reshape(-1).unfold(0, run, 1).index_select(0, rows * width + starts)
-    number, place = clears(inside, bar[rows]).nonzero(as_tuple=True)
-    rows, columns = rows[number], starts[number] + place
-    if width % run:
-        once = columns >= runs[number] * run
-        rows, columns = rows[once], columns[once]
-    return rows, columns
-
-
-def _by_row(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of ascending row numbers [C]: how many each of the `count` rows has, and the place of each
-    entry among those of its row."""
-    ends = torch.searchsorted(rows, torch.arange(count + 1, device=rows.device))
-    return ends.diff(), torch.arange(len(rows), device=rows.device) - ends[rows]
+    hits: Tensor  # [R] which of the chunk's
+    scores: Tensor  # [R, run]
+    chunk: Chunk
 
 
 def _merged(
-    best: tuple[Tensor, Tensor], values: Tensor, columns: Tensor
+    lists: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Lists, and values and columns of higher columns, in one order."""
-    return _in_order(torch.cat([best[0], values], 1), torch.cat([best[1], columns], 1))
+    """The k best of lists [n, k] and of candidates [C], ordered by row, then column, whose columns
+    are higher than those of the lists."""
+    best, best_columns = lists
+    n, k = best.shape
+    room = max(ROOM * k, LEAST_ROOM)
+    while len(rows):
+        counts = torch.bincount(rows, minlength=n)
+        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        now = place < room
+        width = k + min(room, int(counts.max()))
+        some = values.new_full((n, width), -torch.inf)
+        some_columns = columns.new_zeros(n, width)
+        some[:, :k], some_columns[:, :k] = best, best_columns
+        some[rows[now], k + place[now]] = values[now]
+        some_columns[rows[now], k + place[now]] = columns[now]
+        best, best_columns = (part[:, :k] for part in _in_order(some, some_columns))
+        left = ~now & (values > best[rows, -1])
+        rows, columns, values = rows[left], columns[left], values[left]
+    return best, best_columns
 
 
 def _in_order(values: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,11 @@ columns say where these are; no other score is read again.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from src.evaluation.rank_counts import Chunk, item_chunks, on_device
@@ -23,7 +25,7 @@ SHORT_RUN = 16  # where a first chunk has too few runs of 64
 RUNS_PER_PLACE = 2
 # Runs per row that wait for a look at their scores: with fewer, the many small steps that follow
 # would take as long as the product; with more, the bar would be that of long ago.
-WAITING = 16
+WAITING = 8
 # If more of a chunk than this is in runs that clear their bars, as where the best items come last,
 # its rows are sorted: what clears a bar takes several times the memory of a score.
 CROWDED = 3 / 4
@@ -83,74 +85,68 @@ class _Lists:
 
     def __init__(self, k: int, barred: _Barred | None):
         self.k, self.barred = k, barred
-        self.values = torch.empty(0)  # [n, k], best first; fewer columns in the beginning
-        self.columns = torch.empty(0, dtype=torch.int64)
+        self.lists: tuple[Tensor, Tensor] | None = None  # values, columns [n, k], best first
         self.waiting: list[_Runs] = []
 
     def add(self, scores: Tensor, chunk: Chunk) -> None:
         """Take in the scores [n, width] of a chunk, whose columns follow all before."""
-        if self.values.ndim < 2 or self.values.shape[1] < self.k:
+        if self.lists is None or self.lists[0].shape[1] < self.k:
             self._sort_in(scores, chunk)
             return
-        scores = scores.contiguous()
-        run = math.gcd(scores.shape[1], RUN)
-        by_run = scores.view(-1, run)
-        clear = by_run.amax(1).view(len(scores), -1) > self.values[:, -1:]
+        runs = scores.contiguous().view(-1, math.gcd(scores.shape[1], RUN))
+        clear = runs.amax(1).view(len(scores), -1) > self.lists[0][:, -1:]
         hits = clear.flatten().nonzero()[:, 0]
-        if len(hits) > CROWDED * len(by_run):
+        if len(hits) > CROWDED * len(runs):
             self._look()
             self._sort_in(scores, chunk)
             return
-        self.waiting.append(_Runs(hits, by_run.index_select(0, hits), chunk))
-        if sum(len(runs.hits) for runs in self.waiting) >= WAITING * len(scores):
+        self.waiting.append(_Runs(hits, runs.index_select(0, hits), chunk))
+        if sum(len(part.hits) for part in self.waiting) >= WAITING * len(scores):
             self._look()
 
     def best(self) -> tuple[Tensor, Tensor]:
         """Values and columns of the lists, each [n, k], best first."""
         self._look()
-        return self.values, self.columns
+        assert self.lists is not None  # a domain has an item
+        return self.lists
 
     def _sort_in(self, scores: Tensor, chunk: Chunk) -> None:
         """Take in a chunk as a whole."""
         scores, first = scores[:, chunk.counted], chunk.start + chunk.counted.start
         if self.barred is not None:
             scores = self.barred.left_out(scores, first)
-        values, columns = _top_columns(scores, min(self.k, scores.shape[1]))
+        values, columns = _best(scores, min(self.k, scores.shape[1]))
         columns = columns + first
-        if self.values.ndim == 2:
-            values = torch.cat([self.values, values], 1)
-            columns = torch.cat([self.columns, columns], 1)
+        if self.lists is not None:
+            values = torch.cat([self.lists[0], values], 1)
+            columns = torch.cat([self.lists[1], columns], 1)
             values, columns = _in_order(values, columns)
-        self.values, self.columns = values[:, : self.k], columns[:, : self.k]
+        self.lists = values[:, : self.k], columns[:, : self.k]
 
     def _look(self) -> None:
         """Sort in what clears the bar in the runs that wait."""
         if not self.waiting:
             return
-        chunks, device = [runs.chunk for runs in self.waiting], self.values.device
-        numbers = torch.arange(len(chunks), device=device).repeat_interleave(
-            torch.tensor([len(runs.hits) for runs in self.waiting], device=device)
-        )
-        hits = torch.cat([runs.hits for runs in self.waiting])
-        scores = torch.cat([runs.scores for runs in self.waiting])  # [runs, run]
+        assert self.lists is not None
+        chunks, device = [part.chunk for part in self.waiting], self.lists[0].device
+        lengths = torch.tensor([len(part.hits) for part in self.waiting], device=device)
+        number = torch.arange(len(chunks), device=device).repeat_interleave(lengths)
+        hits = torch.cat([part.hits for part in self.waiting])
+        scores = torch.cat([part.scores for part in self.waiting])  # [runs, run]
         self.waiting = []
-        run = scores.shape[1]
-        in_row = chunks[0].width // run  # runs
-        rows = hits // in_row
-        starts = torch.tensor([chunk.start for chunk in chunks], device=device)
-        starts = starts[numbers] + hits % in_row * run
-        clear = (scores > self.values[rows, -1:]).flatten().nonzero()[:, 0]
-        values, hit = scores.view(-1)[clear], clear // run
-        rows, columns = rows[hit], starts[hit] + clear % run
+        in_row = chunks[0].width // scores.shape[1]  # runs
+        bar = self.lists[0][:, -1:]
+        hit, rows, columns, values = _clearing(hits, scores, in_row, bar, torch.gt)
+        number = number[hit]
+        columns = columns + torch.tensor([chunk.start for chunk in chunks], device=device)[number]
         # the last chunk begins with columns of the one before
-        listed = columns >= chunks[-1].start + chunks[-1].counted.start
-        listed |= numbers[hit] < len(chunks) - 1
+        fresh = columns >= chunks[-1].start + chunks[-1].counted.start
+        listed = fresh | (number < len(chunks) - 1)
         if self.barred is not None:
             listed &= ~self.barred.hold(rows, columns)
-        order = torch.where(listed, rows, len(self.values)).sort(stable=True).indices
-        order = order[: int(listed.sum())]  # by row, then column
-        lists = _merged((self.values, self.columns), rows[order], columns[order], values[order])
-        self.values, self.columns = lists
+        rows, columns, values = rows[listed], columns[listed], values[listed]
+        rows, order = rows.sort(stable=True)  # by row, then column
+        self.lists = _merged(self.lists, rows, columns[order], values[order])
 
 
 class _Runs(NamedTuple):
@@ -159,6 +155,38 @@ class _Runs(NamedTuple):
     hits: Tensor  # [R] which of the chunk's
     scores: Tensor  # [R, run]
     chunk: Chunk
+
+
+def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`_top_columns`, from few of the scores where that can be."""
+    run = RUN if scores.shape[1] >= RUNS_PER_PLACE * RUN * k else SHORT_RUN
+    if scores.shape[1] < RUNS_PER_PLACE * run * k:
+        return _top_columns(scores, k)
+    runs = F.pad(scores, (0, -scores.shape[1] % run), value=-torch.inf).view(-1, run)
+    maxima = runs.amax(1).view(len(scores), -1)
+    bar = maxima.topk(k, dim=1).values[:, -1:]  # k scores of a row, or more, are not below it
+    hits = (maxima >= bar).flatten().nonzero()[:, 0]
+    if len(hits) > CROWDED * len(runs) or bool((bar == -torch.inf).any()):
+        return _top_columns(scores, k)
+    in_row = maxima.shape[1]
+    _, rows, columns, values = _clearing(hits, runs.index_select(0, hits), in_row, bar, torch.ge)
+    nothing = values.new_full((len(scores), k), -torch.inf), columns.new_zeros(len(scores), k)
+    return _merged(nothing, rows, columns, values)
+
+
+def _clearing(
+    hits: Tensor, scores: Tensor, in_row: int, bar: Tensor, clears: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The scores that clear (torch.gt or torch.ge) the bar [n, 1] of their row, in order: which of
+    the runs they are in, their rows, columns of their chunk, and values.
+
+    hits: [R] the numbers of the runs in their chunk, which has `in_row` of them in a row.
+    scores: [R, run].
+    """
+    run, rows = scores.shape[1], hits // in_row
+    clear = clears(scores, bar[rows]).flatten().nonzero()[:, 0]
+    hit = clear // run
+    return hit, rows[hit], hits[hit] % in_row * run + clear % run, scores.view(-1)[clear]
 
 
 def _merged(

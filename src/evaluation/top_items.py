@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from src.evaluation.rank_counts import Chunk, item_chunks, on_device
@@ -134,14 +133,15 @@ class _Lists:
         hits = torch.cat([part.hits for part in self.waiting])
         scores = torch.cat([part.scores for part in self.waiting])  # [runs, run]
         self.waiting = []
-        in_row = chunks[0].width // scores.shape[1]  # runs
+        run = scores.shape[1]
+        in_row = chunks[0].width // run  # runs
+        starts = torch.tensor([chunk.start for chunk in chunks], device=device)[number]
+        starts += hits % in_row * run
         bar = self.lists[0][:, -1:]
-        hit, rows, columns, values = _clearing(hits, scores, in_row, bar, torch.gt)
-        number = number[hit]
-        columns = columns + torch.tensor([chunk.start for chunk in chunks], device=device)[number]
+        hit, rows, columns, values = _clearing(hits // in_row, starts, scores, bar, torch.gt)
         # the last chunk begins with columns of the one before
         fresh = columns >= chunks[-1].start + chunks[-1].counted.start
-        listed = fresh | (number < len(chunks) - 1)
+        listed = fresh | (number[hit] < len(chunks) - 1)
         if self.barred is not None:
             listed &= ~self.barred.hold(rows, columns)
         rows, columns, values = rows[listed], columns[listed], values[listed]
@@ -162,31 +162,35 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     run = RUN if scores.shape[1] >= RUNS_PER_PLACE * RUN * k else SHORT_RUN
     if scores.shape[1] < RUNS_PER_PLACE * run * k:
         return _top_columns(scores, k)
-    runs = F.pad(scores, (0, -scores.shape[1] % run), value=-torch.inf).view(-1, run)
-    maxima = runs.amax(1).view(len(scores), -1)
+    width = scores.shape[1]
+    maxima = scores[:, : width // run * run].unflatten(1, (-1, run)).amax(2)
     bar = maxima.topk(k, dim=1).values[:, -1:]  # k scores of a row, or more, are not below it
+    if width % run:  # the last run begins before the one before it ends
+        maxima = torch.cat([maxima, scores[:, -run:].amax(1, keepdim=True)], 1)
     hits = (maxima >= bar).flatten().nonzero()[:, 0]
-    if len(hits) > CROWDED * len(runs) or bool((bar == -torch.inf).any()):
+    if len(hits) > CROWDED * maxima.numel() or bool((bar == -torch.inf).any()):
         return _top_columns(scores, k)
-    in_row = maxima.shape[1]
-    _, rows, columns, values = _clearing(hits, runs.index_select(0, hits), in_row, bar, torch.ge)
+    rows, runs = hits // maxima.shape[1], hits % maxima.shape[1]
+    starts = (runs * run).clamp(max=width - run)
+    every = scores.contiguous().view(-1).unfold(0, run, 1)
+    inside = every.index_select(0, rows * width + starts)  # [R, run]
+    hit, rows, columns, values = _clearing(rows, starts, inside, bar, torch.ge)
+    once = columns >= runs[hit] * run
     nothing = values.new_full((len(scores), k), -torch.inf), columns.new_zeros(len(scores), k)
-    return _merged(nothing, rows, columns, values)
+    return _merged(nothing, rows[once], columns[once], values[once])
 
 
 def _clearing(
-    hits: Tensor, scores: Tensor, in_row: int, bar: Tensor, clears: Callable[..., Tensor]
+    rows: Tensor, starts: Tensor, scores: Tensor, bar: Tensor, clears: Callable[..., Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The scores that clear (torch.gt or torch.ge) the bar [n, 1] of their row, in order: which of
-    the runs they are in, their rows, columns of their chunk, and values.
+    """Which of the scores clear (torch.gt or torch.ge) the bar [n, 1] of their row, in order: the
+    numbers of their runs, their rows, columns and values.
 
-    hits: [R] the numbers of the runs in their chunk, which has `in_row` of them in a row.
-    scores: [R, run].
+    scores: [R, run], of the rows [R] and the columns from `starts` [R] on.
     """
-    run, rows = scores.shape[1], hits // in_row
     clear = clears(scores, bar[rows]).flatten().nonzero()[:, 0]
-    hit = clear // run
-    return hit, rows[hit], hits[hit] % in_row * run + clear % run, scores.view(-1)[clear]
+    hit = clear // scores.shape[1]
+    return hit, rows[hit], starts[hit] + clear % scores.shape[1], scores.view(-1)[clear]
 
 
 def _merged(

@@ -22,6 +22,10 @@ from src.io.errors import UserError
 from src.serving.contexts import Contexts, History
 
 
+# With fewer, the steps between the products of a block would count; a CPU's cache holds no more.
+USERS_AT_ONCE = 1024
+
+
 class Served(Protocol):
     """What makes lists: a `TrainedRun` (src/serving/run.py), or whatever has these members."""
 

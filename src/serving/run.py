@@ -24,6 +24,7 @@ from src.io.errors import UserError
 from src.runs.models import best_models
 from src.runs.records import read_blend, read_serving
 from src.serving.contexts import Contexts
+from src.serving.lists import USERS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class TrainedRun:
 
     @property
     def users_at_once(self) -> int:
-        """How many users are encoded at a time."""
-        return self.settings.eval_users
+        """How many users make a block; of them, --eval_users are encoded at a time."""
+        return max(USERS_AT_ONCE, self.settings.eval_users)
 
     @property
     def score_type(self) -> np.dtype:

@@ -21,10 +21,11 @@ from src.interfaces import Scores
 RUN = 64
 SHORT_RUN = 16  # where a first chunk has too few runs of 64
 # A first bar is the k-th best maximum: a chunk needs more runs than k, or too much clears it.
-RUNS_PER_PLACE = 2
+RUNS_PER_PLACE = 4
+EARLY = 8  # at most so many chunks make the first bar
 # Runs per row that wait for a look at their scores: with fewer, the many small steps that follow
 # would take as long as the product; with more, the bar would be that of long ago.
-WAITING = 8
+WAITING = 16
 # If more of a chunk than this is in runs that clear their bars, as where the best items come last,
 # its rows are sorted: what clears a bar takes several times the memory of a score.
 CROWDED = 3 / 4
@@ -48,7 +49,7 @@ def top_items(
     """
     k = min(k, items)
     barred = _Barred(*excluded, items) if excluded is not None and len(excluded[0]) else None
-    lists = _Lists(k, barred)
+    lists = _Lists(k, items, barred)
     for chunk in item_chunks(items, device):
         # not named here: a chunk of scores is freed before the next one is made in its place
         lists.add(scores(on_device(chunk.columns, device)), chunk)
@@ -82,22 +83,28 @@ class _Barred:
 class _Lists:
     """The k best of n rows so far, and the runs of later columns in which better ones may be."""
 
-    def __init__(self, k: int, barred: _Barred | None):
-        self.k, self.barred = k, barred
+    def __init__(self, k: int, items: int, barred: _Barred | None):
+        self.k, self.items, self.barred = k, items, barred
+        self.early: list[Tensor] = []  # scores of the first chunks, before there are lists
         self.lists: tuple[Tensor, Tensor] | None = None  # values, columns [n, k], best first
         self.waiting: list[_Runs] = []
 
     def add(self, scores: Tensor, chunk: Chunk) -> None:
         """Take in the scores [n, width] of a chunk, whose columns follow all before."""
-        if self.lists is None or self.lists[0].shape[1] < self.k:
-            self._sort_in(scores, chunk)
+        if self.lists is None:
+            self._begin(scores, chunk)
             return
         runs = scores.contiguous().view(-1, math.gcd(scores.shape[1], RUN))
         clear = runs.amax(1).view(len(scores), -1) > self.lists[0][:, -1:]
         hits = clear.flatten().nonzero()[:, 0]
         if len(hits) > CROWDED * len(runs):
             self._look()
-            self._sort_in(scores, chunk)
+            left = self._left(scores, chunk)
+            values, columns = _top_columns(left, min(self.k, left.shape[1]))
+            values = torch.cat([self.lists[0], values], 1)
+            columns = torch.cat([self.lists[1], columns + _first(chunk)], 1)
+            values, columns = _in_order(values, columns)
+            self.lists = values[:, : self.k], columns[:, : self.k]
             return
         self.waiting.append(_Runs(hits, runs.index_select(0, hits), chunk))
         if sum(len(part.hits) for part in self.waiting) >= WAITING * len(scores):
@@ -109,18 +116,18 @@ class _Lists:
         assert self.lists is not None  # a domain has an item
         return self.lists
 
-    def _sort_in(self, scores: Tensor, chunk: Chunk) -> None:
-        """Take in a chunk as a whole."""
-        scores, first = scores[:, chunk.counted], chunk.start + chunk.counted.start
-        if self.barred is not None:
-            scores = self.barred.left_out(scores, first)
-        values, columns = _best(scores, min(self.k, scores.shape[1]))
-        columns = columns + first
-        if self.lists is not None:
-            values = torch.cat([self.lists[0], values], 1)
-            columns = torch.cat([self.lists[1], columns], 1)
-            values, columns = _in_order(values, columns)
-        self.lists = values[:, : self.k], columns[:, : self.k]
+    def _left(self, scores: Tensor, chunk: Chunk) -> Tensor:
+        """What counts of a chunk; −inf where barred."""
+        scores = scores[:, chunk.counted]
+        return scores if self.barred is None else self.barred.left_out(scores, _first(chunk))
+
+    def _begin(self, scores: Tensor, chunk: Chunk) -> None:
+        """Take in one of the first chunks, which wait until there are enough of them."""
+        self.early.append(self._left(scores, chunk))
+        columns = _first(chunk) + self.early[-1].shape[1]
+        enough = max(self.k, min(RUNS_PER_PLACE * RUN * self.k, EARLY * chunk.width))
+        if columns >= min(enough, self.items):
+            self.lists, self.early = _best(self.early, self.k), []
 
     def _look(self) -> None:
         """Sort in what clears the bar in the runs that wait."""
@@ -140,13 +147,11 @@ class _Lists:
         bar = self.lists[0][:, -1:]
         hit, rows, columns, values = _clearing(hits // in_row, starts, scores, bar, torch.gt)
         # the last chunk begins with columns of the one before
-        fresh = columns >= chunks[-1].start + chunks[-1].counted.start
+        fresh = columns >= _first(chunks[-1])
         listed = fresh | (number[hit] < len(chunks) - 1)
         if self.barred is not None:
             listed &= ~self.barred.hold(rows, columns)
-        rows, columns, values = rows[listed], columns[listed], values[listed]
-        rows, order = rows.sort(stable=True)  # by row, then column
-        self.lists = _merged(self.lists, rows, columns[order], values[order])
+        self.lists = _merged(self.lists, rows[listed], columns[listed], values[listed])
 
 
 class _Runs(NamedTuple):
@@ -157,27 +162,48 @@ class _Runs(NamedTuple):
     chunk: Chunk
 
 
-def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`_top_columns`, from few of the scores where that can be."""
-    run = RUN if scores.shape[1] >= RUNS_PER_PLACE * RUN * k else SHORT_RUN
-    if scores.shape[1] < RUNS_PER_PLACE * run * k:
-        return _top_columns(scores, k)
+def _first(chunk: Chunk) -> int:
+    """The first column that a chunk counts."""
+    return chunk.start + chunk.counted.start
+
+
+def _best(chunks: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """`_top_columns` of chunks of scores [n, C], one beside the other, from few of the scores where
+    that can be."""
+    columns = sum(chunk.shape[1] for chunk in chunks)
+    run = RUN if columns >= RUNS_PER_PLACE * RUN * k else SHORT_RUN
+    if columns < RUNS_PER_PLACE * run * k or min(chunk.shape[1] for chunk in chunks) < run:
+        return _top_columns(torch.cat(chunks, 1), k)
+    maxima = [_maxima(chunk, run) for chunk in chunks]
+    whole = [tops[:, : chunk.shape[1] // run] for tops, chunk in zip(maxima, chunks, strict=True)]
+    # k scores of a row, or more, are not below the k-th best of such maxima
+    bar = torch.cat(whole, 1).topk(k, dim=1).values[:, -1:]
+    if bool((bar == -torch.inf).any()):
+        return _top_columns(torch.cat(chunks, 1), k)
+    first, found = 0, []
+    for tops, chunk in zip(maxima, chunks, strict=True):
+        hits, width = (tops >= bar).flatten().nonzero()[:, 0], chunk.shape[1]
+        rows, runs = hits // tops.shape[1], hits % tops.shape[1]
+        starts = (runs * run).clamp(max=width - run)
+        every = chunk.contiguous().view(-1).unfold(0, run, 1)
+        scores = every.index_select(0, rows * width + starts)  # [hits, run]
+        hit, rows, columns, values = _clearing(rows, starts, scores, bar, torch.ge)
+        once = columns >= runs[hit] * run
+        found.append((rows[once], columns[once] + first, values[once]))
+        first += width
+    rows, columns, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+    nothing = values.new_full((len(bar), k), -torch.inf), columns.new_zeros(len(bar), k)
+    return _merged(nothing, rows, columns, values)
+
+
+def _maxima(scores: Tensor, run: int) -> Tensor:
+    """The maxima of runs of columns of the scores [n, C]; the last run begins before the one before
+    it ends, if it must."""
     width = scores.shape[1]
     maxima = scores[:, : width // run * run].unflatten(1, (-1, run)).amax(2)
-    bar = maxima.topk(k, dim=1).values[:, -1:]  # k scores of a row, or more, are not below it
-    if width % run:  # the last run begins before the one before it ends
+    if width % run:
         maxima = torch.cat([maxima, scores[:, -run:].amax(1, keepdim=True)], 1)
-    hits = (maxima >= bar).flatten().nonzero()[:, 0]
-    if len(hits) > CROWDED * maxima.numel() or bool((bar == -torch.inf).any()):
-        return _top_columns(scores, k)
-    rows, runs = hits // maxima.shape[1], hits % maxima.shape[1]
-    starts = (runs * run).clamp(max=width - run)
-    every = scores.contiguous().view(-1).unfold(0, run, 1)
-    inside = every.index_select(0, rows * width + starts)  # [R, run]
-    hit, rows, columns, values = _clearing(rows, starts, inside, bar, torch.ge)
-    once = columns >= runs[hit] * run
-    nothing = values.new_full((len(scores), k), -torch.inf), columns.new_zeros(len(scores), k)
-    return _merged(nothing, rows[once], columns[once], values[once])
+    return maxima
 
 
 def _clearing(
@@ -196,9 +222,11 @@ def _clearing(
 def _merged(
     lists: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The k best of lists [n, k] and of candidates [C], ordered by row, then column, whose columns
-    are higher than those of the lists."""
+    """The k best of lists [n, k] and of candidates [C] of higher columns; those of a row are in the
+    order of columns."""
     best, best_columns = lists
+    rows, order = rows.sort(stable=True)
+    columns, values = columns[order], values[order]
     n, k = best.shape
     room = max(ROOM * k, LEAST_ROOM)
     while len(rows):

@@ -21,7 +21,6 @@ from src.interfaces import Requests, Scores
 from src.io.errors import UserError
 from src.serving.contexts import Contexts, History
 
-
 # With fewer, the steps between the products of a block would count; a CPU's cache holds no more.
 USERS_AT_ONCE = 1024
 

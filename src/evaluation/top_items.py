@@ -21,7 +21,7 @@ from src.interfaces import Scores
 RUN = 64
 SHORT_RUN = 16  # where a first chunk has too few runs of 64
 # A first bar is the k-th best maximum: a chunk needs more runs than k, or too much clears it.
-RUNS_PER_PLACE = 4
+RUNS_PER_PLACE = 3
 EARLY = 8  # at most so many chunks make the first bar
 # Runs per row that wait for a look at their scores: with fewer, the many small steps that follow
 # would take as long as the product; with more, the bar would be that of long ago.
@@ -170,29 +170,30 @@ def _first(chunk: Chunk) -> int:
 def _best(chunks: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
     """`_top_columns` of chunks of scores [n, C], one beside the other, from few of the scores where
     that can be."""
-    columns = sum(chunk.shape[1] for chunk in chunks)
-    run = RUN if columns >= RUNS_PER_PLACE * RUN * k else SHORT_RUN
-    if columns < RUNS_PER_PLACE * run * k or min(chunk.shape[1] for chunk in chunks) < run:
+    items = sum(chunk.shape[1] for chunk in chunks)
+    run = RUN if items >= RUNS_PER_PLACE * RUN * k else SHORT_RUN
+    if items < RUNS_PER_PLACE * run * k or min(chunk.shape[1] for chunk in chunks) < run:
         return _top_columns(torch.cat(chunks, 1), k)
     maxima = [_maxima(chunk, run) for chunk in chunks]
     whole = [tops[:, : chunk.shape[1] // run] for tops, chunk in zip(maxima, chunks, strict=True)]
     # k scores of a row, or more, are not below the k-th best of such maxima
     bar = torch.cat(whole, 1).topk(k, dim=1).values[:, -1:]
-    if bool((bar == -torch.inf).any()):
+    every = torch.cat(maxima, 1)
+    if (every >= bar).sum() > CROWDED * every.numel() or bool((bar == -torch.inf).any()):
         return _top_columns(torch.cat(chunks, 1), k)
-    first, found = 0, []
+    first, found = 0, list[tuple[Tensor, Tensor, Tensor]]()
     for tops, chunk in zip(maxima, chunks, strict=True):
         hits, width = (tops >= bar).flatten().nonzero()[:, 0], chunk.shape[1]
         rows, runs = hits // tops.shape[1], hits % tops.shape[1]
         starts = (runs * run).clamp(max=width - run)
-        every = chunk.contiguous().view(-1).unfold(0, run, 1)
-        scores = every.index_select(0, rows * width + starts)  # [hits, run]
+        by_start = chunk.contiguous().view(-1).unfold(0, run, 1)
+        scores = by_start.index_select(0, rows * width + starts)  # [hits, run]
         hit, rows, columns, values = _clearing(rows, starts, scores, bar, torch.ge)
         once = columns >= runs[hit] * run
         found.append((rows[once], columns[once] + first, values[once]))
         first += width
-    rows, columns, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-    nothing = values.new_full((len(bar), k), -torch.inf), columns.new_zeros(len(bar), k)
+    rows, columns, values = map(torch.cat, zip(*found, strict=True))
+    nothing = bar.new_full((len(bar), k), -torch.inf), columns.new_zeros(len(bar), k)
     return _merged(nothing, rows, columns, values)
 
 

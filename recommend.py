@@ -15,13 +15,14 @@ import pyarrow as pa
 
 from src.config.cli import build_parser, from_namespace
 from src.config.modes import BLEND
-from src.config.recommend_settings import RecommendSettings, check_flags, time_of
+from src.config.recommend_settings import INDEXES, RecommendSettings, check_flags, time_of
 from src.config.settings import run_settings
 from src.dataset.store.exclusion import excludes_seen, exclusion_text
 from src.dataset.store.repeats import repeat_share
 from src.io.errors import UserError, run_command
 from src.serving.choices import chosen_domains, chosen_users
 from src.serving.contexts import History
+from src.serving.index import build_indexes, import_faiss
 from src.serving.item_files import read_candidates, read_item_names
 from src.serving.lists import ListOptions, list_schema, make_lists
 from src.serving.new_events import read_new_events
@@ -43,6 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.at:
         lists_at_test(settings, folder)
         return
+    if settings.index in INDEXES:
+        import_faiss(settings.index)
     out = output_path(settings.out, settings.run)
     now = time_of(settings, run_settings(folder).reads_time)
     run = opened(settings, folder)
@@ -52,7 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
     candidates = read_candidates(settings.candidates, run.dataset) if settings.candidates else None
     items = candidates.items if candidates else None
     excludes = exclusion(settings.exclude_seen, run)
-    options = ListOptions(settings.k, domains, settings.serve_path, excludes, now, items)
+    indexes = None
+    if settings.index in INDEXES:
+        indexes, lines = build_indexes(run, history, users, domains, settings.index, settings.k)
+        print("\n".join(lines))
+    options = ListOptions(settings.k, domains, settings.serve_path, excludes, now, items, indexes)
     schema = list_schema(run, history)
     names = None
     if settings.item_names:

@@ -159,7 +159,7 @@ def measure(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     few = slice(0, min(asked.users, 1000))
     sample = RandomRun(asked.items, asked.hidden, few.stop, device)
     sample.item_table, sample.queries = run.item_table, run.queries[few]
-    expected = ours(sample, asked.k)
+    expected, threads = ours(sample, asked.k), torch.get_num_threads()
     rounds: dict[str, Callable[[], float]] = {
         "product": product,
         "ours": lambda: seconds(lambda: [None for _ in run.blocks(asked.k)], device),
@@ -168,7 +168,6 @@ def measure(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         if not installed(module):
             say(f"{name}: missing; benchmarks/speed/requirements-recommend.txt has it")
             continue
-        threads = torch.get_num_threads()
         compared(name, lists(queries[few], items, asked.k, threads), expected)
         rounds[name] = lambda lists=lists: seconds(
             lambda: lists(queries, items, asked.k, threads), device

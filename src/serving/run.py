@@ -87,16 +87,22 @@ class TrainedRun:
             return scorer.scores(np.arange(len(requests.users)), domain)
         if path == BLEND:
             return self._blend_scores(contexts, requests, domain)
+        hidden = self.queries(contexts, requests, domain, path)
+        model, number = self.ensemble.of(domain)
+        return lambda columns: domain_scores(model, hidden, number, columns)
+
+    def queries(
+        self, contexts: Contexts, requests: Requests, domain: int, path: str
+    ) -> torch.Tensor:
+        """[n, H] what the items of a domain are scored by, for n requests; a path of the model."""
         times = requests.times if self.settings.reads_time else None
         domains = np.full(len(requests.users), domain)
-        hidden = encode_queries(
+        return encode_queries(
             self.ensemble, contexts, Queries(requests.users, requests.ends, domains, times), path,
             max_len=self.settings.max_len,
             context=self.settings.context,
             users_at_once=self.settings.eval_users, device=self.device,
         )  # fmt: skip
-        model, number = self.ensemble.of(domain)
-        return lambda columns: domain_scores(model, hidden, number, columns)
 
     def _blend_scores(self, contexts: Contexts, requests: Requests, domain: int) -> Scores:
         rows = np.arange(len(requests.users))

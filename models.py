@@ -51,6 +51,8 @@ class SyNCRec(nn.Module):
     gates and the inputs of each task's own experts; nothing flows back through a stopped expert.
     """
 
+    reads_view_alone = True
+
     def __init__(self, settings, item_starts: list[int]):
         super().__init__()
         self.settings = settings
@@ -196,7 +198,7 @@ class SyNCRec(nn.Module):
         if towers is None:
             return mixture
         if task == "cross" or self.settings.share_experts:
-            counts = [len(mixture)]
+            counts = [mixture.shape[0]]
         return towers(mixture, counts)
 
     # ------------------------------------------------------------------------ step losses

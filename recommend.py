@@ -1,9 +1,9 @@
-"""Recommend: run folder -> top-K items per user and domain.
+"""Recommend: run folder or bundle -> top-K items per user and domain.
 
     python recommend.py --run runs/amazon/syncrec-ce-seed42 --k 10
 
 The context is all of a user's events in the log, including validation and test events, and the new
-ones of --events.
+ones of --events. A bundle (export.py) has no log: there it is the events of --events alone.
 """
 
 import src.io.starting  # noqa: F401  # isort: skip
@@ -15,16 +15,22 @@ import pyarrow as pa
 
 from src.config.cli import build_parser, from_namespace
 from src.config.modes import BLEND
-from src.config.recommend_settings import INDEXES, RecommendSettings, check_flags, time_of
+from src.config.recommend_settings import (
+    INDEXES,
+    RecommendSettings,
+    check_bundle_flags,
+    check_flags,
+    time_of,
+)
 from src.config.settings import run_settings
 from src.dataset.store.exclusion import excludes_seen, exclusion_text
-from src.dataset.store.repeats import repeat_share
 from src.io.errors import UserError, run_command
+from src.serving.bundle import Bundle, bundle_facts, is_bundle, open_bundle
 from src.serving.choices import chosen_domains, chosen_users
 from src.serving.contexts import History
 from src.serving.index import build_indexes, import_faiss
 from src.serving.item_files import read_candidates, read_item_names
-from src.serving.lists import ListOptions, list_schema, make_lists
+from src.serving.lists import ListOptions, Served, list_schema, make_lists
 from src.serving.new_events import read_new_events
 from src.serving.output import output_path, write_tables
 from src.serving.run import TrainedRun, open_run
@@ -39,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = from_namespace(RecommendSettings, parser.parse_args(arguments))
     check_flags(settings)
     folder = Path(settings.run)
-    if not (folder / "config.json").is_file():
+    if is_bundle(folder):
+        check_bundle_flags(settings)
+    elif not (folder / "config.json").is_file():
         raise UserError(f"--run {folder} holds no run (no config.json); train it with main.py")
     if settings.at:
         lists_at_test(settings, folder)
@@ -47,8 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.index in INDEXES:
         import_faiss(settings.index)
     out = output_path(settings.out, settings.run)
-    now = time_of(settings, run_settings(folder).reads_time)
-    run = opened(settings, folder)
+    now = time_of(settings, model_reads_time(folder))
+    run = opened_bundle(settings, folder) if is_bundle(folder) else opened(settings, folder)
     history = history_of(settings, run)
     users = chosen_users(history, settings.users, settings.users_file, settings.events)
     domains = chosen_domains(run.dataset, settings.domains)
@@ -82,6 +90,21 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{summary.items} recommendations: {out}")
 
 
+def model_reads_time(folder: Path) -> bool:
+    """Whether the model of a run or bundle reads the time of the question."""
+    if is_bundle(folder):
+        return bundle_facts(folder)["reads_time"]
+    return run_settings(folder).reads_time
+
+
+def opened_bundle(settings: RecommendSettings, folder: Path) -> Bundle:
+    """The bundle, on the CPU."""
+    start_process("cpu")
+    bundle = open_bundle(folder)
+    bundle.check_path(settings.serve_path)
+    return bundle
+
+
 def opened(settings: RecommendSettings, folder: Path) -> TrainedRun:
     """The run; says which path serves, where validation has not chosen."""
     device = start_process(settings.device).device
@@ -95,9 +118,9 @@ def opened(settings: RecommendSettings, folder: Path) -> TrainedRun:
     return run
 
 
-def exclusion(given: bool | None, run: TrainedRun) -> bool:
+def exclusion(given: bool | None, run: Served) -> bool:
     """Whether lists leave out seen items, as it is given or else as the data says; prints it."""
-    share = repeat_share(run.dataset)
+    share = run.repeat_share
     excludes = excludes_seen(share) if given is None else given
     print(exclusion_text(share, excludes))
     return excludes
@@ -115,13 +138,13 @@ def lists_at_test(settings: RecommendSettings, folder: Path) -> None:
     print(f"lists of {len(asked):,} test targets: {out}; the targets: {targets}")
 
 
-def history_of(settings: RecommendSettings, run: TrainedRun) -> History:
+def history_of(settings: RecommendSettings, run: Served) -> History:
     """The events of the dataset, and those of --events; says what the file holds."""
     if not settings.events:
-        return History(run.dataset)
+        return run.history(None)
     matched, notes = read_new_events(settings.events, run.dataset, settings.reading())
     print("\n".join([*notes, *matched.lines(f"--events {settings.events}")]))
-    return History(run.dataset, matched.events)
+    return run.history(matched.events)
 
 
 if __name__ == "__main__":

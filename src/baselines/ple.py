@@ -62,7 +62,7 @@ class ExtractionLayer(nn.Module):
         counts[0] targets are of the first domain, and so on."""
         experts = [experts(task, counts) for experts in self.own] + self.shared.every(shared)
         if self.shared_gate is not None:
-            shared = mixed(self.shared_gate(shared, [len(shared)]), experts)
+            shared = mixed(self.shared_gate(shared, [shared.shape[0]]), experts)
         return mixed(self.gate(task, counts), experts), shared
 
 

@@ -19,6 +19,8 @@ class SequenceModel(nn.Module):
     `auxiliary_weights` and `auxiliary`.
     """
 
+    reads_view_alone = False  # of a model in general; a subclass may say otherwise
+
     def __init__(self, settings, item_starts: list[int]):
         super().__init__()
         self.settings = settings

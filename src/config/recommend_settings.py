@@ -13,22 +13,19 @@ INDEXES = ("hnsw", "ivf")
 READING = "how to read --events"
 
 
-def _reading(name: str) -> Any:
+def _reading(name: str, help: str = "") -> Any:
     """A flag of make_dataset.py that says how to read the file of new events."""
     metadata = DatasetSettings.__dataclass_fields__[name].metadata
-    return setting(
-        "",
-        f"{metadata['help'].partition('; default')[0]}; default: as the dataset was made",
-        group=READING,
-        choices=metadata["choices"],
-    )
+    help = help or metadata["help"].partition("; default")[0]
+    text = f"{help}; default: as the dataset was made"
+    return setting("", text, group=READING, choices=metadata["choices"])
 
 
 @dataclass(frozen=True)
 class RecommendSettings:
     """The flags of `recommend.py`."""
 
-    run: str = setting("", "run folder of main.py (required)")
+    run: str = setting("", "run folder of main.py, or bundle of export.py (required)")
     data_dir: str = setting("", "dataset folder, if it has moved since training")
     k: int = setting(10, "items per user and domain")
     out: str = setting(
@@ -82,7 +79,12 @@ class RecommendSettings:
         "are part of the users' contexts, but counts of all users stay those of the log",
         group="new events",
     )
-    format: str = _reading("format")
+    format: str = setting(
+        "auto",
+        "format of the file; auto inspects names and first lines (docs/data.md)",
+        group=READING,
+        choices=DatasetSettings.__dataclass_fields__["format"].metadata["choices"],
+    )
     delimiter: str = _reading("delimiter")
     columns: str = _reading("columns")
     user_col: str = _reading("user_col")
@@ -92,7 +94,7 @@ class RecommendSettings:
     time_col: str = _reading("time_col")
     time_unit: str = _reading("time_unit")
     time_format: str = _reading("time_format")
-    event_col: str = _reading("event_col")
+    event_col: str = _reading("event_col", "column of the type of event, for --event_types")
     event_types: tuple[str, ...] = setting(
         (),
         "keep only events of these types (--events of make_dataset.py); default: as the dataset "
@@ -152,6 +154,28 @@ def check_flags(settings: RecommendSettings) -> None:
             flag = "event_types" if name == "events" else name
             if getattr(settings, flag) != getattr(RecommendSettings, flag):
                 raise UserError(f"--{flag} says how to read --events; give that too")
+
+
+NOT_OF_BUNDLE = {
+    "at": "has no test targets",
+    "data_dir": "needs no dataset",
+}
+
+
+def check_bundle_flags(settings: RecommendSettings) -> None:
+    """UserError for flags that cannot be meant where --run is a bundle."""
+    for name, why in NOT_OF_BUNDLE.items():
+        if getattr(settings, name):
+            raise UserError(f"--run {settings.run} is a bundle, which {why}; drop --{name}")
+    for name in ("events", "out"):
+        if not getattr(settings, name):
+            raise UserError(
+                f"--run {settings.run} is a bundle, which holds no user; give --{name} too"
+            )
+    if settings.device not in ("auto", "cpu"):
+        raise UserError(
+            f"--device {settings.device}: lists from a bundle are computed on the CPU; drop it"
+        )
 
 
 def time_of(settings: RecommendSettings, reads_time: bool) -> int | None:

@@ -5,6 +5,8 @@ give all these users one list: the cross path stands in, where the run has it. A
 event gets what is popular of late.
 """
 
+from typing import Protocol
+
 import numpy as np
 
 from src.config.modes import CROSS, PATHS
@@ -15,13 +17,29 @@ from src.dataset.store.folder import Dataset
 from src.evaluation.targets import Targets
 
 
+class Reads(Protocol):
+    """What the paths of a model read: of its `Settings`, or of a bundle."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The ranking paths."""
+
+    @property
+    def max_len(self) -> int:
+        """The length of a sequence, start token included."""
+
+    @property
+    def context(self) -> str:
+        """Of which events the newest are read (src/dataset/batching/windows.py)."""
+
+
 def rows_by_path(
     dataset: Dataset,
     users: np.ndarray,
     ends: np.ndarray,
     domain: int,
     path: str,
-    settings: Settings,
+    settings: Reads,
 ) -> dict[str, np.ndarray]:
     """{path: which of the n users it serves in a domain, ascending} for their events before `ends`
     [n], where `path` serves the domain; paths that serve none are left out."""

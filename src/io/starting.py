@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("make_dataset.py", "main.py", "recommend.py", "report.py")
+COMMANDS = ("make_dataset.py", "main.py", "recommend.py", "export.py", "report.py")
 
 
 def is_command(script: str) -> bool:

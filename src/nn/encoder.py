@@ -134,7 +134,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def drawn_mask(x: Tensor, rows: Tensor | None, masks: DropoutMasks) -> Tensor | None:
     """The draws of one dropout mask [k, n, H] for inputs x [k, M, H]; None without dropout."""
-    return masks.draw((x.shape[0], x.shape[1] if rows is None else len(rows), x.shape[2]))
+    return masks.draw((x.shape[0], x.shape[1] if rows is None else rows.shape[0], x.shape[2]))
 
 
 def dropped(x: Tensor, drawn: Tensor | None, masks: DropoutMasks) -> Tensor:

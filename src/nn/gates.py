@@ -62,4 +62,5 @@ class EvenGate(nn.Module):
     def forward(self, x: Tensor, view, which: Tensor) -> Tensor:
         """Inputs [M, H] -> weights [M, K]."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return torch.full((len(x), self.experts), 1.0 / self.experts, dtype=dtype, device=x.device)
+        shape = x.shape[0], self.experts
+        return torch.full(shape, 1.0 / self.experts, dtype=dtype, device=x.device)

@@ -39,7 +39,7 @@ class SequenceEncoder(nn.Module):
         """The same from embedded inputs [M, H]; without a gradient the last layer is computed at
         the slots alone."""
         rows = None if torch.is_grad_enabled() else slots
-        share = inputs.new_ones(len(inputs) if rows is None else len(rows), 1)
+        share = inputs.new_ones((inputs if rows is None else rows).shape[0], 1)
         outputs = self.transformer(inputs, share, view_tiles(view, inputs, self.causal), rows=rows)
         return outputs if rows is not None else outputs.index_select(0, slots)
 

@@ -25,7 +25,7 @@ class Towers(nn.Module):
         parts = [
             self._tower(part, *weights)
             for part, weights in zip(x.split(counts), self._weights(), strict=True)
-            if len(part)
+            if part.shape[0]
         ]
         if len(parts) == 1:
             return parts[0]

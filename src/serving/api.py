@@ -1,6 +1,6 @@
-"""Three calls for a program: open a finished run, recommend from it, read its ranks.
+"""Calls for a program: open a finished run or a bundle, recommend from it, read a run's ranks.
 
-    from src.serving.api import open_run, read_ranks, recommend
+    from src.serving.api import open_bundle, open_run, read_ranks, recommend
 
 They work in the repository's root, or with it on PYTHONPATH. docs/serving.md has an example.
 """
@@ -13,19 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.dataset.store.exclusion import excludes_seen
-from src.dataset.store.repeats import repeat_share
 from src.io.errors import UserError
+from src.serving.bundle import Bundle, open_bundle
 from src.serving.choices import chosen_domains, chosen_users
-from src.serving.contexts import History
 from src.serving.lists import ListOptions, Served, list_schema, make_lists
 from src.serving.new_events import match_events
 from src.serving.run import TrainedRun, open_run
 
-__all__ = ["TrainedRun", "open_run", "read_ranks", "recommend"]
+__all__ = ["Bundle", "TrainedRun", "open_bundle", "open_run", "read_ranks", "recommend"]
 
 
 def recommend(
-    run: TrainedRun,
+    run: Served,
     events: pd.DataFrame | pa.Table | None = None,
     *,
     k: int = 10,
@@ -39,7 +38,7 @@ def recommend(
 
     Parameters
     ----------
-    run: of `open_run`.
+    run: of `open_run` or `open_bundle`; a bundle knows no user but those of `events`.
     events: new events, whose users the dataset may not have, with the columns user_id, item_id,
         domain (text, as in the log) and unix_time (whole seconds since 1970), in the order in which
         they were logged. Those of unknown items are skipped; those that the dataset has already
@@ -65,15 +64,12 @@ def recommend(
     if events is not None:
         table = events if isinstance(events, pa.Table) else pa.Table.from_pandas(events)
         new = match_events(run.dataset, table).events
-    history = History(run.dataset, new)
+    history = run.history(new)
     if exclude_seen is None:
-        exclude_seen = excludes_seen(repeat_share(run.dataset))
+        exclude_seen = excludes_seen(run.repeat_share)
     options = ListOptions(k, chosen_domains(run.dataset, domains), path, exclude_seen, now)
     numbers = chosen_users(history, users)
-    return _whole(run, history, [b.table for b in make_lists(run, history, numbers, options)])
-
-
-def _whole(run: Served, history: History, tables: list[pa.Table]) -> pa.Table:
+    tables = [block.table for block in make_lists(run, history, numbers, options)]
     return pa.concat_tables([list_schema(run, history).empty_table(), *tables])
 
 

@@ -6,21 +6,36 @@ product everywhere; faiss's own default for these indexes is the Euclidean dista
 """
 
 import importlib
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from src.evaluation.queries import domain_items
 from src.interfaces import Requests
 from src.io.errors import UserError
 from src.serving.contexts import Contexts, History
-from src.serving.lists import best_items, not_finite
-from src.serving.run import TrainedRun
+from src.serving.lists import Served, best_items, not_finite
 
 LINKS, LEAST_BREADTH = 32, 200  # hnsw: links of an item; candidates that a search keeps, 10 · k or
 IVF_SHARE = 8  # ivf: √V cells, of which a search reads one in so many
 SAMPLE = 500  # users whose lists the recall is measured on
+
+
+class Factored(Served, Protocol):
+    """What an index is made for: a run or a bundle."""
+
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """The paths that score by ⟨query, item vector⟩."""
+
+    def item_vectors(self, domain: int) -> Tensor:
+        """[V_d, H] those of a domain."""
+
+    def path_queries(
+        self, contexts: Contexts, requests: Requests, domain: int, path: str
+    ) -> Tensor:
+        """[n, H] for n requests about a domain, by one of `model_paths`."""
 
 
 def import_faiss(kind: str) -> Any:
@@ -36,9 +51,9 @@ def import_faiss(kind: str) -> Any:
 class ItemIndex:
     """An index of the items of one domain of a run."""
 
-    def __init__(self, run: TrainedRun, domain: int, kind: str):
+    def __init__(self, run: Factored, domain: int, kind: str):
         self.run, self.domain = run, domain
-        vectors = domain_items(*run.ensemble.of(domain)).detach().float().cpu().numpy()
+        vectors = run.item_vectors(domain).detach().float().cpu().numpy()
         if not np.isfinite(vectors).all():
             name = run.dataset.domain_names[domain]
             raise UserError(f"an item vector of {name} is not finite: the model has diverged")
@@ -50,7 +65,7 @@ class ItemIndex:
 
     def serves(self, path: str) -> bool:
         """Whether a path scores by ⟨query, item vector⟩."""
-        return path in self.run.settings.paths
+        return path in self.run.model_paths
 
     def search(
         self, contexts: Contexts, requests: Requests, path: str, k: int
@@ -58,7 +73,7 @@ class ItemIndex:
         """Scores and columns [n, k] of the best items that are found for n requests, best first; of
         equal scores the lower column. Where none is found the column is −1. UserError for a query
         that is not finite."""
-        queries = self.run.queries(contexts, requests, self.domain, path).float().cpu().numpy()
+        queries = self.run.path_queries(contexts, requests, self.domain, path).float().cpu().numpy()
         faults = ~np.isfinite(queries).all(axis=1)
         if faults.any():
             raise not_finite(contexts, int(requests.users[np.argmax(faults)]), self.domain)
@@ -87,7 +102,7 @@ MAKERS = {"hnsw": _hnsw, "ivf": _ivf}
 
 
 def build_indexes(
-    run: TrainedRun,
+    run: Factored,
     history: History,
     users: np.ndarray,
     domains: tuple[int, ...],

@@ -19,14 +19,14 @@ from src.evaluation.targets import user_events
 from src.evaluation.top_items import top_items
 from src.interfaces import Requests, Scores
 from src.io.errors import UserError
-from src.serving.contexts import Contexts, History
+from src.serving.contexts import Contexts, History, NewEvents
 
 # With fewer, the steps between the products of a block would count; a CPU's cache holds no more.
 USERS_AT_ONCE = 1024
 
 
-class Served(Protocol):
-    """What makes lists: a `TrainedRun` (src/serving/run.py), or whatever has these members."""
+class Scored(Protocol):
+    """What scores the items of a list."""
 
     @property
     def dataset(self) -> Dataset:
@@ -37,12 +37,34 @@ class Served(Protocol):
         """Where the scores are."""
 
     @property
+    def score_type(self) -> np.dtype:
+        """The type of the scores in the lists."""
+
+    def scores(self, contexts: Contexts, requests: Requests, domain: int, path: str) -> Scores:
+        """Scores of a domain's items for n requests about users of `contexts`, by a path."""
+
+
+class Served(Scored, Protocol):
+    """What makes lists: a `TrainedRun` (src/serving/run.py), a `Bundle` (src/serving/bundle.py), or
+    whatever has these members."""
+
+    @property
     def users_at_once(self) -> int:
         """How many users make a block."""
 
     @property
-    def score_type(self) -> np.dtype:
-        """The type of the scores in the lists."""
+    def paths(self) -> dict[str, str]:
+        """{domain: the path that serves it}."""
+
+    @property
+    def repeat_share(self) -> float:
+        """The share of the test targets whose user had the item before."""
+
+    def history(self, new: NewEvents | None) -> History:
+        """The users that can be served, those of new events among them."""
+
+    def check_path(self, path: str) -> None:
+        """UserError for a path that it does not have."""
 
     def reads_time(self, path: str) -> bool:
         """Whether lists by a path depend on the time of the question."""
@@ -51,9 +73,6 @@ class Served(Protocol):
         self, contexts: Contexts, users: np.ndarray, ends: np.ndarray, domain: int, path: str
     ) -> dict[str, np.ndarray]:
         """{path: which of the users' lists it makes} in a domain."""
-
-    def scores(self, contexts: Contexts, requests: Requests, domain: int, path: str) -> Scores:
-        """Scores of a domain's items for n requests about users of `contexts`, by a path."""
 
 
 class Search(Protocol):
@@ -202,16 +221,17 @@ def _as_table(
     return pa.table(columns, schema=schema)
 
 
-def known_ends(contexts: Dataset, now: int, tick: int) -> np.ndarray:
-    """[users] where each user's events of ticks before the time `now` end."""
+def known_ends(contexts: Dataset, now: int | np.ndarray, tick: int) -> np.ndarray:
+    """[users] where each user's events of ticks before the time `now`, or that of each [users],
+    end."""
     users = np.arange(contexts.users)
     events, row = user_events(contexts, users, contexts.offsets[1:])
-    earlier = contexts.times[events] // tick < now // tick
+    earlier = contexts.times[events] // tick < np.broadcast_to(now, len(users))[row] // tick
     return contexts.offsets[:-1] + np.bincount(row[earlier], minlength=len(users))
 
 
 def best_items(
-    run: Served,
+    run: Scored,
     contexts: Contexts,
     requests: Requests,
     domain: int,
@@ -295,7 +315,7 @@ EXCESS = 3
 
 
 def _searched(
-    run: Served,
+    run: Scored,
     search: Search,
     contexts: Contexts,
     requests: Requests,

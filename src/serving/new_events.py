@@ -75,7 +75,7 @@ def read_new_events(
 def reading_settings(dataset: Dataset, given: Mapping[str, Any]) -> DatasetSettings:
     """How to read new events: as the log of the dataset was read, except for what is `given`.
 
-    The format is found out again: a file of new events often has another one than the log.
+    The format is never that of the log: a file of new events often has another one.
     """
     options = dict(dataset.card.get("options", {}))
     replaced = {other for name in given for other in INSTEAD_OF.get(name, ())}

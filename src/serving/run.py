@@ -13,9 +13,10 @@ from src.config.names import COUNT_MODELS, NEWCOMER_MODEL, load
 from src.config.settings import Settings, run_settings
 from src.config.validation import check_settings
 from src.dataset.store.folder import Dataset, open_named
+from src.dataset.store.repeats import repeat_share
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, feature_names
 from src.evaluation.path_scores import fit_count_models, path_scorers
-from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
+from src.evaluation.queries import Ensemble, Queries, domain_items, domain_scores, encode_queries
 from src.evaluation.ranking import CountScorer, Plan
 from src.evaluation.stand_ins import rows_by_path
 from src.evaluation.targets import Targets
@@ -23,7 +24,7 @@ from src.interfaces import CountModel, Requests, Scores
 from src.io.errors import UserError
 from src.runs.models import best_models
 from src.runs.records import read_blend, read_serving
-from src.serving.contexts import Contexts
+from src.serving.contexts import Contexts, History, NewEvents
 from src.serving.lists import USERS_AT_ONCE
 
 
@@ -57,6 +58,15 @@ class TrainedRun:
             return self.count_models[NEWCOMER_MODEL]
         return load(COUNT_MODELS[NEWCOMER_MODEL]).fit(self.dataset).to_date()
 
+    @cached_property
+    def repeat_share(self) -> float:
+        """The share of the test targets whose user had the item before."""
+        return repeat_share(self.dataset)
+
+    def history(self, new: NewEvents | None) -> History:
+        """The users of the dataset, and those of new events."""
+        return History(self.dataset, new)
+
     def check_path(self, path: str) -> None:
         """UserError for a path that the run does not have, or that was not opened."""
         if path == BLEND:
@@ -87,14 +97,23 @@ class TrainedRun:
             return scorer.scores(np.arange(len(requests.users)), domain)
         if path == BLEND:
             return self._blend_scores(contexts, requests, domain)
-        hidden = self.queries(contexts, requests, domain, path)
+        hidden = self.path_queries(contexts, requests, domain, path)
         model, number = self.ensemble.of(domain)
         return lambda columns: domain_scores(model, hidden, number, columns)
 
-    def queries(
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """The paths that score by ⟨query, item vector⟩."""
+        return self.settings.paths
+
+    def item_vectors(self, domain: int) -> torch.Tensor:
+        """[V_d, H] those of a domain."""
+        return domain_items(*self.ensemble.of(domain))
+
+    def path_queries(
         self, contexts: Contexts, requests: Requests, domain: int, path: str
     ) -> torch.Tensor:
-        """[n, H] what the items of a domain are scored by, for n requests; a path of the model."""
+        """[n, H] for n requests about a domain, by one of `model_paths`."""
         times = requests.times if self.settings.reads_time else None
         domains = np.full(len(requests.users), domain)
         return encode_queries(

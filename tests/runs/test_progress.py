@@ -20,7 +20,7 @@ from src.training.run_clock import RunClock, print_start
 from tests.support.command_runs import ROOT, failing, make_data, train
 from tests.support.watched import differences
 
-COMMANDS = ("make_dataset.py", "main.py", "recommend.py", "report.py")
+COMMANDS = ("make_dataset.py", "main.py", "recommend.py", "export.py", "report.py")
 HEAVY = ("numpy", "torch", "pandas", "pyarrow", "scipy", "tqdm", "duckdb", "filelock")
 
 

@@ -3,10 +3,12 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src.dataset.batching.packing import build_batch
 from src.dataset.batching.windows import Windows
+from src.dataset.store.folder import open_dataset
 from src.evaluation.queries import domain_scores
 
 
@@ -54,3 +56,20 @@ def by_hand(run, dataset, user: int, domain: int, path: str) -> np.ndarray:
     with torch.no_grad():
         hidden = model.queries(build_batch(one, window, 0, 0), path)
         return domain_scores(model, hidden, own)[0].numpy()
+
+
+def events_of(data, users: int) -> pd.DataFrame:
+    """The events of the first users of a dataset folder, as new events."""
+    dataset = open_dataset(data)
+    ids, items = dataset.user_ids.to_pylist(), dataset.item_ids.to_pylist()
+    rows = [
+        (
+            ids[user],
+            items[dataset.items[event] - 1],
+            dataset.domain_names[dataset.domains[event]],
+            int(dataset.times[event]),
+        )
+        for user in range(users)
+        for event in range(*dataset.offsets[user : user + 2])
+    ]
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "domain", "unix_time"])

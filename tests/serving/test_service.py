@@ -1,0 +1,317 @@
+"""The reference service: its answers are the lists of recommend.py from the same bundle."""
+
+import asyncio
+import importlib.util
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import recommend
+from src.serving import api
+from src.serving.answers import Answerer
+from src.serving.batches import Batcher
+from src.serving.item_search import ItemSearch
+from src.serving.questions import (
+    BODY,
+    EVENT,
+    JSON_SCHEMA,
+    LATEST,
+    MAX_BODY,
+    MAX_EVENTS,
+    BadRequest,
+    QuestionReader,
+)
+from tests.support.command_runs import DOMAINS, ROOT
+from tests.support.served_lists import events_of, lists, paths_of
+
+SERVICE = ROOT / "examples" / "service"
+NEEDED = ("fastapi", "uvicorn")
+over_http = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, NEEDED)),
+    reason="needs pip install -r examples/service/requirements.txt",
+)
+
+
+def bodies_of(events, **more) -> dict[str, dict]:
+    """{user_id: body that has their events}"""
+    renamed = events.rename(columns={"unix_time": "time"})
+    names = ["item_id", "domain", "time"]
+    return {
+        user: {"events": part[names].to_dict("records"), **more}
+        for user, part in renamed.groupby("user_id")
+    }
+
+
+def assert_answers(answers: dict[str, dict], table) -> None:
+    """{user_id: answer} has the lists of a table, with scores equal to 1e-4."""
+    expected, made_by = lists(table), paths_of(table)
+    assert len(expected) == sum(len(answer["lists"]) for answer in answers.values())
+    for user, answer in answers.items():
+        for listed in answer["lists"]:
+            key = user, listed["domain"]
+            assert [item["item_id"] for item in listed["items"]] == [i for i, _ in expected[key]]
+            scores = [item["score"] for item in listed["items"]]
+            assert scores == pytest.approx([score for _, score in expected[key]], abs=1e-4)
+            assert listed["path"] == made_by[key]
+
+
+def assert_same_answers(actual: list[dict], expected: list[dict]) -> None:
+    """The same items, paths and counts, with scores equal to 1e-5."""
+
+    def without_scores(answers):
+        return re.sub(r'"score": [^,}]*', "", json.dumps(answers))
+
+    def scores(answers):
+        parts = [listed["items"] for answer in answers for listed in answer["lists"]]
+        return [item["score"] for items in parts for item in items]
+
+    assert without_scores(actual) == without_scores(expected)
+    np.testing.assert_allclose(scores(actual), scores(expected), atol=1e-5)
+
+
+def reader_of(bundle) -> QuestionReader:
+    return QuestionReader(bundle, exclude_seen=True)
+
+
+def answered(bundle, bodies: list[dict], path: str = "auto") -> list[dict]:
+    """Answers to all bodies in one batch."""
+    read = reader_of(bundle).read
+    return Answerer(bundle, path).answers([read(json.dumps(body).encode()) for body in bodies])
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("both", "auto"), ("both", "single"), ("both", "blend"), ("separate", "auto")],
+)
+def test_an_answer_is_the_list_of_recommend_py(log_data, opened, name, path):
+    _, bundle = opened[name]
+    events = events_of(log_data, 20)
+    events.loc[events.user_id == "g00003", "item_id"] = "unknown"
+    bodies = bodies_of(events, k=5, exclude_seen=True, now=bundle.end + 86_400)
+    answers = dict(zip(bodies, answered(bundle, list(bodies.values()), path), strict=True))
+    table = api.recommend(
+        bundle, events, k=5, exclude_seen=True, path=path, now=bundle.end + 86_400
+    )
+    assert_answers(answers, table)
+    assert {listed["path"] for listed in answers["g00003"]["lists"]} == {"recent"}
+    assert answers["g00003"]["skipped_events"] == sum(events.user_id == "g00003")
+    assert answers["g00003"]["context_events"] == 0
+
+
+def mixed_bodies(log_data, bundle) -> list[dict]:
+    """Bodies that ask for different things."""
+    bodies = list(bodies_of(events_of(log_data, 24)).values())
+    for number, body in enumerate(bodies):
+        body["k"] = 1 + number % 7
+        body["domains"] = list(DOMAINS[: number % 4])
+        body["exclude_seen"] = (True, False, None)[number % 3]
+        body["now"] = (None, bundle.end, bundle.end + number * 86_400)[number % 3]
+        body["events"] = body["events"][: number // 2]
+    return bodies
+
+
+@pytest.mark.parametrize("path", ["auto", "blend"])
+def test_a_batch_answers_as_one_at_a_time(log_data, opened, path):
+    _, bundle = opened["both"]
+    bodies = mixed_bodies(log_data, bundle)
+    together = answered(bundle, bodies, path)
+    assert_same_answers(together, [answered(bundle, [body], path)[0] for body in bodies])
+    for body, answer in zip(bodies, together, strict=True):
+        names = [listed["domain"] for listed in answer["lists"]]
+        assert sorted(names) == (sorted(body["domains"]) or list(DOMAINS))
+        assert all(len(listed["items"]) == body["k"] for listed in answer["lists"])
+
+
+def event(**changed) -> dict:
+    return {"item_id": "A-0001", "domain": "A", "time": 1_700_000_000} | changed
+
+
+def body(**changed) -> bytes:
+    return json.dumps({"events": [event()], **changed}).encode()
+
+
+BAD = {
+    "no JSON": (b"{", 400, "no JSON"),
+    "no text": (b"\xff\xfe", 400, "no JSON"),
+    "not a number": (b'{"events": [], "k": NaN}', 400, "no JSON"),
+    "endless digits": (b'{"events": [], "k": ' + b"9" * 5000 + b"}", 400, "no JSON"),
+    "deep": (b"[" * 100_000, 400, "no JSON"),
+    "a list": (b"[]", 422, "the top level must be an object"),
+    "no events": (b"{}", 422, "'events' is missing"),
+    "another key": (body(users=1), 422, "1 unknown key"),
+    "another key of an event": (body(events=[event(user="x")]), 422, "an event has 1 unknown"),
+    "an event of text": (body(events=["A-0001"]), 422, "must be an object"),
+    "no item": (body(events=[event(item_id="")]), 422, "text of 1 to 200 characters"),
+    "a long id": (body(events=[event(item_id="x" * 201)]), 422, "text of 1 to 200 characters"),
+    "half a character": (body(events=[event(item_id="\ud800")]), 422, "text of 1 to 200"),
+    "a number as an id": (body(events=[event(item_id=7)]), 422, "text of 1 to 200 characters"),
+    "a time beyond": (body(events=[event(time=LATEST + 1)]), 422, "a whole number from"),
+    "a time of text": (body(events=[event(time="2020")]), 422, "a whole number from"),
+    "a part of a second": (body(events=[event(time=1.5)]), 422, "a whole number from"),
+    "true as a time": (body(events=[event(time=True)]), 422, "a whole number from"),
+    "too many events": (body(events=[event()] * (MAX_EVENTS + 1)), 422, "more than 1000 entries"),
+    "k of 0": (body(k=0), 422, "'k' must be a whole number from 1 to 1000"),
+    "an unknown domain": (body(domains=["Z"]), 422, "it has A, B, C"),
+    "domains of text": (body(domains="A"), 422, "'domains' must be a list"),
+    "an earlier time": (body(now=0), 422, "'now' must be at least"),
+    "seen as text": (body(exclude_seen="yes"), 422, "'exclude_seen' must be true or false"),
+    "too large": (b" " * (MAX_BODY + 1), 413, "more than 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize("form", BAD)
+def test_a_bad_body_is_refused_in_one_sentence(opened, form):
+    content, status, sentence = BAD[form]
+    with pytest.raises(BadRequest, match=re.escape(sentence)) as refused:
+        reader_of(opened["both"][1]).read(content)
+    assert refused.value.status == status
+    assert "\n" not in str(refused.value)
+
+
+def test_the_schema_for_clients_is_that_of_the_check():
+    events = JSON_SCHEMA["properties"]["events"]
+    assert JSON_SCHEMA["properties"].keys() == BODY.keys()
+    assert events["items"]["properties"].keys() == EVENT.keys()
+    assert events["items"]["required"] == list(EVENT)
+
+
+def test_questions_in_flight_are_answered_together():
+    sizes = []
+
+    def answers(questions):
+        sizes.append(len(questions))
+        time.sleep(0.01)
+        if "bad" in questions:
+            raise ValueError("bad")
+        return [question * 2 for question in questions]
+
+    async def ask_all():
+        batcher = Batcher(answers, size=16)
+        task = asyncio.create_task(batcher.run())
+        numbers = await asyncio.gather(*(batcher.ask(number) for number in range(100)))
+        faulty = await asyncio.gather(
+            batcher.ask(1), batcher.ask("bad"), batcher.ask(3), return_exceptions=True
+        )
+        task.cancel()
+        return numbers, faulty
+
+    numbers, faulty = asyncio.run(ask_all())
+    assert numbers == [number * 2 for number in range(100)]
+    assert sizes[:7] == [16] * 6 + [4]
+    assert faulty[0] == 2 and faulty[2] == 6
+    assert isinstance(faulty[1], ValueError)
+
+
+def test_items_are_found_by_a_part_of_their_id(opened):
+    _, bundle = opened["both"]
+    search = ItemSearch(bundle)
+    events = [row["events"] for row in search.best("A", "")]
+    assert events == sorted(events, reverse=True) and len(events) == 12
+    assert {row["item_id"] for row in search.best("B", "b-000")} == {f"B-000{i}" for i in range(10)}
+    assert search.best("B", "A-") == []
+    with pytest.raises(BadRequest, match="must be one of A, B, C"):
+        search.best("Z", "")
+
+
+def test_the_page_loads_nothing_from_elsewhere():
+    page = (SERVICE / "page.html").read_text()
+    assert not re.search(r"//[a-z]+\.|src=|<link|@import", page)
+
+
+@pytest.fixture(scope="module")
+def start(exported, tmp_path_factory):
+    """start(*flags): (process, address, log) of a service, which ends with the module."""
+    running = []
+
+    def started(*flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = tmp_path_factory.mktemp("service") / "log"
+        words = [exported["both"][1], f"--port={port}", "--threads=1", *flags]
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, SERVICE / "serve.py", *words], stdout=file, stderr=file
+            )
+        running.append(process)
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.2)
+        return process, address, log
+
+    yield started
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def posted(address: str, content: bytes) -> tuple[int, dict]:
+    """Status and answer of a request."""
+    request = urllib.request.Request(f"{address}/recommend", content)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@over_http
+def test_the_service_answers_refuses_and_stops(log_data, exported, start, tmp_path):
+    process, address, log = start("--window_ms=1500")
+    bundle, events = exported["both"][1], events_of(log_data, 20)
+    events.to_csv(tmp_path / "new.csv", index=False)
+    out = tmp_path / "lists.parquet"
+    recommend.main(
+        [f"--run={bundle}", f"--events={tmp_path / 'new.csv'}", f"--out={out}", "--device=cpu"]
+    )
+    # recommend.py makes all lists as of one time, which the service must be told
+    now = max(api.open_bundle(bundle).end, int(events.unix_time.max()) + 1)
+    bodies = bodies_of(events, now=now)
+    with ThreadPoolExecutor(20) as pool:  # one batch
+        contents = [json.dumps(body).encode() for body in bodies.values()]
+        replies = list(pool.map(lambda content: posted(address, content), contents))
+    assert {status for status, _ in replies} == {200}
+    answers = dict(zip(bodies, (answer for _, answer in replies), strict=True))
+    assert_answers(answers, pq.read_table(out))
+
+    for content, status, sentence in BAD.values():
+        found, answer = posted(address, content)
+        assert found == status
+        assert sentence in answer["error"] and list(answer) == ["error"]
+    with urllib.request.urlopen(f"{address}/model_card") as response:
+        assert response.read() == (bundle / "model_card.md").read_bytes()
+    with urllib.request.urlopen(f"{address}/items?domain=A&text=0001") as response:
+        assert [row["item_id"] for row in json.load(response)] == ["A-0001"]
+    with urllib.request.urlopen(f"{address}/openapi.json") as response:
+        schema = json.load(response)
+    assert {"/recommend", "/health", "/model_card", "/items"} <= schema["paths"].keys()
+    with urllib.request.urlopen(address) as response:
+        assert response.read() == (SERVICE / "page.html").read_bytes()
+
+    replies = []
+    asking = threading.Thread(target=lambda: replies.append(posted(address, contents[0])))
+    asking.start()
+    time.sleep(0.5)  # it waits for others to share a batch with
+    process.send_signal(signal.SIGTERM)
+    asking.join()
+    assert replies[0][0] == 200
+    assert_same_answers([replies[0][1]], [answers[next(iter(bodies))]])
+    assert process.wait(timeout=60) == 0
+    assert log.read_text().splitlines() == [f"serving {bundle} at {address}", "stopped"]

@@ -105,14 +105,14 @@ def build_indexes(
     run: Factored,
     history: History,
     users: np.ndarray,
-    domains: tuple[int, ...],
+    domains: tuple[int, ...] | None,
     kind: str,
     k: int,
 ) -> tuple[dict[int, ItemIndex], list[str]]:
     """{domain: its index} of the domains (None: all), and a line for each with its recall on some
     of the users."""
-    domains = domains or tuple(range(len(run.dataset.domain_names)))
-    indexes = {domain: ItemIndex(run, domain, kind) for domain in domains}
+    every = tuple(range(len(run.dataset.domain_names)))
+    indexes = {domain: ItemIndex(run, domain, kind) for domain in domains or every}
     chosen = np.sort(np.random.default_rng(0).permutation(users)[:SAMPLE])
     contexts = history.contexts(chosen)
     lines = []

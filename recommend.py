@@ -16,6 +16,7 @@ import pyarrow as pa
 from src.config.cli import build_parser, from_namespace
 from src.config.modes import BLEND
 from src.config.recommend_settings import (
+    INDEXES,
     RecommendSettings,
     check_bundle_flags,
     check_flags,
@@ -24,9 +25,10 @@ from src.config.recommend_settings import (
 from src.config.settings import run_settings
 from src.dataset.store.exclusion import excludes_seen, exclusion_text
 from src.io.errors import UserError, run_command
-from src.serving.bundle import bundle_facts, is_bundle, open_bundle
+from src.serving.bundle import Bundle, bundle_facts, is_bundle, open_bundle
 from src.serving.choices import chosen_domains, chosen_users
 from src.serving.contexts import History
+from src.serving.index import build_indexes, import_faiss
 from src.serving.item_files import read_candidates, read_item_names
 from src.serving.lists import ListOptions, Served, list_schema, make_lists
 from src.serving.new_events import read_new_events
@@ -50,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.at:
         lists_at_test(settings, folder)
         return
+    if settings.index in INDEXES:
+        import_faiss(settings.index)
     out = output_path(settings.out, settings.run)
     now = time_of(settings, model_reads_time(folder))
     run = opened_bundle(settings, folder) if is_bundle(folder) else opened(settings, folder)
@@ -59,7 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
     candidates = read_candidates(settings.candidates, run.dataset) if settings.candidates else None
     items = candidates.items if candidates else None
     excludes = exclusion(settings.exclude_seen, run)
-    options = ListOptions(settings.k, domains, settings.serve_path, excludes, now, items)
+    indexes = None
+    if settings.index in INDEXES:
+        indexes, lines = build_indexes(run, history, users, domains, settings.index, settings.k)
+        print("\n".join(lines))
+    options = ListOptions(settings.k, domains, settings.serve_path, excludes, now, items, indexes)
     schema = list_schema(run, history)
     names = None
     if settings.item_names:
@@ -89,7 +97,7 @@ def model_reads_time(folder: Path) -> bool:
     return run_settings(folder).reads_time
 
 
-def opened_bundle(settings: RecommendSettings, folder: Path) -> Served:
+def opened_bundle(settings: RecommendSettings, folder: Path) -> Bundle:
     """The bundle, on the CPU."""
     start_process("cpu")
     bundle = open_bundle(folder)

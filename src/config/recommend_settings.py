@@ -9,6 +9,7 @@ from src.config.dataset_settings import DatasetSettings
 from src.config.modes import BLEND, PATHS
 from src.io.errors import UserError
 
+INDEXES = ("hnsw", "ivf")
 READING = "how to read --events"
 
 
@@ -63,6 +64,12 @@ class RecommendSettings:
     )
     item_names: str = setting(
         "", "FILE:KEY:COLUMN: add the names of the items from a table; KEY is the column of the id"
+    )
+    index: str = setting(
+        "exact",
+        "how the best items are found: exact, or by an index of faiss (requirements-index.txt), "
+        "which may miss some; its recall is printed",
+        choices=("exact", *INDEXES),
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
@@ -133,6 +140,15 @@ def check_flags(settings: RecommendSettings) -> None:
                 raise UserError(
                     f"--at {settings.at} makes a list for each target of the log; drop --{name}"
                 )
+    if settings.index in INDEXES:
+        if settings.serve_path == BLEND:
+            raise UserError(
+                f"--index {settings.index} needs --serve_path {' or '.join(PATHS)}: the score of a "
+                f"{BLEND} is no product of a query and an item vector"
+            )
+        for name in ("at", "candidates"):
+            if getattr(settings, name):
+                raise UserError(f"--{name} needs --index exact, not {settings.index}")
     if not settings.events:
         for name in sorted(settings.reading()):
             flag = "event_types" if name == "events" else name

@@ -75,8 +75,12 @@ def domain_scores(
     model: Recommender, queries: Tensor, domain: int, columns: slice | Tensor = slice(None)
 ) -> Tensor:
     """⟨query, E_i⟩ for the items of a domain, or for `columns` of them: [n, H] -> [n, V_d]."""
-    table = model.item_table[model.item_starts[domain] : model.item_starts[domain + 1]]
-    return queries @ table[columns].T
+    return queries @ domain_items(model, domain)[columns].T
+
+
+def domain_items(model: Recommender, domain: int) -> Tensor:
+    """[V_d, H] the vectors of a domain's items."""
+    return model.item_table[model.item_starts[domain] : model.item_starts[domain + 1]]
 
 
 @torch.no_grad()

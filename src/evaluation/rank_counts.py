@@ -10,6 +10,7 @@ read from the chunk that contains the target; if the two differ, the items of it
 again with the score that was read.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -364,7 +365,7 @@ def _raise_at_fault(parts: list[Part], device: torch.device) -> None:
 def check_finite(scores: Tensor) -> None:
     """Raise NonFiniteScore for the first score [n, C] that is NaN or infinite."""
     # A sum is finite unless a member is not (or it overflows): one pass, no mask in memory.
-    if torch.isfinite(scores.sum()):
+    if math.isfinite(scores.sum()):
         return
     faults = (~torch.isfinite(scores)).nonzero()
     if len(faults):

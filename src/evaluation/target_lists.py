@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from src.config.names import AS_LISTED
-from src.evaluation.beyond_accuracy import top_items
 from src.evaluation.rank_counts import NonFiniteScore, check_finite, to_device
 from src.evaluation.ranking import Block, BlockScorer, Plan, Share, fault_of
+from src.evaluation.top_items import top_items
 from src.interfaces import Scores
 
 LISTED = ("full", AS_LISTED)  # the protocols that have lists

@@ -18,7 +18,7 @@ from src.dataset.batching.ragged import positions_in_runs
 from src.dataset.batching.windows import context_windows
 from src.dataset.store.folder import ARRAYS, Dataset
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource
-from src.evaluation.queries import Ensemble
+from src.evaluation.queries import Ensemble, domain_items
 from src.evaluation.ranking import CPU, CountScorer, ModelScorer, Plan
 from src.evaluation.stand_ins import rows_by_path
 from src.evaluation.targets import Targets
@@ -181,6 +181,21 @@ class Bundle:
         """{path: which of the users' lists it makes} in a domain; `path` may be auto."""
         serving = self.paths[self.dataset.domain_names[domain]] if path == "auto" else path
         return rows_by_path(contexts, users, ends, domain, serving, self.reads)
+
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """The paths that score by ⟨query, item vector⟩."""
+        return self.reads.paths
+
+    def item_vectors(self, domain: int) -> Tensor:
+        """[V_d, H] those of a domain."""
+        return domain_items(*self.vectors.of(domain))
+
+    def path_queries(
+        self, contexts: Contexts, requests: Requests, domain: int, path: str
+    ) -> Tensor:
+        """[n, H] for n requests about a domain, by one of `model_paths`."""
+        return self.queries(contexts, requests, domain)[path]
 
     @property
     def reads_domain(self) -> bool:

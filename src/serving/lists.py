@@ -4,7 +4,7 @@ Memory is that of a block: whoever takes the blocks one after the other may serv
 users.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,12 +14,15 @@ import torch
 from tqdm import tqdm
 
 from src.dataset.store.folder import Dataset
-from src.evaluation.beyond_accuracy import top_items
 from src.evaluation.rank_counts import FEWEST, NonFiniteScore, check_finite, to_device
 from src.evaluation.targets import user_events
+from src.evaluation.top_items import top_items
 from src.interfaces import Requests, Scores
 from src.io.errors import UserError
 from src.serving.contexts import Contexts, History, NewEvents
+
+# With fewer, the steps between the products of a block would count; a CPU's cache holds no more.
+USERS_AT_ONCE = 1024
 
 
 class Scored(Protocol):
@@ -72,6 +75,18 @@ class Served(Scored, Protocol):
         """{path: which of the users' lists it makes} in a domain."""
 
 
+class Search(Protocol):
+    """An index of a domain's items (src/serving/index.py)."""
+
+    def serves(self, path: str) -> bool:
+        """Whether it has what a path scores by."""
+
+    def search(
+        self, contexts: Contexts, requests: Requests, path: str, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and columns [n, k], best first; −1 where none is found."""
+
+
 @dataclass(frozen=True)
 class ListOptions:
     """What to list."""
@@ -82,6 +97,7 @@ class ListOptions:
     exclude_seen: bool = True
     now: int | None = None  # seconds since 1970; None: after every event
     candidates: np.ndarray | None = None  # dense items, ascending, of which to choose; None: all
+    indexes: Mapping[int, Search] | None = None  # {domain: approximate search}; None: exact
 
 
 @dataclass(frozen=True)
@@ -163,6 +179,7 @@ def _block_lists(
             listed = best_items(
                 run, contexts, requests.rows(rows), domain, path, options.k,
                 every[rows] if options.exclude_seen else None, options.candidates,
+                (options.indexes or {}).get(domain),
             )  # fmt: skip
             row = rows[listed.rows]
             lengths[:, column] += np.bincount(row, minlength=len(users))
@@ -222,6 +239,7 @@ def best_items(
     k: int,
     seen_ends: np.ndarray | None = None,
     candidates: np.ndarray | None = None,
+    search: Search | None = None,
 ) -> Listed:
     """The k best items of a domain by a path for n requests; fewer where fewer are left.
 
@@ -231,7 +249,10 @@ def best_items(
         end, and the times of the questions.
     seen_ends: [n] no list names an item of the user's events before these; None: it may.
     candidates: dense items, ascending, of any domain, of which to choose; None: all.
+    search: an index of the domain's items, for lists that may lack some; None: exact.
     """
+    if search is not None and search.serves(path):
+        return _searched(run, search, contexts, requests, domain, path, k, seen_ends)
     count = len(requests.users)
     first, end = run.dataset.item_starts[domain : domain + 2].tolist()
     chosen = None
@@ -274,14 +295,59 @@ def _checked(scores: Scores, contexts: Contexts, users: np.ndarray, domain: int)
         try:
             check_finite(values)
         except NonFiniteScore as fault:
-            raise UserError(
-                f"a score of user {contexts.ids[int(users[fault.row])]} in "
-                f"{contexts.domain_names[domain]} is not finite: the model has diverged; train "
-                "again with a lower --lr or with --clip_norm"
-            ) from None
+            raise not_finite(contexts, int(users[fault.row]), domain) from None
         return values
 
     return checked
+
+
+def not_finite(contexts: Contexts, user: int, domain: int) -> UserError:
+    """The error about a user who has such a score."""
+    return UserError(
+        f"a score of user {contexts.ids[user]} in {contexts.domain_names[domain]} is not finite: "
+        "the model has diverged; train again with a lower --lr or with --clip_norm"
+    )
+
+
+# Seen items that an index is asked for in excess, at most, as a multiple of the list: a user whose
+# list then is short gets an exact one.
+EXCESS = 3
+
+
+def _searched(
+    run: Scored,
+    search: Search,
+    contexts: Contexts,
+    requests: Requests,
+    domain: int,
+    path: str,
+    k: int,
+    seen_ends: np.ndarray | None,
+) -> Listed:
+    """`best_items`, as an index finds them."""
+    first, end = run.dataset.item_starts[domain : domain + 2].tolist()
+    items, count = end - first, len(requests.users)
+    barred = np.zeros(0, dtype=np.int64)  # row and column as one number
+    if seen_ends is not None:
+        device = torch.device("cpu")
+        pairs = _seen(contexts, requests.users, seen_ends, domain, None, device)
+        barred = np.unique(pairs[0].numpy() * items + pairs[1].numpy())
+    seen = np.bincount(barred // items, minlength=count)
+    asked = min(items, k + min(int(seen.max(initial=0)), EXCESS * k))
+    scores, columns = search.search(contexts, requests, path, asked)
+    listed = (columns >= 0) & ~np.isin(np.arange(count)[:, None] * items + columns, barred)
+    ranks = listed.cumsum(1)
+    short = ranks[:, -1] < np.minimum(k, items - seen)
+    row, place = np.nonzero(listed & (ranks <= k) & ~short[:, None])
+    parts = [(row, ranks[row, place], first + columns[row, place], scores[row, place])]
+    if short.any():
+        rows = np.flatnonzero(short)
+        ends = None if seen_ends is None else seen_ends[rows]
+        exact = best_items(run, contexts, requests.rows(rows), domain, path, k, ends)
+        parts.append((rows[exact.rows], exact.ranks, exact.items, exact.scores))
+    rows, ranks, found, values = map(np.concatenate, zip(*parts, strict=True))
+    order = np.argsort(rows, kind="stable")
+    return Listed(rows[order], ranks[order].astype(np.int32), found[order], values[order])
 
 
 def _seen(

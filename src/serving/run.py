@@ -16,7 +16,7 @@ from src.dataset.store.folder import Dataset, open_named
 from src.dataset.store.repeats import repeat_share
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, feature_names
 from src.evaluation.path_scores import fit_count_models, path_scorers
-from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
+from src.evaluation.queries import Ensemble, Queries, domain_items, domain_scores, encode_queries
 from src.evaluation.ranking import CountScorer, Plan
 from src.evaluation.stand_ins import rows_by_path
 from src.evaluation.targets import Targets
@@ -25,6 +25,7 @@ from src.io.errors import UserError
 from src.runs.models import best_models
 from src.runs.records import read_blend, read_serving
 from src.serving.contexts import Contexts, History, NewEvents
+from src.serving.lists import USERS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class TrainedRun:
 
     @property
     def users_at_once(self) -> int:
-        """How many users are encoded at a time."""
-        return self.settings.eval_users
+        """How many users make a block; of them, --eval_users are encoded at a time."""
+        return max(USERS_AT_ONCE, self.settings.eval_users)
 
     @property
     def score_type(self) -> np.dtype:
@@ -96,16 +97,31 @@ class TrainedRun:
             return scorer.scores(np.arange(len(requests.users)), domain)
         if path == BLEND:
             return self._blend_scores(contexts, requests, domain)
+        hidden = self.path_queries(contexts, requests, domain, path)
+        model, number = self.ensemble.of(domain)
+        return lambda columns: domain_scores(model, hidden, number, columns)
+
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """The paths that score by ⟨query, item vector⟩."""
+        return self.settings.paths
+
+    def item_vectors(self, domain: int) -> torch.Tensor:
+        """[V_d, H] those of a domain."""
+        return domain_items(*self.ensemble.of(domain))
+
+    def path_queries(
+        self, contexts: Contexts, requests: Requests, domain: int, path: str
+    ) -> torch.Tensor:
+        """[n, H] for n requests about a domain, by one of `model_paths`."""
         times = requests.times if self.settings.reads_time else None
         domains = np.full(len(requests.users), domain)
-        hidden = encode_queries(
+        return encode_queries(
             self.ensemble, contexts, Queries(requests.users, requests.ends, domains, times), path,
             max_len=self.settings.max_len,
             context=self.settings.context,
             users_at_once=self.settings.eval_users, device=self.device,
         )  # fmt: skip
-        model, number = self.ensemble.of(domain)
-        return lambda columns: domain_scores(model, hidden, number, columns)
 
     def _blend_scores(self, contexts: Contexts, requests: Requests, domain: int) -> Scores:
         rows = np.arange(len(requests.users))

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from src.evaluation import rank_counts as ranks
-from src.evaluation.beyond_accuracy import beyond_accuracy, top_items
+from src.evaluation.beyond_accuracy import beyond_accuracy
 from src.evaluation.path_scores import fit_count_models, model_scorer, score_paths
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import split_targets
+from src.evaluation.top_items import top_items
 from src.training.processes import Process
 from tests.support.builders import make_model
 from tests.support.ranked_data import items_had, random_dataset

@@ -151,7 +151,8 @@ def test_old_events_as_new_ones_rank_as_the_test_did(data, folders):
         assert row.better <= items.index(row.item_id) < row.better + row.tied
 
 
-def test_blocks_of_any_size_give_the_same_lists(data, folders):
+def test_blocks_of_any_size_give_the_same_lists(data, folders, monkeypatch):
+    monkeypatch.setattr("src.serving.run.USERS_AT_ONCE", 1)  # the number that is encoded decides
     run = api.open_run(folders["syncrec"], blend=True)
     rows = [row for user in range(20) for row in events_of(data, user, f"new{user}")[:user]]
     rows += [("without", "nothing", "A", 5)]
@@ -162,6 +163,7 @@ def test_blocks_of_any_size_give_the_same_lists(data, folders):
         for size in (1, 7, 1000):
             object.__setattr__(run.settings, "eval_users", size)
             blocks = list(make_lists(run, history, users, ListOptions(k=4, path=path)))
+            assert len(blocks) == -(-len(users) // size)
             assert [len(block.lengths) for block in blocks[:-1]] == [size] * (len(blocks) - 1)
             tables[size] = pa.concat_tables([block.table for block in blocks])
         object.__setattr__(run.settings, "eval_users", 32)
@@ -173,11 +175,12 @@ def test_blocks_of_any_size_give_the_same_lists(data, folders):
 def test_lists_are_made_when_they_are_asked_for(folders):
     """Block by block: nothing is scored before it is written, and nothing is kept."""
     run = api.open_run(folders["syncrec"])
-    object.__setattr__(run.settings, "eval_users", 10)
     scored = []
     plain = type(run).scores
 
     class Watched(type(run)):
+        users_at_once = 10
+
         def scores(self, contexts, *arguments):
             scored.append(contexts.users)
             return plain(self, contexts, *arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 from src.config.names import AS_LISTED
 from src.evaluation.rank_counts import NonFiniteScore, check_finite, to_device
 from src.evaluation.ranking import Block, BlockScorer, Plan, Share, fault_of
-from src.evaluation.top_items import top_items
+from src.evaluation.top_items import top_lists
 from src.interfaces import Scores
 
 LISTED = ("full", AS_LISTED)  # the protocols that have lists
@@ -41,22 +41,16 @@ def block_lists(
         scores = _checked(scorer.scores(share.padded, share.domain), plan, block, share)
         excludes = [name == AS_LISTED and plan.excludes_seen for name in protocols]
         kinds = sorted(set(excludes))  # protocols with the same candidates have the same lists
-        height, without = len(share.padded), None
-        if any(excludes):
-            rows, columns = _excluded(plan, block, share)
-            without = rows + height * (len(kinds) - 1), columns
-        best = top_items(_repeated(scores, len(kinds)), end - first, k, plan.device, without)
-        values, places = (part.cpu().numpy().reshape(len(kinds), height, -1) for part in best)
+        without = [_excluded(plan, block, share) if kind else None for kind in kinds]
+        best = [
+            tuple(part.cpu().numpy() for part in lists)
+            for lists in top_lists(scores, end - first, k, plan.device, without)
+        ]
         targets, m = block.rows[share.places], len(share.places)
         yield {
-            name: TargetLists(targets, values[kind, :m], first + places[kind, :m])
+            name: TargetLists(targets, best[kind][0][:m], first + best[kind][1][:m])
             for name, kind in zip(protocols, map(kinds.index, excludes), strict=True)
         }
-
-
-def _repeated(scores: Scores, times: int) -> Scores:
-    """The rows of the scores, `times` of them one below the other."""
-    return scores if times == 1 else lambda columns: scores(columns).repeat(times, 1)
 
 
 def _excluded(plan: Plan, block: Block, share: Share) -> tuple[Tensor, Tensor]:

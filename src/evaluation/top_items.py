@@ -6,7 +6,7 @@ columns say where these are; no other score is read again.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from src.evaluation.rank_counts import Chunk, item_chunks, on_device
 from src.interfaces import Scores
+
+Pairs = tuple[Tensor, Tensor]  # rows [P] and columns [P]
 
 # Columns that share a maximum. On a CPU (ns per score on one core, beside 1.4 for the product at
 # H 64): .11 for the maxima of 64, 1.1 for those of 16, which do not fill its vectors; topk of 1,024
@@ -33,13 +35,12 @@ CROWDED = 3 / 4
 ROOM, LEAST_ROOM = 2, 32
 
 
-@torch.no_grad()
 def top_items(
     scores: Scores,
     items: int,
     k: int,
     device: torch.device,
-    excluded: tuple[Tensor, Tensor] | None = None,
+    excluded: Pairs | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k best of a domain's items for a block of rows, best first, computed chunk by chunk; of
     equal scores the lower column comes first, on every device.
@@ -47,13 +48,28 @@ def top_items(
     `excluded` are rows [P] and columns [P] that are not recommended. Returns the scores and the
     columns, each [n, min(k, items)]; where nothing is left the score is −inf. No score may be NaN.
     """
+    return top_lists(scores, items, k, device, [excluded])[0]
+
+
+@torch.no_grad()
+def top_lists(
+    scores: Scores, items: int, k: int, device: torch.device, excluded: Sequence[Pairs | None]
+) -> list[tuple[Tensor, Tensor]]:
+    """`top_items` for each of the `excluded`, from the same scores."""
     k = min(k, items)
-    barred = _Barred(*excluded, items) if excluded is not None and len(excluded[0]) else None
-    lists = _Lists(k, items, barred)
+    lists = [
+        _Lists(k, items, _Barred(*pairs, items) if pairs is not None and len(pairs[0]) else None)
+        for pairs in excluded
+    ]
     for chunk in item_chunks(items, device):
-        # not named here: a chunk of scores is freed before the next one is made in its place
-        lists.add(scores(on_device(chunk.columns, device)), chunk)
-    return lists.best()
+        _add(lists, scores(on_device(chunk.columns, device)), chunk)
+    return [one.best() for one in lists]
+
+
+def _add(lists: "list[_Lists]", scores: Tensor, chunk: Chunk) -> None:
+    """A call of its own, so that a chunk of scores is freed before the next one is made."""
+    for one in lists:
+        one.add(scores, chunk)
 
 
 class _Barred:

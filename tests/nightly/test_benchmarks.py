@@ -18,6 +18,10 @@ SIZES = {  # script: (flags, keys that the object must have)
     "speed/evaluate": (
         (*CPU, "--items=5000", "--hidden=8", "--targets=64"), "share_of_peak peak_mib added_mib"
     ),
+    "speed/recommend": (
+        (*CPU, "--users=40", "--items=300", "--hidden=8", "--k=5"),
+        "users items hidden seconds share_of_peak vs_faiss peak_mib",
+    ),
     "speed/protocols": (
         (*CPU, "--items=40", "--domains=2", "--hidden=8", "--targets=20", "--negatives=5"), "ratio"
     ),

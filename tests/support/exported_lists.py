@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from src.dataset.store.folder import Dataset
-from src.evaluation.top_items import top_items
 from src.evaluation.queries import Queries, domain_scores, encode_queries
+from src.evaluation.top_items import top_items
 from src.serving.bundle_files import Exported
 from tests.support import standalone_lists
 

@@ -13,7 +13,8 @@ The bare product of one chunk, [rows, H] x [H, width], is timed in the same roun
 lists' own shape. FLOP are the 2 · users · items · H of the scores alone. Beside it, with as many
 threads, where they are installed: faiss-cpu's IndexFlatIP, RecTools' TorchRanker and ImplicitRanker
 with their defaults, and implicit's topk. `vs_NAME` is their time over ours. Each must give the same
-scores.
+scores. They run in processes of their own, with the C library's allocator as it comes: ours keeps
+freed memory, which TorchRanker's results would break into pieces, at 50 MB for every 128 users.
 
 `peak_mib` is the most memory of a separate process that makes the lists of all users, block by
 block, and `peak_mib_tenth` of one that makes those of a tenth of them.
@@ -148,40 +149,47 @@ def compared(name: str, lists: Lists, expected: Lists) -> None:
         raise UserError(f"the lists of {name} have other scores than ours")
 
 
-def measure(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The rounds of all that are installed: {name: seconds, or GFLOP/s of the `product`}."""
+def random_run(asked: argparse.Namespace, device: torch.device) -> RandomRun:
+    """Item vectors and all queries, in every process the same."""
+    torch.manual_seed(0)
     run = RandomRun(asked.items, asked.hidden, asked.users, device)
     run.queries = torch.randn(asked.users, asked.hidden, device=device)
-    queries, items = run.queries.cpu().numpy(), run.item_table[1:].cpu().numpy()
+    return run
+
+
+def measure_other(asked: argparse.Namespace) -> float:
+    """Seconds that another library takes, in this process, after it has made some right lists."""
+    run, lists = random_run(asked, torch.device("cpu")), OTHERS[asked.other][1]
+    assert run.queries is not None
+    queries, items = run.queries.numpy(), run.item_table[1:].numpy()
+    threads, few = torch.get_num_threads(), min(asked.users, 1000)
+    sample = RandomRun(asked.items, asked.hidden, few, run.device)
+    sample.item_table, sample.queries = run.item_table, run.queries
+    compared(asked.other, lists(queries[:few], items, asked.k, threads), ours(sample, asked.k))
+    return seconds(lambda: lists(queries, items, asked.k, threads))
+
+
+def measure(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """The rounds of all that are installed: {name: seconds, or GFLOP/s of the `product`}."""
+    run = random_run(asked, device)
     rows = min(asked.users, run.users_at_once)
     width = item_chunks(asked.items, device)[0].width
-    product = MatmulPeak(rows, asked.hidden, width, device=device, least=0.3)
-    few = slice(0, min(asked.users, 1000))
-    sample = RandomRun(asked.items, asked.hidden, few.stop, device)
-    sample.item_table, sample.queries = run.item_table, run.queries[few]
-    expected, threads = ours(sample, asked.k), torch.get_num_threads()
     rounds: dict[str, Callable[[], float]] = {
-        "product": product,
+        "product": MatmulPeak(rows, asked.hidden, width, device=device, least=0.3),
         "ours": lambda: seconds(lambda: [None for _ in run.blocks(asked.k)], device),
     }
-    for name, (module, lists) in OTHERS.items():
-        if not installed(module):
+    for name, (module, _) in OTHERS.items():
+        if installed(module):
+            rounds[name] = lambda name=name: in_process(asked, asked.users, f"--other={name}")
+        else:
             say(f"{name}: missing; benchmarks/speed/requirements-recommend.txt has it")
-            continue
-        compared(name, lists(queries[few], items, asked.k, threads), expected)
-        rounds[name] = lambda lists=lists: seconds(
-            lambda: lists(queries, items, asked.k, threads), device
-        )
     return interleaved(rounds, asked.rounds, warm_up=0)
 
 
-def measure_alone(asked: argparse.Namespace, users: int) -> float:
-    """MiB of a process that makes the lists of so many users."""
-    return alone(
-        __file__, "--alone", f"--users={users}", f"--items={asked.items}",
-        f"--hidden={asked.hidden}", f"--k={asked.k}", f"--threads={asked.threads}",
-        f"--device={asked.device}",
-    )["peak_mib"]  # fmt: skip
+def in_process(asked: argparse.Namespace, users: int, what: str) -> float:
+    """The figure that this script gives for so many users in a process of its own."""
+    flags = (f"--{name}={getattr(asked, name)}" for name in ("items", "hidden", "k", "threads"))
+    return alone(__file__, what, f"--users={users}", f"--device={asked.device}", *flags)["figure"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -192,16 +200,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--hidden", type=int, default=64, help="hidden size (64)")
     parser.add_argument("--k", type=int, default=20, help="items per list (20)")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--other", choices=OTHERS, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
+    if asked.other:
+        if asked.threads:
+            torch.set_num_threads(asked.threads)
+        print(json.dumps({"figure": measure_other(asked)}))
+        return
     process = start(asked)
-    torch.manual_seed(0)
     if asked.alone:
         run = RandomRun(asked.items, asked.hidden, asked.users, process.device)
         for _ in run.blocks(asked.k):
             pass
-        print(json.dumps({"peak_mib": peak_mib(process.device)}))
+        print(json.dumps({"figure": peak_mib(process.device)}))
         return
-    few, every = (measure_alone(asked, users) for users in (asked.users // 10, asked.users))
+    few, every = (in_process(asked, users, "--alone") for users in (asked.users // 10, asked.users))
     rounds = measure(asked, process.device)
     gflop = 2e-9 * asked.users * asked.items * asked.hidden
     peaks, times = rounds.pop("product"), rounds["ours"]

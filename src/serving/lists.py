@@ -21,8 +21,9 @@ from src.interfaces import Requests, Scores
 from src.io.errors import UserError
 from src.serving.contexts import Contexts, History, NewEvents
 
-# With fewer, the steps between the products of a block would count; a CPU's cache holds no more.
-USERS_AT_ONCE = 1024
+# The steps between the products of a block are many and small: on two cores, a list takes 1.2 times
+# as long in blocks of 1,024, and as long in blocks of 4,096.
+USERS_AT_ONCE = 2048
 
 
 class Scored(Protocol):

@@ -47,10 +47,11 @@ def write_spec_tables(grid: Grid, results: Path) -> None:
     texts, levels, differences, points = [], [], [], []
     pair = grid.spec.transfer
     for log, runs in by_log.items():
-        rows = pair_rows(grid.spec.pairs, runs)
+        pairs = rankers(grid.spec.pairs, runs)
+        rows = pair_rows(pairs)
         if pair:
-            points.append(gap_points(log, runs, pair_rows([pair], runs)))
-        texts.append(log_text(log, runs, rows))
+            points.append(gap_points(log, runs, pair_rows(rankers([pair], runs))))
+        texts.append(log_text(log, runs, rows, [on_validation(*one) for one in pairs]))
         values = table.tidy_rows(list[Run](runs))
         levels += [(log, *row) for row in values if row[METRIC_COLUMN] in STORED]
         differences += [(log, *dataclasses.astuple(row)) for row in rows]
@@ -75,12 +76,13 @@ def _run(job: Job, grid: Grid, records: Records) -> RecordedRun | None:
     return recorded_run(record, job.label, job.settings, records, counted) if record else None
 
 
-def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
-    """The tables of one log: levels on test and validation, differences, cost."""
+def log_text(log: str, runs: list[RecordedRun], rows: list[Row], valid: list[str]) -> str:
+    """The tables of one log: levels on test and validation, differences (`valid` has those on
+    validation, one per pair), cost."""
     every = list[Run](runs)
     parts = [f"## {log}", table.table(every, "test", "full", METRICS)]
     if rows:
-        parts.append(differences_text(rows))
+        parts.append(differences_text(rows, valid))
     parts.append(table.table(every, "valid", "full", [METRIC]))
     parts.append(cost_text(runs))
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
@@ -89,15 +91,29 @@ def log_text(log: str, runs: list[RecordedRun], rows: list[Row]) -> str:
 # ------------------------------------------------------------------------ differences
 
 
-def pair_rows(pairs: list[tuple[str, str]], runs: list[RecordedRun]) -> list[Row]:
-    """The rows of those pairs whose models both have runs."""
+def rankers(pairs: list[tuple[str, str]], runs: list[RecordedRun]) -> list[tuple[Ranker, Ranker]]:
+    """Those pairs whose models both have runs."""
     groups = {model_name(group.runs[0]): group for group in group_seeds(list[Run](runs))}
-    rows = []
-    for pair in pairs:
-        first, second = (ranker(word, groups) for word in pair)
-        if first and second:
-            rows += compare_pair(first, second, "test", "full", [METRIC])
-    return rows
+    found = [(ranker(first, groups), ranker(second, groups)) for first, second in pairs]
+    return [(first, second) for first, second in found if first and second]
+
+
+def pair_rows(pairs: list[tuple[Ranker, Ranker]]) -> list[Row]:
+    """The rows of these pairs, on test."""
+    return [row for pair in pairs for row in compare_pair(*pair, "test", "full", [METRIC])]
+
+
+def on_validation(first: Ranker, second: Ranker) -> str:
+    """The difference of their macro means on validation, where each chose its checkpoint."""
+
+    def level(one: Ranker) -> float:
+        scores = [run.scores("valid", "full", one.path) for run in one.group.runs]
+        return float(np.mean([score["macro"][METRIC] for score in scores]))
+
+    try:
+        return signed(level(first) - level(second))
+    except UserError:  # a record without it
+        return "–"
 
 
 def ranker(word: str, groups: dict[str, SeedGroup]) -> Ranker | None:
@@ -111,7 +127,7 @@ def ranker(word: str, groups: dict[str, SeedGroup]) -> Ranker | None:
     return Ranker(groups[name], path or groups[name].runs[0].default_path)
 
 
-def differences_text(rows: list[Row]) -> str:
+def differences_text(rows: list[Row], valid: list[str]) -> str:
     """One row per pair: the macro mean, and the number of domains in which each one is better."""
     domains: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -119,7 +135,8 @@ def differences_text(rows: list[Row]) -> str:
             domains.setdefault((row.first, row.second), []).append(row)
     head = ["first", "second", "first − second", "± over seeds", "95 % interval", "p", "detectable"]
     cells = []
-    for row in (row for row in rows if row.domain == "macro"):
+    means = [row for row in rows if row.domain == "macro"]
+    for row, before in zip(means, valid, strict=True):
         pair = domains[row.first, row.second]
         significant = [one.difference > 0 for one in pair if one.p_holm < ALPHA]
         better = sum(significant)
@@ -127,12 +144,12 @@ def differences_text(rows: list[Row]) -> str:
             [
                 row.first, row.second, signed(row.difference),
                 "–" if row.seed_deviation is None else number(row.seed_deviation),
-                interval(row.low, row.high), p_cell(row.p), number(row.detectable),
+                interval(row.low, row.high), p_cell(row.p), number(row.detectable), before,
                 f"{better} / {len(significant) - better} / {len(pair) - len(significant)}",
                 row.withheld or "–",
             ]
         )  # fmt: skip
-    head += ["domains: better / worse / cannot tell", "not trained to the end"]
+    head += ["on validation", "domains: better / worse / cannot tell", "not trained to the end"]
     return (
         f"paired differences, test, protocol `full`, macro {METRIC.upper()}\n\n"
         + markdown(head, cells, 2)

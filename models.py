@@ -51,7 +51,7 @@ class SyNCRec(nn.Module):
     gates and the inputs of each task's own experts; nothing flows back through a stopped expert.
     """
 
-    reads_view_alone = True
+    queries_read = "view"
 
     def __init__(self, settings, item_starts: list[int]):
         super().__init__()

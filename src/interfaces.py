@@ -39,9 +39,10 @@ class Recommender(Protocol):
     item_table: nn.Parameter  # [V + 1, H]; ⟨query, row⟩ is an item's score, row 0 is padding
     item_starts: list[int]  # [D + 1]; items of domain d are rows item_starts[d] … [d + 1] − 1
     auxiliary_weights: dict[str, float]  # {term: λ} of StepLosses.auxiliary
-    # Whether `queries` reads of a batch only the path's view and what says which targets are the
-    # last ones: then it can be exported (src/serving/plain_forward.py).
-    reads_view_alone: ClassVar[bool]
+    # What `queries` reads of a batch beside which targets are the last ones, so that it can be
+    # exported (src/serving/plain_forward.py): "view", the path's view; "views", both of them and
+    # how many targets each domain has; None, anything else.
+    queries_read: ClassVar[str | None]
 
     def __init__(self, settings: Any, item_starts: list[int]) -> None:
         """Fresh weights, a function of the settings (its seed among them) and the catalogue."""

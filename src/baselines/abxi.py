@@ -103,18 +103,18 @@ class Layer(nn.Module):
             x, attended = x[rows], attended[rows]  # [n, H]
         branch = linear(attended, self.attention.project_out)
         branch = dropout(branch, self.settings.dropout, self.training)
-        middle = layer_norm(x + branch, self.attention_norm, [len(x)])  # m
-        fed = self.feed_forward(middle, [len(middle)])
+        middle = layer_norm(x + branch, self.attention_norm, [x.shape[0]])  # m
+        fed = self.feed_forward(middle, [middle.shape[0]])
         if path == "single":
             return self.single(middle, fed, counts)
-        return self.cross(middle, fed, [len(middle)])
+        return self.cross(middle, fed, [middle.shape[0]])
 
     def attend(self, x: Tensor, view) -> Tensor:
         """Causal attention within each sequence: [N, H] -> [N, H]."""
         tiles, heads = view_tiles(view, x), self.settings.heads
         joint = linear(x, self.attention.project_in)  # [N, 3H]
         # [N, 3H] -> [M, 3H], from the canonical order to the slots of the tiles
-        slots = joint.new_zeros(len(view.inputs), joint.shape[1])
+        slots = joint.new_zeros(view.inputs.shape[0], joint.shape[1])
         slots = slots.index_copy(0, view.target_slots, joint)
         attended = [x.new_zeros(0, x.shape[1], dtype=joint.dtype)]  # a process may have no user
         for one, block in zip(tiles, slots.split([t.count * t.length for t in tiles]), strict=True):
@@ -134,6 +134,7 @@ class ABXI(SequenceModel):
     plus LN(h_δ + proj_δ(h_δ)) of the user's δ-events, if there is one before the target."""
 
     Settings = ABXISettings
+    queries_read = "views"
 
     def __init__(self, settings, item_starts: list[int]):
         super().__init__(settings, item_starts)
@@ -152,7 +153,7 @@ class ABXI(SequenceModel):
     def outputs(self, batch, path: str, last: bool = False) -> Tensor:
         counts = batch.last_counts if last else batch.counts
         mixed = self.encode(batch, "cross", last)  # h_x [n, H]
-        mixed = self.cross_output(mixed, self.cross_projection(mixed, [len(mixed)]), counts)
+        mixed = self.cross_output(mixed, self.cross_projection(mixed, [mixed.shape[0]]), counts)
         own = self.encode(batch, "single", last)  # h_δ [n, H]
         projected = self.single_projection(own, counts)
         own = own + dropout(projected, self.settings.dropout, self.training)
@@ -200,7 +201,9 @@ def by_group(function: Callable, x: Tensor, counts: list[int], *weights: Tensor)
     # one unbind per weight: the gradient of a slice would be as large as the whole stack
     stacks = zip(*(weight.unbind(0) for weight in weights), strict=True)
     parts = [
-        function(part, *own) for part, own in zip(x.split(counts), stacks, strict=True) if len(part)
+        function(part, *own)
+        for part, own in zip(x.split(counts), stacks, strict=True)
+        if part.shape[0]
     ]
     return torch.cat(parts) if parts else x
 

@@ -65,6 +65,7 @@ class C2DSR(SequenceModel):
     """Two encoders, of the mixed view and of the single views; a bilinear critic per domain."""
 
     Settings = C2DSRSettings
+    queries_read = "views"
     starts: Tensor
 
     def __init__(self, settings, item_starts: list[int]):

@@ -74,6 +74,7 @@ class MML(SequenceModel):
     """Two encoders of width H/2, each with its half of the item table; a map into every domain."""
 
     Settings = MMLSettings
+    queries_read = "views"
 
     def __init__(self, settings, item_starts: list[int]):
         super().__init__(settings, item_starts)

@@ -16,7 +16,7 @@ from src.nn.sequence_encoder import SequenceEncoder, input_rows
 class SASRec(SequenceModel):
     """One encoder over the packed sequences of a view: a user, or a user in a domain."""
 
-    reads_view_alone = True
+    queries_read = "view"
 
     def __init__(self, settings, item_starts: list[int]):
         super().__init__(settings, item_starts)

@@ -1,6 +1,7 @@
 """What trained baselines share: an item table, the step loss, queries (a Recommender)."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ class SequenceModel(nn.Module):
     `auxiliary_weights` and `auxiliary`.
     """
 
-    reads_view_alone = False  # of a model in general; a subclass may say otherwise
+    queries_read: ClassVar[str | None] = None  # of a model in general; a subclass may say otherwise
 
     def __init__(self, settings, item_starts: list[int]):
         super().__init__()

@@ -29,7 +29,7 @@ def missing_packages(format: str) -> list[str]:
 
 def check_exportable(models: list, name: str) -> None:
     """UserError for a model whose forward pass cannot be exported; `name` is its --model."""
-    if not all(model.reads_view_alone for model in models):
+    if not all(model.queries_read for model in models):
         raise UserError(
             f"--model {name} cannot be exported: docs/serving.md lists the models that can; "
             "recommend.py ranks by every model, from the run folder"

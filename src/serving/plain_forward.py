@@ -5,6 +5,7 @@ It lays B histories of L events out as a batch with one tile per history and cal
 packed forward of src/evaluation/queries.py.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -73,8 +74,7 @@ class PlainForward(nn.Module):
     def queries(self, histories: Histories, path: str) -> Tensor:
         """h of each history [B, H] on a path."""
         if not self.separate:
-            batch = query_batch(histories, path, self.settings, self.domains)
-            return self.models[0].queries(batch, path)
+            return self.model_queries(self.models[0], histories, path, self.domains)
         # Every model reads every row; its answer is taken where its domain is asked for.
         outputs = []
         for domain, model in enumerate(self.models):
@@ -85,10 +85,18 @@ class PlainForward(nn.Module):
                 domains=torch.where(inside, 0, -1),
                 asked=torch.zeros_like(histories.asked),
             )
-            outputs.append(model.queries(query_batch(of_domain, path, self.settings, 1), path))
+            outputs.append(self.model_queries(model, of_domain, path, 1))
         every = torch.stack(outputs, 1)  # [B, D, H]
         index = histories.asked[:, None, None].expand(-1, 1, every.shape[2])
         return every.gather(1, index)[:, 0]
+
+    def model_queries(self, model, histories: Histories, path: str, domains: int) -> Tensor:
+        """h of each history [B, H] by one model."""
+        if model.queries_read == "view":
+            batch = query_batch(histories, path, self.settings, domains)
+        else:
+            batch = whole_batch(histories, self.settings, domains)
+        return model.queries(batch, path)
 
 
 def query_batch(histories: Histories, path: str, settings, domains: int) -> Batch:
@@ -106,6 +114,41 @@ def query_batch(histories: Histories, path: str, settings, domains: int) -> Batc
         trained_counts=none, pair_lengths=none, mim_pairs=[], mim_sizes=[],
         last_targets=numbers, last_counts=[count] * domains,
         last_rows=histories.asked * count + numbers[:count], cross=view, single=view,
+    )  # fmt: skip
+
+
+def whole_batch(histories: Histories, settings, domains: int) -> Batch:
+    """The histories as a batch of both views in its canonical order, each history once per domain.
+
+    For models that read both views, or all slots by their targets' domains: the work of D batches.
+    """
+    count, slots = histories.items.shape[0], histories.items.shape[1] + 1
+    device = histories.items.device
+    everywhere = Histories(
+        items=histories.items.repeat(domains, 1),
+        times=histories.times.repeat(domains, 1),
+        domains=histories.domains.repeat(domains, 1),
+        asked=torch.arange(domains, device=device)[:, None].expand(-1, count).reshape(-1),
+        now=histories.now.repeat(domains),
+    )
+    numbers, none = torch.arange(domains * count, device=device), histories.items.new_zeros(0)
+    first = slots * numbers[:, None]  # [D · B, 1] slot of each tile
+
+    def view(path: str) -> View:
+        """The view with the query's slot as the last target of each tile, in both views alike."""
+        padded = padded_view(everywhere, path, settings, 1)
+        last = padded.target_slots[:, None] - first  # [D · B, 1]
+        number = torch.arange(slots, device=device)
+        order = torch.where(number == last, slots - 1, number)
+        order = torch.where(number == slots - 1, last, order)  # these two change places
+        return dataclasses.replace(padded, target_slots=(first + order).flatten())
+
+    return Batch(
+        targets=none, negatives=none, counts=[count * slots] * domains, domain_counts=none,
+        trained=None, trained_counts=none, pair_lengths=none, mim_pairs=[], mim_sizes=[],
+        last_targets=slots * numbers + slots - 1, last_counts=[count] * domains,
+        last_rows=histories.asked * count + numbers[:count],
+        **{path: view(path) for path in PATHS},
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime
 RUNS = {
     "both": ("--mode=syncrec", "--time_embedding=interval", "--target_domain_query"),
     "separate": ("--mode=sdsr_separate",),
+    "both_at_once": ("--model=abxi",),  # its queries read both views
 }
 GRAPHS = [
     "pt2",

@@ -29,6 +29,10 @@ CASES = [
     ("shared_bottom", "cdsr", {}),
     ("mmoe", "cdsr", {}),
     ("ple", "cdsr", {}),
+    ("abxi", "cdsr", {}),
+    ("abxi", "cdsr", {"layers": 2, "heads": 2, "target_domain_query": True, **TIMED}),
+    ("c2dsr", "cdsr", TIMED),
+    ("mml", "cdsr", {}),
 ]
 
 

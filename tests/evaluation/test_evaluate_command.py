@@ -40,16 +40,10 @@ WRITTEN = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
+def finished(finished_run):
     """Finished runs by their mode."""
-    runs = tmp_path_factory.mktemp("finished")
     modes = {"syncrec": ("--lr=0.02",), "sdsr_separate": ()}
-    return {mode: train(data, runs, mode, f"--mode={mode}", *more) for mode, more in modes.items()}
+    return {mode: finished_run(mode, f"--mode={mode}", *more) for mode, more in modes.items()}
 
 
 @pytest.fixture

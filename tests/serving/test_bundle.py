@@ -22,7 +22,7 @@ from src.evaluation.targets import Targets
 from src.interfaces import Requests
 from src.serving.bundle import open_bundle
 from src.serving.bundle_files import opened_run, with_counts
-from tests.support.command_runs import DOMAINS, ROOT, contents, failing, make_data, train
+from tests.support.command_runs import DOMAINS, ROOT, contents, failing, train
 from tests.support.exported_lists import (
     CPU,
     largest_difference,
@@ -33,10 +33,7 @@ from tests.support.exported_lists import (
 )
 
 HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))
-RUNS = {
-    "both": ("--mode=syncrec", "--time_embedding=interval", "--target_domain_query"),
-    "separate": ("--mode=sdsr_separate",),
-}
+RUNS = ("both", "separate")
 GRAPHS = [
     "pt2",
     pytest.param(
@@ -46,17 +43,6 @@ GRAPHS = [
         ),
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    return {name: train(data, folder, name, "--lr=0.02", *flags) for name, flags in RUNS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -112,15 +98,11 @@ def test_the_blend_of_a_bundle_scores_as_that_of_the_run(runs, bundles, name):
             )
 
 
-def test_the_blend_says_nothing_of_times_before_the_export(runs, bundles, capsys):
-    dataset, bundle = open_dataset_of(runs["both"]), open_bundle(bundles["both"])
+def test_the_blend_says_nothing_of_times_before_the_export(data, bundles, capsys):
+    dataset, bundle = open_dataset(data), open_bundle(bundles["both"])
     requests = requests_of(dataset, 0, bundle.end - 1)
     line = failing(capsys, bundles["both"], lambda: bundle.scores(dataset, requests, 0, BLEND))
     assert "counts are as of its export" in line
-
-
-def open_dataset_of(run: Path):
-    return open_dataset(Path(json.loads((run / "config.json").read_text())["data_dir"]))
 
 
 def test_a_bundle_holds_no_user_and_names_its_items(data, runs, bundles):

@@ -95,9 +95,9 @@ def answered(bundle, bodies: list[dict], path: str = "auto") -> list[dict]:
     ("name", "path"),
     [("both", "auto"), ("both", "single"), ("both", "blend"), ("separate", "auto")],
 )
-def test_an_answer_is_the_list_of_recommend_py(log_data, opened, name, path):
+def test_an_answer_is_the_list_of_recommend_py(data, opened, name, path):
     _, bundle = opened[name]
-    events = events_of(log_data, 20)
+    events = events_of(data, 20)
     events.loc[events.user_id == "g00003", "item_id"] = "unknown"
     bodies = bodies_of(events, k=5, exclude_seen=True, now=bundle.end + 86_400)
     answers = dict(zip(bodies, answered(bundle, list(bodies.values()), path), strict=True))
@@ -110,9 +110,9 @@ def test_an_answer_is_the_list_of_recommend_py(log_data, opened, name, path):
     assert answers["g00003"]["context_events"] == 0
 
 
-def mixed_bodies(log_data, bundle) -> list[dict]:
+def mixed_bodies(data, bundle) -> list[dict]:
     """Bodies that ask for different things."""
-    bodies = list(bodies_of(events_of(log_data, 24)).values())
+    bodies = list(bodies_of(events_of(data, 24)).values())
     for number, body in enumerate(bodies):
         body["k"] = 1 + number % 7
         body["domains"] = list(DOMAINS[: number % 4])
@@ -123,9 +123,9 @@ def mixed_bodies(log_data, bundle) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", ["auto", "blend"])
-def test_a_batch_answers_as_one_at_a_time(log_data, opened, path):
+def test_a_batch_answers_as_one_at_a_time(data, opened, path):
     _, bundle = opened["both"]
-    bodies = mixed_bodies(log_data, bundle)
+    bodies = mixed_bodies(data, bundle)
     together = answered(bundle, bodies, path)
     assert_same_answers(together, [answered(bundle, [body], path)[0] for body in bodies])
     for body, answer in zip(bodies, together, strict=True):
@@ -273,9 +273,9 @@ def posted(address: str, content: bytes) -> tuple[int, dict]:
 
 
 @over_http
-def test_the_service_answers_refuses_and_stops(log_data, exported, start, tmp_path):
+def test_the_service_answers_refuses_and_stops(data, exported, start, tmp_path):
     process, address, log = start("--window_ms=1500")
-    bundle, events = exported["both"][1], events_of(log_data, 20)
+    bundle, events = exported["both"][1], events_of(data, 20)
     events.to_csv(tmp_path / "new.csv", index=False)
     out = tmp_path / "lists.parquet"
     recommend.main(

@@ -10,7 +10,7 @@ RUNS = {
         "--mode=syncrec", "--time_embedding=interval", "--target_domain_query",
         "--joint_transitions", "--no-repeat",
     ),
-    "separate": ("--mode=sdsr_separate"),
+    "separate": ("--mode=sdsr_separate", "--no-trend"),
 }  # fmt: skip
 
 

@@ -62,6 +62,14 @@ def test_later_events_and_times_count_as_in_the_run(data, opened, name, path):
         assert set(unknown["path"].to_pylist()) == {"recent"}
 
 
+def test_a_run_without_trend_has_a_bundle_without_it(opened):
+    """Whose lists by its blend are those of the run above."""
+    both, separate = (opened[name][1].blend.names for name in ("both", "separate"))
+    trend = {"recent x1", "recent x8", "recent x64", "covisit x1", "covisit x8"}
+    assert trend < set(both) and not trend & set(separate)
+    assert set(opened["separate"][1].blend.names) == set(opened["separate"][0].blend.names)
+
+
 def test_joint_transitions_matter(data, opened):
     _, bundle = opened["both"]
     assert "joint transitions" in bundle.blend.names

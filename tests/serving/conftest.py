@@ -1,9 +1,12 @@
-"""Two runs and their bundles, made once for all tests of this folder."""
+"""Two runs, their bundles and services, made once for all tests of this folder."""
+
+import importlib.util
 
 import pytest
 
 import export
 from src.serving import api
+from tests.support.services import NEEDED, Service
 
 RUNS = {
     "both": (
@@ -37,3 +40,19 @@ def opened(exported):
         name: (api.open_run(run, blend=True), api.open_bundle(bundle))
         for name, (run, bundle) in exported.items()
     }
+
+
+@pytest.fixture(scope="module")
+def start(exported, tmp_path_factory):
+    """start(*flags): a service on the bundle `both`, which ends with the module."""
+    if not all(map(importlib.util.find_spec, NEEDED)):
+        pytest.skip("needs pip install -r examples/service/requirements.txt")
+    running = []
+
+    def started(*flags: str) -> Service:
+        running.append(Service(exported["both"][1], tmp_path_factory.mktemp("log") / "log", *flags))
+        return running[-1]
+
+    yield started
+    for service in running:
+        service.kill()

@@ -23,7 +23,7 @@ class Browser:
         command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         wrapped = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         self.process = subprocess.Popen(
-            ["sh", "-c", wrapped, "sh", *command],
+            ["bash", "-c", wrapped, "bash", *command],  # sh knows no descriptor above 9
             pass_fds=(to_browser, from_browser), stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_browser)

@@ -149,6 +149,7 @@ def test_a_finished_run_called_again_for_more_is_scored_not_trained(data, run, t
     train(data, runs, "syncrec", *again, "--strict_context")
     out = capsys.readouterr().out
     assert f"finished already: {run}" in out and "epoch" not in out
+    assert f"scoring it again: no results yet of the protocols {', '.join(STRICT)}" in out
     assert set(results(run)["test"]) == {*PROTOCOLS, *STRICT}
     assert changed(before, contents(run)) == {"results.json", "ranks.parquet"}
     more = contents(run)

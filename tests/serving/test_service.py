@@ -101,6 +101,17 @@ def test_an_answer_is_the_list_of_recommend_py(data, opened, name, path):
     assert answers["g00003"]["context_events"] == 0
 
 
+def test_a_user_with_an_id_has_events_of_one_time_in_the_order_of_the_log(data, opened):
+    """Without one, in an order that is meaningless too, but another one."""
+    _, bundle = opened["both"]
+    events = events_of(data, 20).assign(unix_time=1_700_000_000)
+    bodies = bodies_of(events, k=5, exclude_seen=True)
+    named = {user: body | {"user_id": user} for user, body in bodies.items()}
+    answers = dict(zip(named, answered(bundle, list(named.values())), strict=True))
+    assert_answers(answers, api.recommend(bundle, events, k=5, exclude_seen=True))
+    assert answered(bundle, list(bodies.values())) != list(answers.values())
+
+
 def mixed_bodies(data, bundle) -> list[dict]:
     """Bodies that ask for different things."""
     bodies = list(bodies_of(events_of(data, 24)).values())
@@ -156,6 +167,7 @@ BAD = {
     "k of 0": (body(k=0), 422, "'k' must be a whole number from 1 to 1000"),
     "an unknown domain": (body(domains=["Z"]), 422, "it has A, B, C"),
     "domains of text": (body(domains="A"), 422, "'domains' must be a list"),
+    "a number as a user": (body(user_id=7), 422, "'user_id' must be text of 1 to 200"),
     "an earlier time": (body(now=0), 422, "'now' must be at least"),
     "seen as text": (body(exclude_seen="yes"), 422, "'exclude_seen' must be true or false"),
     "too large": (b" " * (MAX_BODY + 1), 413, "more than 1048576 bytes"),

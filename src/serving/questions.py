@@ -50,13 +50,18 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-EVENT = {"item_id": _id, "domain": _id, "time": Count(EARLIEST, LATEST)}
+def _time(value: Any) -> str:
+    valid = type(value) is int and EARLIEST <= value <= LATEST
+    return "" if valid else "whole seconds since 1970, UTC, of the years 1 to 9999"
+
+
+EVENT = {"item_id": _id, "domain": _id, "time": _time}
 BODY = {
     "events": [EVENT],
     "domains": OptionalKey([_id]),
     "k": OptionalKey(Count(1, MAX_K)),
     "exclude_seen": OptionalKey((bool, None)),
-    "now": OptionalKey((Count(EARLIEST, LATEST), None)),
+    "now": OptionalKey((_time, None)),
     "user_id": OptionalKey((_id, None)),
 }
 

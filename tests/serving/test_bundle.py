@@ -14,7 +14,7 @@ import export
 from src.baselines.decayed_counts import tick_of
 from src.config.modes import BLEND
 from src.dataset.store.folder import open_dataset
-from src.evaluation.blend import BlendScorer, FeatureSource
+from src.evaluation.blend import BlendScorer, FeatureSource, blended
 from src.evaluation.path_scores import path_scorers
 from src.evaluation.queries import Queries
 from src.evaluation.ranking import Plan
@@ -80,6 +80,7 @@ def requests_of(dataset, domain: int, now: int) -> Requests:
 def test_the_blend_of_a_bundle_scores_as_that_of_the_run(runs, bundles, name):
     exported, bundle = with_counts(opened_run(runs[name], CPU)), open_bundle(bundles[name])
     dataset, rows = exported.dataset, np.arange(exported.dataset.users + 1)
+    weighed = blended(exported.count_models, exported.settings)
     for domain in range(len(DOMAINS)):
         requests = requests_of(dataset, domain, bundle.end)
         nothing = np.zeros_like(requests.users)
@@ -90,7 +91,7 @@ def test_the_blend_of_a_bundle_scores_as_that_of_the_run(runs, bundles, name):
         plan = Plan(dataset, targets, ("full",), {})
         with torch.no_grad():
             paths = path_scorers(exported.ensemble, exported.settings, plan, rows)
-            source = FeatureSource(plan, paths, exported.count_models)
+            source = FeatureSource(plan, paths, weighed)
             expected = BlendScorer(exported.blend, source).of(rows).scores(rows, domain)
             actual = bundle.scores(dataset, requests, domain, BLEND)
             torch.testing.assert_close(

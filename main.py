@@ -31,7 +31,7 @@ from src.io.errors import UserError, run_command
 from src.io.files import write_json
 from src.runs import divergence, lifecycle, training_state
 from src.runs.command import parse_command
-from src.runs.evaluate import evaluate_run, lacks_scores, results_table
+from src.runs.evaluate import evaluate_run, missing_results, results_table
 from src.runs.models import best_models, model_parts
 from src.runs.records import read_results
 from src.runs.tables import merge_metrics
@@ -141,7 +141,10 @@ def find_or_train(
         else:
             if process.leads:
                 print(f"finished already: {run}")
-            if process.agree(lambda: lacks_scores(settings, dataset, run)):
+            missing = process.agree(lambda: missing_results(settings, dataset, run))
+            if missing and process.leads:
+                print(f"scoring it again: no results yet of the protocols {', '.join(missing)}")
+            if missing or process.agree(lambda: scored_otherwise(run_settings(run), settings)):
                 score_again(settings, dataset, run, process)
         if process.leads:
             lifecycle.clean_up(run)

@@ -10,15 +10,14 @@ FEW domains take at most HIGHEST pixels. Prints the faults and exits with status
 
 import base64
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from experiments.browser import Browser
 from src.config.cli import OneLineParser
 from src.io.errors import UserError, run_command
 
@@ -26,11 +25,6 @@ WIDTHS = (400, 1280)
 DESK = 1280
 SMALLEST = 11.0  # pixels of text at DESK
 HIGHEST, FEW = 4000, 3  # pixels of a page with so many domains at DESK
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--remote-debugging-pipe",
-)  # fmt: skip
 # With every fold open: elements wider than the window, images without text or content, the smallest
 # text in pixels, in figures too (data-text: at the image's natural width), links that lead nowhere,
 # and rows of figures that leave more than a quarter empty.
@@ -65,62 +59,6 @@ LOOK = """(() => {
 })()"""
 
 
-class Browser:
-    """Chromium on its debugging pipe: JSON messages, each ended by a zero byte."""
-
-    def __init__(self, program: str, profile: str):
-        to_browser, self._in = os.pipe()
-        self._out, from_browser = os.pipe()
-        command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        wrapped = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-        self.process = subprocess.Popen(
-            ["sh", "-c", wrapped, "sh", *command],
-            pass_fds=(to_browser, from_browser), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_browser)
-        os.close(from_browser)
-        self._number, self._rest, self.events = 0, b"", []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = attached["sessionId"]
-
-    session: str | None = None
-
-    def call(self, method: str, **parameters) -> dict[str, Any]:
-        """The result of a command; events that arrive meanwhile are kept."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self._in, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._read()
-            if answer.get("id") == self._number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']['message']}")
-                return answer["result"]
-            self.events.append(answer)
-
-    def wait_for(self, method: str) -> None:
-        """Wait until an event has arrived."""
-        while not any(event.get("method") == method for event in self.events):
-            self.events.append(self._read())
-
-    def _read(self) -> dict[str, Any]:
-        while b"\0" not in self._rest:
-            more = os.read(self._out, 2**20)
-            if not more:
-                raise UserError("the browser exited; check that it runs here with --headless")
-            self._rest += more
-        message, _, self._rest = self._rest.partition(b"\0")
-        return json.loads(message)
-
-    def close(self) -> None:
-        self.session = None
-        self.call("Browser.close")
-        self.process.wait(30)
-
-
 def faults_at(browser: Browser, page: Path, width: int, shot: Path | None) -> list[str]:
     """The faults of the page at a width; prints a summary."""
     browser.events.clear()
@@ -136,8 +74,7 @@ def faults_at(browser: Browser, page: Path, width: int, shot: Path | None) -> li
         size = {"x": 0, "y": 0, "width": width, "height": min(_height(browser), 16000), "scale": 1}
         image = browser.call("Page.captureScreenshot", clip=size, captureBeyondViewport=True)
         shot.write_bytes(base64.b64decode(image["data"]))
-    answer = browser.call("Runtime.evaluate", expression=LOOK, returnByValue=True)
-    seen = json.loads(answer["result"]["value"])
+    seen = json.loads(browser.value(LOOK))
     faults = [
         f"{fault}: {seen[fault]}"
         for fault in ("wide", "mute", "broken", "unread", "lost")
@@ -159,9 +96,7 @@ def faults_at(browser: Browser, page: Path, width: int, shot: Path | None) -> li
 
 def _height(browser: Browser) -> int:
     """The height of the page as it is."""
-    height = "document.documentElement.scrollHeight"
-    answer = browser.call("Runtime.evaluate", expression=height, returnByValue=True)
-    return answer["result"]["value"]
+    return browser.value("document.documentElement.scrollHeight")
 
 
 def _desk_faults(seen: dict[str, Any]) -> list[str]:

@@ -189,6 +189,7 @@ def report(plan: Plan, out: Path, dataset: list[str], k: int) -> None:
     data = [flag for flag in dataset if flag.startswith("--data_dir")]
     call("recommend.py", ["--run", str(paths[best][0]), f"--k={k}", "--out", str(lists), *data])
     print(f"\nreport: {out / 'report' / 'report.html'}\nrecommendations: {lists}")
+    print(f"run: {paths[best][0]} (docs/serving.md#the-service: a service from it)")
 
 
 def validation(run: Path) -> float:

@@ -4,6 +4,8 @@ import gc
 import os
 import re
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,23 @@ def world(tmp_path_factory):
     from tests.support.tiny_world import build  # loads a data engine, which few tests need
 
     return build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """The dataset folder of a tiny log; a test that changes it does so to a copy."""
+    from tests.support.command_runs import make_data  # loads torch, which few tests need
+
+    return make_data(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(data, tmp_path_factory) -> Callable[..., Path]:
+    """finished_run(name, *flags): the folder of a finished run on it, trained once for all tests; a
+    test that changes it does so to a copy."""
+    from tests.support.command_runs import train
+
+    return cache(lambda name, *flags: train(data, tmp_path_factory.mktemp("runs"), name, *flags))
 
 
 @pytest.fixture

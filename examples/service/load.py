@@ -2,8 +2,8 @@
 
     python examples/service/load.py bundle
 
-Starts the service on the bundle twice, with its default batches and with --batch 1, and sends it
-the same requests from this process.
+Sends the same requests from this process to a service with its default batches, and to one that
+scores each request alone (--batch 1): as many in flight, and one at a time.
 """
 
 import http.client
@@ -97,29 +97,39 @@ def seconds_of(port: int, contents: list[bytes], in_flight: int) -> tuple[list[f
     return taken, time.perf_counter() - start
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure, and print one line for each way to serve."""
+def measured(port: int, contents: list[bytes], in_flight: int, name: str) -> float:
+    """Requests per second; prints them and the latency."""
+    seconds_of(port, contents[:100], in_flight)  # what the first calls prepare
+    taken, total = seconds_of(port, contents, in_flight)
+    p50, p99 = np.quantile(taken, [0.5, 0.99]) * 1000
+    rate = len(contents) / total
+    print(
+        f"{name}: {len(contents)} requests, p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
+        f"{rate:.1f} requests/s",
+        flush=True,
+    )
+    return rate
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and print a line for each way to serve, and what batches are worth."""
     parser = OneLineParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("bundle", type=Path, help="folder of export.py")
     parser.add_argument("--requests", type=int, default=2000, help="requests to send")
     parser.add_argument("--in_flight", type=int, default=32, help="requests at a time")
     parser.add_argument("--events", type=int, default=50, help="events of a request, at most")
     parser.add_argument("--threads", type=int, default=0, help="of torch; default: all cores")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     contents = contents_of(given.bundle, given.requests, given.events)
-    rates = []
-    for name, flags in {"batched": [], "one at a time": ["--batch=1"]}.items():
-        with service(given.bundle, [*flags, f"--threads={given.threads}"]) as port:
-            seconds_of(port, contents[:100], given.in_flight)  # what the first calls prepare
-            taken, total = seconds_of(port, contents, given.in_flight)
-        rates.append(len(contents) / total)
-        p50, p99 = np.quantile(taken, [0.5, 0.99]) * 1000
-        print(
-            f"{name}: {len(contents)} requests, {given.in_flight} in flight: p50 {p50:.1f} ms, "
-            f"p99 {p99:.1f} ms, {rates[-1]:.0f} requests/s",
-            flush=True,
-        )
-    print(f"batched / one at a time: {rates[0] / rates[1]:.1f}")
+    rates: dict[str, float] = {}
+    for words, in_flight in (([], {given.in_flight}), (["--batch=1"], {given.in_flight, 1})):
+        with service(given.bundle, [*words, f"--threads={given.threads}"]) as port:
+            for number in sorted(in_flight, reverse=True):
+                name = ", ".join([f"{number} in flight", *words])
+                rates[name] = measured(port, contents, number, name)
+    first, *others = rates
+    for name in others:
+        print(f"{first} / {name}: {rates[first] / rates[name]:.1f} × the throughput")
 
 
 if __name__ == "__main__":

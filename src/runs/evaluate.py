@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.config.identity import scored_otherwise
 from src.config.modes import BLEND
 from src.config.names import AS_LISTED, RELEASED, STRICT
-from src.config.settings import Settings, run_settings
+from src.config.settings import Settings
 from src.dataset.store.exclusion import excludes_seen, exclusion_text
 from src.dataset.store.folder import Dataset
 from src.dataset.store.repeats import repeat_share
@@ -80,11 +79,11 @@ def result_names(settings: Settings, dataset: Dataset) -> list[str]:
     return [name + suffix for suffix in _suffixes(settings, dataset) for name in names]
 
 
-def lacks_scores(settings: Settings, dataset: Dataset, folder: Path) -> bool:
-    """Whether a finished run has not been scored as the settings ask."""
+def missing_results(settings: Settings, dataset: Dataset, folder: Path) -> list[str]:
+    """The protocols that the settings ask for and a finished run has no results of: also those that
+    were added to this project since."""
     results = read_results(folder)
-    missing = any(name not in results["test"] for name in result_names(settings, dataset))
-    return missing or bool(scored_otherwise(run_settings(folder), settings))
+    return [name for name in result_names(settings, dataset) if name not in results["test"]]
 
 
 def _suffixes(settings: Settings, dataset: Dataset) -> tuple[str, ...]:

@@ -45,13 +45,13 @@ class Answerer:
         ]
 
     def _contexts(self, questions: list[Question]) -> Contexts:
-        """The events of the questions, as those of users without a name."""
+        """The events of the questions, each of a user of its own."""
         lengths = [len(question.items) for question in questions]
         items = np.concatenate([question.items for question in questions])
         starts = self.bundle.dataset.item_starts
         everyone = np.arange(len(questions))
         new = NewEvents(
-            user_ids=pa.array([""] * len(questions), pa.string()),
+            user_ids=pa.array([question.user_id for question in questions], pa.string()),
             named=everyone,
             users=np.repeat(everyone, lengths),
             items=items,

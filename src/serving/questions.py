@@ -37,6 +37,7 @@ class Question:
     k: int
     exclude_seen: bool
     now: int | None  # seconds since 1970; None: after every event
+    user_id: str = ""  # as the log has it; orders events of equal time, and nothing else
 
 
 def _id(value: Any) -> str:
@@ -49,13 +50,19 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-EVENT = {"item_id": _id, "domain": _id, "time": Count(EARLIEST, LATEST)}
+def _time(value: Any) -> str:
+    valid = type(value) is int and EARLIEST <= value <= LATEST
+    return "" if valid else "whole seconds since 1970, UTC, of the years 1 to 9999"
+
+
+EVENT = {"item_id": _id, "domain": _id, "time": _time}
 BODY = {
     "events": [EVENT],
     "domains": OptionalKey([_id]),
     "k": OptionalKey(Count(1, MAX_K)),
     "exclude_seen": OptionalKey((bool, None)),
-    "now": OptionalKey((Count(EARLIEST, LATEST), None)),
+    "now": OptionalKey((_time, None)),
+    "user_id": OptionalKey((_id, None)),
 }
 
 
@@ -97,6 +104,7 @@ class QuestionReader:
             k=asked.get("k", 10),
             exclude_seen=self.exclude_seen if exclude_seen is None else exclude_seen,
             now=now,
+            user_id=self._written([asked.get("user_id") or ""])[0],
         )
 
     def _ids(self) -> list[tuple[int, list[str]]]:
@@ -111,15 +119,16 @@ class QuestionReader:
     def _numbers(self, events: list[dict[str, Any]]) -> np.ndarray:
         """[E] the dense id of each event's item; 0 for an unknown one."""
         items, domains = (
-            as_written(
-                pa.array([event[name] for event in events], pa.large_string()), *self.spelling
-            ).to_pylist()
-            for name in ("item_id", "domain")
+            self._written([event[name] for event in events]) for name in ("item_id", "domain")
         )
         return np.array(
             [self._number(item, domain) for item, domain in zip(items, domains, strict=True)],
             dtype=np.int64,
         )
+
+    def _written(self, texts: list[str]) -> list[str]:
+        """Ids as the dataset of the run writes them."""
+        return as_written(pa.array(texts, pa.large_string()), *self.spelling).to_pylist()
 
     def _number(self, item_id: str, domain: str) -> int:
         if self.shared:  # an id is one item, in whatever domain it stands
@@ -213,6 +222,12 @@ JSON_SCHEMA: dict[str, Any] = {  # of a body, for OpenAPI; says what BODY says
             "type": ["integer", "null"],
             "description": "Time of the question; default: after the log's and the user's newest "
             "event. Not before the bundle's counts (/health).",
+        },
+        "user_id": _text(MAX_ID)
+        | {
+            "type": ["string", "null"],
+            "description": "Id of the user in the log. Orders events of equal time as "
+            "recommend.py does, and is used for nothing else; not needed.",
         },
     },
 }

@@ -27,18 +27,12 @@ from tests.support.command_runs import (
     contents,
     data_step,
     flags,
-    make_data,
     train,
 )
 from tests.support.watched import differences
 
 BEYOND = {"coverage@10", "popularity@10"}
 LISTED = ("full", "as_listed")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,6 @@ from tests.support.command_runs import ROOT, command, contents, failing, flags, 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
 def other_data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("other"), seed=2)
 
@@ -28,15 +23,10 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    return train(data, tmp_path_factory.mktemp("finished"), "run")
-
-
 @pytest.fixture
-def run(finished, runs):
+def run(finished_run, runs):
     """A finished run of one epoch, for this test alone."""
-    return shutil.copytree(finished, runs / "tiny" / "run")
+    return shutil.copytree(finished_run("run"), runs / "tiny" / "run")
 
 
 # ---------------------------------------------------------------- flags

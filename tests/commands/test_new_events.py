@@ -17,7 +17,7 @@ from src.serving import api
 from src.serving.contexts import History
 from src.serving.lists import ListOptions, make_lists
 from src.serving.new_events import match_events
-from tests.support.command_runs import DOMAINS, failing, make_data, train
+from tests.support.command_runs import DOMAINS, failing
 from tests.support.served_lists import by_hand, lists, paths_of
 
 COLUMNS = ("user_id", "item_id", "domain", "unix_time")
@@ -29,18 +29,12 @@ BY_PATH = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def folders(data, tmp_path_factory):
+def folders(finished_run):
     """{name: run folder}"""
-    runs = tmp_path_factory.mktemp("runs")
     return {
-        "syncrec": train(data, runs, "syncrec", "--max_epochs=2", "--lr=0.02"),
-        "separate": train(data, runs, "separate", "--mode=sdsr_separate", "--lr=0.02"),
-        "time": train(data, runs, "time", "--time_embedding=interval", "--lr=0.02"),
+        "syncrec": finished_run("syncrec", "--mode=syncrec", "--max_epochs=2", "--lr=0.02"),
+        "separate": finished_run("separate", "--mode=sdsr_separate", "--lr=0.02"),
+        "time": finished_run("time", "--time_embedding=interval", "--lr=0.02"),
     }
 
 

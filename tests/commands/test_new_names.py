@@ -22,13 +22,8 @@ from src.nn.initialization import own_stream
 from src.nn.softmax_loss import softmax_loss
 from src.objective.step_losses import domain_spans
 from src.objective.weighting import Uniform
-from tests.support.command_runs import DOMAINS, contents, make_data, train
+from tests.support.command_runs import DOMAINS, contents, train
 from tests.support.process_runs import assert_same_run, exact, launch_runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -8,20 +8,15 @@ import recommend
 import report
 from src.io.errors import UserError
 from src.report import finished_runs
-from tests.support.command_runs import TINY, failing, make_data, make_log, train
+from tests.support.command_runs import TINY, failing, make_log
 from tests.support.report_commands import refusal
 
 NAMES = ("--data_name=t", "--strd_ym=202312")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    return train(data, tmp_path_factory.mktemp("runs"), "run", "--protocol=full")
+def run(finished_run):
+    return finished_run("run", "--protocol=full")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from src.serving import api
 from src.serving.choices import chosen_users
 from src.serving.lists import BlockLists
 from src.serving.summary import Summary
-from tests.support.command_runs import DOMAINS, ROOT, command, failing, make_data, train
+from tests.support.command_runs import DOMAINS, ROOT, command, failing
 from tests.support.served_lists import by_hand, lists, paths_of
 
 MODES = ("syncrec", "sdsr_separate")
@@ -29,20 +29,13 @@ COLUMNS = ["user_id", "domain", "rank", "item_id", "score"]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def folders(data, tmp_path_factory):
+def folders(finished_run):
     """{mode: run folder}, trained with large steps so that the scores differ well."""
-    runs = tmp_path_factory.mktemp("runs")
     return {
-        mode: train(data, runs, mode, f"--mode={mode}", "--max_epochs=2", "--lr=0.02")
-        for mode in MODES
+        mode: finished_run(mode, f"--mode={mode}", "--max_epochs=2", "--lr=0.02") for mode in MODES
     } | {
-        "query": train(data, runs, "query", "--target_domain_query", "--lr=0.02"),
-        "time": train(data, runs, "time", "--time_embedding=interval", "--lr=0.02"),
+        "query": finished_run("query", "--target_domain_query", "--lr=0.02"),
+        "time": finished_run("time", "--time_embedding=interval", "--lr=0.02"),
     }
 
 

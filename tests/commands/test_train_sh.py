@@ -8,7 +8,7 @@ import pytest
 
 from src.io.errors import UserError
 from src.runs.several_modes import print_plan
-from tests.support.command_runs import ROOT, TINY, data_step, make_data, make_log
+from tests.support.command_runs import ROOT, TINY, data_step, make_log
 from tests.support.report_commands import cells_of
 
 MODES = ("sdsr_separate", "cdsr", "syncrec")
@@ -81,12 +81,6 @@ def test_a_mode_is_trained_alone_and_without_a_table(trained, words):
 
 
 # ------------------------------------------------------------------------ the plan
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """The dataset folder of a tiny log."""
-    return make_data(tmp_path_factory.mktemp("plan"))
 
 
 def plan(capsys, data: Path, *flags: str) -> list[str]:

@@ -22,16 +22,11 @@ from src.dataset.store.folder import ARRAYS, open_dataset
 from src.io.errors import UserError
 from src.training.processes import Process
 from tests.support.builders import make_dataset, random_users
-from tests.support.command_runs import failing, make_data, train
+from tests.support.command_runs import failing, train
 from tests.support.damage import change, put
 from trainers import Trainer
 
 SIZES = (6, 5, 9, 4)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture

@@ -16,15 +16,9 @@ from src.dataset.store import folder, verify
 from src.dataset.store.folder import TEST, TRAIN, VALID, open_dataset, user_chunks
 from src.io.errors import UserError
 from tests.support.builders import make_dataset, random_users
-from tests.support.command_runs import make_data
 from tests.support.damage import change, put
 
 SIZES = (6, 5, 9, 4)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture

@@ -40,16 +40,10 @@ WRITTEN = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
+def finished(finished_run):
     """Finished runs by their mode."""
-    runs = tmp_path_factory.mktemp("finished")
     modes = {"syncrec": ("--lr=0.02",), "sdsr_separate": ()}
-    return {mode: train(data, runs, mode, f"--mode={mode}", *more) for mode, more in modes.items()}
+    return {mode: finished_run(mode, f"--mode={mode}", *more) for mode, more in modes.items()}
 
 
 @pytest.fixture
@@ -155,6 +149,7 @@ def test_a_finished_run_called_again_for_more_is_scored_not_trained(data, run, t
     train(data, runs, "syncrec", *again, "--strict_context")
     out = capsys.readouterr().out
     assert f"finished already: {run}" in out and "epoch" not in out
+    assert f"scoring it again: no results yet of the protocols {', '.join(STRICT)}" in out
     assert set(results(run)["test"]) == {*PROTOCOLS, *STRICT}
     assert changed(before, contents(run)) == {"results.json", "ranks.parquet"}
     more = contents(run)

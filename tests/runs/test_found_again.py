@@ -21,21 +21,16 @@ from src.nn.dropout import dropout
 from src.runs.checkpoints import read_checkpoint
 from src.runs.records import environment
 from src.training.random_state import seed_everything
-from tests.support.command_runs import contents, failing, make_data, make_log, train
+from tests.support.command_runs import contents, failing, make_log, train
 from tests.support.watched import differences
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(finished_run):
     """A run of two epochs."""
-    return train(data, tmp_path_factory.mktemp("whole"), "run", "--max_epochs=2")
+    return finished_run("run", "--max_epochs=2")
 
 
 @pytest.fixture

@@ -12,15 +12,10 @@ import main
 from src.runs.checkpoints import load_checkpoint
 from src.training.processes import Process
 from tests.support import step_benches
-from tests.support.command_runs import make_data, train
+from tests.support.command_runs import train
 
 CPU = torch.device("cpu")
 SPARSE = ("--loss=bce", "--sparse_items")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("large"))
 
 
 def is_mapped(path: Path) -> bool:

@@ -17,16 +17,11 @@ from src.training import run_clock
 from src.training.processes import Process
 from src.training.progress import Progress
 from src.training.run_clock import RunClock, print_start
-from tests.support.command_runs import ROOT, failing, make_data, train
+from tests.support.command_runs import ROOT, failing, train
 from tests.support.watched import differences
 
 COMMANDS = ("make_dataset.py", "main.py", "recommend.py", "export.py", "report.py")
 HEAVY = ("numpy", "torch", "pandas", "pyarrow", "scipy", "tqdm", "duckdb", "filelock")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture

@@ -28,14 +28,9 @@ EPOCHS = "--max_epochs=3"  # of 3 steps each
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(finished_run):
     """A run of three epochs that nothing stopped."""
-    return train(data, tmp_path_factory.mktemp("whole"), "run", EPOCHS)
+    return finished_run("run", EPOCHS)
 
 
 @pytest.fixture

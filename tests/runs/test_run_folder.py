@@ -7,21 +7,16 @@ from pathlib import Path
 import pytest
 
 from src.io.locking import hold_lock
-from tests.support.command_runs import failing, make_data, train
+from tests.support.command_runs import failing, train
 from tests.support.watched import differences
 
 EPOCHS = "--max_epochs=3"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(finished_run):
     """A run of three epochs."""
-    return train(data, tmp_path_factory.mktemp("whole"), "run", EPOCHS)
+    return finished_run("run", EPOCHS)
 
 
 @pytest.fixture

@@ -8,21 +8,16 @@ import pytest
 
 from src.runs.tables import TRANSFER_COLUMNS
 from src.training import tensorboard as liveview
-from tests.support.command_runs import DOMAINS, make_data, train
+from tests.support.command_runs import DOMAINS, train
 
 NO_PACKAGE = "--tensorboard: the package tensorboard is not installed; pip install tensorboard\n"
 TWO = ("--max_epochs=2", "--protocol", "full")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def plain(data, tmp_path_factory):
+def plain(finished_run):
     """A run without the flag."""
-    return train(data, tmp_path_factory.mktemp("runs"), "plain", *TWO)
+    return finished_run("plain", *TWO)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from tests.support import watched
-from tests.support.command_runs import make_data, train
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    return train(make_data(folder), folder, "run", "--protocol=full")
+def whole(finished_run):
+    return finished_run("run", "--protocol=full")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import export
 from src.baselines.decayed_counts import tick_of
 from src.config.modes import BLEND
 from src.dataset.store.folder import open_dataset
-from src.evaluation.blend import BlendScorer, FeatureSource
+from src.evaluation.blend import BlendScorer, FeatureSource, blended
 from src.evaluation.path_scores import path_scorers
 from src.evaluation.queries import Queries
 from src.evaluation.ranking import Plan
@@ -22,7 +22,7 @@ from src.evaluation.targets import Targets
 from src.interfaces import Requests
 from src.serving.bundle import open_bundle
 from src.serving.bundle_files import opened_run, with_counts
-from tests.support.command_runs import DOMAINS, ROOT, contents, failing, make_data, train
+from tests.support.command_runs import DOMAINS, ROOT, contents, failing, train
 from tests.support.exported_lists import (
     CPU,
     largest_difference,
@@ -33,11 +33,7 @@ from tests.support.exported_lists import (
 )
 
 HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))
-RUNS = {
-    "both": ("--mode=syncrec", "--time_embedding=interval", "--target_domain_query"),
-    "separate": ("--mode=sdsr_separate",),
-    "both_at_once": ("--model=abxi",),  # its queries read both views
-}
+RUNS = ("both", "separate", "both_at_once")
 GRAPHS = [
     "pt2",
     pytest.param(
@@ -47,17 +43,6 @@ GRAPHS = [
         ),
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    return {name: train(data, folder, name, "--lr=0.02", *flags) for name, flags in RUNS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +80,7 @@ def requests_of(dataset, domain: int, now: int) -> Requests:
 def test_the_blend_of_a_bundle_scores_as_that_of_the_run(runs, bundles, name):
     exported, bundle = with_counts(opened_run(runs[name], CPU)), open_bundle(bundles[name])
     dataset, rows = exported.dataset, np.arange(exported.dataset.users + 1)
+    weighed = blended(exported.count_models, exported.settings)
     for domain in range(len(DOMAINS)):
         requests = requests_of(dataset, domain, bundle.end)
         nothing = np.zeros_like(requests.users)
@@ -105,7 +91,7 @@ def test_the_blend_of_a_bundle_scores_as_that_of_the_run(runs, bundles, name):
         plan = Plan(dataset, targets, ("full",), {})
         with torch.no_grad():
             paths = path_scorers(exported.ensemble, exported.settings, plan, rows)
-            source = FeatureSource(plan, paths, exported.count_models)
+            source = FeatureSource(plan, paths, weighed)
             expected = BlendScorer(exported.blend, source).of(rows).scores(rows, domain)
             actual = bundle.scores(dataset, requests, domain, BLEND)
             torch.testing.assert_close(
@@ -113,15 +99,11 @@ def test_the_blend_of_a_bundle_scores_as_that_of_the_run(runs, bundles, name):
             )
 
 
-def test_the_blend_says_nothing_of_times_before_the_export(runs, bundles, capsys):
-    dataset, bundle = open_dataset_of(runs["both"]), open_bundle(bundles["both"])
+def test_the_blend_says_nothing_of_times_before_the_export(data, bundles, capsys):
+    dataset, bundle = open_dataset(data), open_bundle(bundles["both"])
     requests = requests_of(dataset, 0, bundle.end - 1)
     line = failing(capsys, bundles["both"], lambda: bundle.scores(dataset, requests, 0, BLEND))
     assert "counts are as of its export" in line
-
-
-def open_dataset_of(run: Path):
-    return open_dataset(Path(json.loads((run / "config.json").read_text())["data_dir"]))
 
 
 def test_a_bundle_holds_no_user_and_names_its_items(data, runs, bundles):

@@ -34,10 +34,10 @@ def assert_same_lists(actual: pa.Table, expected: pa.Table) -> None:
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize(("name", "path"), BY_PATH)
 def test_a_user_s_list_from_the_bundle_is_that_from_the_dataset(
-    log_data, opened, name, path, exclude_seen
+    data, opened, name, path, exclude_seen
 ):
     run, bundle = opened[name]
-    events = events_of(log_data, 30)
+    events = events_of(data, 30)
     wanted = {"k": 1000, "path": path, "exclude_seen": exclude_seen}
     users = sorted(set(events.user_id))
     expected = api.recommend(run, users=users, **wanted)
@@ -46,10 +46,10 @@ def test_a_user_s_list_from_the_bundle_is_that_from_the_dataset(
 
 
 @pytest.mark.parametrize(("name", "path"), BY_PATH)
-def test_later_events_and_times_count_as_in_the_run(log_data, opened, name, path):
+def test_later_events_and_times_count_as_in_the_run(data, opened, name, path):
     """Also for a user without an event of a known item, and one of whom nothing is known."""
     run, bundle = opened[name]
-    old = events_of(log_data, 6)
+    old = events_of(data, 6)
     time = bundle.end + 3 * DAY
     later = old.groupby("user_id").tail(2).assign(unix_time=time)
     nobody = pd.DataFrame([("nobody", "no item", "A", 5)], columns=old.columns)
@@ -62,12 +62,20 @@ def test_later_events_and_times_count_as_in_the_run(log_data, opened, name, path
         assert set(unknown["path"].to_pylist()) == {"recent"}
 
 
-def test_joint_transitions_matter(log_data, opened):
+def test_a_run_without_trend_has_a_bundle_without_it(opened):
+    """Whose lists by its blend are those of the run above."""
+    both, separate = (opened[name][1].blend.names for name in ("both", "separate"))
+    trend = {"recent x1", "recent x8", "recent x64", "covisit x1", "covisit x8"}
+    assert trend < set(both) and not trend & set(separate)
+    assert set(opened["separate"][1].blend.names) == set(opened["separate"][0].blend.names)
+
+
+def test_joint_transitions_matter(data, opened):
     _, bundle = opened["both"]
     assert "joint transitions" in bundle.blend.names
     assert bundle.count_models["markov_any"].transitions.sum() > 0
     assert not (opened["separate"][1].dataset.folder / "joint_transitions.parquet").exists()
-    events = events_of(log_data, 20)
+    events = events_of(data, 20)
     domain = bundle.blend.names.index("joint transitions")
     bundle.blend.weights[:, domain] += 10
     changed = api.recommend(bundle, events, k=5, path="blend")
@@ -75,9 +83,9 @@ def test_joint_transitions_matter(log_data, opened):
     assert lists(changed) != lists(api.recommend(bundle, events, k=5, path="blend"))
 
 
-def test_the_command_writes_the_lists_of_the_run(log_data, exported, tmp_path, capsys):
+def test_the_command_writes_the_lists_of_the_run(data, exported, tmp_path, capsys):
     run, bundle = exported["both"]
-    events = events_of(log_data, 10)
+    events = events_of(data, 10)
     columns = {"user_id": "u", "item_id": "i", "domain": "d", "unix_time": "t"}
     events.rename(columns=columns).to_csv(tmp_path / "new.csv", index=False)
     reading = ["--user_col=u", "--item_col=i", "--domain_col=d", "--time_col=t"]
@@ -93,16 +101,16 @@ def test_the_command_writes_the_lists_of_the_run(log_data, exported, tmp_path, c
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_seen_items_stay_out_as_the_data_of_the_run_says(log_data, exported, opened, share):
+def test_seen_items_stay_out_as_the_data_of_the_run_says(data, exported, opened, share):
     _, bundle = opened["both"]
     bundle.facts["repeat_share"], before = share, bundle.facts["repeat_share"]
-    events = events_of(log_data, 10)
+    events = events_of(data, 10)
     table = api.recommend(bundle, events, k=1000).to_pandas()
     listed = set(zip(table.user_id, table.item_id, strict=True))
     bundle.facts["repeat_share"] = before
     seen = set(zip(events.user_id, events.item_id, strict=True))
     assert bool(listed & seen) == (share > 0.1)
-    audit = json.loads((log_data / "data_card.json").read_text())["audit"]["repeat_targets"]
+    audit = json.loads((data / "data_card.json").read_text())["audit"]["repeat_targets"]
     assert before == pytest.approx(audit["share"], abs=1e-3)
 
 
@@ -124,9 +132,9 @@ def test_what_a_bundle_cannot_do(exported, tmp_path, capsys, monkeypatch, words,
     assert said in failing(capsys, bundle, lambda: recommend.main([f"--run={bundle}", *words]))
 
 
-def test_a_program_that_asks_for_another_path_or_an_earlier_time(log_data, opened):
+def test_a_program_that_asks_for_another_path_or_an_earlier_time(data, opened):
     _, bundle = opened["separate"]
     with pytest.raises(UserError, match="only the path single"):
-        api.recommend(bundle, events_of(log_data, 2), path="cross")
+        api.recommend(bundle, events_of(data, 2), path="cross")
     with pytest.raises(UserError, match="counts are as of its export"):
-        api.recommend(bundle, events_of(log_data, 2), path="blend", now=bundle.end - 1)
+        api.recommend(bundle, events_of(data, 2), path="blend", now=bundle.end - 1)

@@ -1,16 +1,13 @@
 """The reference service: its answers are the lists of recommend.py from the same bundle."""
 
 import asyncio
-import importlib.util
+import http.client
 import json
+import queue
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,15 +30,9 @@ from src.serving.questions import (
     BadRequest,
     QuestionReader,
 )
-from tests.support.command_runs import DOMAINS, ROOT
+from tests.support.command_runs import DOMAINS
 from tests.support.served_lists import events_of, lists, paths_of
-
-SERVICE = ROOT / "examples" / "service"
-NEEDED = ("fastapi", "uvicorn")
-over_http = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, NEEDED)),
-    reason="needs pip install -r examples/service/requirements.txt",
-)
+from tests.support.services import SERVICE, Service
 
 
 def bodies_of(events, **more) -> dict[str, dict]:
@@ -95,9 +86,9 @@ def answered(bundle, bodies: list[dict], path: str = "auto") -> list[dict]:
     ("name", "path"),
     [("both", "auto"), ("both", "single"), ("both", "blend"), ("separate", "auto")],
 )
-def test_an_answer_is_the_list_of_recommend_py(log_data, opened, name, path):
+def test_an_answer_is_the_list_of_recommend_py(data, opened, name, path):
     _, bundle = opened[name]
-    events = events_of(log_data, 20)
+    events = events_of(data, 20)
     events.loc[events.user_id == "g00003", "item_id"] = "unknown"
     bodies = bodies_of(events, k=5, exclude_seen=True, now=bundle.end + 86_400)
     answers = dict(zip(bodies, answered(bundle, list(bodies.values()), path), strict=True))
@@ -110,9 +101,20 @@ def test_an_answer_is_the_list_of_recommend_py(log_data, opened, name, path):
     assert answers["g00003"]["context_events"] == 0
 
 
-def mixed_bodies(log_data, bundle) -> list[dict]:
+def test_a_user_with_an_id_has_events_of_one_time_in_the_order_of_the_log(data, opened):
+    """Without one, in an order that is meaningless too, but another one."""
+    _, bundle = opened["both"]
+    events = events_of(data, 20).assign(unix_time=1_700_000_000)
+    bodies = bodies_of(events, k=5, exclude_seen=True)
+    named = {user: body | {"user_id": user} for user, body in bodies.items()}
+    answers = dict(zip(named, answered(bundle, list(named.values())), strict=True))
+    assert_answers(answers, api.recommend(bundle, events, k=5, exclude_seen=True))
+    assert answered(bundle, list(bodies.values())) != list(answers.values())
+
+
+def mixed_bodies(data, bundle) -> list[dict]:
     """Bodies that ask for different things."""
-    bodies = list(bodies_of(events_of(log_data, 24)).values())
+    bodies = list(bodies_of(events_of(data, 24)).values())
     for number, body in enumerate(bodies):
         body["k"] = 1 + number % 7
         body["domains"] = list(DOMAINS[: number % 4])
@@ -123,9 +125,9 @@ def mixed_bodies(log_data, bundle) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", ["auto", "blend"])
-def test_a_batch_answers_as_one_at_a_time(log_data, opened, path):
+def test_a_batch_answers_as_one_at_a_time(data, opened, path):
     _, bundle = opened["both"]
-    bodies = mixed_bodies(log_data, bundle)
+    bodies = mixed_bodies(data, bundle)
     together = answered(bundle, bodies, path)
     assert_same_answers(together, [answered(bundle, [body], path)[0] for body in bodies])
     for body, answer in zip(bodies, together, strict=True):
@@ -157,14 +159,15 @@ BAD = {
     "a long id": (body(events=[event(item_id="x" * 201)]), 422, "text of 1 to 200 characters"),
     "half a character": (body(events=[event(item_id="\ud800")]), 422, "text of 1 to 200"),
     "a number as an id": (body(events=[event(item_id=7)]), 422, "text of 1 to 200 characters"),
-    "a time beyond": (body(events=[event(time=LATEST + 1)]), 422, "a whole number from"),
-    "a time of text": (body(events=[event(time="2020")]), 422, "a whole number from"),
-    "a part of a second": (body(events=[event(time=1.5)]), 422, "a whole number from"),
-    "true as a time": (body(events=[event(time=True)]), 422, "a whole number from"),
+    "a time beyond": (body(events=[event(time=LATEST + 1)]), 422, "whole seconds since 1970"),
+    "a time of text": (body(events=[event(time="2020")]), 422, "whole seconds since 1970"),
+    "a part of a second": (body(events=[event(time=1.5)]), 422, "whole seconds since 1970"),
+    "true as a time": (body(events=[event(time=True)]), 422, "whole seconds since 1970"),
     "too many events": (body(events=[event()] * (MAX_EVENTS + 1)), 422, "more than 1000 entries"),
     "k of 0": (body(k=0), 422, "'k' must be a whole number from 1 to 1000"),
     "an unknown domain": (body(domains=["Z"]), 422, "it has A, B, C"),
     "domains of text": (body(domains="A"), 422, "'domains' must be a list"),
+    "a number as a user": (body(user_id=7), 422, "'user_id' must be text of 1 to 200"),
     "an earlier time": (body(now=0), 422, "'now' must be at least"),
     "seen as text": (body(exclude_seen="yes"), 422, "'exclude_seen' must be true or false"),
     "too large": (b" " * (MAX_BODY + 1), 413, "more than 1048576 bytes"),
@@ -227,55 +230,13 @@ def test_items_are_found_by_a_part_of_their_id(opened):
 
 def test_the_page_loads_nothing_from_elsewhere():
     page = (SERVICE / "page.html").read_text()
-    assert not re.search(r"//[a-z]+\.|src=|<link|@import", page)
+    assert not re.search(r'//[a-z]+\.|src=|href="(?!data:)|@import', page)
 
 
-@pytest.fixture(scope="module")
-def start(exported, tmp_path_factory):
-    """start(*flags): (process, address, log) of a service, which ends with the module."""
-    running = []
-
-    def started(*flags):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        log = tmp_path_factory.mktemp("service") / "log"
-        words = [exported["both"][1], f"--port={port}", "--threads=1", *flags]
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, SERVICE / "serve.py", *words], stdout=file, stderr=file
-            )
-        running.append(process)
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.2)
-        return process, address, log
-
-    yield started
-    for process in running:
-        process.kill()
-        process.wait()
-
-
-def posted(address: str, content: bytes) -> tuple[int, dict]:
-    """Status and answer of a request."""
-    request = urllib.request.Request(f"{address}/recommend", content)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-@over_http
-def test_the_service_answers_refuses_and_stops(log_data, exported, start, tmp_path):
-    process, address, log = start("--window_ms=1500")
-    bundle, events = exported["both"][1], events_of(log_data, 20)
+def test_the_service_answers_refuses_and_stops(data, exported, start, tmp_path):
+    service = start("--window_ms=1500")
+    address = service.address
+    bundle, events = exported["both"][1], events_of(data, 20)
     events.to_csv(tmp_path / "new.csv", index=False)
     out = tmp_path / "lists.parquet"
     recommend.main(
@@ -286,13 +247,13 @@ def test_the_service_answers_refuses_and_stops(log_data, exported, start, tmp_pa
     bodies = bodies_of(events, now=now)
     with ThreadPoolExecutor(20) as pool:  # one batch
         contents = [json.dumps(body).encode() for body in bodies.values()]
-        replies = list(pool.map(lambda content: posted(address, content), contents))
+        replies = list(pool.map(service.posted, contents))
     assert {status for status, _ in replies} == {200}
     answers = dict(zip(bodies, (answer for _, answer in replies), strict=True))
     assert_answers(answers, pq.read_table(out))
 
     for content, status, sentence in BAD.values():
-        found, answer = posted(address, content)
+        found, answer = service.posted(content)
         assert found == status
         assert sentence in answer["error"] and list(answer) == ["error"]
     with urllib.request.urlopen(f"{address}/model_card") as response:
@@ -306,12 +267,66 @@ def test_the_service_answers_refuses_and_stops(log_data, exported, start, tmp_pa
         assert response.read() == (SERVICE / "page.html").read_bytes()
 
     replies = []
-    asking = threading.Thread(target=lambda: replies.append(posted(address, contents[0])))
+    asking = threading.Thread(target=lambda: replies.append(service.posted(contents[0])))
     asking.start()
     time.sleep(0.5)  # it waits for others to share a batch with
-    process.send_signal(signal.SIGTERM)
+    service.process.send_signal(signal.SIGTERM)
     asking.join()
     assert replies[0][0] == 200
     assert_same_answers([replies[0][1]], [answers[next(iter(bodies))]])
-    assert process.wait(timeout=60) == 0
-    assert log.read_text().splitlines() == [f"serving {bundle} at {address}", "stopped"]
+    assert service.process.wait(timeout=60) == 0
+    assert service.log.read_text().splitlines() == [f"serving {bundle} at {address}", "stopped"]
+
+
+IN_FLIGHT = 32
+HANGS_S = 900  # what takes longer is no answer; restarts beside other work are within it
+
+
+def ask_until_answered(port: int, content: bytes, happened: queue.SimpleQueue) -> tuple[int, dict]:
+    """Status and answer, from whichever service gives one; each request that was sent whole and
+    each answer is put into `happened`."""
+    end = time.monotonic() + HANGS_S
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANGS_S)
+        try:
+            connection.request("POST", "/recommend", content)
+            happened.put("sent")
+            response = connection.getresponse()
+            answer = response.status, json.loads(response.read())
+            happened.put("answered")
+            return answer
+        except (OSError, http.client.HTTPException):  # no service there, or half an answer
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        finally:
+            connection.close()
+
+
+def test_a_service_that_is_killed_under_load_gives_no_wrong_answer(data, opened, start):
+    """Once with all requests in flight, once between answers; clients repeat what was lost."""
+    service: Service = start("--window_ms=300")
+    bundle = opened["both"][1]
+    bodies = [
+        body | {"exclude_seen": number % 2 == 0}
+        for number, body in enumerate(mixed_bodies(data, bundle))
+    ]
+    expected = answered(bundle, bodies) * 6
+    contents = [json.dumps(body).encode() for body in bodies] * 6
+    happened: queue.SimpleQueue[str] = queue.SimpleQueue()
+    seen = []
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        replies = [
+            pool.submit(ask_until_answered, service.port, content, happened) for content in contents
+        ]
+        for what, count in (("sent", IN_FLIGHT), ("answered", IN_FLIGHT)):
+            while count:
+                seen.append(happened.get(timeout=HANGS_S))
+                count -= seen[-1] == what
+            service.kill()
+            service.start()
+        answers = [reply.result() for reply in replies]
+    assert {status for status, _ in answers} == {200}
+    assert_same_answers([answer for _, answer in answers], expected)
+    seen += [happened.get() for _ in range(happened.qsize())]
+    lost = seen.count("sent") - len(contents)
+    assert seen.count("answered") == len(contents) and lost > 0

@@ -21,7 +21,7 @@ from src.report.transfer.data_sets import data_sets, measure
 from src.report.transfer.gamma_correlation import correlation_points
 from src.runs import lifecycle, training_state
 from src.runs.command import parse_command
-from src.runs.evaluate import evaluate_run, lacks_scores, results_table
+from src.runs.evaluate import evaluate_run, missing_results, results_table
 from src.runs.records import read_results
 from src.runs.warm_start import (
     check_former,
@@ -96,7 +96,7 @@ def as_main(world: World) -> None:
     dataset = good_dataset(world)
     settings = dataclasses.replace(command.settings, resume=True)
     lifecycle.find_run(settings, world.run, dataset.card["sha256"])
-    lacks_scores(settings, dataset, world.run)
+    missing_results(settings, dataset, world.run)
     results_table(read_results(world.run))
 
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.config.names import PROTOCOLS, RELEASED, UNSEEN
+from src.config.protocols import chosen_protocols
 from src.config.settings import Settings
 from src.evaluation import path_scores as scoring
 from src.evaluation import rank_counts as ranks
 from src.evaluation.path_scores import model_scorer, score_paths
-from src.evaluation.protocols import Ranks, chosen_protocols, ties_of
+from src.evaluation.protocols import Ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
 from src.evaluation.ranking import Plan, rank_targets
 from src.evaluation.targets import drawn_candidates, split_targets

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from src.config.modes import PATHS
 from src.dataset.batching.batch import Batch
 from src.dataset.batching.packing import VIEWS, build_query_batch, time_intervals
+from src.dataset.batching.prefetch import prefetch
 from src.dataset.batching.ragged import positions_in_runs
 from src.dataset.batching.windows import Windows, context_windows, keep_domain, read_events
 from src.dataset.store.folder import Dataset
@@ -113,9 +114,10 @@ def encode_queries(
         first, same = _distinct_rows(keys)
         outputs = [hidden[:0]]  # no queries, no outputs
         parts = list(model_queries.rows(first).parts(users_at_once))
-        for part in tqdm(parts, f"encode {path}", leave=False, disable=None if bar else True):
-            views = (path,) if model.reads_view_alone else VIEWS
-            batch = _batch(dataset, inputs(part), part, ensemble.separate, views)
+        views = (path,) if model.reads_view_alone else VIEWS
+        batches = (_batch(dataset, inputs(part), part, ensemble.separate, views) for part in parts)
+        ahead, hidden_bar = prefetch(batches), None if bar else True
+        for batch in tqdm(ahead, f"encode {path}", len(parts), leave=False, disable=hidden_bar):
             outputs.append(model.queries(batch.to(device), path).to(ensemble.dtype))
         hidden[to_device(rows, device)] = torch.cat(outputs)[to_device(same, device)]
     return hidden

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.dataset.store.folder import Dataset
-from src.evaluation.candidates import is_member
+from src.evaluation.candidates import membership
 from src.evaluation.protocols import (
     AS_LISTED,
     RELEASED,
@@ -199,15 +199,16 @@ class Plan:
         def note(name: str, row: np.ndarray, item: np.ndarray) -> None:
             wanted.append((row, item, np.full(len(row), names.index(name))))
 
+        if seen is not None:
+            is_seen = membership(seen, len(rows) * self.dataset.item_rows)
         for name in drawn_sets(self.protocols):
             drawn = self.drawn[name][rows]
             row, column = np.nonzero(drawn >= 0)
             item = drawn[row, column]
             note(name, row, item)
             if seen is not None:
-                key = np.sort(self._key(row, item))  # in order they are found several times faster
-                known = key[is_member(key, seen)]
-                note(name + UNSEEN, *np.divmod(known, self.dataset.item_rows))
+                known = is_seen(self._key(row, item))
+                note(name + UNSEEN, row[known], item[known])
         if seen is not None:
             row, item = np.divmod(seen, self.dataset.item_rows)
             starts, domain = self.dataset.item_starts, self.targets.domains[rows][row]

@@ -7,66 +7,12 @@ A bundle has no training data. docs/serving.md describes its files.
 
 import src.io.starting  # noqa: F401  # isort: skip
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from src.config.cli import build_parser, from_namespace, setting
-from src.io.errors import UserError, run_command
-from src.io.files import check_output
-from src.io.folders import new_folder
-from src.serving.bundle_files import SERVING, SUMS, fill_bundle, opened_run, with_counts
-from src.serving.embeddings import USERS, fill_embeddings
-from src.serving.export_model import ONNX, PT2, missing_packages
-from utils import start_process
-
-INSTALL = "pip install -r requirements-export.txt"
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """The flags of `export.py`, beside the run folder."""
-
-    out: str = setting("", "folder to write (required)")
-    format: tuple[str, ...] = setting(
-        (), "graphs to write, of pt2 and onnx; default: pt2, and onnx where it is installed"
-    )
-    embeddings: bool = setting(
-        False,
-        "instead of a bundle, write the vectors of the items and of the log's users, by path",
-    )
-    data_dir: str = setting("", "dataset folder, if it has moved since training")
-    overwrite: bool = setting(False, "replace what an earlier call wrote to --out")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-
-
-def chosen_formats(asked: tuple[str, ...]) -> list[str]:
-    """The graphs to write; a printed line says what the default leaves out. UserError for an
-    unknown one, and for one whose packages are missing."""
-    for name in asked:
-        if name not in (PT2, ONNX):
-            raise UserError(f"--format {name} is unknown; give {PT2}, {ONNX} or both")
-    lacking = {name: missing_packages(name) for name in asked or (PT2, ONNX)}
-    for name, packages in lacking.items():
-        if packages and asked:
-            raise UserError(f"--format {name} needs {' and '.join(packages)}: {INSTALL}")
-        if packages:
-            print(f"no model.{name}: {' and '.join(packages)} not installed ({INSTALL})")
-    return [name for name, packages in lacking.items() if not packages]
-
-
-def output_folder(out: str, overwrite: bool) -> Path:
-    """The folder to write; UserError, before any work, where it cannot be."""
-    if not out:
-        raise UserError("--out is required, as in --out bundle")
-    folder = Path(out)
-    check_output(folder, "--out", folder=True)
-    if folder.exists() and any(folder.iterdir()):
-        names = {path.name for path in folder.iterdir()}
-        if not {SERVING, SUMS} <= names and USERS not in names:
-            raise UserError(f"--out {folder} holds other files than an export; name a new folder")
-        if not overwrite:
-            raise UserError(f"--out {folder} holds an export; --overwrite replaces it")
-    return folder
+from src.config.cli import build_parser, from_namespace
+from src.config.export_settings import ExportSettings
+from src.io.errors import run_command
+from src.io.starting import set_libraries_aside
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,17 +21,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder of main.py")
     options = parser.parse_args(arguments)
     settings = from_namespace(ExportSettings, options)
-    folder = output_folder(settings.out, settings.overwrite)
-    formats = [] if settings.embeddings else chosen_formats(settings.format)
-    exported = opened_run(options.run, start_process(settings.device).device, settings.data_dir)
-    exported = exported if settings.embeddings else with_counts(exported)
-    with new_folder(folder) as temporary:
-        if settings.embeddings:
-            fill_embeddings(temporary, exported)
-        else:
-            fill_bundle(temporary, exported, formats)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{len(list(folder.iterdir()))} files, {size / 2**20:.1f} MiB: {folder}")
+    from src.serving.export import export  # torch, and what is built on it
+    from utils import start_process
+
+    set_libraries_aside()
+    export(options.run, settings, start_process)
 
 
 if __name__ == "__main__":

@@ -13,31 +13,27 @@ import src.io.starting  # noqa: F401  # isort: skip
 import argparse
 
 from src.config.cli import OneLineParser
+from src.config.names import load
+from src.config.report_flags import COMMANDS
 from src.io.errors import run_command
-from src.report import compare, protocols, table
-from src.report.transfer import command as transfer
-
-COMMANDS = {
-    "table": (table, "runs side by side, by domain"),
-    "compare": (compare, "paired differences on the same targets, with intervals and p-values"),
-    "protocols": (protocols, "models under every candidate protocol of their runs"),
-    "transfer": (transfer, "the negative-transfer report: one page, its figures and tables"),
-}
+from src.io.starting import set_libraries_aside
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command and its flags."""
     parser = OneLineParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (module, summary) in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=summary, allow_abbrev=False))
+    for name, command in COMMANDS.items():
+        command.add_flags(commands.add_parser(name, help=command.summary, allow_abbrev=False))
     return parser.parse_args()
 
 
 def main() -> None:
     """Run the requested command. Raises UserError for mistakes of the user."""
     arguments = parse_arguments()
-    COMMANDS[arguments.command][0].run(arguments)
+    run = load(COMMANDS[arguments.command].path)  # pandas, and what is built on it
+    set_libraries_aside()
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ NEEDED = (
     "report.py", ".ci/run", "configs/quick.json", "configs/paper.json", "src/dataset/raw",
 )  # fmt: skip
 # Everything but the data step: what runs on a machine without a data engine.
-DATA_STEP = ("make_dataset", "src.dataset.ingest", "src.dataset.build", "src.dataset.engine")
+DATA_STEP = (
+    "make_dataset", "src.dataset.make", "src.dataset.ingest", "src.dataset.build",
+    "src.dataset.engine",
+)  # fmt: skip
 DATA_ENGINES = {"duckdb", "ibis"}
 
 

@@ -71,6 +71,13 @@ WEIGHTINGS = {
     "shapley": "src.objective.shapley:Shapley",
 }
 
+# Models and weightings without settings of their own, which a command line is read without: loading
+# them loads torch.
+WITHOUT_SETTINGS = (
+    "syncrec", "sasrec", "shared_bottom", "autocdsr",
+    "lc_ntg", "uniform", "pcgrad", "upgrad", "random",
+)  # fmt: skip
+
 # What `--weighting lc_ntg` measures the gap on (`--gap`)
 GAPS = {
     "training": "src.objective.lc_ntg:LCNTG",
@@ -82,6 +89,10 @@ UNSEEN, STRICT, RELEASED = "-unseen", "-strict", "released"
 AS_LISTED = "as_listed"  # those of the lists that recommend.py writes
 CANDIDATES = ("full", "full_all", "sampled", "sampled_all", "popular")
 PROTOCOLS = (*CANDIDATES, *(name + UNSEEN for name in CANDIDATES), RELEASED, AS_LISTED)
+
+# What targets are measured by (src/evaluation/metrics.py)
+CUTOFFS = (1, 5, 10, 20)
+METRICS = (*(f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in CUTOFFS), "mrr")
 
 
 def load(path: str) -> Any:

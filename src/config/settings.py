@@ -12,7 +12,7 @@ from typing import Any
 
 from src.config.cli import checked_values, setting
 from src.config.modes import DEFAULT_MODEL, MODES
-from src.config.names import GAPS, MODELS, PROTOCOLS, WEIGHTINGS, load
+from src.config.names import GAPS, MODELS, PROTOCOLS, WEIGHTINGS, WITHOUT_SETTINGS, load
 from src.io.errors import UserError
 from src.io.json_schema import read_json
 
@@ -390,7 +390,8 @@ class Settings(
 
 def own_settings(model: str, weighting: str) -> list[type]:
     """The dataclasses of the settings of a model and a weighting."""
-    named = (load(MODELS[model].path), load(WEIGHTINGS[weighting]))
+    paths = {model: MODELS[model].path, weighting: WEIGHTINGS[weighting]}
+    named = [load(path) for name, path in paths.items() if name not in WITHOUT_SETTINGS]
     return [part.Settings for part in named if hasattr(part, "Settings")]
 
 

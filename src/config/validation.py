@@ -109,7 +109,7 @@ def _check_combinations(settings: Settings) -> None:
             f"--model {settings.model} has no --sparse_items; drop it, or give --model "
             f"{DEFAULT_MODEL}"
         )
-    if load(WEIGHTINGS[settings.weighting]).per_domain_gradients and settings.sparse_items:
+    if settings.sparse_items and load(WEIGHTINGS[settings.weighting]).per_domain_gradients:
         raise UserError(
             f"--weighting {settings.weighting} needs one dense gradient per domain; drop "
             "--sparse_items, or give another --weighting"

@@ -6,10 +6,9 @@ gets exactly the metric of random ranking.
 """
 
 import numpy as np
-from scipy.special import digamma
 
-CUTOFFS = (1, 5, 10, 20)
-METRICS = (*(f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in CUTOFFS), "mrr")
+from src.config.names import CUTOFFS, METRICS
+
 TIES = ("expected", "pessimistic")
 
 Array = np.ndarray
@@ -26,6 +25,8 @@ def target_metrics(better: Array, tied: Array, ties: str = "expected") -> dict[s
     ties: `expected`; `pessimistic`, which takes the rank better + tied; or `optimistic`, which
         takes better + 1, as the released code does.
     """
+    from scipy.special import digamma  # takes a fifth of a second to load
+
     if ties not in (*TIES, "optimistic"):
         raise ValueError(f"ties must be optimistic or one of {TIES}, not {ties!r}")
     better, tied = np.asarray(better, dtype=np.int64), np.asarray(tied, dtype=np.int64)

@@ -3,6 +3,7 @@ items, and the tables made from them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,15 @@ from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, fit
 from src.evaluation.metrics import summarise, target_metrics
 from src.evaluation.protocols import Ranks, no_ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, encode_queries
-from src.evaluation.ranking import Block, CountScorer, ModelScorer, Plan, Scorer, rank_targets
+from src.evaluation.ranking import (
+    Block,
+    BlockScorer,
+    CountScorer,
+    ModelScorer,
+    Plan,
+    Scorer,
+    rank_targets,
+)
 from src.evaluation.serving_choice import Choice, serve_paths
 from src.evaluation.stand_ins import made_by
 from src.evaluation.target_lists import LISTED, block_lists
@@ -152,15 +161,15 @@ def _process_share(
         made = makers(part) if AS_LISTED in plan.protocols else {}
         for path, scorer in scorers(part):
             served = _served_by(path, made, tuple(variants), len(part))
-            by_protocol = rank_targets(scorer, plan, part, blocks, bar=process.leads)
+            # the lists of a block follow its ranks: a count model reads the contexts once for both
+            lists_of = partial(_count_lists, plan, part, path, served, listed) if listing else None
+            by_protocol = rank_targets(scorer, plan, part, blocks, process.leads, lists_of)
             for name, part_ranks in by_protocol.items():
                 if name == AS_LISTED:
                     for other, makes in served.items():
                         ranks[other][name].put(part[makes], part_ranks.at(makes))
                 else:
                     ranks[path][name].put(part, part_ranks)
-            if listing:
-                _count_lists(scorer, plan, blocks, part, path, served, listed)
     return ranks, listed
 
 
@@ -267,27 +276,26 @@ def model_scorer(
 
 
 def _count_lists(
-    scorer: Scorer,
     plan: Plan,
-    blocks: list[Block],
     part: np.ndarray,
     path: str,
     served: dict[str, np.ndarray],
     listed: dict[str, dict[str, np.ndarray]],
+    block: Block,
+    scorer: BlockScorer,
 ) -> None:
-    """Add to `listed` {path: {protocol: [V + 1]}} in how many of the blocks' lists of ten each item
+    """Add to `listed` {path: {protocol: [V + 1]}} in how many of a block's lists of ten each item
     is: under `full` the scorer's own, under `as_listed` those that it makes for the paths `served`
     (which of the targets `part`, a bool for each)."""
     own = {path: np.ones(len(part), dtype=bool)}
     names = list(listed[path])
-    for block in blocks:
-        for lists in block_lists(scorer.of(block.rows), plan, block, TOP, names):
-            for name in names:
-                place = np.searchsorted(part, lists[name].rows)
-                for other, rows in (served if name == AS_LISTED else own).items():
-                    chosen = rows[place][:, None] & np.isfinite(lists[name].scores)
-                    count = listed[other][name]
-                    count += np.bincount(lists[name].items[chosen], minlength=len(count))
+    for lists in block_lists(scorer, plan, block, TOP, names):
+        for name in names:
+            place = np.searchsorted(part, lists[name].rows)
+            for other, rows in (served if name == AS_LISTED else own).items():
+                chosen = rows[place][:, None] & np.isfinite(lists[name].scores)
+                count = listed[other][name]
+                count += np.bincount(lists[name].items[chosen], minlength=len(count))
 
 
 def _sum_ranks(ranks: Ranks, process: Process) -> Ranks:

@@ -16,12 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.config.names import AS_LISTED, PROTOCOLS, RELEASED, STRICT, UNSEEN
+from src.config.names import AS_LISTED, RELEASED, STRICT, UNSEEN
+from src.config.protocols import DRAWN
 from src.evaluation.rank_counts import BlockCounts
-from src.io.errors import UserError
 
-# The protocols with drawn candidates, in the order of their candidate sets.
-DRAWN = ("sampled", "popular", "sampled_all")
 OF_ALL_DOMAINS = ("full_all", "sampled_all")
 
 
@@ -65,25 +63,6 @@ def no_ranks(count: int) -> Ranks:
 def ties_of(protocol: str, ties: str) -> str:
     """How a protocol breaks ties: the released code ranks the target first."""
     return "optimistic" if protocol.removesuffix(STRICT) == RELEASED else ties
-
-
-def chosen_protocols(names: tuple[str, ...], negatives: int) -> tuple[str, ...]:
-    """The protocols named, or all if none is; without `negatives` only those that draw none.
-
-    UserError for an unknown one, or one that draws negatives where there are none.
-    """
-    for name in names:
-        if name not in PROTOCOLS:
-            raise UserError(f"--protocol {name} is unknown; give any of {', '.join(PROTOCOLS)}")
-        if not negatives and draws(name):
-            raise UserError(f"--protocol {name} draws negatives; give --sampled_negatives above 0")
-    wanted = [name for name in PROTOCOLS if not names or name in names]
-    return tuple(name for name in wanted if negatives or not draws(name))
-
-
-def draws(protocol: str) -> bool:
-    """Whether the protocol's candidates are drawn."""
-    return protocol == RELEASED or protocol.removesuffix(UNSEEN) in DRAWN
 
 
 def scores_all_domains(protocols: tuple[str, ...]) -> bool:

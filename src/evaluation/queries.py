@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from src.config.modes import PATHS
 from src.dataset.batching.batch import Batch
-from src.dataset.batching.packing import build_query_batch, time_intervals
+from src.dataset.batching.packing import VIEWS, build_query_batch, time_intervals
+from src.dataset.batching.prefetch import prefetch
 from src.dataset.batching.ragged import positions_in_runs
 from src.dataset.batching.windows import Windows, context_windows, keep_domain, read_events
 from src.dataset.store.folder import Dataset
@@ -113,23 +114,28 @@ def encode_queries(
         first, same = _distinct_rows(keys)
         outputs = [hidden[:0]]  # no queries, no outputs
         parts = list(model_queries.rows(first).parts(users_at_once))
-        for part in tqdm(parts, f"encode {path}", leave=False, disable=None if bar else True):
-            batch = _batch(dataset, inputs(part), part, ensemble.separate)
+        views = (path,) if model.reads_view_alone else VIEWS
+        batches = (_batch(dataset, inputs(part), part, ensemble.separate, views) for part in parts)
+        ahead, hidden_bar = prefetch(batches), None if bar else True
+        for batch in tqdm(ahead, f"encode {path}", len(parts), leave=False, disable=hidden_bar):
             outputs.append(model.queries(batch.to(device), path).to(ensemble.dtype))
         hidden[to_device(rows, device)] = torch.cat(outputs)[to_device(same, device)]
     return hidden
 
 
-def _batch(dataset: Dataset, contexts: Windows, queries: Queries, separate: bool) -> Batch:
-    """The contexts and the queries about them as a model's batch; a model of one domain numbers its
-    items from 1."""
+def _batch(
+    dataset: Dataset, contexts: Windows, queries: Queries, separate: bool, views: tuple[str, ...]
+) -> Batch:
+    """The contexts and the queries about them as a model's batch, in the `views` that it reads; a
+    model of one domain numbers its items from 1."""
     items, domains = read_events(dataset, contexts.events)
     ranked, lengths = queries.domains, np.bincount(contexts.rows, minlength=len(contexts.users))
     times = _times(dataset, contexts, queries)
     if not separate:
-        return build_query_batch(items, domains, lengths, ranked, len(dataset.domain_names), times)
+        count = len(dataset.domain_names)
+        return build_query_batch(items, domains, lengths, ranked, count, times, views)
     items = items - dataset.item_starts[domains] + 1
-    return build_query_batch(items, domains * 0, lengths, ranked * 0, 1, times)
+    return build_query_batch(items, domains * 0, lengths, ranked * 0, 1, times, views)
 
 
 def _times(dataset: Dataset, contexts: Windows, queries: Queries) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.dataset.store.folder import Dataset
-from src.evaluation.candidates import is_member
+from src.evaluation.candidates import membership
 from src.evaluation.protocols import (
     AS_LISTED,
     RELEASED,
@@ -42,11 +42,14 @@ from src.evaluation.rank_counts import (
     to_device,
 )
 from src.evaluation.targets import Targets, context_events
-from src.interfaces import CountModel, CountScores, Scores
+from src.interfaces import CountModel, CountScores, Requests, Scores
 from src.io.errors import NotFinite
 
 CPU = torch.device("cpu")
 PAIR_VALUES = 2**22  # numbers of item rows that are looked up at a time
+# Targets whose single items a count model scores at a time. It may look at every event of an item:
+# 512 targets with 101 items of 270 events took 2.3 s, most of it to get the memory, and .3 s so.
+PAIR_ROWS = 64
 
 
 class Scorer(Protocol):
@@ -162,18 +165,19 @@ class Plan:
         seen, barred = self._seen(rows)
         row, item, number = self._single_scores(rows, seen)
         sizes = np.bincount(number * len(rows) + row, minlength=len(self.sets) * len(rows))
-        domain = np.searchsorted(self.dataset.item_starts, item, side="right") - 1
+        domain = self.dataset.item_domains[item]
         column = item - self.dataset.item_starts[domain]
-        ends = np.cumsum([len(share) for share in shares])
+        lengths = [len(share) for share in shares]
+        ends, of_row = np.cumsum(lengths), np.repeat(np.arange(len(shares)), lengths)
         # the share that each score is read in: one of the own ones, or that of another domain
-        of_share = np.searchsorted(ends, row, side="right")
-        reader = np.where(domain == domains[row], of_share, len(shares) + domain)
-        order = np.argsort(reader, kind="stable")
+        reader = np.where(domain == domains[row], of_row[row], len(shares) + domain)
+        order = np.argsort(reader.astype(np.uint16), kind="stable")  # by digits, in one pass
         counts = np.bincount(reader, minlength=len(shares) + len(self.dataset.domain_names))
-        parts = np.split(order, np.cumsum(counts)[:-1])
+        parts, position = np.split(order, np.cumsum(counts)[:-1]), np.empty_like(rows)
 
         def share_of(domain: int, places: np.ndarray, part: np.ndarray) -> Share:
-            read = np.searchsorted(places, row[part]), column[part], number[part]
+            position[places] = np.arange(len(places))
+            read = position[row[part]], column[part], number[part]
             padded = np.resize(places, max(len(places), FEWEST))
             reads = Reads(*(values.astype(np.int32) for values in read))
             return Share(domain, places, padded, reads)
@@ -195,13 +199,15 @@ class Plan:
         def note(name: str, row: np.ndarray, item: np.ndarray) -> None:
             wanted.append((row, item, np.full(len(row), names.index(name))))
 
+        if seen is not None:
+            is_seen = membership(seen, len(rows) * self.dataset.item_rows)
         for name in drawn_sets(self.protocols):
             drawn = self.drawn[name][rows]
             row, column = np.nonzero(drawn >= 0)
             item = drawn[row, column]
             note(name, row, item)
             if seen is not None:
-                known = is_member(self._key(row, item), seen)
+                known = is_seen(self._key(row, item))
                 note(name + UNSEEN, row[known], item[known])
         if seen is not None:
             row, item = np.divmod(seen, self.dataset.item_rows)
@@ -231,7 +237,12 @@ class Plan:
 
 
 def rank_targets(
-    scorer: Scorer, plan: Plan, rows: np.ndarray, blocks: list[Block], bar: bool = False
+    scorer: Scorer,
+    plan: Plan,
+    rows: np.ndarray,
+    blocks: list[Block],
+    bar: bool = False,
+    visit: Callable[[Block, BlockScorer], None] | None = None,
 ) -> dict[str, Ranks]:
     """Rank the targets `rows` in one scoring pass: {protocol, or variant of the scorer: [rows]
     ranks}.
@@ -239,7 +250,8 @@ def rank_targets(
     The scores of a block are computed a chunk of a domain's items at a time, on the plan's device:
     no tensor over all targets and items is held. `blocks` are the plan's for these rows, made once
     for all scorers. A score that is not finite raises NotFinite with the user and the item. With
-    `bar`, progress is shown on a terminal.
+    `bar`, progress is shown on a terminal. `visit` is called after each block, for what else is to
+    be read from its scorer.
     """
     by_protocol = {name: no_ranks(len(rows)) for name in plan.protocols}
     position = np.empty(len(plan.targets.events), dtype=np.int64)
@@ -261,6 +273,8 @@ def rank_targets(
             by_protocol[name].put(position[block.rows], ranks)
         for name, ranks in variants.items():
             by_protocol.setdefault(name, no_ranks(len(rows))).put(position[block.rows], ranks)
+        if visit:
+            visit(block, block_scorer)
     return by_protocol
 
 
@@ -412,12 +426,14 @@ class CountScorer:
 
     def of(self, rows: np.ndarray) -> BlockScorer:
         requests = self.plan.targets.requests(rows, self.plan.own_domain)
-        return _CountBlockScorer(self.model.read(requests), self.plan.device)
+        return _CountBlockScorer(self.model, requests, self.model.read(requests), self.plan.device)
 
 
 @dataclass(frozen=True)
 class _CountBlockScorer:
-    counted: CountScores
+    model: CountModel
+    requests: Requests
+    counted: CountScores  # for these requests
     device: torch.device
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
@@ -425,4 +441,11 @@ class _CountBlockScorer:
         return lambda columns: on_cpu(columns_on_cpu(columns)).to(self.device)
 
     def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
-        return self.counted.pairs(domains, items).to(self.device)
+        if len(items) <= PAIR_ROWS:
+            return self.counted.pairs(domains, items).to(self.device)
+        scores = []
+        for start in range(0, len(items), PAIR_ROWS):
+            part = slice(start, start + PAIR_ROWS)
+            counted = self.model.read(self.requests.rows(part))
+            scores.append(counted.pairs(domains[part], items[part]))
+        return torch.cat(scores).to(self.device)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats takes half a second to load
 
 CONFIDENCE = 0.95
 
@@ -46,6 +45,8 @@ def serve_paths(
 
 def _margin(residuals: np.ndarray, users: np.ndarray) -> float:
     """t · standard error, clustered by user, of the mean of [n] values with these residuals."""
+    from scipy.special import stdtrit  # takes a fifth of a second to load; scipy.stats half a one
+
     _, owner = np.unique(users, return_inverse=True)
     count = int(owner.max(initial=-1)) + 1
     if count < 2:

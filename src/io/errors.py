@@ -2,7 +2,6 @@
 
 import atexit
 import errno
-import gc
 import io
 import os
 import signal
@@ -11,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
-
-from src.io.starting import set_libraries_aside
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells; for SIGTERM too
@@ -50,8 +47,6 @@ def run_command(command: Callable[[], None]) -> None:
     out; both end with one line, printed by the first process, and status 130. OtherEnded ends with
     one line and status 1.
     """
-    if not gc.isenabled():  # put off by src.io.starting
-        set_libraries_aside()
     if threading.current_thread() is threading.main_thread():  # others may not set handlers
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -1,7 +1,9 @@
 """The start of a command: its first line, printed before it loads the libraries that take seconds.
 
 A command imports this module first, which then prints the line and puts the garbage collector off:
-loading libraries leaves nothing to free, and searching for it takes a sixth of that time.
+loading libraries leaves nothing to free, and searching for it takes a sixth of that time. It reads
+its flags next, and imports what does the work when they are right: help and mistakes are there at
+once.
 """
 
 import gc
@@ -29,10 +31,11 @@ def starting_line(script: str, words: list[str]) -> str:
 
 
 def set_libraries_aside() -> None:
-    """Have the garbage collector work again, but on what is made from now on: the objects of loaded
-    libraries, some hundred thousand, last as long as the process."""
-    gc.freeze()
-    gc.enable()
+    """Have the garbage collector of a command work again, but on what is made from now on: the
+    objects of loaded libraries, some hundred thousand, last as long as the process."""
+    if is_command(main_script):
+        gc.freeze()
+        gc.enable()
 
 
 main_script = getattr(sys.modules["__main__"], "__file__", None) or ""

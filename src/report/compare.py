@@ -9,9 +9,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from src.config.modes import PATHS, SERVED
-from src.config.names import COUNTED
-from src.evaluation.metrics import METRICS
 from src.io.errors import UserError
 from src.report.finished_runs import MEANS, domain_means, least_targets, read_runs
 from src.report.formatting import ALPHA, count_of, interval, join_and, number, p_cell, signed
@@ -65,28 +62,6 @@ class Row:
     def sure(self) -> bool:
         """Whether the difference is significant and may be called so."""
         return self.p_holm < ALPHA and not self.withheld
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the command."""
-    paths = ", ".join((*PATHS, SERVED, *COUNTED))
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN[:PATH]",
-        help=f"run folders, each with the path that ranks: {paths} (default: the one that selected "
-        "the checkpoint); runs that differ only in the seed are averaged; every later model is "
-        "compared with the first",
-    )  # fmt: skip
-    parser.add_argument(
-        "--metric", nargs="+", default=["ndcg@10"], choices=METRICS, metavar="METRIC",
-        help=f"one or more of {', '.join(METRICS)} (default: ndcg@10)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--split", default="test", choices=("valid", "test"), help="split to use (default: test)"
-    )
-    parser.add_argument(
-        "--protocol", default="full", help="candidate protocol: full, sampled, … (default: full)"
-    )
-    parser.add_argument("--out", type=Path, help="also write OUT.csv and OUT.md")
 
 
 def run(arguments: argparse.Namespace) -> None:

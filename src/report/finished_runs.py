@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from src.config.identity import deciding
 from src.config.modes import DEFAULT_MODEL, MODES
-from src.config.names import AS_LISTED, COUNTED, STRICT
+from src.config.names import AS_LISTED, COUNTED, METRICS, STRICT
 from src.config.settings import Settings, run_settings
 from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
-from src.evaluation.metrics import METRICS, target_metrics
+from src.evaluation.metrics import target_metrics
 from src.evaluation.protocols import ties_of
 from src.io.errors import UserError
 from src.io.json_schema import read_json

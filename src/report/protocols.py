@@ -3,13 +3,12 @@
 import argparse
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from src.config.names import COUNTED
-from src.evaluation.metrics import METRICS, target_metrics
+from src.evaluation.metrics import target_metrics
 from src.evaluation.protocols import ties_of
 from src.report.finished_runs import Run, domain_means, least_targets, read_runs
 from src.report.formatting import number
@@ -55,22 +54,6 @@ class MacroMean:
     seeds: int
     macro: float
     seed_deviation: float | None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the command."""
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN",
-        help="run folders; runs that differ only in the seed are averaged",
-    )  # fmt: skip
-    parser.add_argument(
-        "--metrics", nargs="+", default=["ndcg@10", "hr@10"], choices=METRICS, metavar="METRIC",
-        help=f"one table for each of {', '.join(METRICS)} (default: ndcg@10 hr@10)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--split", default="test", choices=("valid", "test"), help="split to use (default: test)"
-    )
-    parser.add_argument("--out", type=Path, help="also write OUT.csv and OUT.md")
 
 
 def run(arguments: argparse.Namespace) -> None:

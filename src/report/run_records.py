@@ -19,9 +19,8 @@ import pandas as pd
 
 from src.config.identity import Role, hash_values, values_of
 from src.config.modes import CROSS, SINGLE
-from src.config.names import COUNTED
+from src.config.names import COUNTED, METRICS
 from src.config.settings import Settings, recorded_settings
-from src.evaluation.metrics import METRICS
 from src.evaluation.packed_ranks import PRESENT, WHOLE, npz_bytes, pack, unpack
 from src.evaluation.targets import SPLITS
 from src.io.errors import UserError

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -20,28 +19,6 @@ COLUMNS = [
     "run", "model", "mode", "loss", "seed", "path", "split", "protocol", "domain", "metric",
     "value",
 ]  # fmt: skip
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the command."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--split", default="test", choices=("valid", "test"), help="split to show (default: test)"
-    )
-    parser.add_argument(
-        "--protocol", default="full", help="candidate protocol: full, sampled, … (default: full)"
-    )
-    parser.add_argument(
-        "--metrics", nargs="+", default=["ndcg@10", "hr@10"], metavar="METRIC",
-        help="metrics in each cell (default: ndcg@10 hr@10)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--limits", type=Path, metavar="FILE",
-        help="limits.csv of a generated log: adds each domain's share of its limit to NDCG@10",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, help="also write OUT.csv (every value of the runs) and OUT.md"
-    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,7 @@
-"""The command line of main.py: flags, settings files, and the requested action."""
+"""The command line of main.py: flags, settings files, and the requested action.
+
+Reading it loads no library, so that help and mistakes are there at once.
+"""
 
 import argparse
 import dataclasses
@@ -8,6 +11,8 @@ from typing import Any, NamedTuple
 
 from src.config.cli import OneLineParser, build_parser, from_namespace
 from src.config.identity import difference
+from src.config.names import METRICS
+from src.config.protocols import run_protocols
 from src.config.settings import (
     Settings,
     choose,
@@ -17,10 +22,7 @@ from src.config.settings import (
     settings_class,
 )
 from src.config.validation import check_settings
-from src.evaluation.metrics import METRICS
 from src.io.errors import UserError
-from src.runs.evaluate import run_protocols
-from src.runs.lifecycle import folder_of
 
 
 class Command(NamedTuple):
@@ -71,6 +73,14 @@ def parse_command(arguments: list[str] | None = None, description: str = "") -> 
             f"--select_metric {settings.select_metric} is unknown; give one of {', '.join(METRICS)}"
         )
     return Command(settings, early.evaluate, early.replay)
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run folder of a checkpoint, also of a model of one domain."""
+    for folder in (checkpoint.parent, *checkpoint.resolve().parents[2:3]):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(f"--replay {checkpoint} is not in a run folder (no config.json)")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:

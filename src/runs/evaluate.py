@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from src.config.modes import BLEND
 from src.config.names import AS_LISTED, RELEASED, STRICT
+from src.config.protocols import run_protocols
 from src.config.settings import Settings
 from src.dataset.store.exclusion import excludes_seen, exclusion_text
 from src.dataset.store.folder import Dataset
@@ -29,7 +30,7 @@ from src.evaluation.path_scores import (
     validation_blend,
     with_suffix,
 )
-from src.evaluation.protocols import chosen_protocols, drawn_sets
+from src.evaluation.protocols import drawn_sets
 from src.evaluation.queries import Ensemble
 from src.evaluation.ranking import Plan
 from src.evaluation.serving_choice import Choice
@@ -53,23 +54,6 @@ class SplitScores:
     targets: Targets
     scores: dict[str, PathScores]
     strict: bool
-
-
-def run_protocols(settings: Settings) -> tuple[str, ...]:
-    """The protocols that a run is scored under; always `full`, which decides the serving path.
-
-    UserError for an unknown one, or one that the run's models cannot be ranked by.
-    """
-    wanted = chosen_protocols(settings.protocol, settings.sampled_negatives)
-    if settings.per_domain:
-        # a model of one domain has no vectors of other domains' items
-        if RELEASED in settings.protocol:
-            raise UserError(
-                f"--protocol {RELEASED} scores the items of all domains by one domain's query, "
-                f"which a run of --mode {settings.mode} cannot do; leave it out"
-            )
-        wanted = tuple(name for name in wanted if name != RELEASED)
-    return wanted if "full" in wanted else ("full", *wanted)
 
 
 def result_names(settings: Settings, dataset: Dataset) -> list[str]:

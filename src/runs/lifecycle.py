@@ -247,11 +247,3 @@ def clean_up(folder: Path) -> None:
     """Remove what a finished run no longer needs; each file is as large as last.pt."""
     for path in (*folder.rglob(FORMER), *folder.rglob(FAULT)):
         path.unlink()
-
-
-def folder_of(checkpoint: Path) -> Path:
-    """The run folder of a checkpoint, also of a model of one domain."""
-    for folder in (checkpoint.parent, *checkpoint.resolve().parents[2:3]):
-        if (folder / "config.json").is_file():
-            return folder
-    raise UserError(f"--replay {checkpoint} is not in a run folder (no config.json)")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from src.config.names import MODELS, load
 from src.config.settings import Settings
@@ -25,8 +26,29 @@ def new_model(settings: Settings, dataset: Dataset, device: torch.device) -> Any
 
 def count_parameters(settings: Settings, dataset: Dataset) -> int:
     """The number of the model's parameters, without allocating them."""
-    model = new_model(settings, dataset, torch.device("meta"))
+    with _Undrawn():
+        model = new_model(settings, dataset, torch.device("meta"))
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+class _Undrawn(TorchFunctionMode):
+    """Allocates tensors and computes nothing. On `meta` there is nothing to compute, but most
+    functions would load torch's compiler there, which takes as long as torch itself."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        match function.__name__:
+            case "randn":
+                return torch.empty(*args, **kwargs)
+            case "eye":
+                return torch.empty(*args, *args, **kwargs)
+            case "uniform_" | "normal_" | "mul" | "mul_" | "__mul__" | "div" | "__truediv__":
+                return args[0] if args else kwargs["tensor"]  # of torch.nn.init by name
+            case "repeat":
+                tensor, *times = args
+                sizes = (1,) * (len(times) - tensor.dim()) + tensor.shape
+                return torch.empty([n * size for n, size in zip(times, sizes, strict=True)])
+        return function(*args, **kwargs)
 
 
 def model_parts(settings: Settings, dataset: Dataset, folder: Path) -> list[tuple[Dataset, Path]]:

@@ -22,7 +22,6 @@ from src.dataset.store.folder import Dataset, open_named
 from src.interfaces import Recommender
 from src.io.errors import UserError
 from src.runs.checkpoints import load_checkpoint
-from src.runs.contamination import trained_targets
 from src.runs.records import read_environment
 
 NEW = -1  # in a mapping: a row that the former run does not have
@@ -291,6 +290,8 @@ def init_record(former: Former, dataset: Dataset) -> dict:
     """The entry of environment.json about the former run: its folder and data, the numbers of
     matched, new and gone domains and items, and how many of the held-out events it was trained on
     (null where its data is gone)."""
+    from src.runs.contamination import trained_targets  # loads pandas, for this alone
+
     known, now = former.vocabulary, vocabulary_of(dataset)
     domains = match_domains(known.domain_names, now.domain_names)
     return {

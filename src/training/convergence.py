@@ -11,14 +11,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from src.config.modes import MODES
 from src.config.settings import Settings
 from src.io.errors import UserError
 from src.training.optimizer import lr_share, warmup_steps
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LAST = 0.25  # the share of a model's steps over which its metric must no longer rise
 HALF = 0.5  # the share of a model's steps that warm-up or schedule may not take
@@ -86,7 +89,7 @@ def last_rise(steps: np.ndarray, values: np.ndarray) -> float:
     return math.nan if late.all() else float(values[late].max() - values[~late].max())
 
 
-def training_ends(metrics: pd.DataFrame, settings: Settings) -> list[TrainingEnd]:
+def training_ends(metrics: "pd.DataFrame", settings: Settings) -> list[TrainingEnd]:
     """How each model of a run ended, from its metrics.csv (epoch 0 may be there).
 
     Models whose validation the table lacks are left out.
@@ -125,6 +128,8 @@ def training_ends(metrics: pd.DataFrame, settings: Settings) -> list[TrainingEnd
 
 def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
     """One line per model of a finished run: why its training stopped. None without metrics.csv."""
+    import pandas as pd  # takes a quarter of a second to load, while nothing is trained yet
+
     try:
         metrics = pd.read_csv(
             folder / "metrics.csv", keep_default_na=False, na_values={"value": [""]}

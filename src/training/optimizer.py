@@ -1,6 +1,7 @@
 """Optimisers, learning-rate schedules and gradient clipping."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +9,38 @@ from torch import Tensor, nn
 from src.config.settings import Settings, TrainingSettings
 
 
+def _without_compiler(base: type) -> Any:
+    """The same optimiser, whose methods don't load torch's compiler. They do so to keep it from
+    tracing them, which nothing does here, and it takes as long to load as torch itself."""
+    decorated = {name: getattr(base, name) for name in dir(base)}
+    methods = {
+        name: method.__wrapped__
+        for name, method in decorated.items()
+        if hasattr(method, "__wrapped__")
+    }
+    methods["step"] = torch.no_grad()(methods["step"])  # as its decorator has it
+    return type(base.__name__, (base,), methods)
+
+
+ADAMS = {
+    "adam": _without_compiler(torch.optim.Adam),
+    "adamw": _without_compiler(torch.optim.AdamW),
+}
+SparseAdam = _without_compiler(torch.optim.SparseAdam)
+
+
 def make_optimizers(
     model: nn.Module, settings: Settings, item_table: nn.Parameter
 ) -> dict[str, torch.optim.Optimizer]:
     """{name in a checkpoint: optimiser}; with `sparse_items` the item table has a separate one."""
-    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     dense = [p for p in model.parameters() if not (settings.sparse_items and p is item_table)]
     optimizers: dict[str, torch.optim.Optimizer] = {
-        "optimizer": adam(dense, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        "optimizer": ADAMS[settings.optimizer](
+            dense, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
     }
     if settings.sparse_items:
-        optimizers["item_optimizer"] = torch.optim.SparseAdam([item_table], lr=settings.lr)
+        optimizers["item_optimizer"] = SparseAdam([item_table], lr=settings.lr)
     return optimizers
 
 

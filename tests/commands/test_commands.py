@@ -11,13 +11,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from main import main, parse_command
+from main import main
 from src.config.cli import as_json
 from src.config.modes import BLEND
 from src.config.names import COUNT_MODELS, PROTOCOLS
 from src.config.settings import Settings
 from src.evaluation.metrics import METRICS, target_metrics
 from src.io.errors import UserError
+from src.runs.command import parse_command
 from src.runs.lifecycle import find_run
 from src.runs.records import BLEND_WITHOUT
 from tests.support.command_runs import (

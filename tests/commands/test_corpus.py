@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import recommend
 from src.dataset.store.folder import open_dataset
 from src.dataset.store.verify import verify_dataset
 from src.evaluation.targets import drawn_candidates, split_targets
@@ -18,6 +17,7 @@ from src.io.errors import UserError
 from src.runs import lifecycle, training_state
 from src.runs.command import parse_command
 from src.runs.tables import METRICS_COLUMNS, Table
+from src.serving.choices import chosen_users
 from tests.support import readers as use
 from tests.support.command_runs import data_step
 from tests.support.spoiling import remove
@@ -455,5 +455,5 @@ def test_a_run_folder_whose_folder_is_a_link_is_emptied(world, tmp_path):
 def test_users_that_are_asked_for_in_a_torn_table(world, spoil):
     spoil(world.data / "users.parquet", b"PAR1")
     dataset = open_dataset(world.data)
-    line = refusal(lambda: recommend.chosen_users(dataset, ("u01",)))
+    line = refusal(lambda: chosen_users(dataset, ("u01",)))
     assert "users.parquet cannot be read" in line

@@ -14,7 +14,7 @@ import main
 import report
 from src.dataset.store.card_schema import domain_name_error
 from src.dataset.store.folder import open_dataset
-from src.io.errors import plain, run_command
+from src.io.errors import UserError, plain, run_command
 from src.report.table_files import markdown
 from tests.support.command_runs import failing
 from tests.support.data_logs import HEADER, MONTH, card_of, fail, make, write_log
@@ -103,7 +103,7 @@ def test_a_hostile_flag_names_no_folder(world, tmp_path, capsys, flag, name):
 
 def test_an_error_is_one_line_without_control_characters(capsys):
     def command():
-        raise main.UserError("a\nb\x1b[2Jc\u202ed\ud800e\0f é")
+        raise UserError("a\nb\x1b[2Jc\u202ed\ud800e\0f é")
 
     with pytest.raises(SystemExit):
         run_command(command)

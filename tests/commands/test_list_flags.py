@@ -8,8 +8,8 @@ import pytest
 from recommend import RecommendSettings
 from src.config.cli import OneLineParser, build_parser, from_namespace
 from src.config.dataset_settings import DatasetSettings
+from src.config.report_flags import COMMANDS
 from src.config.settings import Settings
-from src.report import compare, protocols, table
 from src.runs.command import parse_command
 
 
@@ -65,11 +65,11 @@ def test_the_flags_replace_the_list_of_a_config_file_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "flag"), [(compare, "metric"), (table, "metrics"), (protocols, "metrics")]
+    ("command", "flag"), [("compare", "metric"), ("table", "metrics"), ("protocols", "metrics")]
 )
 def test_the_lists_of_the_report_add_up_too(command, flag):
     parser = OneLineParser()
-    command.add_arguments(parser)
+    COMMANDS[command].add_flags(parser)
     words = [f"--{flag}", "mrr", f"--{flag}", "hr@5", "hr@1", "--out=x"]
     assert getattr(parser.parse_args(["run", *words]), flag) == ["mrr", "hr@5", "hr@1"]
     arguments = parser.parse_args(["run", "other"])

@@ -281,10 +281,11 @@ def test_a_query_is_packed_as_the_event_that_it_asks_for(seed):
     assert any(len(items) == 1 for items, _ in users)
     kept = np.delete(np.arange(len(dataset.items)), dataset.offsets[1:] - 1)
     asked = dataset.domains[dataset.offsets[1:] - 1].astype(np.int64)
-    query = build_query_batch(
+    packed = (
         dataset.items[kept].astype(np.int64), dataset.domains[kept].astype(np.int64),
         np.diff(dataset.offsets) - 1, asked, len(SIZES), dataset.times,
     )  # fmt: skip
+    query = build_query_batch(*packed)
     for name in ("cross", "single"):
         own, other = getattr(query, name), getattr(whole, name)
         assert own.tiles == other.tiles and own.sequences == other.sequences
@@ -295,6 +296,15 @@ def test_a_query_is_packed_as_the_event_that_it_asks_for(seed):
     for field in ("last_targets", "last_rows", "domain_counts", "pair_lengths"):
         assert torch.equal(getattr(query, field), getattr(whole, field)), field
     assert query.last_counts == np.bincount(asked, minlength=len(SIZES)).tolist()
+    for name, other in (("cross", "single"), ("single", "cross")):
+        part = build_query_batch(*packed, views=(name,))
+        assert all(
+            torch.equal(values, getattr(getattr(query, name), field))
+            for field, values in vars(getattr(part, name)).items()
+            if isinstance(values, torch.Tensor)
+        )
+        assert getattr(part, name).tiles == getattr(query, name).tiles
+        assert not getattr(part, other).tiles and not len(getattr(part, other).inputs)
     assert not query.targets[query.last_targets].any()
     assert (query.targets > 0).sum() == len(kept)
 

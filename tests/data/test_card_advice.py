@@ -24,7 +24,7 @@ def commands_of(folder: Path) -> list[list[str]]:
 
 def test_the_card_has_commands_to_paste(tmp_path, monkeypatch):
     """As they stand: the same dataset again, the one that the notes suggest, and the run on it."""
-    monkeypatch.setattr("make_dataset.ROOT", tmp_path)
+    monkeypatch.setattr("src.dataset.make.ROOT", tmp_path)
     rows = renamed(0, lambda user, n: f" {user}" if n % 5 else user)
     rows = renamed(1, lambda item, n: f'"a, {item}{"" if n % 2 else ".0"}"', rows)
     raw = write_log(tmp_path / "raw; x" / "e.csv", [*rows, *rows[:40]])

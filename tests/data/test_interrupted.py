@@ -64,12 +64,12 @@ setattr(owner, name, killing)
 make_dataset.main(sys.argv[4:])
 """
 KILL_POINTS = [
-    ("make_dataset", "open_engine", "before"),
-    ("make_dataset", "parse", "after"),
-    ("make_dataset", "build_sequences", "after"),
-    ("make_dataset", "make_card", "before"),
+    ("src.dataset.make", "open_engine", "before"),
+    ("src.dataset.make", "parse", "after"),
+    ("src.dataset.make", "build_sequences", "after"),
+    ("src.dataset.make", "make_card", "before"),
     ("src.dataset.build.writer", "_single_tables", "before"),  # tables are half written
-    ("make_dataset", "write_tables", "after"),
+    ("src.dataset.make", "write_tables", "after"),
     ("src.dataset.build.staging", "_sync_tree", "after"),
     ("pathlib:Path", "rename", "after"),
     ("pathlib:Path", "unlink", "before"),  # of the lock, which is the last thing that goes

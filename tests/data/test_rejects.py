@@ -248,7 +248,7 @@ def test_a_sample_that_cannot_be_written_does_not_hide_the_refusal(tmp_path, cap
     def full(path, sample):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("make_dataset.write_rejected", full)
+    monkeypatch.setattr("src.dataset.make.write_rejected", full)
     line = fail(capsys, folder, tmp_path / "out")
     assert "1 of 2 raw rows cannot be used" in line
     assert "see " not in line

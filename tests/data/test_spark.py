@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from make_dataset import find_log, process_log
 from src.config.dataset_settings import DatasetSettings
 from src.dataset.build.card import make_card
 from src.dataset.engine.duckdb_engine import open_duckdb
+from src.dataset.make import find_log, process_log
 from tests.support.data_logs import card_of, make, random_log, write_log
 
 ROOT = Path(__file__).resolve().parents[2]

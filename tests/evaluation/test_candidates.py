@@ -11,6 +11,7 @@ import pytest
 from src.evaluation import candidates
 from src.evaluation import targets as targets_module
 from src.evaluation.candidates import (
+    membership,
     popular_candidates,
     released_candidates,
     sampled_candidates,
@@ -249,3 +250,12 @@ def test_a_full_disk_is_told_by_name_and_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"test\.npz cannot be written \(No space left"):
         stored_candidates(tmp_path / "test.npz", {}, draw)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("members", [[], [0], [3, 4, 9]])
+@pytest.mark.parametrize("table", [0, 10], ids=["searched", "looked up"])
+def test_members_are_found_by_search_and_in_a_table(members, table, monkeypatch):
+    monkeypatch.setattr(candidates, "TABLE", table)
+    holds = membership(np.array(members, dtype=np.int64), 10)
+    assert np.flatnonzero(holds(np.arange(10))).tolist() == members
+    assert holds(np.array([9, 3, 9])).tolist() == [9 in members, 3 in members, 9 in members]

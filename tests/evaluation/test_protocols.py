@@ -11,14 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config.names import PROTOCOLS, RELEASED, UNSEEN
+from src.config.names import COUNT_MODELS, PROTOCOLS, RELEASED, UNSEEN, load
+from src.config.protocols import chosen_protocols
 from src.config.settings import Settings
 from src.evaluation import path_scores as scoring
 from src.evaluation import rank_counts as ranks
+from src.evaluation import ranking
 from src.evaluation.path_scores import model_scorer, score_paths
-from src.evaluation.protocols import Ranks, chosen_protocols, ties_of
+from src.evaluation.protocols import Ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
-from src.evaluation.ranking import Plan, rank_targets
+from src.evaluation.ranking import CountScorer, Plan, rank_targets
 from src.evaluation.targets import drawn_candidates, split_targets
 from src.training.processes import Process
 from tests.support.builders import make_model
@@ -270,6 +272,20 @@ def test_the_shares_of_the_processes_add_up_to_the_whole(processes, at_once, mon
                 values = [getattr(part[path].ranks[protocol], column) for part in parts]
                 assert (sum(values) == getattr(whole[path].ranks[protocol], column)).all()
                 assert (np.count_nonzero(values, axis=0) <= 1).all()  # each target has one share
+
+
+@pytest.mark.parametrize("name", COUNT_MODELS)
+def test_single_items_are_scored_in_parts_as_all_at_once(name, monkeypatch, tmp_path):
+    dataset = random_dataset(np.random.default_rng(3), (7, 9), users=40)
+    targets = split_targets(dataset, "test")
+    rows, drawn = np.arange(len(targets.events)), drawn_for(dataset, targets, tmp_path)
+    plan = Plan(dataset, targets, (RELEASED,), drawn)
+    scorer, found = CountScorer(load(COUNT_MODELS[name]).fit(dataset), plan), []
+    for at_once in (len(rows), 3):
+        monkeypatch.setattr(ranking, "PAIR_ROWS", at_once)
+        found.append(rank_targets(scorer, plan, rows, list(plan.blocks(rows)))[RELEASED])
+    assert len(rows) > 6
+    assert as_rows(found[0]) == as_rows(found[1])
 
 
 def test_protocols_are_chosen_in_their_own_order_and_those_that_draw_need_negatives():

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from src.io.paths import ROOT
+from tests.support.command_runs import make_data
 
 CPU = ("--device=cpu", "--threads=1", "--rounds=1")
 SIZES = {  # script: (flags, keys that the object must have)
@@ -56,6 +57,24 @@ def printed(script: str, *flags: str) -> dict:
 def test_a_script_prints_its_keys(script):
     flags, keys = SIZES[script]
     assert printed(script, *flags).keys() >= set(keys.split())
+
+
+def test_validation_and_scoring_are_timed_on_a_dataset(tmp_path):
+    data = make_data(tmp_path)
+    result = printed("speed/validation", *CPU, f"--data_dir={data}", "--scored=20")
+    assert set(result["cpu_seconds"]) == {"steps", "validation", "full_all", "all"}
+    assert {"validation_share", "scoring_ratio"} <= result.keys()
+
+
+def test_a_case_of_time_to_result_has_its_promised_keys():
+    flags = ("--cases=planted/syncrec", "--rounds=1", "--users=60", "--max_epochs=1")
+    (case,) = printed("speed/time_to_result", *flags, "--threads=1")["cases"]
+    keys = "log model seconds seconds_reference speedup ndcg ndcg_reference shares"
+    assert case.keys() >= set(keys.split())
+    assert list(case["shares"]) == [
+        "start", "loading", "steps", "validation", "scoring", "writing",
+    ]  # fmt: skip
+    assert sum(case["shares"].values()) == pytest.approx(1)
 
 
 def test_duckdb_and_spark_make_the_same_data():

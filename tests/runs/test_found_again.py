@@ -13,6 +13,7 @@ import torch
 
 import main
 import make_dataset
+import runner
 from src.config.identity import hash_values
 from src.config.settings import run_settings
 from src.dataset.store.folder import open_dataset
@@ -61,7 +62,7 @@ def test_a_ranking_out_of_memory_is_resumed_with_the_users_that_the_message_name
         raise torch.OutOfMemoryError("out of memory")
 
     runs = tmp_path / "runs"
-    monkeypatch.setattr(main, "evaluate_run", full)
+    monkeypatch.setattr(runner, "evaluate_run", full)
     with pytest.raises(UserError, match=r"out of memory .*rank") as error:
         train(data, runs, "run", "--max_epochs=2")
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import main
+import runner
 from src.runs.checkpoints import load_checkpoint
 from src.training.processes import Process
 from tests.support import step_benches
@@ -39,7 +39,7 @@ def test_a_mapped_checkpoint_has_the_same_content_and_stays_on_the_disk(data, tm
 def test_the_moments_are_gone_when_a_run_is_scored(data, tmp_path, monkeypatch):
     made, alive = [], []
 
-    class Noted(main.Trainer):
+    class Noted(runner.Trainer):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.extend(weakref.ref(part) for part in self.optimizers.values())
@@ -48,9 +48,9 @@ def test_the_moments_are_gone_when_a_run_is_scored(data, tmp_path, monkeypatch):
         alive.extend(part() is not None for part in made)
         scored(*arguments, **flags)
 
-    scored = main.score
-    monkeypatch.setattr(main, "Trainer", Noted)
-    monkeypatch.setattr(main, "score", score)
+    scored = runner.score
+    monkeypatch.setattr(runner, "Trainer", Noted)
+    monkeypatch.setattr(runner, "score", score)
     gc.disable()  # it may come by chance
     try:
         train(data, tmp_path, "run", *SPARSE)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.config.settings import Settings
+from src.config.names import MODELS
+from src.config.settings import Settings, settings_class
 from src.io.errors import UserError
+from src.runs.models import count_parameters, new_model
 from src.training import device_memory
 from src.training.device_memory import check_tables, forecast, shortage, smaller_batch
 from src.training.processes import Process
@@ -23,6 +25,15 @@ def make_bench(**changes) -> step_benches.Bench:
     dataset = step_benches.generated_dataset(np.full(48, LENGTH), step_benches.DOMAIN_EVENTS, ITEMS)
     settings = step_benches.paper_settings(**({"hidden": 64, "batch_size": 48} | changes))
     return step_benches.make_bench(settings, dataset, Process(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_counted_as_a_model_has_them(name):
+    dataset = step_benches.generated_dataset(np.full(8, 6), step_benches.DOMAIN_EVENTS, ITEMS)
+    settings = settings_class(name, "uniform")(model=name, weighting="uniform", hidden=8)
+    model = new_model(settings, dataset, torch.device("cpu"))
+    made = sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(settings, dataset) == made
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,57 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from src.config.names import MODELS, WEIGHTINGS, WITHOUT_SETTINGS, load
 from src.config.settings import Settings
-from src.io.errors import run_command
-from src.io.starting import starting_line
+from src.io import starting
+from src.io.starting import set_libraries_aside, starting_line
 from src.training import run_clock
 from src.training.processes import Process
 from src.training.progress import Progress
 from src.training.run_clock import RunClock, print_start
-from tests.support.command_runs import ROOT, failing, train
+from tests.support.command_runs import ROOT, command, failing, flags, train
 from tests.support.watched import differences
 
 COMMANDS = ("make_dataset.py", "main.py", "recommend.py", "export.py", "report.py")
-HEAVY = ("numpy", "torch", "pandas", "pyarrow", "scipy", "tqdm", "duckdb", "filelock")
+HEAVY = (
+    "numpy", "torch", "pandas", "pyarrow", "scipy", "matplotlib", "tqdm", "duckdb", "ibis",
+    "filelock",
+)  # fmt: skip
+# {command: words that are right as far as it can tell without loading a library}
+GOOD = {
+    "make_dataset.py": ["--data_name=amazon", "--strd_ym=202312"],
+    "main.py": ["--hidden=8", "--weighting=pcgrad"],
+    "recommend.py": ["--run=x"],
+    "export.py": ["x", "--out=y"],
+    "report.py": ["compare", "x", "y"],
+}
+HELP = [
+    *((name, []) for name in COMMANDS),
+    ("report.py", ["table"]),
+    ("main.py", ["--model=sasrec"]),
+]
+WRONG = [
+    *((name, ["--zzz"]) for name in COMMANDS), ("main.py", ["--hidden=x"]),
+    ("main.py", ["--model=sasrec", "--lr=-1"]), ("main.py", ["--protocol=all"]),
+    ("main.py", ["--evaluate=x"]), ("recommend.py", []), ("report.py", ["table", "--zzz", "x"]),
+]  # fmt: skip
+STARTED = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import main, trainers
+train_steps = trainers.Trainer.train_steps
+def steps(trainer):
+    print(*sys.modules)
+    train_steps(trainer)
+trainers.Trainer.train_steps = steps
+main.main(sys.argv[1:])
+print(*sys.modules)
+"""
 
 
 @pytest.fixture
@@ -32,30 +67,73 @@ def runs(tmp_path):
 # ---------------------------------------------------------------- the first line
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_speaks_before_it_loads_a_library(tmp_path, name):
+def without_libraries(folder: Path, name: str, words: list[str]) -> subprocess.CompletedProcess:
+    """Run a command; the first library that it loads ends it with status 7."""
     for library in HEAVY:
-        (tmp_path / f"{library}.py").write_text(
+        (folder / f"{library}.py").write_text(
             "import gc\nraise SystemExit(8 if gc.isenabled() else 7)"  # enabled it takes longer
         )
-    done = subprocess.run(
-        [sys.executable, ROOT / name, "table", "x"], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, ROOT / name, *words], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(folder)}, cwd=folder,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_speaks_before_it_loads_a_library(tmp_path, name):
+    done = without_libraries(tmp_path, name, GOOD[name])
     assert (done.returncode, done.stdout, done.stderr) == (7, f"{name}: starting\n", "")
 
 
-def test_garbage_is_collected_from_the_first_line_of_a_command_on_but_not_in_the_libraries():
+@pytest.mark.parametrize(("name", "words"), HELP)
+def test_help_loads_no_library(tmp_path, name, words):
+    done = without_libraries(tmp_path, name, [*words, "--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {name}")
+
+
+@pytest.mark.parametrize(("name", "words"), WRONG)
+def test_a_wrong_command_line_loads_no_library(tmp_path, name, words):
+    done = without_libraries(tmp_path, name, words)
+    assert (done.returncode, done.stdout) == (2, f"{name}: starting\n")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("table", [MODELS, WEIGHTINGS])
+def test_what_is_not_loaded_for_its_settings_has_none(table):
+    named = {name: load(getattr(entry, "path", entry)) for name, entry in table.items()}
+    without = {name for name, part in named.items() if not hasattr(part, "Settings")}
+    assert without == {name for name in WITHOUT_SETTINGS if name in table}
+
+
+def test_a_training_begins_without_what_only_other_steps_need(data, runs):
+    words = flags(data, runs, "--run_name=run")
+    done = command("-c", STARTED, ROOT, *words)
+    lines = done.stdout.splitlines()
+    first = set(next(line for line in lines if " torch " in line).split())
+    assert not first & {"pandas", "scipy", "matplotlib", "duckdb", "ibis"}
+    assert "numpy" in first
+    last = set(lines[-1].split())
+    assert "scipy" in last
+    assert not last & {"matplotlib", "duckdb", "ibis", "torch._dynamo"}
+
+
+def test_garbage_is_collected_once_the_libraries_of_a_command_are_loaded_but_not_in_them(
+    monkeypatch,
+):
     set_aside = gc.get_freeze_count()
-    states = []
     loaded = [[] for _ in range(1000)]  # as by a library
     gc.disable()
     try:
-        run_command(lambda: states.append((gc.isenabled(), gc.get_freeze_count())))
+        set_libraries_aside()
+        assert not gc.isenabled()  # in another process than a command's
+        monkeypatch.setattr(starting, "main_script", str(ROOT / "main.py"))
+        set_libraries_aside()
+        assert gc.isenabled()
     finally:
         gc.enable()
-    assert states[0][0]
-    assert states[0][1] >= set_aside + len(loaded)
+    assert gc.get_freeze_count() >= set_aside + len(loaded)
 
 
 def test_nothing_is_said_for_help_for_other_scripts_and_by_other_processes(monkeypatch, tmp_path):

@@ -20,8 +20,10 @@ from src.evaluation.queries import Queries
 from src.evaluation.ranking import Plan
 from src.evaluation.targets import Targets
 from src.interfaces import Requests
+from src.io.errors import UserError
 from src.serving.bundle import open_bundle
 from src.serving.bundle_files import opened_run, with_counts
+from src.serving.export import chosen_formats
 from tests.support.command_runs import DOMAINS, ROOT, contents, failing, train
 from tests.support.exported_lists import (
     CPU,
@@ -160,11 +162,13 @@ def test_a_model_that_cannot_be_exported_is_refused(data, tmp_path, capsys):
 
 
 def test_a_graph_whose_packages_are_missing_is_refused_or_left_out(monkeypatch, capsys):
-    monkeypatch.setattr(export, "missing_packages", lambda name: ["onnx"] * (name == "onnx"))
-    assert export.chosen_formats(()) == ["pt2"]
+    monkeypatch.setattr(
+        "src.serving.export.missing_packages", lambda name: ["onnx"] * (name == "onnx")
+    )
+    assert chosen_formats(()) == ["pt2"]
     assert "no model.onnx: onnx not installed" in capsys.readouterr().out
-    with pytest.raises(export.UserError, match="requirements-export"):
-        export.chosen_formats(("onnx",))
+    with pytest.raises(UserError, match="requirements-export"):
+        chosen_formats(("onnx",))
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
-from src.config.cli import config_defaults, from_namespace
+from src.config.cli import build_parser, config_defaults, from_namespace
 from src.config.dataset_settings import DatasetSettings
 from src.config.settings import Settings
 from src.config.validation import check_settings
@@ -138,12 +138,12 @@ def run_flags(world: World, draw: Draw) -> None:
 def data_step_flags(world: World, draw: Draw) -> None:
     """Flags of make_dataset.py; those that are accepted look at the raw log."""
     flags = [*data_flags(world.logs["csv"]), *odd_flags(DatasetSettings, draw)]
-    import make_dataset  # loads a data engine, which the other tests do without
+    from src.dataset.make import find_log  # loads a data engine, which the other tests do without
 
-    parser = make_dataset.build_parser(DatasetSettings, "data")
+    parser = build_parser(DatasetSettings, "data")
     chosen = from_namespace(DatasetSettings, parser.parse_args(flags))
     if chosen.engine == "duckdb":
-        run_command(lambda: make_dataset.find_log(chosen))
+        run_command(lambda: find_log(chosen))
 
 
 # ------------------------------------------------------------------------ data

@@ -10,7 +10,7 @@ RUNS.json is a list of [flags of main.py, fault], a fault being null or what `me
 
 import gc
 
-gc.disable()  # until run_command, as src.io.starting has it in a command
+gc.disable()  # until all is imported, as in a command
 
 import json
 import os
@@ -24,13 +24,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from main import find_or_train
+from runner import find_or_train
 from src.dataset.store.folder import open_named
 from src.io.errors import run_command
 from src.runs.command import parse_command
 from src.training.signals import Interrupted
 from trainers import Trainer
 from utils import start_process
+
+gc.freeze()
+gc.enable()
 
 
 @contextmanager

@@ -28,11 +28,11 @@ from src.io.paths import ROOT
 from src.runs.checkpoints import BEST, FORMER, LAST, load_checkpoint
 
 PHASES = {  # the function that a phase is spent in
-    "data": ("make_dataset", "make_dataset"),
+    "data": ("src.dataset.make", "make_dataset"),
     "train": ("trainers:Trainer", "train_step"),
     "validation": ("trainers:Trainer", "validate"),
     "save": ("src.runs.checkpoints", "write_atomically"),
-    "score": ("main", "score"),
+    "score": ("runner", "score"),
 }
 KILLED = -signal.SIGKILL  # the exit status
 BETWEEN = "between"  # in none of them
@@ -149,7 +149,7 @@ def _shared_memory(process: int) -> list[Path]:
 def _start_server() -> None:
     """Start the process that all others are forked from; it imports this module once."""
     FORKS.set_forkserver_preload(
-        [__name__, "main", "make_dataset", "torch._dynamo"]
+        [__name__, "runner", "src.dataset.make", "torch._dynamo"]
     )  # imported late by torch
     before = os.environ.get("PYTHONPATH")
     # the server looks for modules there alone

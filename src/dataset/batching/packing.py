@@ -11,6 +11,10 @@ from src.dataset.batching.tiles import attention_tiles, slot_count
 from src.dataset.batching.windows import Windows, read_events
 from src.dataset.store.folder import Dataset
 
+VIEWS = ("cross", "single")
+NOTHING = torch.zeros(0, dtype=torch.int64)
+NO_VIEW = View(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, 0, None, [], NOTHING)  # of no token
+
 
 def build_batch(
     dataset: Dataset,
@@ -49,6 +53,7 @@ def build_query_batch(
     target_domains: np.ndarray,
     domain_count: int,
     times: np.ndarray | None = None,
+    views: tuple[str, ...] = VIEWS,
 ) -> Batch:
     """Pack B contexts, each followed by a query for the next event in a domain.
 
@@ -61,10 +66,13 @@ def build_query_batch(
     domain_count: D.
     times: [N + B] of the events in seconds, and of the query after each context; None: the views
         have no intervals.
+    views: those that are read; the other one is left empty.
     """
     ends = np.cumsum(lengths)
     items, domains = np.insert(items, ends, 0), np.insert(domains, ends, target_domains)
-    return _pack(items, domains, lengths + 1, items[:, None][:, :0], domain_count, times=times)
+    return _pack(
+        items, domains, lengths + 1, items[:, None][:, :0], domain_count, times=times, views=views
+    )
 
 
 def _pack(
@@ -76,6 +84,7 @@ def _pack(
     mim_users: np.ndarray | None = None,
     trained: np.ndarray | None = None,
     times: np.ndarray | None = None,
+    views: tuple[str, ...] = VIEWS,
 ) -> Batch:
     """The batch of B sequences [N] of `lengths` [B], one after the other in time order."""
     users = np.repeat(np.arange(len(lengths)), lengths)
@@ -95,6 +104,12 @@ def _pack(
     last_rows = np.empty_like(last_order)
     last_rows[last_order] = np.arange(len(last))
     by_domain = None if times is None else times[order]
+    in_place = np.arange(len(order))
+    makers = {
+        "cross": lambda: _view(items, domains, lengths, order, times),
+        "single": lambda: _view(items[order], domains[order], pair_lengths, in_place, by_domain),
+    }
+    made = {name: make() if name in views else NO_VIEW for name, make in makers.items()}
     mim_pairs, mim_sizes = _mim_pairs(pairs[0, pair_starts], pair_lengths, domain_count, mim_users)
     return Batch(
         targets=torch.from_numpy(items[order]),
@@ -109,8 +124,7 @@ def _pack(
         pair_lengths=torch.from_numpy(pair_lengths),
         mim_pairs=mim_pairs,
         mim_sizes=mim_sizes,
-        cross=_view(items, domains, lengths, order, times),
-        single=_view(items[order], domains[order], pair_lengths, np.arange(len(order)), by_domain),
+        **made,
     )
 
 

@@ -35,11 +35,13 @@ def _fill_tiles(
 
     The longest sequence left opens a tile; the longest that still fits goes on in it.
     """
-    order = np.argsort(-lengths, kind="stable")
-    negated, first = np.unique(-lengths[order], return_index=True)
+    ordered = np.argsort(-lengths, kind="stable")
+    negated, first = np.unique(-lengths[ordered], return_index=True)
     sizes = (-negated).tolist()  # the lengths that occur, longest first
-    waiting = np.diff(np.append(first, len(order))).tolist()  # sequences of each size not yet laid
-    following, starts = first.tolist(), np.empty(len(lengths), dtype=np.int64)
+    waiting = np.diff(np.append(first, len(ordered))).tolist()  # sequences of a size not yet laid
+    following, order, starts = first.tolist(), ordered.tolist(), [0] * len(lengths)
+    most = max([SHORTEST_TILE, *sizes])
+    fits = np.searchsorted(negated, -np.arange(most + 1)).tolist()  # the first size, by free slots
     tiles: list[tuple[int, int]] = []
     slot, tokens = 0, int(lengths.sum())
     longest = 0  # index into sizes
@@ -49,18 +51,17 @@ def _fill_tiles(
         count = 0
         while longest < len(sizes) and sizes[longest] > shortest:
             free, size = length, longest
-            while size < len(sizes) and free:
+            while (size := max(size, fits[free])) < len(sizes):
                 fitting = min(waiting[size], free // sizes[size])
-                if fitting:
-                    placed = order[following[size] : following[size] + fitting]
-                    starts[placed] = slot + length - free + sizes[size] * np.arange(fitting)
-                    following[size] += fitting
-                    waiting[size] -= fitting
-                    free -= fitting * sizes[size]
-                    tokens -= fitting * sizes[size]
+                for sequence in order[following[size] : following[size] + fitting]:
+                    starts[sequence] = slot + length - free
+                    free -= sizes[size]
+                following[size] += fitting
+                waiting[size] -= fitting
+                tokens -= fitting * sizes[size]
                 size += 1
             slot, count = slot + length, count + 1
             while longest < len(sizes) and not waiting[longest]:
                 longest += 1
         tiles.append((count, length))
-    return tiles, starts
+    return tiles, np.array(starts, dtype=np.int64)

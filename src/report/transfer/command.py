@@ -6,30 +6,10 @@ place and renamed when it is complete.
 """
 
 import argparse
-from pathlib import Path
 
-from src.config.modes import BASELINE_MODES, JOINT_MODE, TWO_VIEW_MODE
-from src.evaluation.metrics import METRICS
 from src.report.finished_runs import read_runs
 from src.report.transfer.data_sets import data_sets
 from src.report.transfer.report_folder import PAGE, check_replaceable, replace_folder
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the command."""
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN",
-        help=f"run folders: for each data set --mode {' and/or '.join(BASELINE_MODES)}, "
-        f"{JOINT_MODE} and {TWO_VIEW_MODE}, each with one or more seeds",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, default=Path("report"),
-        help="folder of the report; an existing report is replaced (default: report)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--metric", default="ndcg@10", choices=METRICS,
-        help="metric of the differences (default: ndcg@10)",
-    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:

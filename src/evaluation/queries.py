@@ -114,7 +114,7 @@ def encode_queries(
         first, same = _distinct_rows(keys)
         outputs = [hidden[:0]]  # no queries, no outputs
         parts = list(model_queries.rows(first).parts(users_at_once))
-        views = (path,) if model.reads_view_alone else VIEWS
+        views = (path,) if model.queries_read == "view" else VIEWS
         batches = (_batch(dataset, inputs(part), part, ensemble.separate, views) for part in parts)
         ahead, hidden_bar = prefetch(batches), None if bar else True
         for batch in tqdm(ahead, f"encode {path}", len(parts), leave=False, disable=hidden_bar):

@@ -42,7 +42,7 @@ class Bag(torch.nn.Module):
     """A whole recommender: the mean of the events before a target, scaled."""
 
     Settings = BagSettings
-    reads_view_alone = True
+    queries_read = "view"
 
     def __init__(self, settings, item_starts):
         super().__init__()

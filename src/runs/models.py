@@ -47,7 +47,8 @@ class _Undrawn(TorchFunctionMode):
             case "repeat":
                 tensor, *times = args
                 sizes = (1,) * (len(times) - tensor.dim()) + tensor.shape
-                return torch.empty([n * size for n, size in zip(times, sizes, strict=True)])
+                sizes = [count * size for count, size in zip(times, sizes, strict=True)]
+                return torch.empty(sizes, device=tensor.device)
         return function(*args, **kwargs)
 
 

@@ -6,8 +6,11 @@ import main
 import make_dataset
 import recommend
 import report
+import runner
+from src.dataset import make
 from src.io.errors import UserError
 from src.report import finished_runs
+from src.serving import recommend as lists_command
 from tests.support.command_runs import TINY, failing, make_log
 from tests.support.report_commands import refusal
 
@@ -60,14 +63,14 @@ def test_report_refuses_a_folder_that_has_the_name_of_its_table(
 @pytest.mark.parametrize("wrong", ["below a file", "no permission"])
 def test_make_dataset_refuses_before_it_reads_the_log(monkeypatch, tmp_path, places, wrong):
     path, said = places[wrong]
-    monkeypatch.setattr(make_dataset, "find_log", work)
+    monkeypatch.setattr(make, "find_log", work)
     words = [*NAMES, f"--raw_dir={make_log(tmp_path / 'raw')}", f"--out_dir={path}"]
     with pytest.raises(UserError, match=said):
         make_dataset.main(words)
 
 
 def test_make_dataset_refuses_a_foreign_folder_before_it_reads_the_log(monkeypatch, tmp_path):
-    monkeypatch.setattr(make_dataset, "find_log", work)
+    monkeypatch.setattr(make, "find_log", work)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("text")
     with pytest.raises(UserError, match="exists and is not a dataset folder"):
@@ -77,7 +80,7 @@ def test_make_dataset_refuses_a_foreign_folder_before_it_reads_the_log(monkeypat
 @pytest.mark.parametrize("wrong", ["below a file", "no permission"])
 def test_main_refuses_before_it_trains(monkeypatch, capsys, data, tmp_path, places, wrong):
     path, said = places[wrong]
-    monkeypatch.setattr(main, "train", work)
+    monkeypatch.setattr(runner, "train", work)
     words = [f"--data_dir={data}", f"--runs_dir={path}", *TINY]
     line = failing(capsys, tmp_path, lambda: main.main(words))
     assert f"cannot write --runs_dir {path}/tiny/" in line
@@ -90,6 +93,6 @@ def test_recommend_refuses_before_it_opens_the_run(monkeypatch, run, tmp_path, p
     path, said = places.get(wrong, (str(tmp_path), "top.csv: it is a folder"))
     said = "file/out does not exist" if wrong == "below a file" else said
     path = "/proc" if wrong == "no permission" else path  # it exists, and takes no files
-    monkeypatch.setattr(recommend, "open_run", work)
+    monkeypatch.setattr(lists_command, "open_run", work)
     with pytest.raises(UserError, match=said):
         recommend.main([f"--run={run}", f"--out={path}/top.csv"])

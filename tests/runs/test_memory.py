@@ -146,7 +146,7 @@ def test_the_line_stands_before_the_first_epoch(tmp_path, capsys):
 
 LIMITED = """
 import resource, sys
-import main
+import main, runner
 from src.io.errors import run_command
 pages = int(open("/proc/self/statm").read().split()[0])
 room = pages * resource.getpagesize() + int(sys.argv[1])

@@ -4,7 +4,7 @@
 #
 # Versions: torch 2.13.0, onnx 1.23.2, onnxscript 0.7.2, onnxruntime 1.31.1, Python 3.11.
 # Expected: the exported graph repeats as torch does, for every size that was declared dynamic; the
-# conversion for symbolic counts was mended in onnxscript in 2025 (its pull request 2548).
+# conversion for symbolic counts was fixed in onnxscript in 2025 (its pull request 2548).
 # Seen, for torch.arange(3).repeat_interleave(n) with n the length of the input:
 #   n = 1   as torch
 #   n = 3   [0 1 2], where torch has [0 0 0 1 1 1 2 2 2]

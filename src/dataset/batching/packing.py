@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.config.modes import PATHS
 from src.dataset.batching.batch import Batch, View
 from src.dataset.batching.negatives import draw_negatives, held_out_events
 from src.dataset.batching.ragged import positions_in_runs, run_lengths
@@ -11,7 +12,7 @@ from src.dataset.batching.tiles import attention_tiles, slot_count
 from src.dataset.batching.windows import Windows, read_events
 from src.dataset.store.folder import Dataset
 
-VIEWS = ("cross", "single")
+VIEWS = tuple(PATHS)  # a path reads the view of its name
 NOTHING = torch.zeros(0, dtype=torch.int64)
 NO_VIEW = View(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, 0, None, [], NOTHING)  # of no token
 

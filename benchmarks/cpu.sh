@@ -25,5 +25,6 @@ asked kernels_middle speed/kernels --hidden 128 256 --rounds 5
 asked softmax speed/softmax
 asked evaluate speed/evaluate
 asked protocols speed/protocols
+asked recommend speed/recommend # with the other libraries where PYTHON has them
 asked protocols_small speed/protocols --items 14000 --domains 4 --targets 4096
 asked end_to_end speed/end_to_end

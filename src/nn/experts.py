@@ -110,7 +110,8 @@ class Experts(nn.Module):
 
 
 # Numbers that a target keeps of a layer that learns until its backward pass, in units of H
-OPERANDS = 12  # in the products' type: queries, keys, values, attention, 8 H
+OPERANDS = 8  # in the products' type: queries, keys, values, attention, 4 H before GELU
+ACTIVE = 4  # the same after GELU, which plain kernels keep and fused ones make again
 SUMS = 4  # in the weights' type: input, both sums before a norm, what lies between
 MASK_BYTES = 2  # bytes of its two dropout masks
 AROUND = 12  # of a view, in the weights' type: embedding, norm, mixture, tower, rows of the loss
@@ -130,7 +131,8 @@ def layer_bytes(settings, tile: float) -> float:
     """Bytes that a target keeps of one layer of an expert until its backward pass."""
     hidden, byte = settings.hidden, number_bytes(settings)
     product = 2 if settings.precision == "bf16" else byte
-    layer = product * (OPERANDS * hidden + settings.heads * tile) + byte * SUMS * hidden
+    operands = OPERANDS + ACTIVE * (settings.kernels == "plain")
+    layer = product * (operands * hidden + settings.heads * tile) + byte * SUMS * hidden
     return layer + (MASK_BYTES * hidden if settings.dropout else 0)
 
 

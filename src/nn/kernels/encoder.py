@@ -3,7 +3,8 @@
 The plain twin is src/nn/encoder.py. A layer is a handful of matrix multiplications with cheap steps
 between them, and at small hidden sizes the cheap steps cost more than the multiplications if each
 walks through memory separately. Written by hand, the backward pass adds into existing buffers,
-keeps one byte per element of a dropout mask, and frees activations as it goes.
+keeps one byte per element of a dropout mask, makes GELU's output (a quarter of the activations)
+again, and frees activations as it goes.
 tests/method/test_encoder.py compares it with the plain twin and with finite differences.
 
 On a CPU one expert at a time runs through a layer, so that its activations stay in the cache; on a
@@ -37,7 +38,6 @@ class Saved(NamedTuple):
     first_sum: tuple[Tensor, Tensor, Tensor]  # input, mean and 1 / deviation of the first norm
     middle: Tensor  # […, n, H] between the two blocks
     wide: Tensor  # […, n, 4H] before GELU
-    active: Tensor  # […, n, 4H] after it
     second_drawn: Tensor | None
     second_sum: tuple[Tensor, Tensor, Tensor]
 
@@ -179,7 +179,7 @@ def layer_forward(
     second_sum = total, scales[0], scales[1]
     saved = Saved(
         joint, attention, attended, drawn[0], first_sum,
-        middle, wide, active, drawn[1], second_sum,
+        middle, wide, drawn[1], second_sum,
     )  # fmt: skip
     return output, saved
 
@@ -195,7 +195,7 @@ def layer_backward(
         gradients.output_norm, gradients.output_norm_bias,
     )  # fmt: skip
     branch = _dropped(total, saved.second_drawn, options.dropout, dtype)
-    _matmul_into(gradients.narrow, saved.active.mT, branch)
+    _matmul_into(gradients.narrow, F.gelu(saved.wide).mT, branch)
     _sum_into(gradients.narrow_bias, branch)
     wide = torch.ops.aten.gelu_backward(branch @ w.narrow.mT, saved.wide)
     _matmul_into(gradients.widen, saved.middle.to(dtype).mT, wide)

@@ -17,6 +17,7 @@ asked step_512_float32 speed/step --hidden 512 --dtype float32 --rounds 3
 asked step_512_bfloat16 speed/step --hidden 512 --dtype bfloat16 --rounds 5 --skip_oracle
 asked step_64_float32 speed/step --hidden 64 --dtype float32
 asked step_64_bfloat16 speed/step --hidden 64 --dtype bfloat16
+asked at_once speed/at_once --rounds 5
 asked domains speed/domains
 asked catalogue memory/catalogue
 asked catalogue_run memory/catalogue_run

@@ -25,6 +25,7 @@ import pandas as pd
 
 SECONDS = 1704067200
 logs = {
+    "whole numbers": pd.to_datetime(pd.Series([SECONDS, SECONDS + 1]), unit="s"),
     "seconds": pd.to_datetime(pd.Series([SECONDS, SECONDS + 1.0]), unit="s"),
     "seconds, one with a half": pd.to_datetime(pd.Series([SECONDS, SECONDS + 1.5]), unit="s"),
     "text": pd.to_datetime(pd.Series(["2024-01-01", "2024-01-02"])),
@@ -36,9 +37,10 @@ print("pandas", pd.__version__)
 found = {}
 for name, times in logs.items():
     first = times.astype("int64").iloc[0] // 10**9
-    found[name] = str(times.dtype), int(first)
     meant = times.dt.as_unit("s").astype("int64").iloc[0]
+    found[name] = str(times.dtype), int(first), int(meant)
     print(f"{name}: {times.dtype}, // 10**9 {first}, as_unit('s') {meant}")
-wrong, right = ("datetime64[us]", SECONDS // 1000), ("datetime64[ns]", SECONDS)
-raise SystemExit(list(found.values()) != [wrong, right, wrong, right])
+wrong = ("datetime64[us]", SECONDS // 1000, SECONDS)
+right = ("datetime64[ns]", SECONDS, SECONDS)
+raise SystemExit(list(found.values()) != [wrong, wrong, right, wrong, right])
 PYTHON

@@ -8,10 +8,9 @@
 #   bincount(weights=), index_add_, scatter_add_, coalesce()       16,777,216
 #   embedding_bag(mode="sum"), embedding_bag(mode="mean")          16,777,216 and .8389
 #   bincount without weights, numpy.bincount with them             20,000,000
-# sum() adds in a tree, the others one value after the other, and 2^24 + 1 is 2^24 in float32. Weights
-# below 1, as counts that decay, stop as early in units of their size. No warning is given. Popularity,
-# decayed counts and losses summed by domain want float64 weights, or numpy, which takes float64 by
-# itself. Fails if any of this changes.
+# The sums by index add one value after the other in float32, where 2^24 + 1 is 2^24. No warning is
+# given. Popularity, decayed counts and losses summed by domain want float64 weights, or numpy, which
+# takes float64 by itself. Fails if any of this changes.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -3,16 +3,16 @@
 #
 #     bash benchmarks/reference/abxi_pair.sh DIR/abxi [--json FILE] [--work DIR]
 #
-# DIR/abxi has interactions.csv.gz (experiments/logs/abxi.py). The data, the split and the candidates
-# are those of https://github.com/DiMarzioBian/ABXI: both domains' events as logged, a user's last
-# event is the target, the one before it that of validation, 999 negatives of the target's domain
-# that the user does not have. Its README has five seeds; here is one, some half an hour of one core.
+# DIR/abxi has interactions.csv.gz (experiments/logs/abxi.py). The data and the split are those of
+# https://github.com/DiMarzioBian/ABXI: both domains' events as logged, a user's last event is the
+# target, the one before it that of validation, ranked among 999 negatives of its domain. Its README
+# has five seeds; here is one, some half an hour of one core.
 #
 # The settings are those of its demo.sh (configs/abxi_paper.json, --abxi_rank 64). What differs:
 #
 # - Rate: 1e-3, with two epochs of warm-up, then linear to 0 over 40 epochs; theirs 1e-4 with ten,
-#   which falls to a third after 31 epochs without a better validation, and ends after 62: a tenth of
-#   the epochs. The weight decay of 5 is theirs: it bounds the weights whatever the rate.
+#   a third of it after 31 epochs without a better validation, and the end after 62 such epochs. The
+#   weight decay of 5 is theirs: it bounds the weights whatever the rate.
 # - Validation: the MRR among all items of the domain; theirs among 999, drawn anew every epoch.
 # - First event: a target here, predicted from a start token. src/baselines/abxi.py has the rest.
 # - Negatives of a step: 128 of the target's domain; theirs, 128 of each domain in one softmax.
@@ -51,4 +51,4 @@ data=$work/abxi-beauty-electronics
   --warmup_epochs 2 --patience_epochs 40 --max_epochs 40 --no-trend --no-repeat --sampled_negatives 999 \
   --protocol full sampled full-unseen sampled-unseen --threads 1 --device cpu --data_dir "$data" \
   --runs_dir "$work" --run_name abxi-pair --resume
-"$PYTHON" benchmarks/reference/abxi_pair_table.py "$work"/*/abxi-pair ${json[@]+"${json[@]}"}
+"$PYTHON" benchmarks/reference/abxi_pair_table.py "$work"/abxi/abxi-pair ${json[@]+"${json[@]}"}

@@ -143,9 +143,7 @@ def measure(hidden: int, loss: str, batch: int, rounds: int) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = make_parser(__doc__, rounds=7)
-    parser.add_argument(
-        "--hidden", type=int, nargs="+", default=[64, 128], help="hidden sizes"
-    )
+    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 128], help="hidden sizes")
     parser.add_argument("--loss", default="ce", help="the loss (ce)")
     parser.add_argument("--batch", type=int, default=128, help="users in the batch (128)")
     asked = parser.parse_args(arguments)

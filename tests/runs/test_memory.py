@@ -159,7 +159,7 @@ run_command(lambda: main.main(sys.argv[2:]))
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
-        (("--hidden=128", "--experts_cross=40"), "--batch_size 25 --grad_accum 2"),
+        (("--hidden=64", "--experts_cross=80"), "--batch_size 25 --grad_accum 2"),
         pytest.param(("--hidden=1024", "--heads=1"), "--hidden 512", marks=pytest.mark.nightly),
     ],
 )

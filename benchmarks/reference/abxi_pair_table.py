@@ -1,6 +1,8 @@
 """The table of abxi_pair.sh: ABXI here and in its authors' README, on the same pair of domains.
 
-python benchmarks/reference/abxi_pair_table.py RUN [--json FILE]
+    python benchmarks/reference/abxi_pair_table.py RUN [--json FILE]
+
+RUN is the folder of the finished run. Counts stand beside it, under each protocol.
 """
 
 import sys

@@ -148,7 +148,7 @@ class CovisitScores:
             half_lives = model.half_lives[domains[part]][row]
             decayed = weights.place * np.exp2(-weights.age / half_lives)
             shape = len(items[part]), model.dataset.item_rows
-            counts = csr_array((decayed, (row, follower)), shape=shape)
+            counts = _summed(decayed, (row, follower), shape)
             rows = np.repeat(np.arange(shape[0]), items.shape[1])
             values[part] = np.asarray(counts[rows, items[part].ravel()]).reshape(items[part].shape)
         return as_scores(values.astype(np.float32))

@@ -23,6 +23,7 @@ HALF_LIVES = tuple(  # seconds, from half an hour to two years
 # A half-life is tried on this many validation targets of a domain, so many scores at a time
 TRIED_TARGETS, TRIED_SCORES = 1000, 2**22
 LIVES_AT_ONCE = 500  # half-lives that counts are summed over at a time: float64 ends at 2^1024
+ROWS = 256  # whose single items are counted at a time
 LONGER = (1, 8, 64)  # half-lives of features, as multiples of the one that validates best
 
 
@@ -53,7 +54,24 @@ class DecayedCounts:
         The columns are a slice of the domain's items, or their numbers.
         """
         first, end = self.item_starts[domain : domain + 2]
-        items = np.arange(first, end)[columns]
+        return self._at(times, half_life, np.arange(first, end)[columns])
+
+    def of_items(self, times: np.ndarray, half_lives: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """c_h of single items [n, N] of any domain before each of the times [n], with the half-life
+        of each [n]: [n, N] float64, as in `at`."""
+        counts = np.empty(items.shape)
+        for half_life in np.unique(half_lives):
+            asking = np.flatnonzero(half_lives == half_life)
+            for start in range(0, len(asking), ROWS):
+                rows = asking[start : start + ROWS]
+                # what several rows ask for is counted once
+                distinct, column = np.unique(items[rows], return_inverse=True)
+                every = self._at(times[rows], half_life, distinct)
+                counts[rows] = np.take_along_axis(every, column.reshape(len(rows), -1), axis=1)
+        return counts
+
+    def _at(self, times: np.ndarray, half_life: float, items: np.ndarray) -> np.ndarray:
+        """c_h of the items before each of the times: [n, items]."""
         moments, row = np.unique(times // self.tick, return_inverse=True)
         events, column = expand_ranges(self.starts[items], self.starts[items + 1])
         ticks = self.ticks[events]
@@ -88,18 +106,7 @@ class DecayedCounts:
             np.cumsum(part, axis=0, out=part)
             part *= decay
 
-    def of_items(self, times: np.ndarray, half_lives: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """c_h of single items [n, N] before each of the times [n], with the half-life of each [n]:
-        [n, N] float64."""
-        flat = items.ravel()
-        events, cell = expand_ranges(self.starts[flat], self.starts[flat + 1])
-        row = cell // items.shape[1]
-        age = (times // self.tick)[row] - self.ticks[events]
-        weights = np.where(age > 0, self._decay(age, half_lives[row]), 0.0)
-        counts = np.bincount(cell, weights, len(flat)).astype(np.float64, copy=False)
-        return counts.reshape(items.shape)
-
-    def _decay(self, age: np.ndarray, half_life: float | np.ndarray) -> np.ndarray:
+    def _decay(self, age: np.ndarray, half_life: float) -> np.ndarray:
         """The weight of events of this age, in ticks."""
         return np.exp2(-np.maximum(age, 0) * (self.tick / half_life))
 

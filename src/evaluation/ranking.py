@@ -42,14 +42,11 @@ from src.evaluation.rank_counts import (
     to_device,
 )
 from src.evaluation.targets import Targets, context_events
-from src.interfaces import CountModel, CountScores, Requests, Scores
+from src.interfaces import CountModel, CountScores, Scores
 from src.io.errors import NotFinite
 
 CPU = torch.device("cpu")
 PAIR_VALUES = 2**22  # numbers of item rows that are looked up at a time
-# Targets whose single items a count model scores at a time. It may look at every event of an item:
-# 512 targets with 101 items of 270 events took 2.3 s, most of it to get the memory, and .3 s so.
-PAIR_ROWS = 64
 
 
 class Scorer(Protocol):
@@ -426,14 +423,12 @@ class CountScorer:
 
     def of(self, rows: np.ndarray) -> BlockScorer:
         requests = self.plan.targets.requests(rows, self.plan.own_domain)
-        return _CountBlockScorer(self.model, requests, self.model.read(requests), self.plan.device)
+        return _CountBlockScorer(self.model.read(requests), self.plan.device)
 
 
 @dataclass(frozen=True)
 class _CountBlockScorer:
-    model: CountModel
-    requests: Requests
-    counted: CountScores  # for these requests
+    counted: CountScores
     device: torch.device
 
     def scores(self, rows: np.ndarray, domain: int) -> Scores:
@@ -441,11 +436,4 @@ class _CountBlockScorer:
         return lambda columns: on_cpu(columns_on_cpu(columns)).to(self.device)
 
     def pairs(self, domains: np.ndarray, items: np.ndarray) -> Tensor:
-        if len(items) <= PAIR_ROWS:
-            return self.counted.pairs(domains, items).to(self.device)
-        scores = []
-        for start in range(0, len(items), PAIR_ROWS):
-            part = slice(start, start + PAIR_ROWS)
-            counted = self.model.read(self.requests.rows(part))
-            scores.append(counted.pairs(domains[part], items[part]))
-        return torch.cat(scores).to(self.device)
+        return self.counted.pairs(domains, items).to(self.device)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.baselines import decayed_counts
 from src.baselines.covisit import CONTEXT, REACH, Covisit
 from src.baselines.decayed_counts import DAY, HALF_LIVES, DecayedCounts, best_half_lives, tick_of
 from src.baselines.own import Own
@@ -114,10 +115,29 @@ def test_counts_hold_over_any_number_of_half_lives(half_life):
     dataset = dataclasses.replace(dataset, times=times)
     counts = DecayedCounts.of(dataset, np.arange(300))
     asked = np.concatenate([times, times + 1, times + 3600])
-    singly = counts.of_items(asked, np.full(900, half_life), np.tile(np.arange(1, 9), (900, 1)))
+    age = asked[:, None] - times
+    weights = np.where(age > 0, np.exp2(-np.maximum(age, 0) / half_life), 0.0)
+    slow = weights @ (items[:, None] == np.arange(1, 9))
     together = counts.at(0, asked, half_life, slice(None))
-    np.testing.assert_allclose(together, singly, rtol=1e-12, atol=1e-150)
+    np.testing.assert_allclose(together, slow, rtol=1e-12, atol=1e-150)
+    singly = counts.of_items(asked, np.full(900, half_life), np.tile(np.arange(1, 9), (900, 1)))
+    np.testing.assert_allclose(singly, slow, rtol=1e-12, atol=1e-150)
     assert (together[300:600].max(1) > 0.99).all()
+
+
+def test_single_items_have_the_half_life_of_their_row(monkeypatch):
+    rng = np.random.default_rng(1)
+    dataset = dataset_of(3, 5000, False, users=12)
+    counts = DecayedCounts.of(dataset, np.arange(len(dataset.items)))
+    times = rng.choice(dataset.times, 40)
+    half_lives = rng.choice([1800.0, DAY, 30 * DAY], 40)
+    items = rng.integers(1, dataset.item_rows, (40, 7))  # of any domain, some of them twice
+    monkeypatch.setattr(decayed_counts, "ROWS", 6)
+    found = counts.of_items(times, half_lives, items)
+    age = (times[:, None] - dataset.times)[:, None]
+    weights = np.exp2(-np.maximum(age, 0) / half_lives[:, None, None])
+    counted = (age > 0) & (dataset.items == items[:, :, None])
+    np.testing.assert_allclose(found, (weights * counted).sum(2), rtol=1e-12)
 
 
 @pytest.mark.parametrize("temporal", [False, True], ids=["leave one out", "temporal"])

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.baselines import covisit, decayed_counts
 from src.config.names import COUNT_MODELS, PROTOCOLS, RELEASED, UNSEEN, load
 from src.config.protocols import chosen_protocols
 from src.config.settings import Settings
 from src.evaluation import path_scores as scoring
 from src.evaluation import rank_counts as ranks
-from src.evaluation import ranking
 from src.evaluation.path_scores import model_scorer, score_paths
 from src.evaluation.protocols import Ranks, ties_of
 from src.evaluation.queries import Ensemble, Queries, domain_scores, encode_queries
@@ -274,7 +274,7 @@ def test_the_shares_of_the_processes_add_up_to_the_whole(processes, at_once, mon
                 assert (np.count_nonzero(values, axis=0) <= 1).all()  # each target has one share
 
 
-@pytest.mark.parametrize("name", COUNT_MODELS)
+@pytest.mark.parametrize("name", ["recent", "covisit"])
 def test_single_items_are_scored_in_parts_as_all_at_once(name, monkeypatch, tmp_path):
     dataset = random_dataset(np.random.default_rng(3), (7, 9), users=40)
     targets = split_targets(dataset, "test")
@@ -282,7 +282,8 @@ def test_single_items_are_scored_in_parts_as_all_at_once(name, monkeypatch, tmp_
     plan = Plan(dataset, targets, (RELEASED,), drawn)
     scorer, found = CountScorer(load(COUNT_MODELS[name]).fit(dataset), plan), []
     for at_once in (len(rows), 3):
-        monkeypatch.setattr(ranking, "PAIR_ROWS", at_once)
+        monkeypatch.setattr(decayed_counts, "ROWS", at_once)
+        monkeypatch.setattr(covisit, "ROWS", at_once)
         found.append(rank_targets(scorer, plan, rows, list(plan.blocks(rows)))[RELEASED])
     assert len(rows) > 6
     assert as_rows(found[0]) == as_rows(found[1])

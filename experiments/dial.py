@@ -123,7 +123,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axis.plot(ends, ends, color=style.BLACK, linewidth=0.6)
         axis.axhline(0, color=style.BLACK, linewidth=0.6)
         axis.set(title=name, xlabel="possible gain, NDCG@10")
-    axes[0].set_ylabel("measured gain over one model per domain")
+    axes[0].set_ylabel("gain over one model per domain")
     figure.tight_layout()
     figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
     pyplot.close(figure)

@@ -12,7 +12,7 @@
 #   a seventh event, B00X        the join stops with a Conversion Error
 # Since 0.10 other comparisons ask for a cast; = alone casts the text to BIGINT, which rounds decimals and
 # reads exponents, hexadecimal digits and underscores. So a join that was right on one month's export counts
-# a variant (7.4) or a compound id (1_1) as another item on the next, until an id that is no number stops it.
+# a variant (7.4) or a compound id (1_1) as another item on the next, and fails only once an id is not a number.
 # Reading both files with all_varchar leaves one match, 7. make_dataset.py takes ids as text, whatever they
 # look like.
 # Fails if any of this changes.

@@ -8,6 +8,7 @@ Runs in the environment of requirements-rectools.txt.
 import logging
 import warnings
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,21 +49,27 @@ class Reader:
         return Vectors(queries[order], items, np.isin(np.arange(self.item_rows), ids))
 
 
-def main() -> None:
-    options = parse(__doc__.splitlines()[0])
+def first_epoch(
+    folder: Path, model: SASRecModel, seed: int, patience: int
+) -> tuple[EpochChoice, Dataset]:
+    """Train for an epoch on the training events of a dataset folder; returns the choice among its
+    epochs, and what the next ones train on."""
     warnings.simplefilter("ignore")  # advice of Lightning's on workers and loggers
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    dataset = leave_one_out(options.folder)
-    events = read_events(options.folder)
+    dataset, events = leave_one_out(folder), read_events(folder)
     # Whoever sorts by these times has the dataset's order, also where the log's times are equal.
     events[Columns.Datetime] = pd.to_datetime(np.arange(len(events)), unit="s")
     training = Dataset.construct(events[events["split"].isin(CONTEXT["valid"])])
-
-    lightning.seed_everything(options.seed, verbose=False)
-    model = sasrec(options.length, lambda: cpu_trainer(max_epochs=1))
+    lightning.seed_everything(seed, verbose=False)
     model.fit_partial(training, min_epochs=1, max_epochs=1)
     reader = Reader(model, events, dataset.item_rows)
-    choice = EpochChoice(model.torch_model, dataset, reader, options.patience)
+    return EpochChoice(model.torch_model, dataset, reader, patience), training
+
+
+def main() -> None:
+    options = parse(__doc__.splitlines()[0])
+    model = sasrec(options.length, lambda: cpu_trainer(max_epochs=1))
+    choice, training = first_epoch(options.folder, model, options.seed, options.patience)
     while not choice.end_epoch() and len(choice.figures) < options.max_epochs:
         model.fit_partial(training, min_epochs=1, max_epochs=1)
     facts = {"model": "SASRec", "library": "RecTools", "version": metadata.version("rectools")}

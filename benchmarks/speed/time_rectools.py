@@ -9,24 +9,16 @@ this project from RecTools' vectors, as in benchmarks/reference/quality.sh. Prin
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pytorch_lightning as lightning
 import torch
-from rectools import Columns
-from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
-from quality_ranks import CONTEXT, EpochChoice, leave_one_out
-from quality_rectools import Reader
-from sasrec_rectools import cpu_trainer, read_events
+from quality_rectools import first_epoch
+from sasrec_rectools import cpu_trainer
 
 
 def main() -> None:
@@ -38,19 +30,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")  # advice of Lightning's on workers and loggers
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    dataset = leave_one_out(options.folder)
-    events = read_events(options.folder)
-    # Whoever sorts by these times has the dataset's order, also where the log's times are equal.
-    events[Columns.Datetime] = pd.to_datetime(np.arange(len(events)), unit="s")
-    training = Dataset.construct(events[events["split"].isin(CONTEXT["valid"])])
-
-    lightning.seed_everything(options.seed, verbose=False)
     model = SASRecModel(get_trainer_func=lambda: cpu_trainer(max_epochs=1))
-    model.fit_partial(training, min_epochs=1, max_epochs=1)
-    reader = Reader(model, events, dataset.item_rows)
-    choice = EpochChoice(model.torch_model, dataset, reader, options.max_epochs)
+    choice, training = first_epoch(options.folder, model, options.seed, options.max_epochs)
     choice.end_epoch()
     while max(choice.figures) < options.goal and len(choice.figures) < options.max_epochs:
         model.fit_partial(training, min_epochs=1, max_epochs=1)

@@ -190,8 +190,8 @@ def _summed(
     sums = np.bincount(where[0] * width + where[1], values, rows * width)
     filled = np.flatnonzero(sums != 0)  # among bools: SciPy looks among floats, which is slower
     starts = np.searchsorted(filled, np.arange(rows + 1) * width)
-    values, columns = sums[filled].astype(np.float64, copy=False), filled % width
-    return csr_array((values, columns.astype(np.int32), starts.astype(np.int32)), shape)
+    found, columns = sums[filled].astype(np.float64, copy=False), filled % width
+    return csr_array((found, columns.astype(np.int32), starts.astype(np.int32)), shape)
 
 
 @dataclass(frozen=True)

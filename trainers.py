@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -240,7 +241,7 @@ class Trainer:
             self.signals.ending(self._saved()),
         ):
             try:
-                results = self.validate(targets)
+                results = self.validate(targets, self.weighting.on_validation)
             except NotFinite as error:  # raised by all processes
                 raise divergence.in_validation(self, error) from None
         statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
@@ -289,7 +290,7 @@ class Trainer:
         self.progress.epoch += 1
         self.progress.position = 0
         statistics.reduce(self.process.sum)
-        if self.weighting.held_out:
+        if self.weighting.held_out or self.weighting.on_validation:
             self.weighting.update_held_out(*statistics.held_out_means())
         if number := self.weighting.coalition_targets:
             self.weighting.update_coalitions(coalition_losses(self, number))
@@ -310,8 +311,16 @@ class Trainer:
     def _saved(self) -> str:
         return f"{self.folder / LAST} is saved after {self.progress}; continue with --resume"
 
-    def validate(self, targets: Targets) -> Results:
-        """The metrics of the model on a split, under `full`."""
+    def validate(self, targets: Targets, measure_losses: bool = False) -> Results:
+        """The metrics of the model on a split, under `full`; with `measure_losses` the targets'
+        losses are added to the epoch's statistics, as those of targets that are held out."""
         self.model.eval()
-        ensemble = Ensemble([self.model])
-        return score_validation(ensemble, self.settings, self.dataset, targets, self.process)
+        ensemble, losses = Ensemble([self.model]), None
+        if measure_losses:
+            losses = {path: np.full(len(targets.events), np.nan) for path in self.paths}
+        results = score_validation(
+            ensemble, self.settings, self.dataset, targets, self.process, losses
+        )
+        if losses:
+            self.statistics.add_held_out(losses, targets.domains)
+        return results

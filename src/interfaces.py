@@ -138,6 +138,7 @@ class LossWeighting(Protocol):
     needs_losses: ClassVar[bool]  # `update` after each step
     needs_losses_after: ClassVar[bool]  # then `update_after`, at the price of a forward pass
     held_out: ClassVar[float]  # share of the training events that it needs held out
+    on_validation: ClassVar[bool]  # whether the targets that are held out are the validation's
     coalition_targets: ClassVar[int]  # sampled per domain for `update_coalitions`; 0: not called
     per_domain_gradients: ClassVar[bool]  # one forward and backward pass per domain, `combine`d
 
@@ -156,9 +157,10 @@ class LossWeighting(Protocol):
         """After the last step of an epoch, and after all other updates."""
 
     def update_held_out(self, losses: dict[str, Tensor], error: Tensor, counts: Tensor) -> None:
-        """After an epoch, where `held_out` is not 0: the same of the targets that are held out,
-        from the steps of the epoch, and the standard error [D] of the mean difference between the
-        paths (`EpochStatistics.held_out_means`). No gradient comes from these targets."""
+        """After an epoch, where `held_out` is not 0 or with `on_validation`: the same of the
+        targets that are held out, from the steps of the epoch or from its validation, and the
+        standard error [D] of the mean difference between the paths
+        (`EpochStatistics.held_out_means`). No gradient comes from these targets."""
 
     def update_coalitions(self, losses: Tensor) -> None:
         """After an epoch, at the price of 2^D forward passes of a sample of its targets: their mean

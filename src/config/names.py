@@ -82,6 +82,7 @@ WITHOUT_SETTINGS = (
 GAPS = {
     "training": "src.objective.lc_ntg:LCNTG",
     "heldout": "src.objective.heldout_gap:HeldOutGap",
+    "validation": "src.objective.heldout_gap:ValidationGap",
 }
 
 # Candidates of a target (src/evaluation/protocols.py), each also without the items already seen.

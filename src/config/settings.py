@@ -165,7 +165,7 @@ class ObjectiveSettings:
         "",
         "the gap that weighs the domains. training: on the targets of each step, the paper's rule; "
         "heldout, the default of lc_ntg where both views are trained: on one event in 20, which is "
-        "then no target of the training",
+        "then no target of the training; validation: on the validation targets, after each epoch",
         group=LC_NTG,
         choices=GAPS,
     )

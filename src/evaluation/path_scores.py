@@ -30,11 +30,13 @@ from src.evaluation.ranking import (
 from src.evaluation.serving_choice import Choice, serve_paths
 from src.evaluation.stand_ins import made_by
 from src.evaluation.target_lists import LISTED, block_lists
+from src.evaluation.target_losses import block_losses
 from src.evaluation.targets import Targets, split_targets, target_columns
 from src.interfaces import CountModel
 from src.training.processes import Process
 
 Results = dict[str, dict[str, dict[str, float]]]  # {path: {domain, macro, users: metrics}}
+Visit = Callable[[str, Block, BlockScorer], None]  # of a path's scorer of a block, once ranked
 
 ROWS_AT_ONCE = 2**14  # targets whose queries are held at a time
 
@@ -60,11 +62,28 @@ def fit_count_models(dataset: Dataset, settings: Settings) -> dict[str, CountMod
 
 
 def score_validation(
-    ensemble: Ensemble, settings: Settings, dataset: Dataset, targets: Targets, process: Process
+    ensemble: Ensemble,
+    settings: Settings,
+    dataset: Dataset,
+    targets: Targets,
+    process: Process,
+    losses: dict[str, np.ndarray] | None = None,
 ) -> Results:
-    """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`."""
+    """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`.
+
+    `losses` {path: [n]}, if given, get the `block_losses` of the targets that this process ranks.
+    """
     plan = Plan(dataset, targets, ("full",), {}, process.device)
-    scores = score_paths(ensemble, settings, plan, process, count_models={}, lists=False)
+    temperature = settings.softmax_temperature if settings.loss == "ce" else 1.0
+
+    def note(path: str, block: Block, scorer: BlockScorer) -> None:
+        assert losses is not None
+        losses[path][block.rows] = block_losses(scorer, plan, block, temperature)
+
+    scores = score_paths(
+        ensemble, settings, plan, process, count_models={}, lists=False,
+        visit=None if losses is None else note,
+    )  # fmt: skip
     return {
         path: summarise(
             path_scores.ranks["full"].better, path_scores.ranks["full"].tied, targets.domains,
@@ -82,10 +101,11 @@ def score_paths(
     count_models: dict[str, CountModel],
     lists: bool,
     blend: Blend | None = None,
+    visit: Visit | None = None,
 ) -> dict[str, PathScores]:
     """{path: scores} of the run's paths, of their blend and of the fitted count models; each
     process scores its share of the targets. With `lists`, also what each path recommends in the
-    targets' domains."""
+    targets' domains; without, `visit` may read more from each block's scorer."""
     variants: dict[str, tuple[str, ...]] = dict.fromkeys(settings.paths, ())
     variants |= {BLEND: tuple(blend.variants)} if blend else {}
     variants |= dict.fromkeys(count_models, ())
@@ -99,7 +119,7 @@ def score_paths(
             for path in (*settings.paths, *((BLEND,) if blend else ()))
         }
 
-    return _path_scores(plan, process, variants, scorers, makers, lists)
+    return _path_scores(plan, process, variants, scorers, makers, lists, visit)
 
 
 def score_count_models(
@@ -119,11 +139,12 @@ def _path_scores(
     scorers: Callable[[np.ndarray], Iterator[tuple[str, Scorer]]],
     makers: Callable[[np.ndarray], dict[str, np.ndarray]],
     lists: bool,
+    visit: Visit | None = None,
 ) -> dict[str, PathScores]:
     """The scores of the paths {path: variants} that `scorers` score for some targets. `makers` say
     which path makes each target's list where a path serves: without an entry the path itself."""
     ranks, listed = process.together(
-        lambda: _process_share(plan, process, variants, scorers, makers, lists)
+        lambda: _process_share(plan, process, variants, scorers, makers, lists, visit)
     )
     scores = {}
     for path, shares in ranks.items():
@@ -141,6 +162,7 @@ def _process_share(
     scorers: Callable[[np.ndarray], Iterator[tuple[str, Scorer]]],
     makers: Callable[[np.ndarray], dict[str, np.ndarray]],
     lists: bool,
+    visit: Visit | None,
 ) -> tuple[dict[str, dict[str, Ranks]], dict[str, dict[str, np.ndarray]]]:
     """The ranks of all targets, by path and protocol or variant, and the lists, by path and
     protocol; 0 where another process has the target."""
@@ -163,7 +185,8 @@ def _process_share(
             served = _served_by(path, made, tuple(variants), len(part))
             # the lists of a block follow its ranks: a count model reads the contexts once for both
             lists_of = partial(_count_lists, plan, part, path, served, listed) if listing else None
-            by_protocol = rank_targets(scorer, plan, part, blocks, process.leads, lists_of)
+            read = lists_of or (partial(visit, path) if visit else None)
+            by_protocol = rank_targets(scorer, plan, part, blocks, process.leads, read)
             for name, part_ranks in by_protocol.items():
                 if name == AS_LISTED:
                     for other, makes in served.items():

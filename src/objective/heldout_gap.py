@@ -1,11 +1,12 @@
-"""LC-NTG with a gap on held-out events: a rule that can't run away (`--gap heldout`).
+"""LC-NTG with a gap on held-out events: a rule that can't run away (`--gap heldout|validation`).
 
 A gap on targets that are being fitted rewards the domain that is fitted more closely, and the
-reward makes it be fitted more closely still. Here the gap is measured over an epoch's steps on
-events that are inputs, but no targets of the training. Only negative transfer beyond its standard
-error e_d counts, relative to the domain's own loss, and only where the cross view has stopped
-improving: one that still learns may yet overtake the single view. All domains that gain weigh the
-same, however much they gain, and no weight is more than `BOUND` times another:
+reward makes it be fitted more closely still. Here the gap is measured on events that are no targets
+of the training: over an epoch's steps on some that are inputs only, or after each epoch on the
+validation targets, among all items of their domain and without dropout. Only negative transfer
+beyond its standard error e_d counts, relative to the domain's own loss, and only where the cross
+view has stopped improving: one that still learns may yet overtake the single view. All domains that
+gain weigh the same, however much they gain, and no weight is more than `BOUND` times another:
 
     g_d = min(φ_d + e_d, 0) / l_single,d, or 0 where l_cross,d fell by more than e_d since
                                               the epoch before
@@ -60,3 +61,10 @@ class HeldOutGap(Uniform):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"relative_gap": self.relative, "cross_loss": self.last}
+
+
+class ValidationGap(HeldOutGap):
+    """The same on the validation targets: every training event is trained."""
+
+    held_out = 0.0
+    on_validation = True

@@ -20,6 +20,7 @@ class Uniform:
     needs_losses: ClassVar[bool] = False
     needs_losses_after: ClassVar[bool] = False
     held_out: ClassVar[float] = 0.0
+    on_validation: ClassVar[bool] = False
     coalition_targets: ClassVar[int] = 0
     per_domain_gradients: ClassVar[bool] = False
 

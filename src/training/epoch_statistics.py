@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,17 @@ class EpochStatistics:
             self.shown[name] = total + value.detach() / batches_of_step
         self.steps += 1 / batches_of_step
         return sums
+
+    def add_held_out(self, losses: dict[str, np.ndarray], domains: np.ndarray) -> None:
+        """Add the losses of targets that no step has: {path: [n]}, NaN for those of another
+        process, and their domains [n]."""
+        by_path = list(losses.values())
+        own, gap = np.isfinite(by_path[0]), by_path[-1] - by_path[0]
+        for total, values in zip(
+            self.held_out, (*by_path, np.square(gap), np.ones_like(gap)), strict=True
+        ):
+            sums = np.bincount(domains[own], values[own], len(total))
+            total += torch.from_numpy(sums).to(total)
 
     def add_transfer(
         self, gap_sums: Tensor, counts: Tensor, transfer: tuple[Tensor, ...], weights: Tensor

@@ -10,6 +10,11 @@ import torch
 
 from src.config.names import WEIGHTINGS
 from src.dataset.batching.negatives import held_out_events
+from src.evaluation.path_scores import path_scorers
+from src.evaluation.queries import Ensemble
+from src.evaluation.rank_counts import SIDES
+from src.evaluation.ranking import Plan
+from src.evaluation.targets import split_targets
 from src.io.errors import UserError
 from src.objective.heldout_gap import BOUND, HeldOutGap, bounded_weights, certain_loss
 from src.objective.inverse_loss import InverseLoss
@@ -40,7 +45,8 @@ def take_steps(weighting, seed: int, steps: int = 7) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "gap"), [*((name, "") for name in WEIGHTINGS), ("lc_ntg", "training")]
+    ("name", "gap"),
+    [*((name, "") for name in WEIGHTINGS), ("lc_ntg", "training"), ("lc_ntg", "validation")],
 )
 def test_weights_have_mean_1_and_go_on_from_their_state(name, gap):
     settings = settings_of(name, gap=gap)
@@ -336,6 +342,42 @@ def test_the_losses_of_held_out_targets_are_measured_in_the_steps(
         assert last["cross", name, "gap_error"] == pytest.approx(error)
     assert len(last) == 3 * len(trainer.dataset.domain_names)
     assert trainer.weighting.relative.tolist() != [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("side", [1, 1024], ids=["many chunks", "one chunk"])
+@pytest.mark.parametrize(
+    "changes", [{"loss": "ce", "softmax_temperature": 0.5}, {"loss": "bce"}], ids=["ce", "bce"]
+)
+def test_the_gap_on_the_validation_targets_is_measured_after_each_epoch(
+    changes, side, tmp_path, monkeypatch
+):
+    """Their losses among the items of their domain, while every event is trained."""
+    monkeypatch.setitem(SIDES, "cpu", side)
+    trainer = make_trainer(tmp_path, "lc_ntg", gap="validation", max_epochs=2, **changes)
+    assert all(batch.trained is None for step in trainer.loader.steps(0) for batch in step)
+    trainer.fit()
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    table = table[table.split == "held_out"]
+    assert set(table.epoch) == {1, 2}
+    last = table[table.epoch == 2].set_index(["path", "domain", "metric"]).value
+    targets = split_targets(trainer.dataset, "valid")
+    plan, rows = Plan(trainer.dataset, targets, ("full",), {}), np.arange(len(targets.events))
+    scorers = path_scorers(Ensemble([trainer.model.eval()]), trainer.settings, plan, rows)
+    starts = trainer.dataset.item_starts
+    for number, name in enumerate(trainer.dataset.domain_names):
+        chosen = np.flatnonzero(targets.domains == number)
+        labels = torch.from_numpy(targets.items[chosen].astype(int) - starts[number])
+        losses = {}
+        for path, scorer in scorers.items():
+            logits = scorer.of(chosen).scores(np.arange(len(chosen)), number)(slice(None))
+            logits = logits / changes.get("softmax_temperature", 1)
+            losses[path] = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            assert last[path, name, "loss"] == pytest.approx(losses[path].mean().item())
+        if len(chosen) > 1:  # else it has no error
+            error = (losses["single"] - losses["cross"]).std().item() / math.sqrt(len(chosen))
+            assert last["cross", name, "gap_error"] == pytest.approx(error)
+    several = np.bincount(targets.domains) > 1
+    assert several.any() and len(last) == 2 * len(several) + several.sum()
 
 
 def test_a_checkpoint_from_before_there_were_held_out_targets_is_read():

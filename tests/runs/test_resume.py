@@ -80,6 +80,7 @@ VARIANTS = {
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
     "Shapley": ("--weighting=shapley", "--dropout=.3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
+    "gap on the validation": ("--gap=validation", "--dropout=.3", "--save_every_steps=1"),
     "one task": ("--mode=cdsr",),
     "masked events": ("--model=bert4rec", "--dropout=.3", "--save_every_steps=1"),
     "changed copies": ("--model=cl4srec", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
@@ -357,13 +358,13 @@ def test_a_signal_in_a_validation_ends_at_once_and_the_epoch_is_not_lost(
 ):
     validate, calls = Trainer.validate, []
 
-    def interrupted(self, targets):
+    def interrupted(self, *given):
         calls.append(self.progress.position)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)  # which the signal cuts short
             raise AssertionError("the validation went on")
-        return validate(self, targets)
+        return validate(self, *given)
 
     monkeypatch.setattr(Trainer, "validate", interrupted)
     with pytest.raises(Interrupted, match=r"SIGINT; .*last\.pt is saved after step 3 of epoch 2"):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +17,9 @@ from src.dataset.batching.batch import Batch
 from src.dataset.batching.loader import Loader
 from src.dataset.batching.prefetch import prefetch
 from src.dataset.store.folder import Dataset
-from src.evaluation.path_scores import Results, score_validation
+from src.evaluation.path_scores import Results, Visit, score_validation, validation_plan
 from src.evaluation.queries import Ensemble
+from src.evaluation.target_losses import TargetLosses
 from src.evaluation.targets import Targets, split_targets
 from src.interfaces import StepLosses
 from src.io.errors import NotFinite
@@ -241,7 +241,7 @@ class Trainer:
             self.signals.ending(self._saved()),
         ):
             try:
-                results = self.validate(targets, self.weighting.on_validation)
+                results = self.validate_epoch(targets)
             except NotFinite as error:  # raised by all processes
                 raise divergence.in_validation(self, error) from None
         statistics, selected = self.end_epoch(), results[self.paths[0]]  # the first path selects
@@ -311,16 +311,19 @@ class Trainer:
     def _saved(self) -> str:
         return f"{self.folder / LAST} is saved after {self.progress}; continue with --resume"
 
-    def validate(self, targets: Targets, measure_losses: bool = False) -> Results:
-        """The metrics of the model on a split, under `full`; with `measure_losses` the targets'
-        losses are added to the epoch's statistics, as those of targets that are held out."""
-        self.model.eval()
-        ensemble, losses = Ensemble([self.model]), None
-        if measure_losses:
-            losses = {path: np.full(len(targets.events), np.nan) for path in self.paths}
-        results = score_validation(
-            ensemble, self.settings, self.dataset, targets, self.process, losses
-        )
-        if losses:
-            self.statistics.add_held_out(losses, targets.domains)
+    def validate_epoch(self, targets: Targets) -> Results:
+        """`validate` after the last step of an epoch, whose held-out targets these are for a
+        weighting that measures on them."""
+        if not self.weighting.on_validation:
+            return self.validate(targets)
+        plan = validation_plan(self.dataset, targets, self.process)
+        losses = TargetLosses(self.settings, plan)
+        results = self.validate(targets, losses.read)
+        self.statistics.add_held_out(*losses.of_known_items())
         return results
+
+    def validate(self, targets: Targets, visit: Visit | None = None) -> Results:
+        """The metrics of the model on a split, under `full`; `visit` may read more."""
+        self.model.eval()
+        plan = validation_plan(self.dataset, targets, self.process)
+        return score_validation(Ensemble([self.model]), self.settings, plan, self.process, visit)

@@ -138,7 +138,7 @@ class LossWeighting(Protocol):
     needs_losses: ClassVar[bool]  # `update` after each step
     needs_losses_after: ClassVar[bool]  # then `update_after`, at the price of a forward pass
     held_out: ClassVar[float]  # share of the training events that it needs held out
-    on_validation: ClassVar[bool]  # whether the targets that are held out are the validation's
+    on_validation: ClassVar[bool]  # held out are the validation targets; then `held_out` is 0
     coalition_targets: ClassVar[int]  # sampled per domain for `update_coalitions`; 0: not called
     per_domain_gradients: ClassVar[bool]  # one forward and backward pass per domain, `combine`d
 

@@ -164,8 +164,8 @@ class ObjectiveSettings:
     gap: str = setting(
         "",
         "the gap that weighs the domains. training: on the targets of each step, the paper's rule; "
-        "heldout, the default of lc_ntg where both views are trained: on one event in 20, which is "
-        "then no target of the training; validation: on the validation targets, after each epoch",
+        "validation, the default of lc_ntg where both views are trained: after each epoch, on the "
+        "validation targets; heldout: on one training event in 20, which is then an input only",
         group=LC_NTG,
         choices=GAPS,
     )
@@ -372,7 +372,7 @@ class Settings(
         if len(self.paths) < 2:  # nothing to compare, and no event is held out for it
             object.__setattr__(self, "gap", "training")
         elif not self.gap:
-            object.__setattr__(self, "gap", "heldout" if self.lc_ntg else "training")
+            object.__setattr__(self, "gap", "validation" if self.lc_ntg else "training")
 
     @property
     def drawn_negatives(self) -> int:

@@ -30,13 +30,12 @@ from src.evaluation.ranking import (
 from src.evaluation.serving_choice import Choice, serve_paths
 from src.evaluation.stand_ins import made_by
 from src.evaluation.target_lists import LISTED, block_lists
-from src.evaluation.target_losses import block_losses
 from src.evaluation.targets import Targets, split_targets, target_columns
 from src.interfaces import CountModel
 from src.training.processes import Process
 
 Results = dict[str, dict[str, dict[str, float]]]  # {path: {domain, macro, users: metrics}}
-Visit = Callable[[str, Block, BlockScorer], None]  # of a path's scorer of a block, once ranked
+Visit = Callable[[str, Block, BlockScorer], None]  # reads more from a path's scorer of a block
 
 ROWS_AT_ONCE = 2**14  # targets whose queries are held at a time
 
@@ -61,29 +60,17 @@ def fit_count_models(dataset: Dataset, settings: Settings) -> dict[str, CountMod
     return {name: load(COUNTED[name]).fit(dataset) for name in fitted}
 
 
+def validation_plan(dataset: Dataset, targets: Targets, process: Process) -> Plan:
+    """How the validation targets of a training are ranked."""
+    return Plan(dataset, targets, ("full",), {}, process.device)
+
+
 def score_validation(
-    ensemble: Ensemble,
-    settings: Settings,
-    dataset: Dataset,
-    targets: Targets,
-    process: Process,
-    losses: dict[str, np.ndarray] | None = None,
+    ensemble: Ensemble, settings: Settings, plan: Plan, process: Process, visit: Visit | None = None
 ) -> Results:
-    """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`.
-
-    `losses` {path: [n]}, if given, get the `block_losses` of the targets that this process ranks.
-    """
-    plan = Plan(dataset, targets, ("full",), {}, process.device)
-    temperature = settings.softmax_temperature if settings.loss == "ce" else 1.0
-
-    def note(path: str, block: Block, scorer: BlockScorer) -> None:
-        assert losses is not None
-        losses[path][block.rows] = block_losses(scorer, plan, block, temperature)
-
-    scores = score_paths(
-        ensemble, settings, plan, process, count_models={}, lists=False,
-        visit=None if losses is None else note,
-    )  # fmt: skip
+    """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`."""
+    scores = score_paths(ensemble, settings, plan, process, {}, lists=False, visit=visit)
+    targets, dataset = plan.targets, plan.dataset
     return {
         path: summarise(
             path_scores.ranks["full"].better, path_scores.ranks["full"].tied, targets.domains,
@@ -105,7 +92,8 @@ def score_paths(
 ) -> dict[str, PathScores]:
     """{path: scores} of the run's paths, of their blend and of the fitted count models; each
     process scores its share of the targets. With `lists`, also what each path recommends in the
-    targets' domains; without, `visit` may read more from each block's scorer."""
+    targets' domains; `visit` is called without them alone."""
+    assert not (lists and visit)
     variants: dict[str, tuple[str, ...]] = dict.fromkeys(settings.paths, ())
     variants |= {BLEND: tuple(blend.variants)} if blend else {}
     variants |= dict.fromkeys(count_models, ())
@@ -184,8 +172,9 @@ def _process_share(
         for path, scorer in scorers(part):
             served = _served_by(path, made, tuple(variants), len(part))
             # the lists of a block follow its ranks: a count model reads the contexts once for both
-            lists_of = partial(_count_lists, plan, part, path, served, listed) if listing else None
-            read = lists_of or (partial(visit, path) if visit else None)
+            read = partial(visit, path) if visit else None
+            if listing:
+                read = partial(_count_lists, plan, part, path, served, listed)
             by_protocol = rank_targets(scorer, plan, part, blocks, process.leads, read)
             for name, part_ranks in by_protocol.items():
                 if name == AS_LISTED:

@@ -1,12 +1,13 @@
 """LC-NTG with a gap on held-out events: a rule that can't run away (`--gap heldout|validation`).
 
 A gap on targets that are being fitted rewards the domain that is fitted more closely, and the
-reward makes it be fitted more closely still. Here the gap is measured on events that are no targets
-of the training: over an epoch's steps on some that are inputs only, or after each epoch on the
-validation targets, among all items of their domain and without dropout. Only negative transfer
-beyond its standard error e_d counts, relative to the domain's own loss, and only where the cross
-view has stopped improving: one that still learns may yet overtake the single view. All domains that
-gain weigh the same, however much they gain, and no weight is more than `BOUND` times another:
+reward makes it be fitted more closely still. Here the gap is measured on events that are not
+training targets: over an epoch's steps on events that serve as inputs only, or after each epoch on
+the validation targets whose items have training events, among all items of their domain and
+without dropout. Only negative transfer beyond its standard error e_d counts, relative to the
+domain's own loss, and only where the cross view has stopped improving: one that still learns may
+yet overtake the single view. All domains that gain weigh the same, however much they gain, and no
+weight is more than `BOUND` times another:
 
     g_d = min(φ_d + e_d, 0) / l_single,d, or 0 where l_cross,d fell by more than e_d since
                                               the epoch before
@@ -64,7 +65,10 @@ class HeldOutGap(Uniform):
 
 
 class ValidationGap(HeldOutGap):
-    """The same on the validation targets: every training event is trained."""
+    """The same on the validation targets: every training event is a target."""
 
     held_out = 0.0
     on_validation = True
+
+    def state_dict(self) -> dict[str, Tensor]:  # other names, because they are other measures
+        return {f"validation_{name}": values for name, values in super().state_dict().items()}

@@ -1,10 +1,10 @@
-"""The sums of a training epoch, and the rows of the run's tables made from them."""
+"""The sums of a training epoch and, if it measures losses, of its validation; and the rows of the
+run's tables made from them."""
 
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +26,8 @@ def loss_sums(losses: StepLosses, batch: Batch) -> dict[str, Tensor]:
 
 
 class EpochStatistics:
-    """Sums over an epoch's steps, kept on the device and read once per epoch: no step waits.
+    """Sums over an epoch's steps, kept on the device and read once per epoch: no step waits. The
+    targets that are held out may be those of the validation after them.
 
     Losses and counts cover this process's targets until `reduce`; the rest covers whole steps.
     """
@@ -52,28 +53,24 @@ class EpochStatistics:
             self.losses[path] += values
         self.counts += batch.trained_counts
         if batch.trained is not None:
-            held_out, by_path = 1 - batch.trained, list(losses.by_path.values())
-            gap = by_path[-1] - by_path[0]  # 0 with one path
-            for total, values in zip(
-                self.held_out, (*by_path, gap.square(), torch.ones_like(gap)), strict=True
-            ):
-                total += domain_sums(values * held_out, batch.domain_counts)
+            held_out = 1 - batch.trained
+            self.add_held_out(list(losses.by_path.values()), batch.domain_counts, held_out)
         for name, value in losses.shown.items():
             total = self.shown.get(name, torch.zeros_like(value.detach()))
             self.shown[name] = total + value.detach() / batches_of_step
         self.steps += 1 / batches_of_step
         return sums
 
-    def add_held_out(self, losses: dict[str, np.ndarray], domains: np.ndarray) -> None:
-        """Add the losses of targets that no step has: {path: [n]}, NaN for those of another
-        process, and their domains [n]."""
-        by_path = list(losses.values())
-        own, gap = np.isfinite(by_path[0]), by_path[-1] - by_path[0]
+    def add_held_out(
+        self, by_path: list[Tensor], counts: Tensor, share: Tensor | float = 1.0
+    ) -> None:
+        """Add the losses of targets that are held out: of each path [n], in the order of their
+        domains, of which each has counts [D]; `share` [n] is 0 for those that are not."""
+        gap = by_path[-1] - by_path[0]  # 0 with one path
         for total, values in zip(
-            self.held_out, (*by_path, np.square(gap), np.ones_like(gap)), strict=True
+            self.held_out, (*by_path, gap.square(), torch.ones_like(gap)), strict=True
         ):
-            sums = np.bincount(domains[own], values[own], len(total))
-            total += torch.from_numpy(sums).to(total)
+            total += domain_sums(values * share, counts)
 
     def add_transfer(
         self, gap_sums: Tensor, counts: Tensor, transfer: tuple[Tensor, ...], weights: Tensor

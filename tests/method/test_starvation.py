@@ -9,6 +9,7 @@ import pytest
 from src.config.settings import Settings
 from src.dataset.generator.planted import SyntheticConfig, generate
 from src.dataset.store.folder import TEST, TRAIN, VALID, Dataset
+from src.evaluation.targets import split_targets
 from src.training.random_state import seed_everything
 from trainers import Trainer
 from utils import start_process
@@ -51,8 +52,11 @@ def cross_losses(dataset: Dataset, folder: Path, **weighting) -> np.ndarray:
     )  # fmt: skip
     seed_everything(settings.seed)
     trainer = Trainer(settings, dataset, folder, start_process("cpu"))
+    targets = split_targets(dataset, "valid")
     for _ in range(settings.max_epochs):
-        epoch = trainer.train_epoch()
+        trainer.train_steps()
+        trainer.validate(targets, trainer.weighting.on_validation)
+        epoch = trainer.end_epoch()
     return (epoch.losses["cross"] / epoch.counts).numpy()
 
 
@@ -60,10 +64,12 @@ def cross_losses(dataset: Dataset, folder: Path, **weighting) -> np.ndarray:
 def test_only_the_paper_s_rule_without_a_floor_starves_a_domain(tmp_path):
     dataset = planted_dataset()
     uniform = cross_losses(dataset, tmp_path, lc_ntg=False)
-    held_out = cross_losses(dataset, tmp_path)
+    validation = cross_losses(dataset, tmp_path)
+    held_out = cross_losses(dataset, tmp_path, gap="heldout")
     paper = cross_losses(dataset, tmp_path, gap="training")
     sharp = cross_losses(dataset, tmp_path, gap="training", lc_ntg_tau=0.03, lc_ntg_floor=0.0)
-    assert (held_out < 1.1 * uniform).all()
+    for certain in (validation, held_out):
+        assert (certain < 1.1 * uniform).all() and (certain != uniform).any()
     assert (paper < 1.1 * uniform).all()
     assert (sharp > 1.1 * uniform).any()
 

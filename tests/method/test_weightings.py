@@ -14,6 +14,7 @@ from src.evaluation.path_scores import path_scorers
 from src.evaluation.queries import Ensemble
 from src.evaluation.rank_counts import SIDES
 from src.evaluation.ranking import Plan
+from src.evaluation.target_losses import TargetLosses
 from src.evaluation.targets import split_targets
 from src.io.errors import UserError
 from src.objective.heldout_gap import BOUND, HeldOutGap, bounded_weights, certain_loss
@@ -22,7 +23,10 @@ from src.objective.lc_ntg import NegativeTransferGap, lc_ntg_weights
 from src.objective.pcgrad import PCGrad
 from src.objective.weighting import Uniform, weighting_class
 from src.training.epoch_statistics import EpochStatistics
+from src.training.processes import Process
+from tests.support.builders import make_dataset, random_users
 from tests.support.weightings import CPU, gap_of, make_trainer, settings_of
+from trainers import Trainer
 
 # ------------------------------------------------------------------------ every weighting
 
@@ -344,40 +348,72 @@ def test_the_losses_of_held_out_targets_are_measured_in_the_steps(
     assert trainer.weighting.relative.tolist() != [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("side", [1, 1024], ids=["many chunks", "one chunk"])
+@pytest.mark.parametrize("side", [3, 1024], ids=["many chunks", "one chunk"])
 @pytest.mark.parametrize(
-    "changes", [{"loss": "ce", "softmax_temperature": 0.5}, {"loss": "bce"}], ids=["ce", "bce"]
+    "changes",
+    [
+        {"loss": "ce", "softmax_temperature": 0.5},
+        {"loss": "sampled", "softmax_temperature": 0.5},
+        {"loss": "bce"},
+    ],
+    ids=["ce", "sampled", "bce"],
 )
 def test_the_gap_on_the_validation_targets_is_measured_after_each_epoch(
     changes, side, tmp_path, monkeypatch
 ):
-    """Their losses among the items of their domain, while every event is trained."""
+    """Their losses among the items of their domain, while every training event is a target."""
     monkeypatch.setitem(SIDES, "cpu", side)
-    trainer = make_trainer(tmp_path, "lc_ntg", gap="validation", max_epochs=2, **changes)
+    sizes = (6, 41, 9, 2)  # 41 items are several chunks, or one
+    users = [user for user in random_users(2, 60, sizes) if len(user[0]) > 2]
+    dataset = make_dataset(users, sizes, held_out=2)
+    settings = settings_of("lc_ntg", gap="validation", max_epochs=2, precision="float64", **changes)
+    trainer = Trainer(settings, dataset, tmp_path, Process(CPU))
     assert all(batch.trained is None for step in trainer.loader.steps(0) for batch in step)
     trainer.fit()
     table = pd.read_csv(tmp_path / "metrics.csv")
     table = table[table.split == "held_out"]
     assert set(table.epoch) == {1, 2}
     last = table[table.epoch == 2].set_index(["path", "domain", "metric"]).value
-    targets = split_targets(trainer.dataset, "valid")
-    plan, rows = Plan(trainer.dataset, targets, ("full",), {}), np.arange(len(targets.events))
-    scorers = path_scorers(Ensemble([trainer.model.eval()]), trainer.settings, plan, rows)
-    starts = trainer.dataset.item_starts
-    for number, name in enumerate(trainer.dataset.domain_names):
-        chosen = np.flatnonzero(targets.domains == number)
+    targets = split_targets(dataset, "valid")
+    plan, rows = Plan(dataset, targets, ("full",), {}), np.arange(len(targets.events))
+    scorers = path_scorers(Ensemble([trainer.model.eval()]), settings, plan, rows)
+    starts, known = dataset.item_starts, dataset.training_counts[targets.items] > 0
+    assert not known.all()
+    for number, name in enumerate(dataset.domain_names):
+        chosen = np.flatnonzero((targets.domains == number) & known)
         labels = torch.from_numpy(targets.items[chosen].astype(int) - starts[number])
         losses = {}
         for path, scorer in scorers.items():
             logits = scorer.of(chosen).scores(np.arange(len(chosen)), number)(slice(None))
             logits = logits / changes.get("softmax_temperature", 1)
             losses[path] = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-            assert last[path, name, "loss"] == pytest.approx(losses[path].mean().item())
-        if len(chosen) > 1:  # else it has no error
-            error = (losses["single"] - losses["cross"]).std().item() / math.sqrt(len(chosen))
-            assert last["cross", name, "gap_error"] == pytest.approx(error)
-    several = np.bincount(targets.domains) > 1
-    assert several.any() and len(last) == 2 * len(several) + several.sum()
+            mean = losses[path].mean().item()
+            assert last[path, name, "loss"] == pytest.approx(mean, abs=1e-12)
+        assert trainer.weighting.last[number].item() == pytest.approx(
+            losses["cross"].mean().item(), abs=1e-12
+        )  # the rule was given them
+        error = (losses["single"] - losses["cross"]).std().item() / math.sqrt(len(chosen))
+        assert last["cross", name, "gap_error"] == pytest.approx(error, abs=1e-12)
+    assert len(last) == 3 * len(sizes)
+
+
+def test_negative_transfer_on_the_validation_targets_lowers_the_weight(tmp_path, monkeypatch):
+    """Where the cross view is worse in one domain and no longer improves."""
+    trainer = make_trainer(tmp_path, "lc_ntg", gap="validation", max_epochs=3)
+    counts = torch.full((4,), 50)
+
+    def of_known_items(_):
+        single = torch.ones(200, dtype=torch.float64)
+        return [torch.cat([single[:50] * 1.5, single[50:] * 0.9]), single], counts
+
+    monkeypatch.setattr(TargetLosses, "of_known_items", of_known_items)
+    trainer.fit()
+    weights = trainer.weighting.weights()
+    assert (weights[1:] == weights[1]).all() and weights[0] < weights[1]
+    assert weights.mean().item() == pytest.approx(1)
+    table = pd.read_csv(tmp_path / "transfer.csv")
+    first, *_, last = (table[table.epoch == epoch].weight.tolist() for epoch in (1, 2, 3))
+    assert first == [1, 1, 1, 1] and last == pytest.approx(weights.tolist())
 
 
 def test_a_checkpoint_from_before_there_were_held_out_targets_is_read():

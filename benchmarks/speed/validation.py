@@ -77,7 +77,7 @@ def rounds_of(
     for number in range(rounds + 1):
         say(f"round {number} of {rounds}")
         times["steps"].append(timed(trainer.train_epoch))
-        times["validation"].append(timed(lambda: trainer.validate(valid)))
+        times["validation"].append(timed(lambda: trainer.validate_epoch(valid)))
         ensemble = Ensemble([trainer.model.eval()])
         for name, plan in plans.items():
             work = (ensemble, settings, plan, process, models, name == "all", blend)

@@ -11,6 +11,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from experiments.runner.grid import Grid, drop_checkpoints
@@ -29,7 +30,7 @@ from src.report.table_files import markdown
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
 RANDOM = 3  # one trial in so many is drawn at random, the first ones
 COMPARED = 4  # trials that must have reached an epoch before another is pruned there
-WARMUP_EPOCHS = 4  # in which nothing is pruned
+RUNGS = (8, 16, 32)  # epochs after which a trial may be pruned, once at each
 LOOK_S = 1.0  # between two looks at the validations
 TRIAL = {
     "number": Count(), "state": str, "settings": dict, "value": (float, None),
@@ -159,16 +160,13 @@ def optuna_module() -> Any:
 
 
 class Sampler:
-    """Optuna's view of a search: proposes settings, and says which trials to prune."""
+    """Optuna's view of a search: proposes settings; and which trials to prune."""
 
     def __init__(self, study: Study):
         self.optuna, self.study = optuna_module(), study
         search = study.search
         self.space = {name: self._distribution(one) for name, one in search.space.items()}
-        pruner = self.optuna.pruners.MedianPruner(
-            n_startup_trials=COMPARED, n_warmup_steps=WARMUP_EPOCHS + 1, n_min_trials=COMPARED
-        )
-        self.optuna_study = self.optuna.create_study(direction="maximize", pruner=pruner)
+        self.optuna_study = self.optuna.create_study(direction="maximize")
         self.asked: dict[int, Any] = {}  # {number: Optuna's trial}
         self.reported: dict[int, int] = {}  # {number: epochs}
         self.unfinished = [trial for trial in study.trials if trial.state == RUNNING]
@@ -233,8 +231,24 @@ class Sampler:
         return min(max(float(f"{value:.3g}"), space.low), space.high)
 
     def hopeless(self, trial: Trial) -> bool:
-        """Note the validations so far; whether the trial is below the median at its last one."""
-        return self.study.search.pruned and bool(self._report(trial).should_prune())
+        """Note the validations so far; whether at one of `RUNGS` among the new ones the best of the
+        trial is below the median of the others that got there, pruned ones included.
+
+        Optuna's median rule compares with completed trials alone. These are the better ones, so it
+        prunes ever more, nine of ten in the end (findings/optuna_median_ratchet.sh).
+        """
+        before = self.reported.get(trial.number, 0)
+        self._report(trial)
+        passed = [rung for rung in RUNGS if before < rung <= len(trial.curve)]
+        return self.study.search.pruned and any(self._behind(trial, rung) for rung in passed)
+
+    def _behind(self, trial: Trial, rung: int) -> bool:
+        others = [
+            max(one.curve[:rung])
+            for one in self.study.trials
+            if one is not trial and len(one.curve) >= rung
+        ]
+        return len(others) >= COMPARED and max(trial.curve[:rung]) < median(others)
 
     def _report(self, trial: Trial) -> Any:
         """Report the epochs that Optuna has not been told of."""
@@ -299,7 +313,7 @@ def _folder(study: Study, trial: Trial, grid: Grid) -> Path:
 
 
 def _look(sampler: Sampler, trial: Trial, one: Running, grid: Grid) -> None:
-    """Read the validations so far; stop a trial that is below the median of the others."""
+    """Read the validations so far; stop a trial that is hopeless."""
     settings = sampler.study.job(grid.spec, trial).settings
     curve = validation_curve(_folder(sampler.study, trial, grid) / "metrics.csv", settings)
     if len(curve) > len(trial.curve):

@@ -156,20 +156,52 @@ def test_an_interrupted_trial_is_the_next_with_its_settings(tmp_path, optuna):
     assert len(study.trials) == 2
 
 
-def test_a_trial_below_the_median_is_hopeless_after_the_warm_up(tmp_path, optuna):
-    epochs = search.WARMUP_EPOCHS + 2
-    good = [complete(0.3) | {"curve": [0.3] * epochs} for _ in range(search.COMPARED)]
+def verdicts(sampler: search.Sampler, curve: list[float]) -> list[int]:
+    """The epochs after which the next trial, with these validations, is called hopeless."""
+    trial, hopeless = sampler.ask(), []
+    for epoch in range(1, len(curve) + 1):
+        trial.curve = curve[:epoch]
+        if sampler.hopeless(trial):
+            hopeless.append(epoch)
+    return hopeless
+
+
+def test_a_trial_below_the_median_at_a_rung_is_hopeless_there(tmp_path, optuna):
+    first, *_, last = search.RUNGS
+    good = [complete(0.3) | {"curve": [0.3] * last} for _ in range(search.COMPARED)]
     study = study_of(tmp_path, good)
     study.search.__dict__["trials"] = 10
     sampler = search.Sampler(study)
-    for value, expected in ((0.1, True), (0.4, False)):
-        trial = sampler.ask()
-        verdicts = []
-        for epoch in range(1, epochs + 1):
-            trial.curve = [value] * epoch
-            verdicts.append(sampler.hopeless(trial))
-        assert verdicts[-1] is expected
-        assert not any(verdicts[: search.WARMUP_EPOCHS])
+    assert verdicts(sampler, [0.1] * first) == [first]
+    assert verdicts(sampler, [0.4] + [0.1] * last) == []  # by its best so far
+    slow = [0.1] * (first - 1) + [0.3] * (last - first)
+    assert verdicts(sampler, slow) == []
+    study.search.__dict__["pruned"] = False
+    assert verdicts(sampler, [0.1] * last) == []
+
+
+def test_pruned_trials_count_among_those_that_others_are_compared_with(tmp_path, optuna):
+    """Else the survivors alone would raise the median, until hardly a trial were left."""
+    rung = search.RUNGS[0]
+    trials = [complete(0.5) | {"curve": [0.5] * rung}] * 2
+    trials += [complete(0.1) | {"curve": [0.1] * rung, "state": "pruned"}] * 3
+    study = study_of(tmp_path, trials)
+    study.search.__dict__["trials"] = 10
+    assert verdicts(search.Sampler(study), [0.2] * rung) == []
+    study.trials = study.trials[:3]  # fewer than COMPARED
+    assert verdicts(search.Sampler(study), [0.01] * rung) == []
+
+
+def test_a_rung_that_lies_between_two_looks_is_not_missed(tmp_path, optuna):
+    rung = search.RUNGS[0]
+    good = [complete(0.3) | {"curve": [0.3] * (rung + 2)} for _ in range(search.COMPARED)]
+    study = study_of(tmp_path, good)
+    study.search.__dict__["trials"] = 10
+    sampler = search.Sampler(study)
+    trial = sampler.ask()
+    for epochs, expected in ((rung - 1, False), (rung + 1, True), (rung + 2, False)):
+        trial.curve = [0.1] * epochs
+        assert sampler.hopeless(trial) is expected
 
 
 @pytest.mark.nightly
@@ -211,6 +243,6 @@ def test_the_whole_way_interrupted_and_pruned(tmp_path, monkeypatch, optuna, cap
     rows = [line for line in output.splitlines() if line.startswith("| CDSR | wide.1 ")]
     assert rows, "the best trial stands in the table"
     assert len(list((tmp_path / "runs_dir" / "tiny").glob("search-*"))) == 1
-    assert len(list((tmp_path / "records").glob("*.json"))) == 2 + 3
+    assert len(list((tmp_path / "records").glob("[0-9a-f]" * 16 + ".json"))) == 2
     runner.main(words)
     assert "2 of 2 runs are recorded" in capsys.readouterr().out

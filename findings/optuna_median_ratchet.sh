@@ -10,7 +10,7 @@
 #   SuccessiveHalvingPruner       .58        .52        .43          .58          .50
 # A trial that is stopped does not complete, and leaves the median. So only those above it raise it, until hardly
 # one is good enough: with sixteen trials ten or eleven are stopped. Curves that cross do the rest: in a search of
-# ours the trial that ended best stood, at the epoch of the decision, below five of those that were stopped there.
+# ours the trial that ended best stood, at the epoch of the decision, below four of those that were stopped there.
 # Here: experiments/runner/search.py compares a trial with all that have reached the same epoch.
 # Fails if the median rule stops less than three quarters of the last 400, or successive halving more than six tenths.
 set -euo pipefail

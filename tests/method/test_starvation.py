@@ -55,7 +55,7 @@ def cross_losses(dataset: Dataset, folder: Path, **weighting) -> np.ndarray:
     targets = split_targets(dataset, "valid")
     for _ in range(settings.max_epochs):
         trainer.train_steps()
-        trainer.validate(targets, trainer.weighting.on_validation)
+        trainer.validate_epoch(targets)
         epoch = trainer.end_epoch()
     return (epoch.losses["cross"] / epoch.counts).numpy()
 

@@ -28,7 +28,7 @@ from tests.support.process_runs import (
 KINDS = {  # {name: flags that are not at their default}
     "full": (),
     "no-lc-ntg": ("--no-lc_ntg",),
-    "validation-gap": ("--gap=validation",),
+    "heldout-gap": ("--gap=heldout",),
     "no-sc-mim": ("--no-sc_mim",),
     "bce": ("--loss=bce", "--batch_by=length"),
     "all-learn": ("--no-stop_gradient", "--target_domain_query", "--softmax_items=all"),
@@ -42,7 +42,7 @@ KINDS = {  # {name: flags that are not at their default}
     "parts": ("--batch_size=4", "--grad_accum=2"),
 }
 WITH_THREE = ("bce", "own-context")
-IN_EVERY_CHANGE = ("full", "validation-gap", "separate")  # in two processes; the rest is nightly
+IN_EVERY_CHANGE = ("full", "heldout-gap", "separate")  # in two processes; the rest is nightly
 # equal batches, whole and in parts
 WHOLE = ("--no-sc_mim", "--batch_size=9", "--max_epochs=7")
 IN_PARTS = ("--no-sc_mim", "--batch_size=3", "--grad_accum=3", "--max_epochs=7")

@@ -80,7 +80,7 @@ VARIANTS = {
     "FAMO": ("--weighting=famo", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),
     "Shapley": ("--weighting=shapley", "--dropout=.3"),
     "random weights": ("--weighting=random", "--mode=cdsr"),
-    "gap on the validation": ("--gap=validation", "--dropout=.3", "--save_every_steps=1"),
+    "gap on held-out events": ("--gap=heldout", "--dropout=.3", "--save_every_steps=1"),
     "one task": ("--mode=cdsr",),
     "masked events": ("--model=bert4rec", "--dropout=.3", "--save_every_steps=1"),
     "changed copies": ("--model=cl4srec", "--dropout=.3", "--batch_size=7", "--grad_accum=3"),

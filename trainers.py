@@ -17,7 +17,7 @@ from src.dataset.batching.batch import Batch
 from src.dataset.batching.loader import Loader
 from src.dataset.batching.prefetch import prefetch
 from src.dataset.store.folder import Dataset
-from src.evaluation.path_scores import Results, Visit, score_validation, validation_plan
+from src.evaluation.path_scores import Results, Visit, score_validation
 from src.evaluation.queries import Ensemble
 from src.evaluation.target_losses import TargetLosses
 from src.evaluation.targets import Targets, split_targets
@@ -316,8 +316,7 @@ class Trainer:
         weighting that measures on them."""
         if not self.weighting.on_validation:
             return self.validate(targets)
-        plan = validation_plan(self.dataset, targets, self.process)
-        losses = TargetLosses(self.settings, plan)
+        losses = TargetLosses(self.settings, self.dataset, targets, self.process.device)
         results = self.validate(targets, losses.read)
         self.statistics.add_held_out(*losses.of_known_items())
         return results
@@ -325,5 +324,5 @@ class Trainer:
     def validate(self, targets: Targets, visit: Visit | None = None) -> Results:
         """The metrics of the model on a split, under `full`; `visit` may read more."""
         self.model.eval()
-        plan = validation_plan(self.dataset, targets, self.process)
-        return score_validation(Ensemble([self.model]), self.settings, plan, self.process, visit)
+        ensemble = Ensemble([self.model])
+        return score_validation(ensemble, self.settings, self.dataset, targets, self.process, visit)

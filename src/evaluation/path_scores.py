@@ -60,17 +60,17 @@ def fit_count_models(dataset: Dataset, settings: Settings) -> dict[str, CountMod
     return {name: load(COUNTED[name]).fit(dataset) for name in fitted}
 
 
-def validation_plan(dataset: Dataset, targets: Targets, process: Process) -> Plan:
-    """How the validation targets of a training are ranked."""
-    return Plan(dataset, targets, ("full",), {}, process.device)
-
-
 def score_validation(
-    ensemble: Ensemble, settings: Settings, plan: Plan, process: Process, visit: Visit | None = None
+    ensemble: Ensemble,
+    settings: Settings,
+    dataset: Dataset,
+    targets: Targets,
+    process: Process,
+    visit: Visit | None = None,
 ) -> Results:
     """{path: {domain, macro, users: metrics}} of the run's paths on a split, under `full`."""
+    plan = Plan(dataset, targets, ("full",), {}, process.device)
     scores = score_paths(ensemble, settings, plan, process, {}, lists=False, visit=visit)
-    targets, dataset = plan.targets, plan.dataset
     return {
         path: summarise(
             path_scores.ranks["full"].better, path_scores.ranks["full"].tied, targets.domains,

@@ -20,7 +20,7 @@ from src.runs.records import MEANS
 PREDICTORS = {  # columns of a point
     "phi": "φ, on the training targets",
     "share": "D·γ of the paper's rule",
-    "held_out_gap": "gap on held-out events",
+    "held_out_gap": "gap on events that are not trained on",
     "certain_gap": "the same in its standard errors",
 }
 

@@ -13,7 +13,7 @@
 #   different items                 7                    6
 #   count of IN (items of a table)  1                    40,000
 # The type is inferred from the first 20,480 rows. Text and number have JSON in common there, whose values keep
-# their quotation marks when they are cast to text. No id of the file then matches the catalogue's. ->> '$' takes the
+# their quotation marks when they are cast to text. No text of the file then matches an id of the catalogue. ->> '$' takes the
 # text, and columns = {item: 'VARCHAR'} reads it. Here lines are read as text and fields by json_extract_string.
 # Fails if any of this changes.
 set -euo pipefail

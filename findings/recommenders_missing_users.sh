@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# In one table of recommenders a user without a list counts 0 in NDCG and is left out of recall, MAP and precision.
+# recommenders counts a user without a list as 0 in NDCG, and leaves them out of recall, MAP and precision.
 #
 # Versions: recommenders 1.2.1, pandas 2.2.3, numpy 1.26.4, scikit-learn 1.5.2, Python 3.11.
-# Expected: metrics of one call, which take the same two tables, are means over the same users.
+# Expected: metrics of one library that are given the same two tables are means over the same users.
 # Seen, four users with one target each, which stands first in every list, where only some have a list:
 #   users with a list        4     3     2     1
 #   ndcg_at_k               1.0   .75   .50   .25

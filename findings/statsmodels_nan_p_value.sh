@@ -12,8 +12,8 @@
 #   fdr_bh            NaN, all of them            .003 .03  .03        all three
 #   simes-hochberg    NaN, all of them            .003 .03  .03        the first alone
 #   hommel            NaN, all of them            .003 .03  .03        none, not even the first
-# A domain in which nothing was tested makes two differences of three lose their significance (holm), or takes the p
-# from all of them while decisions remain (fdr_bh). A randomisation test gives such a domain a p of 1, as here.
+# A domain in which nothing was tested makes two differences of three lose their significance (holm), or leaves all
+# of them without a p, but with a decision (fdr_bh). A randomisation test gives such a domain a p of 1, as here.
 # Fails if the figures change.
 set -euo pipefail
 work=$(mktemp -d)
@@ -22,7 +22,7 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check statsmodels==0.15.0 scipy==1.17.1 numpy==2.4.6 \
   pandas==3.1.1 2> >(grep -v WARNING >&2)
 cd "$work"
-"$work/venv/bin/python" -W ignore - <<'PYTHON'
+"$work/venv/bin/python" -W error - <<'PYTHON'
 import numpy as np
 import scipy
 import statsmodels

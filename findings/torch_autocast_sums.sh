@@ -13,7 +13,7 @@
 # The mean loss of 512 targets among 20,000 items, 17.561 in float32, on the CPU under autocast:
 #   cross_entropy(logits, targets)                    17.562
 #   -log_softmax(logits).gather(targets).mean()       17.5, each loss from 16 on a multiple of .125
-# A loss that is written out (InfoNCE, a sampled softmax, BPR by logsigmoid) so has two digits on the CPU, and
+# A loss that is written out (InfoNCE, a sampled softmax) so has two or three digits on the CPU, and
 # an early stop or a gap between two losses is decided by rounding. Here logits become float32 before they are
 # summed (src/objective/sc_mim.py, src/nn/kernels/softmax_loss.py). Fails if any of this changes.
 set -euo pipefail

@@ -11,8 +11,8 @@
 #   all NaN: a diverged model                1                 1
 #   at random, the target's NaN              1                 1
 # The rank of the target is the number of scores above its own, and nothing is above NaN. Who keeps the
-# checkpoint with the best hit rate keeps the one that diverged. Ranks that count equal scores as well
-# (here: `tied` of each target) show both; NaN is an error here. Fails if the figures change.
+# checkpoint with the best hit rate keeps the one that diverged. Here equal scores count apart (`tied` of each
+# target), and NaN ends the run. Fails if the figures change.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

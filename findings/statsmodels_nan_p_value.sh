@@ -22,7 +22,9 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check statsmodels==0.15.0 scipy==1.17.1 numpy==2.4.6 \
   pandas==3.1.1 2> >(grep -v WARNING >&2)
 cd "$work"
-"$work/venv/bin/python" -W error - <<'PYTHON'
+"$work/venv/bin/python" - <<'PYTHON'
+import warnings
+
 import numpy as np
 import scipy
 import statsmodels
@@ -39,9 +41,11 @@ SEEN = {  # {method: (corrected with the NaN, without it, rejected with the NaN)
 
 print("statsmodels", statsmodels.__version__, "scipy", scipy.__version__)
 alike = np.zeros(50)  # the differences of two models that rank alike
-assert np.isnan(ttest_rel(alike, alike).pvalue) and np.isnan(wilcoxon(alike).pvalue)
+with warnings.catch_warnings(action="ignore"):  # scipy warns of a division by zero
+    assert np.isnan(ttest_rel(alike, alike).pvalue) and np.isnan(wilcoxon(alike).pvalue)
 assert permutation_test((alike,), np.mean, permutation_type="samples", n_resamples=99).pvalue == 1
 p = np.array([0.001, 0.02, 0.03])
+warnings.simplefilter("error")  # statsmodels gives none
 changed = 0
 for method, expected in SEEN.items():
     rejected, corrected, *_ = multipletests([*p, np.nan], method=method)

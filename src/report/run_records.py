@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from src.config.identity import Role, hash_values, values_of
-from src.config.modes import CROSS, SINGLE
 from src.config.names import COUNTED, METRICS
 from src.config.settings import Settings, recorded_settings
 from src.evaluation.packed_ranks import PRESENT, WHOLE, npz_bytes, pack, unpack
@@ -29,6 +28,7 @@ from src.io.json_schema import Count, MapOf, OptionalKey, read_json
 from src.report.finished_runs import Run
 from src.report.training_ends import model_ends
 from src.report.transfer.training_history import tested_transfer
+from src.training.gaps import gaps_at
 
 FORMAT = 1
 LIMIT = 60_000  # bytes of both files of a record
@@ -253,12 +253,7 @@ def _gaps(run: Run) -> dict[str, Any]:
         return {}
     epoch, table = tested_transfer(run, transfer)
     table = table[["phi", "gamma", "weight"]].copy()
-    rows = run.metrics()
-    rows = rows[(rows.split == "held_out") & (rows.epoch == epoch)]
-    losses = rows[rows.metric == "loss"].pivot(index="domain", columns="path", values="value")
-    losses = losses.reindex(columns=[CROSS, SINGLE])
-    table["held_out_gap"] = losses[SINGLE] - losses[CROSS]
-    table["held_out_error"] = rows[rows.metric == "gap_error"].set_index("domain").value
+    table[["held_out_gap", "held_out_error"]] = gaps_at(run.metrics(), epoch)
     rounded = {name: [_number(round(one, 6)) for one in row] for name, *row in table.itertuples()}
     return {"epoch": epoch, "columns": list(table.columns), "domains": rounded}
 

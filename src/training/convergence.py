@@ -18,6 +18,7 @@ import numpy as np
 from src.config.modes import MODES
 from src.config.settings import Settings
 from src.io.errors import UserError
+from src.training.gaps import advice, gaps_at
 from src.training.optimizer import lr_share, warmup_steps
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def training_ends(metrics: "pd.DataFrame", settings: Settings) -> list[TrainingE
 
 
 def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
-    """One line per model of a finished run: why its training stopped. None without metrics.csv."""
+    """One line per model of a finished run: why its training stopped; and the advice of its gaps
+    (src/training/gaps.py), if they give one. None without metrics.csv."""
     import pandas as pd  # takes a quarter of a second to load, while nothing is trained yet
 
     try:
@@ -135,6 +137,7 @@ def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
             folder / "metrics.csv", keep_default_na=False, na_values={"value": [""]}
         )
         ends = training_ends(metrics, settings)
+        advised = [advice(gaps_at(metrics, end.best_epoch)) for end in ends]
     except FileNotFoundError:
         return
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -142,6 +145,7 @@ def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
         raise UserError(f"cannot read {folder / 'metrics.csv'}: {reason}") from None
     for end in ends:
         yield f"domain {end.domain}: {end.why()}" if end.domain else end.why()
+    yield from filter(None, advised)
 
 
 def short_training(settings: Settings, steps_per_epoch: int) -> str:

@@ -10,7 +10,7 @@
 #   precision_at_k, k = 10   .1    .1    .1    .1
 # A list is missing where all recommendations were filtered away, or where a model cannot answer for a new user.
 # NDCG joins the targets with "outer" and so keeps those users; the others are means over the users in both tables.
-# A model that answers for one user in four then has a NDCG of .25 beside a recall of 1, and a comparison of two
+# A model that answers for one user in four then has an NDCG of .25 beside a recall of 1, and a comparison of two
 # models is decided by which metric one looks at. Count the users first. Fails if the figures change.
 set -euo pipefail
 work=$(mktemp -d)

@@ -133,7 +133,7 @@ def test_an_id_is_the_same_as_a_number_and_as_text(tmp_path):
     assert [item for _, item, _, _ in raw_reading.read(path.parent)[3]] == ["007", "7", "7", "B00X"]
 
 
-def test_it_is_so_with_spark(tmp_path, spark):
+def test_spark_reads_such_ids_alike(tmp_path, spark):
     path = put(tmp_path / "a.jsonl", json_lines(MIXED))
     events = raw_reading.read_with(spark, path)[3]
     assert [item for _, item, _, _ in events] == ["007", "7", "7", "B00X"]

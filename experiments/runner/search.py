@@ -400,7 +400,7 @@ def _remove_runs(study: Study, grid: Grid) -> None:
 
 
 def search_text(study: Study) -> str:
-    """The trials of a search, the best first."""
+    """The trials of a search, the best first; epochs only of a mode that trains one model."""
     search = study.search
     states = [trial.state for trial in study.finished]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -408,7 +408,8 @@ def search_text(study: Study) -> str:
     cells = [
         [
             str(one.number), *(str(one.settings[name]) for name in search.space),
-            "–" if one.value is None else level(one.value), str(len(one.curve)), one.state,
+            "–" if one.value is None else level(one.value),
+            str(len(one.curve) or "–"), one.state,
         ]
         for one in ordered
     ]  # fmt: skip

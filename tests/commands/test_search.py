@@ -93,6 +93,8 @@ def test_a_search_goes_on_from_its_file_and_from_no_other(tmp_path):
         with pytest.raises(UserError, match="is a search of another model, space, seed or data"):
             study_of(tmp_path, text=changed)
     assert "| 1 | 0.003 | 2 | 0.3 | .300 | 2 | complete |" in search.search_text(study)
+    study.trials[1].curve.clear()  # as of a mode of several models
+    assert "| 1 | 0.003 | 2 | 0.3 | .300 | – | complete |" in search.search_text(study)
 
 
 def test_without_optuna_a_search_is_one_line(tmp_path, monkeypatch):

@@ -212,7 +212,7 @@ class TrainingSettings:
     sparse_items: bool = setting(
         False,
         "update only the items of the batch and their moments (SparseAdam, not Adam; needs "
-        "--loss bce and a single process)",
+        "a --loss with drawn negatives and a single process)",
         group="training",
     )
     lr: float = setting(1e-3, "learning rate", group="training")

@@ -147,6 +147,16 @@ class Run:
         protocols = _entry(self.results, split, f"run {self.name} has no split")
         return _entry(protocols, protocol, f"run {self.name} has no protocol")
 
+    def scores_of_size(self, split: str, protocol: str, least: int) -> dict[str, dict[str, dict]]:
+        """`protocol_scores`, whose macro means are over the domains with at least `least` targets,
+        where the run itself was scored with another `--min_domain_targets`."""
+        scores = self.protocol_scores(split, protocol)
+        if self.config["min_domain_targets"] == least:
+            return scores
+        return {
+            path: of_path | {"macro": _macro(of_path, least)} for path, of_path in scores.items()
+        }
+
     def scores(self, split: str, protocol: str, path: str) -> dict[str, dict[str, float]]:
         """{domain, macro or users: {metric: mean}} of a path; UserError for unknown names."""
         paths = self.protocol_scores(split, protocol)
@@ -332,6 +342,19 @@ def _read_run(folder: Path) -> Run:
 def without_seed(name: str, seed: int) -> str:
     """A run's name or folder without the seed at its end."""
     return re.sub(rf"[-_.]*(seed)?[-_.]*{seed}$", "", name)
+
+
+def _macro(scores: dict[str, dict[str, float]], least: int) -> dict[str, float]:
+    """The means over the domains with at least `least` targets, {metric: mean}, and their n."""
+    counted = [
+        means for name, means in scores.items() if name not in MEANS and means["n"] >= max(1, least)
+    ]
+    metrics = dict.fromkeys(metric for means in counted for metric in means)
+    macro = {
+        metric: float(np.mean([means[metric] for means in counted if metric in means]))
+        for metric in metrics
+    }
+    return macro | {"n": sum(means["n"] for means in counted)}
 
 
 def domain_means(values: pd.DataFrame, least: int = 0) -> dict[str, float]:

@@ -87,9 +87,10 @@ def macro_means(groups: list[SeedGroup], split: str, metrics: list[str]) -> list
                 label = path if path in COUNTED else group.label
                 columns.setdefault((protocol, label, path), group)
     means = []
+    least = least_targets([run for group in groups for run in group.runs])
     for (protocol, label, path), group in tqdm(columns.items(), disable=None, leave=False):
         runs = group.runs[:1] if path in COUNTED else group.runs
-        seeds = [_macro(run, split, protocol, path, metrics) for run in runs]
+        seeds = [_macro(run, split, protocol, path, metrics, least) for run in runs]
         for metric, ties in seeds[0]:
             values = [seed[metric, ties] for seed in seeds]
             means.append(
@@ -104,7 +105,7 @@ def macro_means(groups: list[SeedGroup], split: str, metrics: list[str]) -> list
 
 
 def _macro(
-    run: Run, split: str, protocol: str, path: str, metrics: list[str]
+    run: Run, split: str, protocol: str, path: str, metrics: list[str], least: int
 ) -> dict[tuple[str, str], float]:
     """{(metric, tie policy): macro mean} of a run; `released` has its own tie policy."""
     ranks = run.ranks(split, protocol, path)
@@ -116,7 +117,7 @@ def _macro(
         by_target = target_metrics(ranks.better, ranks.tied, ties)
         for metric in metrics:
             values = ranks[["domain"]].assign(value=by_target[metric])
-            means[metric, name] = domain_means(values, least_targets([run]))["macro"]
+            means[metric, name] = domain_means(values, least)["macro"]
     return means
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from src.config.names import COUNTED
 from src.evaluation.targets import SPLITS
 from src.io.errors import UserError
-from src.report.finished_runs import Run, read_runs
+from src.report.finished_runs import Run, least_targets, read_runs
 from src.report.formatting import number
 from src.report.limits import METRIC, check_shown, read_limits, share
 from src.report.seed_groups import check_distinct_names, check_same_data, group_seeds
@@ -75,10 +75,10 @@ def table(
     """
     limits = limits or {}
     by_row: dict[tuple[str, str, str], list[dict[str, dict]]] = {}
-    groups = group_seeds(runs)
+    groups, least = group_seeds(runs), least_targets(runs)
     for group in groups:
         for run in group.runs:
-            for path, scores in run.protocol_scores(split, protocol).items():
+            for path, scores in run.scores_of_size(split, protocol, least).items():
                 if path in COUNTED:  # the same in every run
                     by_row[path, "", ""] = [scores]
                 else:

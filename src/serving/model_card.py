@@ -9,9 +9,11 @@ from src.config.modes import BLEND, CROSS, SINGLE
 from src.config.names import COUNTED
 from src.io.errors import UserError, plain
 from src.report.finished_runs import Run
-from src.report.formatting import interval, join_and, number, percent, signed
+from src.report.formatting import ALPHA, interval, join_and, number, percent, signed
 from src.report.table_files import markdown
 from src.statistics.bootstrap import Estimate, estimates
+from src.statistics.comparison import compare
+from src.statistics.holm import holm
 
 METRIC, SPLIT, PROTOCOL = "ndcg@10", "test", "full"
 FILES = {
@@ -101,16 +103,14 @@ def _estimates(run: Run, path: str, names: list[str]) -> dict[str, Estimate]:
         values = run.values(SPLIT, PROTOCOL, path, METRIC)
     except UserError:
         return {}
-    return _bootstrap(values.value.to_numpy(), values, names, run)
-
-
-def _bootstrap(
-    values: np.ndarray, rows: pd.DataFrame, names: list[str], run: Run
-) -> dict[str, Estimate]:
-    numbers = {name: number for number, name in enumerate(names)}
-    domains = rows.domain.map(numbers).to_numpy()
     least = run.config["min_domain_targets"]
-    return estimates(values, rows.user_id.to_numpy(), domains, names, least=least)
+    return estimates(values.value.to_numpy(), *_rows(values, names), least=least)
+
+
+def _rows(values: pd.DataFrame, names: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The user and the domain of each target [n], and the domains' names."""
+    numbers = {name: number for number, name in enumerate(names)}
+    return values.user_id.to_numpy(), values.domain.map(numbers).to_numpy(), names
 
 
 def _cell(run: Run, path: str, name: str, found: dict[str, Estimate]) -> str:
@@ -155,7 +155,8 @@ def _transfer(run: Run, names: list[str]) -> str:
     return (
         "## Negative transfer\n\n"
         f"The difference in NDCG@10 on test between the two views of this model, {CROSS} − "
-        f"{SINGLE}: where it is below 0, the events of other domains made the ranking worse. It "
+        f"{SINGLE}: where it is below 0, the events of other domains made the ranking worse. A "
+        "verdict needs p < .05 after Holm's correction over the domains. The difference "
         "says nothing about a model that is trained for one domain alone; `python report.py "
         "transfer` compares those.\n\n" + "\n".join(lines) + "\n"
     )
@@ -168,17 +169,17 @@ def _transfer_lines(run: Run, names: list[str]) -> Iterator[str]:
         )
     except UserError:
         return
-    difference = (cross.value - single.value).to_numpy()
-    for name, found in _bootstrap(difference, cross, names, run).items():
-        if name not in names:
-            continue
+    values = cross.value.to_numpy(), single.value.to_numpy()
+    pairs = compare(*values, *_rows(cross, names))
+    by_domain = {name: pair for name, pair in pairs.items() if name in names}
+    corrected = holm([pair.p for pair in by_domain.values()])
+    for (name, pair), p in zip(by_domain.items(), corrected, strict=True):
         verdict = "no certain difference"
-        if found.high < 0:
-            verdict = "**the other domains hurt**"
-        elif found.low > 0:
-            verdict = "the other domains help"
-        span = interval(found.low, found.high)
-        yield f"- {plain(name)}: {signed(found.value)} ({span}; n {found.n:,}): {verdict}"
+        if p < ALPHA:
+            hurt = "**the other domains hurt**"
+            verdict = hurt if pair.difference < 0 else "the other domains help"
+        span = interval(pair.low, pair.high)
+        yield f"- {plain(name)}: {signed(pair.difference)} ({span}; n {pair.targets:,}): {verdict}"
 
 
 def _limits(run: Run) -> str:

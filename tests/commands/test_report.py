@@ -41,6 +41,32 @@ def test_the_table_has_a_row_a_path_and_the_baseline_once_and_first(tmp_path, mo
     assert head[:4] == ["model", "run", "path", "d1 (n = 7)"]
 
 
+def test_macro_means_side_by_side_are_over_the_same_domains(tmp_path, monkeypatch, capsys):
+    """The run that asks for the most targets of a domain decides for all."""
+    log = Log(domains=("A", "B", "C"), users=60)
+    counts = log.targets["test"].groupby("domain").size()
+    least = int(counts.min()) + 1
+    runs = [
+        write_run(tmp_path / name, log, mode=mode, gains={"cross": {"A": 3.0}})
+        for name, mode in (("a", "cdsr"), ("b", "syncrec"))
+    ]
+    config = json.loads((runs[0] / "config.json").read_text())
+    (runs[0] / "config.json").write_text(json.dumps(config | {"min_domain_targets": least}))
+    (_, run) = read_runs(runs)
+    expected = domain_means(run.values("test", "full", "cross", "mrr"), least)["macro"]
+    assert expected != pytest.approx(run.scores("test", "full", "cross")["macro"]["mrr"], abs=1e-4)
+    text = run_report(monkeypatch, capsys, "table", *runs, "--metrics", "mrr")
+    head, *rows = cells_of(text)
+    column = next(number for number, name in enumerate(head) if name.startswith("macro"))
+    assert head[column] == f"macro (n = {counts[counts >= least].sum()})"
+    shown = {tuple(row[1:3]): row[column] for row in rows}
+    assert shown["b", "cross"] == f"{expected:.4f}".removeprefix("0")
+    text = run_report(monkeypatch, capsys, "protocols", *runs, "--metrics", "mrr")
+    head, *rows = cells_of(text)
+    (full,) = (row for row in rows if row[0] == "`full`")
+    assert full[head.index("b:cross")].startswith(f"{expected:.4f}")
+
+
 def test_a_table_shows_the_served_path_and_any_protocol(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "a", Log(), gains={"cross": 1.0})
     text = run_report(

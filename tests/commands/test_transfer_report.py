@@ -99,6 +99,22 @@ def values(made, name):
 # ---------------------------------------------------------------- the page
 
 
+def test_levels_and_differences_are_means_over_the_same_domains(runs, tmp_path):
+    """A domain with too few targets is in neither."""
+    large = [run for run in runs if read_runs([run])[0].domains == list(LOG.domains)]
+    folders = [shutil.copytree(run, tmp_path / str(number)) for number, run in enumerate(large)]
+    counts = LOG.targets["test"].groupby("domain").size()
+    least = int(counts.min()) + 1
+    for folder in folders:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"min_domain_targets": least}))
+    (data,) = data_sets(read_runs(folders))
+    rows = differences.differences(data, measure(data, "ndcg@10"))
+    for row in rows[rows.domain == "macro"].itertuples():
+        assert row.difference == pytest.approx(row.first_value - row.second_value)
+        assert row.n == counts[counts >= least].sum() < counts.sum()
+
+
 def test_the_page_asks_for_nothing_outside(made, page):
     for tag, attributes in page.tags:
         assert tag not in ("script", "iframe", "object", "base")

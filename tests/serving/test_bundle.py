@@ -21,9 +21,13 @@ from src.evaluation.ranking import Plan
 from src.evaluation.targets import Targets
 from src.interfaces import Requests
 from src.io.errors import UserError
+from src.report.finished_runs import read_runs
+from src.report.formatting import ALPHA, interval
 from src.serving.bundle import open_bundle
 from src.serving.bundle_files import opened_run, with_counts
 from src.serving.export import chosen_formats
+from src.statistics.comparison import compare
+from src.statistics.holm import holm
 from tests.support.command_runs import DOMAINS, ROOT, contents, failing, train
 from tests.support.exported_lists import (
     CPU,
@@ -128,6 +132,20 @@ def test_the_card_has_the_figures_of_the_run(runs, bundles):
     for path in ("cross", "single", "blend"):
         for name in (*DOMAINS, "macro"):
             assert f"{results[path][name]['ndcg@10']:.4f} (" in card  # an interval follows
+
+
+def test_the_card_judges_transfer_as_the_reports_do(runs, bundles):
+    """The t intervals of `compare`, and a verdict only after Holm's correction."""
+    card = (bundles["both"] / "model_card.md").read_text()
+    (run,) = read_runs([runs["both"]])
+    cross, single = (run.values("test", "full", path, "ndcg@10") for path in ("cross", "single"))
+    numbers = cross.domain.map(DOMAINS.index).to_numpy()
+    pairs = compare(cross.value, single.value, cross.user_id.to_numpy(), numbers, list(DOMAINS))
+    corrected = holm([pairs[name].p for name in DOMAINS])
+    for name, p in zip(DOMAINS, corrected, strict=True):
+        (line,) = (line for line in card.splitlines() if line.startswith(f"- {name}: "))
+        assert f"({interval(pairs[name].low, pairs[name].high)}; " in line
+        assert ("no certain difference" in line) == (p >= ALPHA)
 
 
 @pytest.mark.parametrize("file", ["item_vectors.npy", "model.pt2", "items.parquet"])

@@ -222,8 +222,8 @@ def beyond_caption(data: DataSet, beyond: pd.DataFrame) -> str:
     common = popularity.idxmax()
     return (
         f"{covers} (mean over domains). The most popular items are those of {data.phrase(common)}: "
-        f"{number(popularity[common], 1)} times as popular as the log's mean item. Not tested for "
-        "significance."
+        f"{number(popularity[common], 1)} times as popular as the item of a mean event of the log. "
+        "Not tested for significance."
     )
 
 

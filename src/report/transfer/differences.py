@@ -7,7 +7,7 @@ of `DataSet.columns`; `macro` and `users` among the domains are the means over d
 import numpy as np
 import pandas as pd
 
-from src.report.finished_runs import MEANS
+from src.report.finished_runs import MEANS, domain_means
 from src.report.formatting import ALPHA
 from src.report.transfer.data_sets import DataSet, TargetMetrics
 from src.statistics.bootstrap import Estimate, estimates
@@ -108,9 +108,8 @@ def compare_groups(
                  "users"],
     )  # fmt: skip
     for column, one in zip(("first_value", "second_value"), values, strict=True):
-        by_group = pd.Series(one).groupby(groups).mean()
-        means = {names[number]: mean for number, mean in by_group.items()}
-        rows[column] = rows.domain.map(means | {"macro": by_group.mean(), "users": one.mean()})
+        by_target = pd.DataFrame({"domain": np.array(names)[groups], "value": one})
+        rows[column] = rows.domain.map(domain_means(by_target, least))
     rows["relative"] = rows.difference / rows.second_value.where(rows.second_value != 0)
     is_group = ~rows.domain.isin(MEANS)
     rows["p_holm"] = rows.p

@@ -5,13 +5,14 @@ import pandas as pd
 
 from src.config.names import COUNTED
 from src.evaluation.metrics import TIES, target_metrics
+from src.report.finished_runs import least_targets
 from src.report.transfer.data_sets import PROTOCOL, DataSet, TargetMetrics
 from src.report.transfer.differences import mean_of
 
 # {metric of the top 10: its axis label}
 BEYOND_ACCURACY = {
     "coverage@10": "share of the domain's items in any top 10",
-    "popularity@10": "popularity of the top 10 (1: the log's mean)",
+    "popularity@10": "popularity of the top 10 (1: that of an event's item)",
 }
 
 
@@ -23,12 +24,12 @@ def protocol_table(data: DataSet, metric: str) -> pd.DataFrame:
     shared = set.intersection(*(set(run.protocols("test")) for run in data.runs))
     columns = {key: (ranker.group.runs, ranker.path) for key, ranker in data.rankers.items()}
     columns |= {name: (data.runs[:1], name) for name in COUNTED}
-    rows = []
+    rows, least = [], least_targets(data.runs)
     for protocol in data.runs[0].protocols("test"):
         for key, (runs, path) in columns.items() if protocol in shared else ():
             if any(path not in run.results["test"][protocol] for run in runs):
                 continue
-            scores = [run.scores("test", protocol, path) for run in runs]
+            scores = [run.scores_of_size("test", protocol, least)[path] for run in runs]
             for domain, first in scores[0].items():
                 if metric in first:
                     value = float(np.mean([score[domain][metric] for score in scores]))
@@ -52,9 +53,11 @@ def beyond_accuracy(data: DataSet) -> pd.DataFrame:
 
     Columns: ranker, domain, metric, value. Empty if the runs do not have these metrics.
     """
-    rows = []
+    rows, least = [], least_targets(data.runs)
     for key, ranker in data.rankers.items():
-        scores = [run.scores("test", PROTOCOL, ranker.path) for run in ranker.group.runs]
+        scores = [
+            run.scores_of_size("test", PROTOCOL, least)[ranker.path] for run in ranker.group.runs
+        ]
         for domain in [*data.domains, "macro"]:
             for metric in BEYOND_ACCURACY:
                 if all(metric in score.get(domain, {}) for score in scores):

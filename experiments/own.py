@@ -26,6 +26,14 @@ from src.runs.records import read_results
 ROOT = Path(__file__).resolve().parents[1]
 # What is compared: a model per domain, each task of one model for all domains, and both tasks
 MODES = ("sdsr_separate", "sdsr", "cdsr", "syncrec")
+# Flags of main.py that differ between the runs, or hold for all of them: {flag: the remedy}
+SET_HERE = {
+    "--seed": "; give --seeds",
+    "--mode": "",
+    "--run_name": "; --variant, or --runs_dir and --out, keep other runs beside these",
+    "--resume": "; the same command goes on by itself",
+    "--overwrite": "; --variant, or --runs_dir and --out, keep other runs beside these",
+}
 
 
 @dataclass
@@ -118,6 +126,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         flag = word.partition("=")[0]
         if flag.startswith("--") and flag not in known:
             parser.error(f"unrecognized arguments: {flag}")
+        if flag in SET_HERE:
+            parser.error(f"{flag} is set here, for each run by itself{SET_HERE[flag]}")
     return given, training
 
 

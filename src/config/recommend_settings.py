@@ -38,8 +38,8 @@ class RecommendSettings:
     domains: tuple[str, ...] = setting((), "domains of the log; default: all")
     serve_path: str = setting(
         "auto",
-        "view to rank by; auto: cross, or single in domains where it was better on validation; "
-        "blend: both views, recent counts and habit, as weighed on validation",
+        "view to rank by; auto: cross, or single in domains where it was clearly better on "
+        "validation; blend: both views, recent counts and habit, as weighed on validation",
         choices=("auto", *PATHS, BLEND),
     )
     now: str = setting(

@@ -309,7 +309,7 @@ def _counts(mapping: np.ndarray, former: int) -> dict[str, int]:
 
 
 def init_line(record: dict) -> str:
-    """One line for the console."""
+    """One line for the console; a second one where held-out events were trained on."""
     parts = [
         f"{record[name]['matched']} {name} matched ({record[name]['new']} new, "
         f"{record[name]['gone']} gone)"
@@ -322,4 +322,6 @@ def init_line(record: dict) -> str:
             f"it was trained on {trained['valid']} held-out events of validation and "
             f"{trained['test']} of test"
         )
+        if trained["valid"] or trained["test"]:
+            seen += "\nWARNING: it knows some of this run's targets: its figures will be too good"
     return f"starting from {record['run']}: {', '.join(parts)}; {seen}"

@@ -58,6 +58,13 @@ def test_a_flag_of_no_command_is_refused_before_any_work(own, capsys):
     assert "unrecognized arguments: --epochs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--seed=7", "--mode=cdsr", "--run_name=a", "--overwrite"])
+def test_a_flag_that_each_run_has_of_its_own_is_refused(own, flag, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        own.parse(["--data_name=shop", "--strd_ym=202506", flag])
+    assert f"{flag.partition('=')[0]} is set here" in capsys.readouterr().err
+
+
 def test_the_time_left_is_that_of_the_unfinished_runs(own, tmp_path):
     plan = own.Plan(tmp_path, "own", [1, 2])
     assert plan.minutes_left() == ""

@@ -21,7 +21,7 @@ from src.config.settings import Settings
 from src.dataset.store.folder import open_dataset
 from src.report.finished_runs import read_runs
 from src.report.seed_groups import group_seeds
-from src.runs.warm_start import NEW, Vocabulary, carry_over, match_domains, match_items
+from src.runs.warm_start import NEW, Vocabulary, carry_over, init_line, match_domains, match_items
 from tests.support.builders import make_model
 from tests.support.command_runs import ROOT, command, contents, data_step, failing, flags
 from tests.support.data_logs import DAY, make, write_log
@@ -262,6 +262,18 @@ def test_what_was_carried_over_is_printed_and_recorded(months, former, runs, cap
     assert (after / "items.parquet").read_bytes() == (
         months["november"] / "items.parquet"
     ).read_bytes()
+
+
+def test_a_start_from_weights_that_know_the_targets_is_a_warning():
+    record = {
+        "run": "december",
+        "domains": {"matched": 2, "new": 0, "gone": 0},
+        "items": {"matched": 9, "new": 0, "gone": 0},
+        "trained_targets": {"valid": 0, "test": 3},
+    }
+    assert "WARNING: it knows some of this run's targets" in init_line(record)
+    record["trained_targets"]["test"] = 0
+    assert "WARNING" not in init_line(record)
 
 
 def test_once_it_has_begun_a_run_needs_no_former_one(months, former, runs, capsys):

@@ -104,13 +104,14 @@ def _estimates(run: Run, path: str, names: list[str]) -> dict[str, Estimate]:
     except UserError:
         return {}
     least = run.config["min_domain_targets"]
-    return estimates(values.value.to_numpy(), *_rows(values, names), least=least)
+    users, domains = _rows(values, names)
+    return estimates(values.value.to_numpy(), users, domains, names, least=least)
 
 
-def _rows(values: pd.DataFrame, names: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The user and the domain of each target [n], and the domains' names."""
+def _rows(values: pd.DataFrame, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The user of each target [n] and the number of its domain [n]."""
     numbers = {name: number for number, name in enumerate(names)}
-    return values.user_id.to_numpy(), values.domain.map(numbers).to_numpy(), names
+    return values.user_id.to_numpy(), values.domain.map(numbers).to_numpy()
 
 
 def _cell(run: Run, path: str, name: str, found: dict[str, Estimate]) -> str:
@@ -170,7 +171,7 @@ def _transfer_lines(run: Run, names: list[str]) -> Iterator[str]:
     except UserError:
         return
     values = cross.value.to_numpy(), single.value.to_numpy()
-    pairs = compare(*values, *_rows(cross, names))
+    pairs = compare(*values, *_rows(cross, names), names)
     by_domain = {name: pair for name, pair in pairs.items() if name in names}
     corrected = holm([pair.p for pair in by_domain.values()])
     for (name, pair), p in zip(by_domain.items(), corrected, strict=True):

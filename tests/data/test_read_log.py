@@ -189,6 +189,14 @@ def test_ids_of_bytes_are_refused(tmp_path, capsys):
     assert "bytes as ids" in fail(capsys, tmp_path / "raw", tmp_path / "out")
 
 
+def test_nested_values_of_parquet_are_no_ids(tmp_path, capsys):
+    columns = {"user_id": ["u"], "item_id": [{"id": 0}], "domain": ["d"], "unix_time": [MONTH]}
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "raw" / "e.parquet")
+    line = fail(capsys, tmp_path / "raw", tmp_path / "out")
+    assert "nested values as ids in column 'item_id'" in line
+
+
 def test_a_damaged_page_of_a_parquet_file_is_told_in_one_line(tmp_path, capsys):
     rows = random_log(events=4000)
     columns = dict(zip(HEADER, map(list, zip(*rows, strict=True)), strict=True))

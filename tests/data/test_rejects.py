@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import re
 from datetime import UTC, date, datetime
 
@@ -284,6 +285,29 @@ GOOD_LINES = {
     "comments and gz": GOOD, "not quoted": b"u\ti\t1400000000\n",
     "json": b'{"reviewerID": "u", "asin": "a", "unixReviewTime": 1}\n',
 }  # fmt: skip
+
+
+def check_nested_ids(folder, engine):
+    good = {"user_id": "{u}", "item_id": "[7]", "domain": "a", "unix_time": MONTH, "event": "buy"}
+    nested = [{"user_id": {"id": 0}}, {"item_id": [7]}, {"domain": []}]
+    others = [{"item_id": [], "event": "view"}]  # not wanted: no fault
+    folder.mkdir()
+    lines = [json.dumps(good | changes) for changes in [{}, *nested, *others]]
+    (folder / "e.jsonl").write_text("\n".join(lines) + "\n")
+    filters = {"event_col": "event", "events": ("buy",)}
+    parsed, events = raw_reading.read_with(engine, folder, max_rejected=1.0, **filters)[2:]
+    assert events == [("{u}", "[7]", "a", MONTH)]
+    assert parsed.rejected == {"a JSON object or array as an id or domain": 3}
+    assert sorted(row["text"] for row in parsed.sample) == sorted(lines[1:4])
+
+
+def test_objects_and_arrays_in_json_are_no_ids(tmp_path):
+    with raw_reading.duck(tmp_path / "raw") as engine:
+        check_nested_ids(tmp_path / "raw", engine)
+
+
+def test_objects_and_arrays_in_json_are_no_ids_for_spark(spark, tmp_path):
+    check_nested_ids(tmp_path / "raw", spark)
 
 
 @pytest.mark.parametrize("kind", LINES)

@@ -64,6 +64,11 @@ def json_extract_strings(text: str, path: str) -> list[str]:  # type: ignore[emp
     """DuckDB's function: all values at a path with a wildcard."""
 
 
+@ibis.udf.scalar.builtin
+def json_type(text: str, path: str) -> str:  # type: ignore[empty-body]
+    """DuckDB's function: the type of the value at the path."""
+
+
 class DuckDBReader:
     """Local files."""
 
@@ -201,12 +206,23 @@ class DuckDBReader:
         lines = self._text(file, LINES, python).filter(_.column_0.notnull())
         line: StringValue = lines.column_0
         is_object = line.re_search(r"^\s*\{") & json_valid(line)  # stripping a long line is slower
-        paths = ibis.array([f'$."{key}"' for key in wanted.values()])
+        json_paths = [f'$."{key}"' for key in wanted.values()]
         # `view`: without it Ibis would write the extraction out once per value
         parsed = lines.mutate(
-            values=is_object.ifelse(json_extract_string(line, paths), None)
+            values=is_object.ifelse(json_extract_string(line, ibis.array(json_paths)), None)
         ).view()
         not_json = parsed["values"].isnull()
+        # a text may begin like an object: only then its type is looked up
+        nested = [
+            parsed["values"][n]
+            .re_search(r"^[{\[]")
+            .ifelse(json_type(parsed.column_0, ibis.literal(path)).isin(("OBJECT", "ARRAY")), False)
+            for n, (name, path) in enumerate(zip(wanted, json_paths, strict=True))
+            if name in rejects.EMPTY
+        ]
+        read_error = ibis.cases(
+            (not_json, rejects.NOT_JSON), (ibis.or_(*nested), rejects.NESTED), else_=None
+        ).cast("int8")
         arrays = {
             name: json_extract_strings(
                 not_json.ifelse("{}", parsed.column_0), ibis.literal(f'$."{key}"[*]."{inner}"')
@@ -220,8 +236,8 @@ class DuckDBReader:
                 "row",
                 **{name: parsed["values"][n] for n, name in enumerate(wanted)},
                 **arrays,
-                read_error=not_json.ifelse(rejects.NOT_JSON, None).cast("int8"),
-                text=not_json.ifelse(parsed.column_0, None),
+                read_error=read_error,
+                text=read_error.notnull().ifelse(parsed.column_0, None),
             )
             .view()
         )

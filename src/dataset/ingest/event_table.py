@@ -228,6 +228,11 @@ def _text(column: ibis.expr.types.Column, file: RawFile) -> ibis.expr.types.Stri
         raise UserError(
             f"{file.path} has bytes as ids in column {column.get_name()!r}; write them as text"
         )
+    if dtype.is_nested():
+        raise UserError(
+            f"{file.path} has nested values as ids in column {column.get_name()!r}; write the one "
+            "that identifies as a column of its own"
+        )
     if not dtype.is_floating():
         return column.cast("string")
     number = (column - column == 0).ifelse(column, None)  # neither NaN nor infinite

@@ -155,8 +155,9 @@ def _check_rows(raw: RawLog, events: Table, time_unit: str, settings: DatasetSet
         is_enough = (events.rating.try_cast("float64") >= settings.min_rating).fill_null(False)
         unwanted.append((~is_enough, rejects.LOW_RATING))
     error = ibis.cases(
-        (unreadable, events.read_error),
+        (unreadable & (events.read_error != rejects.NESTED), events.read_error),
         *unwanted,
+        (unreadable, rejects.NESTED),  # as other faults of ids: only in rows that are wanted
         else_=rejects.id_error(ids, raw.integer_ids),
     )
     latest = times.largest_time("nanoseconds" if time_unit == "auto" else time_unit)

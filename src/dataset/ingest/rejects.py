@@ -13,10 +13,10 @@ from src.dataset.ingest import times
 from src.io.errors import UserError
 
 (
-    ACCEPTED, MALFORMED, TOO_FEW, TOO_MANY, OPEN_QUOTE, NOT_JSON, NOT_UTF8, NO_USER, NO_ITEM,
-    NO_DOMAIN, LINE_BREAK, NO_TIME, NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999,
+    ACCEPTED, MALFORMED, TOO_FEW, TOO_MANY, OPEN_QUOTE, NOT_JSON, NESTED, NOT_UTF8, NO_USER,
+    NO_ITEM, NO_DOMAIN, LINE_BREAK, NO_TIME, NOT_A_TIME, OTHER_UNIT, BEFORE_1970, AFTER_9999,
     OTHER_EVENT, LOW_RATING,
-) = range(18)  # fmt: skip
+) = range(19)  # fmt: skip
 
 # What a user reads; {unit} is the unit of the log's times.
 REASONS = {
@@ -25,6 +25,7 @@ REASONS = {
     TOO_MANY: "too many columns",
     OPEN_QUOTE: "unclosed quote",
     NOT_JSON: "not a JSON object",
+    NESTED: "a JSON object or array as an id or domain",
     NOT_UTF8: "not UTF-8",
     NO_USER: "user_id is empty",
     NO_ITEM: "item_id is empty",

@@ -141,6 +141,8 @@ class SparkReader:
         read_error = F.when(~F.is_valid_utf8("value"), rejects.NOT_UTF8).when(
             ~is_object | F.col(f"parsed.{RAW}").isNotNull(), rejects.NOT_JSON
         )
+        for name in wanted.keys() & rejects.EMPTY.keys():
+            read_error = read_error.when(_is_nested(line, wanted[name]), rejects.NESTED)
         picked = {name: f"parsed.`{key}`" for name, key in wanted.items()}
         arrays = {
             name: F.col(f"parsed.`{key}`.`{inner}`") for name, (key, inner) in (lists or {}).items()
@@ -281,6 +283,14 @@ def _with_errors(
         read_error.alias("read_error"),
         F.when(read_error.isNotNull(), F.make_valid_utf8(text)).alias("text"),
     )
+
+
+def _is_nested(line: Column, key: str) -> Column:
+    """Whether the value of the key is an object or an array, not a text that begins like one."""
+    value = F.try_variant_get(F.try_parse_json(line), f"$['{key}']", "variant")
+    is_nested = F.schema_of_variant(value).rlike("^(OBJECT|ARRAY)")
+    begins_so = F.col(f"parsed.`{key}`").rlike(r"^[{\[]")  # cheaper, and rarely true
+    return F.when(begins_so, is_nested).otherwise(F.lit(False))
 
 
 def _literal(delimiter: str) -> str:

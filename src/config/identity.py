@@ -98,6 +98,14 @@ def difference(before: Any, now: Any, *, resume: bool) -> str | None:
     return None
 
 
+def in_words(name: str, before: Any, now: Any) -> str:
+    """How a setting of the run `before` differs from that of a command, after "holds a run"."""
+    former, latter = getattr(before, name, None), getattr(now, name)
+    if latter in ("", None, ()):
+        return f"with --{name} {former}, and this command has none"
+    return f"with --{name} {former}, not {latter}"
+
+
 def longer(before: Any, now: Any) -> bool:
     """Whether `now` asks the run `before` to train longer."""
     return values_of(before, {Role.GROWS}) != values_of(now, {Role.GROWS})

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from src.config.cli import as_json
-from src.config.identity import difference, longer
+from src.config.identity import difference, in_words, longer
 from src.config.settings import Settings, run_settings
 from src.dataset.store.folder import TRAIN, VALID, Dataset
 from src.evaluation.targets import check_macro
@@ -138,8 +138,8 @@ def find_run(settings: Settings, folder: Path, data_sha256: str) -> bool:
     before = run_settings(folder)
     if name := difference(before, settings, resume=settings.resume):
         raise UserError(
-            f"{folder} holds a run with --{name} {getattr(before, name, None)}, not "
-            f"{getattr(settings, name)}; give another --run_name, or --overwrite"
+            f"{folder} holds a run {in_words(name, before, settings)}; give another --run_name, or "
+            "--overwrite"
         )
     check_data(folder, data_sha256, "give another --run_name, or --overwrite")
     if (folder / "results.json").is_file() and not longer(before, settings):

@@ -390,6 +390,9 @@ def test_another_former_run_is_another_run(months, former, runs, capsys):
         capsys, runs, lambda: run_on(months["november"], runs, "now", f"--init_from={former}")
     )
     assert f"{run} holds a run with --init_from" in line
+    run_on(months["november"], runs, "started", f"--init_from={former}")
+    line = failing(capsys, runs, lambda: run_on(months["november"], runs, "started"))
+    assert f"with --init_from {former.resolve()}, and this command has none" in line
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")

@@ -27,12 +27,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # What is compared: a model per domain, each task of one model for all domains, and both tasks
 MODES = ("sdsr_separate", "sdsr", "cdsr", "syncrec")
 # Flags of main.py that differ between the runs, or hold for all of them: {flag: the remedy}
+BESIDE = "; --variant, or --runs_dir and --out, keep other runs beside these"
 SET_HERE = {
     "--seed": "; give --seeds",
     "--mode": "",
-    "--run_name": "; --variant, or --runs_dir and --out, keep other runs beside these",
+    "--run_name": BESIDE,
     "--resume": "; the same command goes on by itself",
-    "--overwrite": "; --variant, or --runs_dir and --out, keep other runs beside these",
+    "--overwrite": BESIDE,
 }
 
 

@@ -5,6 +5,8 @@ b + 1 … b + m, each equally likely; a metric is its expectation over them. A c
 gets exactly the metric of random ranking.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from src.config.names import CUTOFFS, METRICS
@@ -71,13 +73,18 @@ def summarise(
     ends = np.searchsorted(np.asarray(domains)[order], numbers, side="right")
     parts = np.split(ordered, ends[:-1], axis=1)
     summary = {name: _means(part) for name, part in zip(domain_names, parts, strict=True)}
-    present = [means for means in summary.values() if means["n"] >= max(1, least)]
-    users = _means(by_target)
-    macro: dict[str, float] = {}
-    if present:
-        macro = {name: float(np.mean([means[name] for means in present])) for name in METRICS}
-    macro["n"] = sum(int(means["n"]) for means in present)
-    return summary | {"macro": macro, "users": users}
+    return summary | {"macro": macro_mean(summary.values(), least), "users": _means(by_target)}
+
+
+def macro_mean(domains: Iterable[dict[str, float]], least: int = 0) -> dict[str, float]:
+    """{metric: mean} over the domains, each as in `summarise`, with at least one target and at
+    least `least`, and their n. A domain without a metric is left out of that one's mean."""
+    present = [means for means in domains if means["n"] >= max(1, least)]
+    names = dict.fromkeys(name for means in present for name in means)
+    macro = {
+        name: float(np.mean([means[name] for means in present if name in means])) for name in names
+    }
+    return macro | {"n": sum(int(means["n"]) for means in present)}
 
 
 def _means(values: Array) -> dict[str, float]:

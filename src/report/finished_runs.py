@@ -16,7 +16,7 @@ from src.config.modes import DEFAULT_MODEL, MODES
 from src.config.names import AS_LISTED, COUNTED, METRICS, STRICT
 from src.config.settings import Settings, run_settings
 from src.dataset.store.card_schema import REPORT_SCHEMA, card_error
-from src.evaluation.metrics import target_metrics
+from src.evaluation.metrics import macro_mean, target_metrics
 from src.evaluation.protocols import ties_of
 from src.io.errors import UserError
 from src.io.json_schema import read_json
@@ -154,7 +154,8 @@ class Run:
         if self.config["min_domain_targets"] == least:
             return scores
         return {
-            path: of_path | {"macro": _macro(of_path, least)} for path, of_path in scores.items()
+            path: means | {"macro": macro_mean([means[name] for name in self.domains], least)}
+            for path, means in scores.items()
         }
 
     def scores(self, split: str, protocol: str, path: str) -> dict[str, dict[str, float]]:
@@ -342,19 +343,6 @@ def _read_run(folder: Path) -> Run:
 def without_seed(name: str, seed: int) -> str:
     """A run's name or folder without the seed at its end."""
     return re.sub(rf"[-_.]*(seed)?[-_.]*{seed}$", "", name)
-
-
-def _macro(scores: dict[str, dict[str, float]], least: int) -> dict[str, float]:
-    """The means over the domains with at least `least` targets, {metric: mean}, and their n."""
-    counted = [
-        means for name, means in scores.items() if name not in MEANS and means["n"] >= max(1, least)
-    ]
-    metrics = dict.fromkeys(metric for means in counted for metric in means)
-    macro = {
-        metric: float(np.mean([means[metric] for means in counted if metric in means]))
-        for metric in metrics
-    }
-    return macro | {"n": sum(means["n"] for means in counted)}
 
 
 def domain_means(values: pd.DataFrame, least: int = 0) -> dict[str, float]:

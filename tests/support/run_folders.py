@@ -131,7 +131,7 @@ def write_run(
     paths = (*chosen.paths, *((BLEND,) if blend else ()), *COUNT_MODELS)
     ranks = _ranks(log, chosen, paths, gains, protocols, noise)
     _write_ranks(folder, log, ranks)
-    (folder / "results.json").write_text(json.dumps(_results(log, ranks, chosen.ties)))
+    (folder / "results.json").write_text(json.dumps(_results(log, ranks, chosen)))
     (folder / "config.json").write_text(json.dumps(as_json(chosen) | {"model": model}))
     (folder / "environment.json").write_text(json.dumps({"data_sha256": log.sha256}))
     (folder / "data_card.json").write_text(json.dumps(log.card))
@@ -188,15 +188,16 @@ def _ranks(
     return ranks
 
 
-def _results(log: Log, ranks: dict, ties: str) -> dict:
+def _results(log: Log, ranks: dict, settings: Settings) -> dict:
     results: dict = {}
+    least = settings.min_domain_targets
     for (split, protocol, path), found in ranks.items():
         domains = log.targets[split].domain.map(log.domains.index).to_numpy()
         names = list(log.domains)
         if protocol.startswith("released"):
-            means = summarise(found.better, np.ones_like(found.tied), domains, names)
+            means = summarise(found.better, np.ones_like(found.tied), domains, names, least=least)
         else:
-            means = summarise(found.better, found.tied, domains, names, ties)
+            means = summarise(found.better, found.tied, domains, names, settings.ties, least)
         if (split, protocol) == ("test", "full"):
             for mean in means.values():
                 mean |= {"coverage@10": 0.25, "popularity@10": 1.5} if mean["n"] else {}

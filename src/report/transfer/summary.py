@@ -7,10 +7,10 @@ import json
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from src.config.modes import BASELINE_MODES, BLEND, DEFAULT_MODEL, JOINT_MODE, PATHS, SERVED
+from src.evaluation.metrics import macro_mean
 from src.report.finished_runs import least_targets
 from src.report.formatting import (
     ALPHA,
@@ -221,15 +221,14 @@ def served_sentences(data: DataSet, differences: pd.DataFrame) -> str:
 
 def blend_sentences(data: DataSet, metric: str) -> str:
     """What the blend has without trend and habit; empty where a run was not scored so."""
-    runs, least = data.two_view.runs, max(1, least_targets(data.runs))
+    runs, least = data.two_view.runs, least_targets(data.runs)
     shared = set.intersection(*(set(run.blend_without) for run in runs))
     if BLEND not in data.rankers or not shared:
         return ""
 
     def mean(by_run: list[dict[str, dict]]) -> str:
         domains = [means[name] for means in by_run for name in data.domains]
-        values = [one.get(metric, math.nan) for one in domains if one["n"] >= least]
-        return level(float(np.mean(values)))
+        return level(macro_mean(domains, least).get(metric, math.nan))
 
     whole = mean([run.scores("test", PROTOCOL, BLEND) for run in runs])
     parts = [

@@ -27,7 +27,8 @@ MIM_LOSS = "mutual-information loss"
 class Task(ViewEmbedding):
     """The parameters of one task: those of its inputs, gates, (set later) towers.
 
-    SDSR has one start token, gate and tower for each domain, CDSR one of each.
+    SDSR has one start token, gate and tower for each domain, CDSR one of each; on request CDSR too
+    has a gate and a tower for each domain.
     """
 
     def __init__(self, settings, starts: int, gates: int):
@@ -72,14 +73,14 @@ class SyNCRec(nn.Module):
                     count, hidden, settings.layers, settings.heads, settings.dropout,
                     settings.attention_dropout, settings.compile, settings.kernels,
                 )  # fmt: skip
-        gates = {"cross": 1, "single": 1 if settings.share_experts else domains}
         starts = {"cross": 1, "single": domains}
         for task in settings.paths:
+            gates = domains if self._per_domain(task) else 1
             with own_stream(settings.seed, task):
-                tasks[task] = Task(settings, starts[task], gates[task])
+                tasks[task] = Task(settings, starts[task], gates)
             with own_stream(settings.seed, f"{task} towers"):
                 if settings.towers:
-                    self.tasks[task].towers = Towers(gates[task], hidden, settings.dropout)
+                    self.tasks[task].towers = Towers(gates, hidden, settings.dropout)
         with own_stream(settings.seed, "query"):
             if settings.target_domain_query and "cross" in settings.paths:
                 self.query = nn.Parameter(torch.randn(domains, hidden) * 0.02)
@@ -98,6 +99,12 @@ class SyNCRec(nn.Module):
         if len(settings.paths) == 2:
             return {"cross": settings.experts_cross, "single": settings.experts_single}
         return {settings.paths[0]: settings.experts}
+
+    def _per_domain(self, task: str) -> bool:
+        """Whether the task has a gate and a tower for each domain, not one of each."""
+        if self.settings.share_experts:
+            return False
+        return task == "single" or self.settings.cross_per_domain
 
     # ------------------------------------------------------------------------ both tasks
 
@@ -160,7 +167,7 @@ class SyNCRec(nn.Module):
         gradient is wanted, the last layer is computed at the slots alone.
         """
         gate_of = view.domains  # [M]
-        if task == "cross" or self.settings.share_experts:
+        if not self._per_domain(task):
             gate_of = torch.zeros_like(gate_of)
         tiles = view_tiles(view, inputs)
         weights = self.tasks[task].gate(inputs, view, gate_of)  # g [M, K], CDSR's experts first
@@ -193,11 +200,11 @@ class SyNCRec(nn.Module):
         return owned[:, None] * outputs + stopped[:, None] * outputs.detach()
 
     def apply_towers(self, mixture: Tensor, counts: list[int], task: str) -> Tensor:
-        """h: [N, H] -> [N, H], the targets of each domain through the tower of their task."""
+        """h: [N, H] -> [N, H] through the task's tower, or that of each target's domain."""
         towers = self.tasks[task].towers
         if towers is None:
             return mixture
-        if task == "cross" or self.settings.share_experts:
+        if not self._per_domain(task):
             counts = [mixture.shape[0]]
         return towers(mixture, counts)
 
@@ -223,16 +230,16 @@ class SyNCRec(nn.Module):
         return self.outputs(batch, path, last=True)[batch.last_rows]
 
     def reads_domain(self, path: str) -> bool:
-        """The single view has a start token and a tower per domain; the cross view reads the domain
-        on request."""
-        return path == "single" or self.settings.target_domain_query
+        """The single view has a start token, a gate and a tower for each domain; the cross view
+        reads the domain on request."""
+        return path == "single" or self.settings.target_domain_query or self._per_domain(path)
 
     def rows_of(self, name: str) -> str:
         if name == "item_table":
             return "items"
         by_domain = ["tasks.single.start", "query", "critics"]
-        if not self.settings.share_experts:
-            by_domain += ["tasks.single.gate.", "tasks.single.towers."]
+        for task in filter(self._per_domain, self.tasks):
+            by_domain += [f"tasks.{task}.gate.", f"tasks.{task}.towers."]
         return "domains" if name.startswith(tuple(by_domain)) else "whole"
 
     @staticmethod

@@ -73,13 +73,21 @@ def view_outputs(model, items, domains, times, task):
             row = row + model.query[domain]
         rows.append(F.layer_norm(row, row.shape, own.norm.weight, own.norm.bias))
     x = torch.stack(rows)
-    which = domains[0] if task == "single" and not settings.share_experts else 0
-    weights = gate_weights(own.gate, which, x)
+    targets = domains  # of each event: whose gate and tower it gets
+    if settings.share_experts or (task == "cross" and not settings.cross_per_domain):
+        targets = [0] * len(domains)
+    weights = torch.stack(
+        [gate_weights(own.gate, which, x)[row] for row, which in enumerate(targets)]
+    )
     mixture = torch.zeros_like(x)
     for number, (output, learns) in enumerate(all_experts(model, task, x)):
         weighted = weights[:, number, None] * (output if learns else output.detach())
         mixture = mixture + weighted
-    return tower(own.towers, which, mixture) if own.towers is not None else mixture
+    if own.towers is None:
+        return mixture
+    return torch.stack(
+        [tower(own.towers, which, mixture)[row] for row, which in enumerate(targets)]
+    )
 
 
 def gate_weights(gate, which, x):

@@ -40,6 +40,7 @@ ROLES = {
 ARCHITECTURE = (
     "model", "mode", "hidden", "layers", "heads", "max_len", "positions", "time_embedding",
     "experts_cross", "experts_single", "share_experts", "gate", "towers", "target_domain_query",
+    "cross_per_domain",
 )  # fmt: skip
 
 

@@ -91,6 +91,11 @@ class ModelSettings:
     target_domain_query: bool = setting(
         False, "tell the cross view, if trained, the domain to rank", group="model"
     )
+    cross_per_domain: bool = setting(
+        False,
+        "a gate and a tower for each domain in the cross view too, if trained",
+        group="model",
+    )
 
     @property
     def experts(self) -> int:

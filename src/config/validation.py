@@ -144,6 +144,17 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError("--sparse_items does not support weight decay; give --weight_decay 0")
     if settings.compile and settings.kernels == "plain":
         raise UserError("--compile compiles the fused kernels; drop it, or give --kernels fused")
+    if settings.cross_per_domain and settings.gate == "sequence":
+        raise UserError(
+            "--cross_per_domain and --gate sequence contradict each other: the targets of a cross "
+            "sequence are of several domains, and that gate has one weight vector for all of them; "
+            "drop one of them"
+        )
+    if settings.share_experts and settings.cross_per_domain:
+        raise UserError(
+            "--share_experts and --cross_per_domain contradict each other: one gate and tower for "
+            "all, or one of each for every domain; drop one of them"
+        )
     if settings.share_experts and not settings.stop_gradient:
         raise UserError(
             "--share_experts and --no-stop_gradient contradict each other: with one "

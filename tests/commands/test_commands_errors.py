@@ -48,6 +48,8 @@ def run(finished_run, runs):
         (["--lr=inf"], ["--lr must be above 0"]),
         (["--run_name=candidates"], ["--run_name candidates is reserved"]),
         (["--share_experts", "--no-stop_gradient"], ["--share_experts and --no-stop_gradient"]),
+        (["--share_experts", "--cross_per_domain"], ["--share_experts and --cross_per_domain"]),
+        (["--gate=sequence", "--cross_per_domain"], ["--cross_per_domain and --gate sequence"]),
         (
             ["--compile", "--kernels=plain"],
             ["--compile compiles the fused kernels", "--kernels fused"],

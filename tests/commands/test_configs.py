@@ -53,6 +53,7 @@ def test_the_config_of_the_paper_is_the_paper_s_run():
     assert paper.sc_mim
     assert not paper.share_experts
     assert not paper.target_domain_query
+    assert not paper.cross_per_domain
     assert paper.positions == "start"
     assert (paper.warmup_steps, paper.clip_norm, paper.weight_decay) == (0, 0, 0)
 

@@ -181,6 +181,7 @@ def test_the_released_protocol_draws_as_often_as_told_and_reads_ties_for_the_mod
 MODELS = [
     ({}, "cross"),
     ({"target_domain_query": True}, "cross"),
+    ({"cross_per_domain": True}, "cross"),
     ({}, "single"),
     ({"share_experts": True}, "single"),
     ({"mode": "sdsr_separate"}, "single"),

@@ -185,6 +185,7 @@ CASES = [
     # settings, path, context, distinct inputs of USERS with a window of 5
     ({}, "cross", "paired", 8),
     ({"target_domain_query": True}, "cross", "paired", 9),
+    ({"cross_per_domain": True}, "cross", "paired", 9),
     ({"gate": "sequence"}, "cross", "paired", 8),
     ({}, "single", "paired", 4),
     ({"gate": "sequence"}, "single", "paired", 4),

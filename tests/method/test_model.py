@@ -30,11 +30,15 @@ VARIANTS = {
     "no gate": {"gate": "none"},
     "softmax over all items": {"softmax_items": "all"},
     "domain query": {"target_domain_query": True},
+    "cross view per domain": {"cross_per_domain": True, "target_domain_query": True},
+    "towers alone per domain": {"cross_per_domain": True, "gate": "none"},
     "no towers": {"towers": False},
     "no stop-gradient": {"stop_gradient": False},
     "shared experts": {"share_experts": True},
     "released": {"share_experts": True, "gate": "sequence", "loss": "bce"},
 }
+# the ways in which the cross view is told the domain of the target
+TOLD = [{"target_domain_query": True}, {"cross_per_domain": True}]
 
 
 def target_order(users):
@@ -214,13 +218,13 @@ def swap_item(items, domains, t):
 
 
 @pytest.mark.parametrize("positions", ["end", "start"])
-@pytest.mark.parametrize("query", [False, True], ids=["no query", "domain query"])
-def test_no_score_depends_on_its_own_target_or_on_anything_later(query, positions):
+@pytest.mark.parametrize("told", [{}, *TOLD], ids=["no query", *map(", ".join, TOLD)])
+def test_no_score_depends_on_its_own_target_or_on_anything_later(told, positions):
     """Counted from the end, positions tell how many targets follow in the view, not which."""
     users = random_users(4, count=3, longest=10)
     users[1] = (users[1][0] + [3, 8, 13, 2], users[1][1] + [0, 1, 2, 0])
     dataset = make_dataset(users, SIZES)
-    model = make_model(dataset, target_domain_query=query, positions=positions)
+    model = make_model(dataset, positions=positions, **told)
     before = outputs_by_target(model, users)
     items, domains = users[1]
     for t in range(len(items)):
@@ -255,15 +259,16 @@ def test_no_score_depends_on_the_time_of_anything_later_than_its_target():
         assert (("single", 0, t) in moved) == (t > 1)
 
 
-def test_the_domain_query_sees_the_targets_domain_and_the_plain_view_does_not():
+@pytest.mark.parametrize("told", [{}, *TOLD], ids=["no query", *map(", ".join, TOLD)])
+def test_the_cross_view_sees_the_targets_domain_only_where_it_is_told(told):
     items, domains = [1, 2, 3], [0, 0, 0]
     other = ([1, 2, 8], [0, 0, 1])
-    for query in (False, True):
-        dataset = make_dataset([(items, domains)], SIZES)
-        model = make_model(dataset, target_domain_query=query)
-        before = outputs_by_target(model, [(items, domains)])
-        after = outputs_by_target(model, [other])
-        assert (("cross", 0, 2) in changed_pairs(before, after)) is query
+    dataset = make_dataset([(items, domains)], SIZES)
+    model = make_model(dataset, **told)
+    before = outputs_by_target(model, [(items, domains)])
+    after = outputs_by_target(model, [other])
+    assert (("cross", 0, 2) in changed_pairs(before, after)) is bool(told)
+    assert model.reads_domain("cross") is bool(told)
 
 
 def test_the_sequence_gate_leaks_the_targets():

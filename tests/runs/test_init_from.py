@@ -32,6 +32,7 @@ VARIANTS = [{"mode": mode} for mode in MODES]
 VARIANTS += [
     {"share_experts": True, "time_embedding": "interval"},
     {"target_domain_query": True, "gate": "sequence"},
+    {"cross_per_domain": True},
 ]
 
 
@@ -346,6 +347,7 @@ def test_seeds_that_start_from_different_runs_are_one_model(former, runs):
         (["--mode=cdsr"], ["--mode syncrec", "--mode cdsr"]),
         (["--time_embedding=interval"], ["--time_embedding none", "--time_embedding interval"]),
         (["--share_experts"], ["--share_experts False", "--share_experts True"]),
+        (["--cross_per_domain"], ["--cross_per_domain False", "--cross_per_domain True"]),
     ],
 )
 def test_a_run_of_another_architecture_is_refused(months, former, runs, capsys, given, values):

@@ -33,6 +33,7 @@ KINDS = {  # {name: flags that are not at their default}
     "bce": ("--loss=bce", "--batch_by=length"),
     "all-learn": ("--no-stop_gradient", "--target_domain_query", "--softmax_items=all"),
     "one-expert": ("--share_experts",),
+    "per-domain": ("--cross_per_domain",),
     "sequence": ("--gate=sequence", "--no-towers"),
     "cdsr": ("--mode=cdsr", "--gate=none", "--time_embedding=interval"),
     "multi-task": ("--model=ple", "--ple_own=2"),

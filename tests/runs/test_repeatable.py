@@ -22,6 +22,7 @@ VARIANTS = {
     "plain kernels, sequence gate": {"gate": "sequence", "kernels": "plain", "loss": "ce"},
     "one task with a query": {"mode": "cdsr", "target_domain_query": True, "loss": "ce"},
     "shared expert": {"share_experts": True},
+    "cross view per domain": {"cross_per_domain": True},
     "sparse items": {"loss": "bce", "sparse_items": True},
     "softmax over all items": {"loss": "ce", "softmax_items": "all"},
     "one gradient per domain": {"weighting": "pcgrad", "loss": "ce"},

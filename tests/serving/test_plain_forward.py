@@ -17,6 +17,7 @@ CASES = [
     ("syncrec", "syncrec", {}),
     ("syncrec", "syncrec", {"target_domain_query": True, "positions": "start", **TIMED}),
     ("syncrec", "syncrec", {"gate": "sequence", "positions": "start"}),
+    ("syncrec", "syncrec", {"cross_per_domain": True, "target_domain_query": True}),
     ("syncrec", "syncrec", {"share_experts": True, "layers": 2, "heads": 2}),
     ("syncrec", "cdsr", {"target_domain_query": True, "gate": "none", **TIMED}),
     ("syncrec", "sdsr", TIMED),

@@ -137,7 +137,7 @@ class PaddedSyNCRec(nn.Module):
         if (
             settings.mode != "syncrec" or settings.gate != "token" or not settings.towers
             or settings.share_experts or settings.target_domain_query
-            or settings.softmax_items != "domain"
+            or settings.cross_per_domain or settings.softmax_items != "domain"
         ):  # fmt: skip
             raise ValueError("the padded oracle has the paper's model with --gate token alone")
         self.settings, self.item_starts = settings, item_starts

@@ -18,7 +18,7 @@ import numpy as np
 from src.config.modes import MODES
 from src.config.settings import Settings
 from src.io.errors import UserError
-from src.training.gaps import advice, gaps_at
+from src.training.gaps import advice, gaps_at, validation_at
 from src.training.optimizer import lr_share, warmup_steps
 
 if TYPE_CHECKING:
@@ -137,7 +137,11 @@ def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
             folder / "metrics.csv", keep_default_na=False, na_values={"value": [""]}
         )
         ends = training_ends(metrics, settings)
-        advised = [advice(gaps_at(metrics, end.best_epoch)) for end in ends]
+        selection = settings.select_metric, settings.select_average
+        advised = [
+            advice(gaps_at(metrics, epoch), validation_at(metrics, epoch, *selection))
+            for epoch in (end.best_epoch for end in ends)
+        ]
     except FileNotFoundError:
         return
     except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -20,14 +20,25 @@ def gaps_at(metrics: "pd.DataFrame", epoch: int) -> "pd.DataFrame":
     return (losses[SINGLE] - losses[CROSS]).to_frame("gap").join(error.rename("error"))
 
 
-def advice(gaps: "pd.DataFrame") -> str:
-    """What to compare with where the cross view is certainly worse in more than half of the
-    domains, which weights of mean 1 can't mend; empty elsewhere. gaps: those of `gaps_at`."""
+def validation_at(metrics: "pd.DataFrame", epoch: int, metric: str, average: str) -> dict:
+    """{path: value} of a metric on validation, its mean over domains (`macro`) or `users`; from the
+    rows of metrics.csv, after an epoch."""
+    rows = metrics[(metrics.split == "valid") & (metrics.epoch == epoch)]
+    return dict(rows[(rows.metric == metric) & (rows.domain == average)].set_index("path").value)
+
+
+def advice(gaps: "pd.DataFrame", validation: dict[str, float]) -> str:
+    """What to compare with where the cross view has certainly the higher loss in more than half of
+    the domains and ranks worse, which weights of mean 1 can't mend; empty elsewhere.
+
+    gaps: those of `gaps_at`; validation: {path: the selecting metric} as of `validation_at`.
+    """
     losers = (gaps.gap < -CERTAIN * gaps.error).sum()
-    if losers <= len(gaps) / 2:
+    if losers <= len(gaps) / 2 or validation[CROSS] >= validation[SINGLE]:
         return ""
     return (
         f"in {losers} of {len(gaps)} domains the cross view has the higher loss on events that are "
-        f"not trained on, by more than {CERTAIN} standard errors: the domains may not belong "
-        "together; compare with --mode=sdsr"
+        f"not trained on, by more than {CERTAIN} standard errors, and it ranks the validation "
+        f"targets worse ({validation[CROSS]:.4f}, the single view {validation[SINGLE]:.4f}): the "
+        "domains may not belong together; compare with --mode=sdsr"
     )

@@ -21,6 +21,7 @@ from src.config.dataset_settings import DatasetSettings
 from src.config.settings import Settings
 from src.dataset.store.folder import dataset_folder, read_card
 from src.io.errors import EXIT_INTERRUPTED, UserError, run_command
+from src.io.files import check_output
 from src.runs.records import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     deadline = time.monotonic() + 60 * given.max_minutes
     name = "-".join(filter(None, (settings.strd_ym, settings.variant)))
     out = Path(given.out or f"reports/{settings.data_name}-{name}")
+    check_output(out, "--out", folder=True)
 
     folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
     folder = Path(settings.out_dir) if settings.out_dir else folder

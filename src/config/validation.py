@@ -64,6 +64,7 @@ def check_settings(settings: Settings) -> None:
     if settings.hidden % settings.heads:
         raise UserError(f"--hidden {settings.hidden} is not a multiple of --heads {settings.heads}")
     _check_combinations(settings)
+    _check_parts(settings)
     for part in own_settings(settings.model, settings.weighting):
         if hasattr(part, "check"):
             part.check(settings)
@@ -144,6 +145,10 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError("--sparse_items does not support weight decay; give --weight_decay 0")
     if settings.compile and settings.kernels == "plain":
         raise UserError("--compile compiles the fused kernels; drop it, or give --kernels fused")
+
+
+def _check_parts(settings: Settings) -> None:
+    """Refuse experts, gates and towers that contradict each other."""
     if settings.cross_per_domain and settings.gate == "sequence":
         raise UserError(
             "--cross_per_domain and --gate sequence contradict each other: the targets of a cross "

@@ -1,6 +1,7 @@
 """Finished runs as the reports read them: the files of a run folder, checked when they are read."""
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -320,8 +321,20 @@ def _entry(table: dict[str, Any], name: str, fault: str) -> Any:
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
-    """The runs of these folders, each once; UserError for a folder without a finished run."""
-    return [_read_run(folder) for folder in {path.resolve(): path for path in folders}.values()]
+    """The runs of these folders, each once; UserError for a folder without a finished run. Warns of
+    those that started from weights which know some of their targets."""
+    runs = [_read_run(folder) for folder in {path.resolve(): path for path in folders}.values()]
+    for run in runs:
+        former = run.environment.get("init_from") or {}
+        trained = former.get("trained_targets") or {}
+        if any(trained.values()):
+            print(
+                f"WARNING: {run.name} started from weights that were trained on {trained['valid']} "
+                f"of its validation and {trained['test']} of its test targets: its figures are too "
+                "good",
+                file=sys.stderr,
+            )
+    return runs
 
 
 def _read_run(folder: Path) -> Run:

@@ -4,7 +4,6 @@ docs/serving.md describes them. A format number stands in serving.json; SHA256SU
 every other file, as `sha256sum -c` reads it.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
@@ -22,13 +21,12 @@ from src.config.recommend_settings import READING_FLAGS
 from src.config.settings import Settings
 from src.config.validation import check_settings
 from src.dataset.store.exclusion import excludes_seen
-from src.dataset.store.folder import Dataset, open_named
+from src.dataset.store.folder import Dataset, open_trained_on
 from src.dataset.store.repeats import repeat_share
 from src.evaluation.blend import Blend, blended, feature_names
 from src.evaluation.path_scores import fit_count_models
 from src.evaluation.queries import Ensemble
 from src.interfaces import CountModel
-from src.io.errors import UserError
 from src.io.files import write_json
 from src.report.finished_runs import Run, read_runs
 from src.runs.models import best_models
@@ -77,12 +75,7 @@ def opened_run(folder: Path, device: torch.device, data_dir: str = "") -> Export
     (run,) = read_runs([folder])
     settings = run.trained_settings
     check_settings(settings)
-    try:
-        dataset = open_named(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir))
-    except UserError as error:
-        raise UserError(
-            f"{error}; if the dataset has moved, give its folder as --data_dir"
-        ) from None
+    dataset = open_trained_on(settings, data_dir)
     ensemble = best_models(settings, dataset, folder, device)
     return Exported(run, settings, dataset, ensemble, {}, None)
 

@@ -25,6 +25,10 @@ class Candidates:
     items: np.ndarray  # dense ids, ascending
     line: str  # what to say of them
 
+    def domains(self, dataset: Dataset) -> set[int]:
+        """The domains that they are of."""
+        return set((np.searchsorted(dataset.item_starts, self.items, side="right") - 1).tolist())
+
 
 def read_candidates(path: str, dataset: Dataset) -> Candidates:
     """The items of a file: an id per line, or a table of item_id and, if it has it, domain.

@@ -18,6 +18,7 @@ from src.serving.contexts import NewEvents
 
 READ_EVENTS = "src.dataset.ingest.event_file:read_events"  # loads a data engine
 COLUMNS = ("user_id", "item_id", "domain", "unix_time")
+LATEST = 253_402_300_799  # the last second of the year 9999, as make_dataset.py accepts it
 # settings of which the flag of one replaces what the dataset has for the others
 INSTEAD_OF = {
     "domain_col": ("domain_from",),
@@ -123,7 +124,7 @@ def match_events(dataset: Dataset, events: pa.Table) -> MatchedEvents:
 
 
 def check_columns(events: pa.Table) -> None:
-    """UserError unless the table has COLUMNS without missing values, times as whole numbers."""
+    """UserError unless the table has COLUMNS without missing values, times as whole seconds."""
     for name in COLUMNS:
         if events.column_names.count(name) != 1:
             raise UserError(
@@ -136,6 +137,12 @@ def check_columns(events: pa.Table) -> None:
         raise UserError(
             f"new events: unix_time is of type {events['unix_time'].type}; give whole seconds "
             "since 1970"
+        )
+    outside = pc.or_(pc.less(events["unix_time"], 0), pc.greater(events["unix_time"], LATEST))
+    if first := events["unix_time"].filter(outside)[:1].to_pylist():
+        raise UserError(
+            f"new events: unix_time {first[0]} is no time from 1970 to 9999 in seconds; give whole "
+            "seconds since 1970, not milliseconds"
         )
 
 

@@ -75,7 +75,8 @@ def recommend(settings: RecommendSettings, start: Callable[[str], Process]) -> N
 
     write_tables(out, schema, tables())
     serving = set(run.paths.values()) if settings.serve_path == "auto" else {settings.serve_path}
-    for line in summary.lines(run.dataset.domain_names, serving, candidates is not None):
+    listable = candidates.domains(run.dataset) if candidates else None
+    for line in summary.lines(run.dataset.domain_names, serving, listable):
         print(line)
     print(f"{summary.items} recommendations: {out}")
 
@@ -99,7 +100,12 @@ def opened(settings: RecommendSettings, device: torch.device) -> TrainedRun:
     folder = Path(settings.run)
     run = open_run(folder, device, settings.data_dir, blend=settings.serve_path == BLEND)
     run.check_path(settings.serve_path)
-    if settings.serve_path == "auto" and not run.chosen:
+    if not (folder / "results.json").is_file():
+        print(
+            f"{folder} is not finished (no results.json): its lists are of the best epoch so far; "
+            "continue it with main.py --resume"
+        )
+    elif settings.serve_path == "auto" and not run.chosen:
         print(
             f"{folder} has no serving.json: {run.settings.paths[0]} serves every domain; main.py "
             f"--evaluate {folder} chooses the path of each on validation"

@@ -12,7 +12,7 @@ from src.config.modes import BLEND
 from src.config.names import COUNT_MODELS, NEWCOMER_MODEL, load
 from src.config.settings import Settings, run_settings
 from src.config.validation import check_settings
-from src.dataset.store.folder import Dataset, open_named
+from src.dataset.store.folder import Dataset, open_trained_on
 from src.dataset.store.repeats import repeat_share
 from src.evaluation.blend import Blend, BlendScorer, FeatureSource, blended, feature_names
 from src.evaluation.path_scores import fit_count_models, path_scorers
@@ -165,14 +165,7 @@ def open_run(
         raise UserError(f"--run {folder} holds no run (no config.json); train it with main.py")
     settings = run_settings(folder)
     check_settings(settings)
-    try:
-        dataset = open_named(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir))
-    except UserError as error:
-        if data_dir:
-            raise
-        raise UserError(
-            f"{error}; if the dataset has moved, give its folder as --data_dir"
-        ) from None
+    dataset = open_trained_on(settings, data_dir)
     device = torch.device(device)
     ensemble = best_models(settings, dataset, folder, device)
     paths = dict.fromkeys(dataset.domain_names, settings.paths[0])

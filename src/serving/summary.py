@@ -16,7 +16,7 @@ class Summary:
     users: int = 0
     lists: int = 0
     items: int = 0
-    empty: int = 0
+    empty: dict[int, int] = field(default_factory=dict)  # {domain: lists without an item}
     without: int = 0  # users without any list
     repeated: int = 0  # new events that were known already
     by_path: dict[str, int] = field(default_factory=dict)
@@ -29,7 +29,6 @@ class Summary:
         self.users += len(empty)
         self.lists += empty.size
         self.items += int(block.lengths.sum())
-        self.empty += int(empty.sum())
         self.without += int(empty.all(axis=1).sum())
         self.repeated += block.repeated
         self.newcomers += int((block.context_events == 0).sum())
@@ -38,12 +37,17 @@ class Summary:
         ):
             self.by_path[path] = self.by_path.get(path, 0) + int(count)
         for column, domain in enumerate(block.domains):
-            if domain not in self.first_empty and empty[:, column].any():
-                self.first_empty[domain] = str(block.user_ids[int(np.argmax(empty[:, column]))])
+            if not empty[:, column].any():
+                continue
+            self.empty[domain] = self.empty.get(domain, 0) + int(empty[:, column].sum())
+            user = str(block.user_ids[int(np.argmax(empty[:, column]))])
+            self.first_empty.setdefault(domain, user)
 
-    def lines(self, domain_names: list[str], serving: set[str], candidates: bool) -> list[str]:
-        """What to say; `serving` are the paths that serve a domain, `candidates` whether only some
-        items may be listed."""
+    def lines(
+        self, domain_names: list[str], serving: set[str], listable: set[int] | None
+    ) -> list[str]:
+        """What to say; `serving` are the paths that serve a domain, `listable` the domains that
+        have a candidate, where only some items may be listed."""
         lines = []
         crossed = 0 if CROSS in serving else self.by_path.get(CROSS, 0)
         if crossed or self.newcomers:
@@ -54,11 +58,19 @@ class Summary:
             )
         if self.repeated:
             lines.append(f"{self.repeated:,} of the new events are known already and count once")
-        if self.empty:
-            domain = min(self.first_empty)
-            what = "candidate" if candidates else "item"
+        barren = [domain for domain in self.empty if not (listable is None or domain in listable)]
+        if barren:
             lines.append(
-                f"no candidate is left for {self.empty:,} of {self.lists:,} lists, because the "
+                f"{sum(self.empty[domain] for domain in barren):,} of {self.lists:,} lists are "
+                "empty, because no candidate is of their domain: "
+                + ", ".join(domain_names[domain] for domain in sorted(barren))
+            )
+        if exhausted := self.empty.keys() - set(barren):
+            domain = min(exhausted)
+            what = "item" if listable is None else "candidate"
+            count = sum(self.empty[domain] for domain in exhausted)
+            lines.append(
+                f"no candidate is left for {count:,} of {self.lists:,} lists, because the "
                 f"user has every {what} of the domain (first: user {self.first_empty[domain]}, "
                 f"{domain_names[domain]}); {self.without:,} of {self.users:,} users have no list "
                 "at all; --no-exclude_seen ranks those items too"

@@ -315,7 +315,7 @@ def test_only_candidates_are_listed_and_items_have_names(data, folders, tmp_path
             assert row["title"] == (None if item == ids[0] else f"“{item}”, a name")
     said = capsys.readouterr().out
     assert "rows name no item (first: nothing)" in said
-    assert "because the user has every candidate of the domain" in said
+    assert "lists are empty, because no candidate is of their domain: C" in said
 
 
 LOG_ROW = ("v", "x", "A", 1_700_000_000)

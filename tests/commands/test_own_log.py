@@ -65,6 +65,14 @@ def test_a_flag_that_each_run_has_of_its_own_is_refused(own, flag, capsys):
     assert f"{flag.partition('=')[0]} is set here" in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(own, tmp_path):
+    write_log(tmp_path / "raw" / "log.csv", random_log(events=60))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write --out .*/out: it is a file"):
+        own.main(command(tmp_path, "own")[2:])
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_time_left_is_that_of_the_unfinished_runs(own, tmp_path):
     plan = own.Plan(tmp_path, "own", [1, 2])
     assert plan.minutes_left() == ""

@@ -312,7 +312,7 @@ def test_lists_that_stay_empty_are_counted(form, size):
         some = np.ones(len(block))
         user_ids = pa.chunked_array([block])
         summary.add(BlockLists(table, some, user_ids, asked, lengths, paths, some, 0))
-    lines = summary.lines(names, {"cross"}, candidates=False)
+    lines = summary.lines(names, {"cross"}, listable=None)
     if not expected:
         assert lines == []
         return
@@ -322,6 +322,16 @@ def test_lists_that_stay_empty_are_counted(form, size):
         f"no candidate is left for {lists}, because the user has every item of the domain (first: "
         f"{first}; {without} have no list at all; --no-exclude_seen ranks those items too"
     ]
+
+
+def test_lists_of_a_domain_without_a_candidate_are_told_apart():
+    summary, some = Summary(), np.ones(2)
+    ids, lengths = pa.chunked_array([["u", "v"]]), np.array([[0, 0], [0, 1]])
+    paths = np.full(lengths.shape, "cross")
+    summary.add(BlockLists(pa.table({"user_id": []}), some, ids, (0, 1), lengths, paths, some, 0))
+    barren, exhausted = summary.lines(["A", "B"], {"cross"}, listable={1})
+    assert barren == "2 of 4 lists are empty, because no candidate is of their domain: A"
+    assert exhausted.startswith("no candidate is left for 1 of 4 lists, because the user has every")
 
 
 SERVED_BY = {  # mode, further flags, what serves without serving.json
@@ -344,6 +354,16 @@ def test_a_run_without_serving_json_says_what_serves(folders, tmp_path, capsys, 
     out = capsys.readouterr().out
     assert (line in out) == bool(words)
     assert ("serving.json" in out) == bool(words)
+
+
+def test_a_run_that_is_not_finished_says_so(folders, tmp_path, capsys):
+    folder = shutil.copytree(folders["syncrec"], tmp_path / "run")
+    for name in ("results.json", "serving.json"):
+        (folder / name).unlink()
+    recommend.main([f"--run={folder}", "--device=cpu", "--k=1"])
+    out = capsys.readouterr().out
+    assert f"{folder} is not finished (no results.json): its lists are of the best epoch" in out
+    assert "serving.json" not in out
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ def test_a_dataset_that_has_moved_is_recommended_from_with_data_dir(shop, capsys
     recommend.main(["--run=myruns/x/r", "--device=cpu", "--out=before.csv"])
     Path("ds/x").rename("ds/y")
     line = failing(capsys, shop, lambda: recommend.main(["--run=myruns/x/r", "--device=cpu"]))
-    assert "ds/x is not a dataset folder" in line
-    assert "if the dataset has moved, give its folder as --data_dir" in line
+    assert "ds/x, where there is no dataset now (no data_card.json)" in line
+    assert "if it has moved, give its folder as --data_dir" in line
     words = ["--run=myruns/x/r", "--device=cpu", "--data_dir=ds/y", "--out=after.csv"]
     recommend.main(words)
     assert Path("before.csv").read_bytes() == Path("after.csv").read_bytes()

@@ -269,6 +269,10 @@ def test_a_side_file_is_recorded_and_its_faults_are_refused(tmp_path, capsys):
         capsys, raw, out, "--domain_from=other.csv:key:group"
     )
     assert "FILE:KEY:COLUMN" in fail(capsys, raw, out, "--domain_from=side.csv")
+    put(raw / "side.csv", "key,group\ni1,Books\n")
+    assert "the table of --domain_from has no domain for this item: add it" in fail(
+        capsys, raw, out, "--domain_from=side.csv:key:group"
+    )
 
 
 # --- what is refused, and the way out ------------------------------------------------------------

@@ -277,6 +277,18 @@ def test_a_start_from_weights_that_know_the_targets_is_a_warning():
     assert "WARNING" not in init_line(record)
 
 
+@pytest.mark.parametrize("known", [3, 0])
+def test_reports_repeat_that_warning(former, tmp_path, capsys, known):
+    run = shutil.copytree(former, tmp_path / "run")
+    path = run / "environment.json"
+    record = json.loads(path.read_text())
+    record["init_from"] = {"run": "december", "trained_targets": {"valid": 0, "test": known}}
+    path.write_text(json.dumps(record))
+    read_runs([run])
+    said = "WARNING: run started from weights that were trained on 0 of its validation and 3"
+    assert (said in capsys.readouterr().err) == bool(known)
+
+
 def test_once_it_has_begun_a_run_needs_no_former_one(months, former, runs, capsys):
     """Resumed, scored again and used after the former run was deleted."""
     gone = shutil.copytree(former, runs / "t" / "gone")

@@ -147,6 +147,9 @@ def test_a_shared_item_is_known_in_every_domain(tmp_path):
         (lambda table: table.set_column(1, "item_id", pa.array([None], pa.string())),
          "item_id is missing in 1 of them"),
         (lambda table: table.set_column(3, "unix_time", pa.array([1.5])), "whole seconds"),
+        (lambda table: table.set_column(3, "unix_time", pa.array([1_700_000_000_000])),
+         "unix_time 1700000000000 is no time .* not milliseconds"),
+        (lambda table: table.set_column(3, "unix_time", pa.array([-1])), "unix_time -1 is no time"),
     ],
 )  # fmt: skip
 def test_a_table_that_is_no_events(tmp_path, change, said):

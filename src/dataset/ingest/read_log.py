@@ -98,7 +98,7 @@ def parse(engine: Engine, raw: RawLog, settings: DatasetSettings) -> ParsedLog:
         rejected = {rejects.reason_text(reason, unit): count for reason, count in most_first}
         if rejected:
             sample = _sample(raw, checked, unparsed, unit, time_unit)
-            _check_rejected_share(raw, rejected, total, sample, unit, settings.max_rejected)
+            _check_rejected_share(raw, rejected, total, sample, unit, settings)
         if accepted < total:
             checked = checked.filter(rejects.is_accepted(checked, unit, time_unit))
     finally:
@@ -222,7 +222,7 @@ def _sample(
 
 def _check_rejected_share(
     raw: RawLog, rejected: dict[str, int], rows: int, sample: list[RejectedRow], unit: str,
-    allowed: float,
+    settings: DatasetSettings,
 ) -> None:  # fmt: skip
     first = sample[0]
     path = next(file.path for file in raw.files if file.name == first.file)
@@ -233,6 +233,9 @@ def _check_rejected_share(
         guess = guess_format(first.time or "")
         example = f"--time_format {shlex.quote(guess)}" if guess else "--time_format (docs/data.md)"
         remedy = f"if these are dates, describe them with {example}; or fix them"
+    elif first.reason == rejects.NO_DOMAIN and settings.domain_from:
+        remedy = "the table of --domain_from has no domain for this item: add it"
+    allowed = settings.max_rejected
     rejects.check_rejected_share(rejected, rows, allowed, description, records, remedy)
 
 

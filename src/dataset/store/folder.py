@@ -142,12 +142,28 @@ def dataset_folder(root: Path, data_name: str, strd_ym: str, variant: str = "") 
     return root / "src" / "dataset" / "processed" / data_name / month
 
 
+def named_folder(settings: DataSettings) -> Path:
+    """The dataset folder that a run's settings name."""
+    if settings.data_dir:
+        return Path(settings.data_dir)
+    return dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
+
+
+def open_trained_on(settings: DataSettings, data_dir: str = "") -> "Dataset":
+    """The dataset that a finished run names; `data_dir` is its folder, if it has moved."""
+    folder = Path(data_dir) if data_dir else named_folder(settings)
+    if not data_dir and not (folder / CARD).is_file():
+        raise UserError(
+            f"the run was trained on {folder}, where there is no dataset now (no {CARD}); if it "
+            "has moved, give its folder as --data_dir, else make it again with make_dataset.py"
+        )
+    return open_dataset(folder)
+
+
 def open_named(settings: DataSettings) -> "Dataset":
     """The dataset that a run's settings name."""
-    if settings.data_dir:
-        return open_dataset(Path(settings.data_dir))
-    folder = dataset_folder(ROOT, settings.data_name, settings.strd_ym, settings.variant)
-    if not (folder / CARD).is_file():
+    folder = named_folder(settings)
+    if not settings.data_dir and not (folder / CARD).is_file():
         raise UserError(f"{folder} is not a dataset folder (no {CARD}); {_other_datasets(folder)}")
     return open_dataset(folder)
 

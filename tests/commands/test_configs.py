@@ -67,6 +67,12 @@ def test_the_released_config_differs_from_the_paper_s_by_what_the_code_does_inst
     assert released.weighting == "uniform"
 
 
+def test_the_strong_config_is_that_of_the_tables_with_a_cross_view_told_the_domain():
+    tables, strong = load("tables"), load("strong")
+    differ = {name for name in vars(tables) if getattr(tables, name) != getattr(strong, name)}
+    assert differ == {"target_domain_query", "cross_per_domain"}
+
+
 def test_the_config_of_abxi_is_its_paper_s_run():
     abxi = load("abxi_paper")
     assert (abxi.model, abxi.mode, abxi.positions) == ("abxi", "cdsr", "end")

@@ -1,5 +1,5 @@
-"""Parquet files: ids of floating point, similar names of columns, and times with fractions, which
-DuckDB and Spark read alike."""
+"""Parquet files: ids of floating point, similar names of columns, times with fractions, and ratings
+that are no numbers, which DuckDB and Spark read alike."""
 
 import math
 from decimal import Decimal
@@ -194,9 +194,35 @@ def test_fractions_of_a_second_are_cut_off_and_none_before_1970_is_kept(tmp_path
     cut_times(raw_reading.read, tmp_path / "raw", form)
 
 
+# ---------------------------------------------------------------- ratings
+
+RATINGS = {  # as events without a rating have them, and two of 2 and 4
+    "missing": pa.array([2.0, None, 4.0]),
+    "NaN": pa.array([2.0, math.nan, 4.0]),
+    "NaN of 32 bits": pa.array([2.0, math.nan, 4.0], pa.float32()),
+    "infinity": pa.array([2.0, math.inf, 4.0]),
+    "text": pa.array(["2", "NaN", "4"]),
+    "text with spaces": pa.array(["2", " nan", " 4"]),
+}
+
+
+def low_ratings(read, folder, form):
+    files = [with_values("rating", RATINGS[form])]
+    _, _, parsed, events = read(written(folder, files), min_rating=3.0)
+    assert [time for *_, time in events] == [3]
+    assert parsed.filtered == {"min_rating": 2}
+
+
+@pytest.mark.parametrize("form", RATINGS)
+def test_events_without_a_rating_are_left_out_by_min_rating(tmp_path, form):
+    """In DuckDB, as in Spark, NaN is larger than any number."""
+    low_ratings(raw_reading.read, tmp_path / "raw", form)
+
+
 # ---------------------------------------------------------------- the other engine
 
 SAME = (
+    (low_ratings, RATINGS),
     (whole_ids, WHOLE),
     (inexact_ids, INEXACT),
     (confused_columns, CONFUSED),

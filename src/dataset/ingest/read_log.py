@@ -152,7 +152,9 @@ def _check_rows(raw: RawLog, events: Table, time_unit: str, settings: DatasetSet
         is_wanted = events.event.strip().isin(settings.events).fill_null(False)
         unwanted.append((~is_wanted, rejects.OTHER_EVENT))
     if settings.min_rating is not None:
-        is_enough = (events.rating.try_cast("float64") >= settings.min_rating).fill_null(False)
+        rating = events.rating.try_cast("float64")
+        finite = rating - rating == 0  # engines take NaN, as a text too, for the largest number
+        is_enough = ((rating >= settings.min_rating) & finite).fill_null(False)
         unwanted.append((~is_enough, rejects.LOW_RATING))
     error = ibis.cases(
         (unreadable & (events.read_error != rejects.NESTED), events.read_error),

@@ -129,7 +129,8 @@ def training_ends(metrics: "pd.DataFrame", settings: Settings) -> list[TrainingE
 
 def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
     """One line per model of a finished run: why its training stopped; and the advice of its gaps
-    (src/training/gaps.py), if they give one. None without metrics.csv."""
+    (src/training/gaps.py), if its training was not cut off and they give one. None without
+    metrics.csv."""
     import pandas as pd  # takes a quarter of a second to load, while nothing is trained yet
 
     try:
@@ -138,9 +139,11 @@ def ending_lines(folder: Path, settings: Settings) -> Iterator[str]:
         )
         ends = training_ends(metrics, settings)
         selection = settings.select_metric, settings.select_average
+        # the single view learns faster, so only a model that had its time is judged
+        judged = [end.best_epoch for end in ends if not end.fault(math.inf)]
         advised = [
             advice(gaps_at(metrics, epoch), validation_at(metrics, epoch, *selection))
-            for epoch in (end.best_epoch for end in ends)
+            for epoch in judged
         ]
     except FileNotFoundError:
         return

@@ -5,7 +5,9 @@ import json
 import pandas as pd
 import pytest
 
+from src.config.settings import Settings
 from src.io.paths import ROOT
+from src.training.convergence import ending_lines
 from src.training.gaps import advice, gaps_at, validation_at
 
 
@@ -68,6 +70,26 @@ def test_advice_needs_certain_losses_in_most_domains(gaps, losers):
 def test_no_advice_where_the_cross_view_ranks_as_well(single):
     gaps = gaps_at(metrics({"a": (-0.3, 0.1)}), epoch=3)
     assert advice(gaps, {"cross": 0.25, "single": single}) == ""
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "said"), [(9, 0, True), (6, 0, False), (9, 60, False)]
+)
+def test_no_advice_where_training_was_cut_off(tmp_path, epochs, warmup, said):
+    """Its validation is best in epoch 6 of 9, of ten steps each; of 6 at most; of 9 with a warm-up
+    of 60 steps."""
+    curve = [
+        (epoch, "valid", "cross", "macro", "ndcg@10", 0.25 - abs(6 - epoch) / 100)
+        for epoch in range(1, epochs + 1)
+        if epoch != 6
+    ]
+    rows = metrics({"a": (-0.3, 0.1)}, epoch=6)
+    rows = pd.concat([rows, pd.DataFrame(curve, columns=rows.columns)])
+    rows.assign(step=10 * rows.epoch).to_csv(tmp_path / "metrics.csv", index=False)
+    settings = Settings(max_epochs=epochs if epochs == 6 else 60, warmup_steps=warmup)
+    end, *advised = ending_lines(tmp_path, settings)
+    assert "the best epoch was" in end
+    assert bool(advised) is said
 
 
 def test_among_the_published_runs_it_is_given_only_where_joining_costs():
